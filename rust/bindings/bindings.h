@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * The C headers that the project uses and the `kernel` crate does not bind.
+ */
+#include <linux/bio.h>
+#include <linux/blkdev.h>
+#include <linux/buffer_head.h>
+#include <linux/crc16.h>
+#include <linux/crc32c.h>
+#include <linux/exportfs.h>
+#include <linux/fiemap.h>
+#include <linux/fileattr.h>
+#include <linux/fs.h>
+#include <linux/fs_context.h>
+#include <linux/fs_parser.h>
+#include <linux/iomap.h>
+#include <linux/namei.h>
+#include <linux/pagemap.h>
+#include <linux/posix_acl.h>
+#include <linux/posix_acl_xattr.h>
+#include <linux/sched.h>
+#include <linux/sched/mm.h>
+#include <linux/seq_file.h>
+#include <linux/statfs.h>
+#include <linux/wait_bit.h>
+#include <linux/workqueue.h>
+#include <linux/xattr.h>
+
+#include "helpers.h"

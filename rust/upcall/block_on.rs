@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The border between synchronous and asynchronous code.
+//!
+//! # Concurrency
+//!
+//! The future is polled on the calling thread, and the thread parks between polls. The parker's
+//! token is read before each poll, and the thread sleeps only while the token is unchanged, so a
+//! wake between the poll and the sleep is not lost. A waker may outlive the call: it holds a
+//! reference on the thread, and a late wake is a spurious one, which every sleeper of the kernel
+//! has to expect.
+
+use super::sys::{self, Parker};
+use core::future::Future;
+use core::mem::ManuallyDrop;
+use core::pin::pin;
+use core::task::{Context, Poll};
+
+/// Runs `future` on the calling thread until it is ready.
+///
+/// A future that is ready at once costs no more than its poll: no executor, no allocation, no
+/// atomic operation. Sleeps uninterruptibly otherwise, so it must be called from process context with no
+/// spinlock held.
+///
+/// On an executor's own worker it fails with `EDEADLK`, with a warning, and the future is dropped
+/// unpolled: it could wait for what only this thread can run.
+pub fn block_on<F: Future>(future: F) -> sys::Result<F::Output> {
+    if sys::on_worker() {
+        sys::warn_if!(true, "block_on() inside an upcall");
+        return Err(sys::EDEADLK);
+    }
+    Ok(wait(future))
+}
+
+/// [`block_on`], for a caller that knows that it is not on a worker.
+pub(crate) fn wait<F: Future>(future: F) -> F::Output {
+    let mut future = pin!(future);
+    let parker = Parker::current();
+    // Borrowed: clones take references of their own.
+    let waker = ManuallyDrop::new(parker.waker());
+    let mut cx = Context::from_waker(&waker);
+    loop {
+        let token = parker.token();
+        if let Poll::Ready(output) = future.as_mut().poll(&mut cx) {
+            return output;
+        }
+        parker.park(token);
+    }
+}

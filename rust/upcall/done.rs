@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A one-shot completion with one asynchronous waiter.
+//!
+//! The asynchronous relative of the kernel's `struct completion`: one side calls
+//! [`Done::complete`] once, from any context; the other side polls [`Done::poll`].
+//!
+//! # Concurrency
+//!
+//! One waiter (whoever polls has exclusive use of the waiting side) and one completer, which may
+//! be in interrupt context, can run at the same time. The waker slot has one owner at each moment,
+//! told by the state:
+//!
+//! | state | who may touch the slot |
+//! |---|---|
+//! | `EMPTY` | the waiter |
+//! | `ARMED` | whoever moves the state away from `ARMED` |
+//! | `DONE` | nobody, but for the completer that came from `ARMED`, once |
+//!
+//! The waiter moves `EMPTY → ARMED` after it wrote the slot and `ARMED → EMPTY` before it changes
+//! it. The completer moves any state to `DONE` in one exchange, and takes the waker out if the
+//! state it replaced was `ARMED`. A waiter whose move fails finds `DONE` and needs no waker.
+//!
+//! The completer takes a waker out but once the exchange is done the waiter may already have seen
+//! `DONE` and freed the memory. So the waiter frees nothing before the completer lets go: the memory
+//! that holds a `Done` is refcounted by both sides (task, bio request).
+
+use super::sys::{Acquire, Atomic, Cell, Full, Relaxed};
+use core::task::{Context, Poll, Waker};
+
+const EMPTY: usize = 0;
+const ARMED: usize = 1;
+const DONE: usize = 2;
+
+/// A one-shot completion with one asynchronous waiter.
+pub(crate) struct Done {
+    state: Atomic<usize>,
+    waker: Cell<Option<Waker>>,
+}
+
+// SAFETY: The state word gives the waker slot to one side at a time (module documentation).
+unsafe impl Send for Done {}
+// SAFETY: As above.
+unsafe impl Sync for Done {}
+
+impl Done {
+    /// Makes a completion that is not done.
+    pub(crate) fn new() -> Self {
+        Self {
+            state: Atomic::new(EMPTY),
+            waker: Cell::new(None),
+        }
+    }
+
+    /// Whether [`complete`](Self::complete) was called. What the completer did before is visible
+    /// to a caller that sees `true`.
+    pub(crate) fn is_done(&self) -> bool {
+        self.state.load(Acquire) == DONE
+    }
+
+    /// Marks the completion as done and wakes the waiter.
+    ///
+    /// Any context. A second call does nothing.
+    pub(crate) fn complete(&self) {
+        if let Some(waker) = self.finish() {
+            waker.wake();
+        }
+    }
+
+    /// Marks the completion as done and returns the waker that the caller must wake.
+    ///
+    /// For a caller that has to let go of a reference first.
+    pub(crate) fn finish(&self) -> Option<Waker> {
+        if self.state.xchg(DONE, Full) != ARMED {
+            return None;
+        }
+        // SAFETY: We moved the state away from `ARMED`, so the slot is ours.
+        self.waker.with_mut(|slot| unsafe { (*slot).take() })
+    }
+
+    /// Polls for completion.
+    ///
+    /// # Safety
+    ///
+    /// The caller has exclusive use of the waiting side: no other `poll` or
+    /// [`disarm`](Self::disarm) runs at the same time.
+    pub(crate) unsafe fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
+        match self.state.load(Acquire) {
+            DONE => return Poll::Ready(()),
+            ARMED => {
+                // `will_wake` may read the slot only once it is ours.
+                if self.state.cmpxchg(ARMED, EMPTY, Full).is_err() {
+                    return Poll::Ready(());
+                }
+            }
+            _ => {}
+        }
+        // SAFETY: The state is `EMPTY` and we are the waiter, so the slot is ours.
+        let old = self.waker.with_mut(|slot| unsafe {
+            match &*slot {
+                Some(waker) if waker.will_wake(cx.waker()) => None,
+                _ => (*slot).replace(cx.waker().clone()),
+            }
+        });
+        drop(old);
+        if self.state.cmpxchg(EMPTY, ARMED, Full).is_ok() {
+            return Poll::Pending;
+        }
+        // Completed in between: the completer saw `EMPTY` and left the slot to us.
+        // SAFETY: The completer replaced `EMPTY`, so it does not touch the slot.
+        drop(self.waker.with_mut(|slot| unsafe { (*slot).take() }));
+        Poll::Ready(())
+    }
+
+    /// Takes back the waker that the last [`poll`](Self::poll) left, if it is still there.
+    ///
+    /// # Safety
+    ///
+    /// As for [`poll`](Self::poll).
+    pub(crate) unsafe fn disarm(&self) {
+        if self.state.load(Relaxed) == ARMED && self.state.cmpxchg(ARMED, EMPTY, Full).is_ok() {
+            // SAFETY: We moved the state away from `ARMED`, so the slot is ours.
+            drop(self.waker.with_mut(|slot| unsafe { (*slot).take() }));
+        }
+    }
+}

@@ -1,0 +1,329 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Scopes: fork-join, and what makes unloading a module safe.
+//!
+//! Every task and every request that calls back into a user's module belongs to a scope. A scope
+//! ends in one of two ways: [`Scope::join`] waits until all of them are done; dropping the scope
+//! cancels the tasks and waits until they are gone. A module that holds its scopes in its own data
+//! can therefore be removed at any moment: when its destructor returns, none of its code runs or will.
+//!
+//! # Concurrency
+//!
+//! `members` counts what is alive: tasks, requests, and one for the `Scope` itself. Whoever brings
+//! it to zero completes `empty`, once. Nobody joins from zero. The list of tasks is protected by a
+//! lock; each listed task is kept alive by one reference that the list owns. Cancelling takes the
+//! tasks off the list one by one, so the lock is never held while a future is dropped.
+//!
+//! On the executor's own worker nothing can wait for the worker. There the drop of a scope cancels
+//! in place: the worker is inside another task's poll, so it may take `RUNNING` of any task of its
+//! own and drop the future at once.
+
+use super::executor::Executor;
+use super::sys::{self, Arc, Atomic, Full, Lock, Relaxed};
+use super::task::{self, Header, JoinHandle, Siblings};
+use super::{block_on, done::Done, state};
+use core::future::Future;
+use core::ptr::NonNull;
+
+/// What the handles and the members of a scope share.
+pub(crate) struct ScopeInner {
+    members: Atomic<usize>,
+    empty: Done,
+    tasks: Lock<TaskList>,
+    executor: NonNull<Executor>,
+}
+
+// SAFETY: The executor is shareable and outlives all scopes; all else is made to be shared.
+unsafe impl Send for ScopeInner {}
+// SAFETY: As above.
+unsafe impl Sync for ScopeInner {}
+
+/// The tasks of a scope that are not complete.
+struct TaskList {
+    first: Option<NonNull<Header>>,
+    /// No task may be added: the scope is being dropped.
+    closed: bool,
+}
+
+impl TaskList {
+    fn siblings<R>(&mut self, task: NonNull<Header>, f: impl FnOnce(&mut Siblings) -> R) -> R {
+        // SAFETY: We hold the scope's lock (rule 4 of `task`), and the list keeps its tasks alive.
+        unsafe { task.as_ref().siblings.with_mut(|s| f(&mut *s)) }
+    }
+
+    fn insert(&mut self, task: NonNull<Header>) {
+        let next = self.first.replace(task);
+        self.siblings(task, |s| {
+            *s = Siblings {
+                prev: None,
+                next,
+                listed: true,
+            }
+        });
+        if let Some(next) = next {
+            self.siblings(next, |s| s.prev = Some(task));
+        }
+    }
+
+    /// Takes `task` off. Returns whether it was on, and with it the list's reference.
+    fn remove(&mut self, task: NonNull<Header>) -> bool {
+        let (prev, next, listed) = self.siblings(task, |s| {
+            (s.prev, s.next, core::mem::replace(&mut s.listed, false))
+        });
+        if !listed {
+            return false;
+        }
+        match prev {
+            Some(prev) => self.siblings(prev, |s| s.next = next),
+            None => self.first = next,
+        }
+        if let Some(next) = next {
+            self.siblings(next, |s| s.prev = prev);
+        }
+        true
+    }
+}
+
+impl ScopeInner {
+    /// Adds a member, unless the scope is over.
+    fn enter(&self) -> bool {
+        let mut members = self.members.load(Relaxed);
+        while members != 0 {
+            match self.members.cmpxchg(members, members + 1, Full) {
+                Ok(_) => return true,
+                Err(now) => members = now,
+            }
+        }
+        false
+    }
+
+    /// Takes a member away. Any context.
+    pub(crate) fn leave(&self) {
+        if self.members.fetch_sub(1, Full) == 1 {
+            self.empty.complete();
+        }
+    }
+
+    /// Takes a task off the list before it is complete.
+    pub(crate) fn unlist(&self, task: NonNull<Header>) {
+        let listed = self.tasks.lock().remove(task);
+        if listed {
+            // SAFETY: The list's reference is now ours.
+            unsafe { task::put(task) };
+        }
+    }
+
+    fn executor(&self) -> &Executor {
+        // SAFETY: Executors outlive their scopes.
+        unsafe { self.executor.as_ref() }
+    }
+
+    /// Cancels all tasks; in place if `here`.
+    fn cancel(&self, here: bool) {
+        loop {
+            let mut tasks = self.tasks.lock();
+            tasks.closed = true;
+            let Some(task) = tasks.first else { return };
+            tasks.remove(task);
+            drop(tasks);
+            // SAFETY: The list's reference is now ours, and is passed on or dropped.
+            unsafe {
+                if here && task.as_ref().state.claim() {
+                    task::cancel(task);
+                } else {
+                    task::abort(task);
+                    task::put(task);
+                }
+            }
+        }
+    }
+}
+
+/// The owner of a set of tasks, none of which outlives it.
+///
+/// Dropping a scope cancels its tasks and waits until the last is gone. It may sleep, but for the
+/// executor's own worker, where the tasks are cancelled in place. Not from interrupt context.
+pub struct Scope {
+    inner: Arc<ScopeInner>,
+    /// [`Scope::join`] took our own membership away.
+    left: bool,
+}
+
+impl Scope {
+    /// Makes an empty scope whose tasks run on `executor`.
+    ///
+    /// Fails with `ENOMEM`. May sleep.
+    ///
+    /// # Safety
+    ///
+    /// `executor` outlives the scope and everything spawned in it.
+    pub(crate) unsafe fn on(executor: NonNull<Executor>) -> sys::Result<Self> {
+        let inner = sys::new_arc(ScopeInner {
+            members: Atomic::new(1),
+            empty: Done::new(),
+            tasks: sys::new_lock!(TaskList {
+                first: None,
+                closed: false,
+            }),
+            executor,
+        })?;
+        Ok(Self { inner, left: false })
+    }
+
+    /// Gives a handle that spawns into this scope and can be cloned into its tasks.
+    pub fn spawner(&self) -> Spawner {
+        Spawner {
+            inner: self.inner.clone(),
+        }
+    }
+
+    /// Queues `future` for the executor. See [`Spawner::spawn`].
+    pub fn spawn<F>(&self, future: F) -> sys::Result<JoinHandle<F::Output>>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        spawn(&self.inner, future, false)
+    }
+
+    /// Polls `future` once here, and queues it only if it is pending. See [`Spawner::spawn_eager`].
+    pub fn spawn_eager<F>(&self, future: F) -> sys::Result<JoinHandle<F::Output>>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        spawn(&self.inner, future, true)
+    }
+
+    /// Waits until every member of the scope is done: the join of fork-join.
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the future drops the scope, which cancels what is left.
+    pub async fn join(mut self) {
+        self.left = true;
+        self.inner.leave();
+        // SAFETY: The scope is ours, and so is the waiting side of `empty`.
+        core::future::poll_fn(|cx| unsafe { self.inner.empty.poll(cx) }).await;
+    }
+}
+
+impl Drop for Scope {
+    fn drop(&mut self) {
+        if self.inner.empty.is_done() {
+            return;
+        }
+        let here = self.inner.executor().is_current();
+        self.inner.cancel(here);
+        if !self.left {
+            self.inner.leave();
+        }
+        let inner = &self.inner;
+        // SAFETY: The scope is ours, and so is the waiting side of `empty`.
+        let empty = core::future::poll_fn(|cx| unsafe { inner.empty.poll(cx) });
+        if here {
+            // SAFETY: As above.
+            unsafe { inner.empty.disarm() };
+            sys::warn_if!(
+                !inner.empty.is_done(),
+                "a scope with requests or foreign tasks was dropped inside an upcall"
+            );
+        } else {
+            block_on::wait(empty);
+        }
+    }
+}
+
+/// The right to spawn into a scope, without owning it.
+#[derive(Clone)]
+pub struct Spawner {
+    inner: Arc<ScopeInner>,
+}
+
+impl Spawner {
+    /// Queues `future` for the executor.
+    ///
+    /// The future runs even if the returned handle is dropped. Fails with `ENOMEM`, and with
+    /// `ESHUTDOWN` once the scope ends; the future is then dropped here. May sleep for memory; not
+    /// from interrupt context.
+    pub fn spawn<F>(&self, future: F) -> sys::Result<JoinHandle<F::Output>>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        spawn(&self.inner, future, false)
+    }
+
+    /// Polls `future` once on the caller's thread, and queues it only if it is pending.
+    ///
+    /// A first step that needs no wait costs no hand-over. Otherwise as [`spawn`](Self::spawn).
+    pub fn spawn_eager<F>(&self, future: F) -> sys::Result<JoinHandle<F::Output>>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        spawn(&self.inner, future, true)
+    }
+
+    /// Counts something as a member of the scope that is no task, until the guard is dropped.
+    ///
+    /// Returns `None` once the scope is over.
+    pub fn enter(&self) -> Option<Member> {
+        self.inner.enter().then(|| Member {
+            inner: self.inner.clone(),
+        })
+    }
+}
+
+/// Something that is no task and keeps its scope from ending: a request with a callback.
+pub struct Member {
+    inner: Arc<ScopeInner>,
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        self.inner.leave();
+    }
+}
+
+fn spawn<F>(scope: &Arc<ScopeInner>, future: F, eager: bool) -> sys::Result<JoinHandle<F::Output>>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    let bits = if eager {
+        state::RUNNING
+    } else {
+        state::SCHEDULED
+    };
+    let task = task::new(future, scope.executor, scope.clone(), bits)?;
+    let listed = scope.enter() && {
+        let mut tasks = scope.tasks.lock();
+        let open = !tasks.closed;
+        if open {
+            tasks.insert(task);
+        }
+        drop(tasks);
+        if !open {
+            scope.leave();
+        }
+        open
+    };
+    if !listed {
+        // SAFETY: The task is not on any list yet.
+        unsafe { task::discard(task) };
+        return Err(sys::ESHUTDOWN);
+    }
+    // SAFETY: `task::new` made one reference for the handle, and one for the list or the poller;
+    // `bits` gave us the right to do what we do.
+    unsafe {
+        let handle = JoinHandle::new(task);
+        if eager {
+            let _nofs = sys::NoFs::enter();
+            task::poll(task);
+        } else {
+            scope.executor().push(task.cast());
+        }
+        Ok(handle)
+    }
+}

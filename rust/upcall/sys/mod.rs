@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the portable core of the runtime takes from its surroundings.
+//!
+//! The state machine, the ready list, the wait lists and the rw-semaphore are written against this
+//! module alone, so that the same source runs in the kernel, in `cargo test` and under loom. The
+//! names and orderings are the kernel's: [`Atomic`] with `load`, `store`, `xchg`, `cmpxchg`.
+//!
+//! | item | in the kernel | on the host |
+//! |---|---|---|
+//! | [`Atomic`] | `kernel::sync::atomic::Atomic` (LKMM) | std's or loom's atomics |
+//! | [`Cell`] | `core::cell::UnsafeCell` | std's or loom's, which checks the accesses |
+//! | [`Lock`] | `spinlock_t`, never taken in interrupt context | a mutex |
+//! | [`Bell`] | a work item of our workqueue | a condition variable |
+//! | [`Parker`] | `task_struct` and an event count | a condition variable |
+//! | [`alloc`], [`free`] | `kmalloc`, `kfree` | the global allocator |
+
+#[cfg(MODULE)]
+mod linux;
+#[cfg(MODULE)]
+pub(crate) use linux::*;
+
+#[cfg(not(MODULE))]
+#[path = "../../host/upcall/src/sys.rs"]
+mod host;
+#[cfg(not(MODULE))]
+pub(crate) use host::*;

@@ -1,0 +1,450 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A task: one allocation with a header, the future, and later its output.
+//!
+//! # Access rules
+//!
+//! 1. `state` is atomic; [`state`](super::state) has one paragraph for each bit.
+//! 2. `stage` (the future, then the output) is touched by the owner of `RUNNING`; after `COMPLETE`
+//!    by the `JoinHandle` if there is one, else by the one who completed the task.
+//! 3. `runnable` (the ready link) is owned by whoever moved `SCHEDULED` from 0 to 1, then by the
+//!    ready list, then by the executor.
+//! 4. `siblings` is protected by the scope's lock.
+//! 5. `scope` and `vtable` are constant until the task is complete. Then `scope` is taken out by the
+//!    one who completed the task, and `vtable` is used by the `JoinHandle` only.
+//!
+//! # Concurrency
+//!
+//! Wakers run in any context, up to hard interrupt. They change the state word, push on the ready
+//! list, ring the bell, and drop references; the last reference frees the memory and nothing else,
+//! because the future is gone by then: a scope keeps every task that is not complete. So no
+//! destructor of a user runs in a waker.
+//!
+//! A user module's code is behind `vtable` (`poll`, and the destructors). It is called before
+//! [`ScopeInner::leave`] by the one who runs the task, and through the `JoinHandle` by the module
+//! itself; never by a waker. A module that dropped its scopes and handles can be removed, while wakers
+//! of its tasks still exist.
+
+use super::done::Done;
+use super::executor::{Executor, Runnable};
+use super::scope::ScopeInner;
+use super::state::{self, Next, State};
+use super::sys::{self, Arc, Cell};
+use core::future::Future;
+use core::marker::PhantomData;
+use core::mem::{ManuallyDrop, MaybeUninit};
+use core::pin::Pin;
+use core::ptr::NonNull;
+use core::task::{Context, Poll, RawWaker, RawWakerVTable, Waker};
+
+/// The task was dropped before its future returned: by [`JoinHandle::abort`] or by its scope.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cancelled;
+
+impl From<Cancelled> for sys::Error {
+    fn from(_: Cancelled) -> Self {
+        sys::ECANCELED
+    }
+}
+
+/// What every task begins with, whatever its future.
+#[repr(C)]
+pub(crate) struct Header {
+    runnable: Runnable,
+    pub(crate) state: State,
+    done: Done,
+    executor: NonNull<Executor>,
+    scope: Cell<Option<Arc<ScopeInner>>>,
+    pub(crate) siblings: Cell<Siblings>,
+    vtable: &'static VTable,
+    memory: sys::Layout,
+}
+
+/// The neighbours of a task in its scope's list.
+pub(crate) struct Siblings {
+    pub(crate) prev: Option<NonNull<Header>>,
+    pub(crate) next: Option<NonNull<Header>>,
+    pub(crate) listed: bool,
+}
+
+/// What depends on the type of the future.
+struct VTable {
+    /// Polls the future; stores the output in its place and returns `true` if it is ready.
+    poll: unsafe fn(NonNull<Header>, &mut Context<'_>) -> bool,
+    /// Drops whatever is in `stage`.
+    clear: unsafe fn(NonNull<Header>),
+    /// Moves the output, if any, to an `Option<F::Output>`.
+    take: unsafe fn(NonNull<Header>, *mut ()),
+}
+
+#[repr(C)]
+struct Task<F: Future> {
+    header: Header,
+    stage: Cell<Stage<F>>,
+}
+
+enum Stage<F: Future> {
+    Future(F),
+    Output(F::Output),
+    Empty,
+}
+
+impl<F: Future> Task<F> {
+    const VTABLE: VTable = VTable {
+        poll: Self::poll,
+        clear: Self::clear,
+        take: Self::take,
+    };
+
+    fn with<R>(header: NonNull<Header>, f: impl FnOnce(*mut Stage<F>) -> R) -> R {
+        let task: NonNull<Self> = header.cast();
+        // SAFETY: A header with our vtable is the first field of a `Task<F>`, and the callers
+        // hold a reference.
+        unsafe { task.as_ref() }.stage.with_mut(f)
+    }
+
+    unsafe fn poll(header: NonNull<Header>, cx: &mut Context<'_>) -> bool {
+        Self::with(header, |stage| {
+            // SAFETY: The caller owns `RUNNING` (rule 2).
+            let Stage::Future(future) = (unsafe { &mut *stage }) else {
+                return false;
+            };
+            // SAFETY: A task never moves and its future is dropped in place.
+            match unsafe { Pin::new_unchecked(future) }.poll(cx) {
+                Poll::Pending => false,
+                Poll::Ready(output) => {
+                    // SAFETY: As above. The assignment drops the future in place.
+                    unsafe { *stage = Stage::Output(output) };
+                    true
+                }
+            }
+        })
+    }
+
+    unsafe fn clear(header: NonNull<Header>) {
+        // SAFETY: The caller owns `stage` (rule 2). The assignment drops in place.
+        Self::with(header, |stage| unsafe { *stage = Stage::Empty });
+    }
+
+    unsafe fn take(header: NonNull<Header>, output: *mut ()) {
+        Self::with(header, |stage| {
+            // SAFETY: The caller owns `stage` (rule 2), which holds no future any more.
+            let stage = unsafe { core::mem::replace(&mut *stage, Stage::Empty) };
+            if let Stage::Output(value) = stage {
+                // SAFETY: The caller passes a pointer to an `Option<F::Output>`.
+                unsafe { *output.cast::<Option<F::Output>>() = Some(value) };
+            }
+        })
+    }
+}
+
+/// Makes a task of `future` with `bits` set, and three references: the caller's `JoinHandle`, the
+/// scope's, and one for the list or the poller.
+pub(crate) fn new<F>(
+    future: F,
+    executor: NonNull<Executor>,
+    scope: Arc<ScopeInner>,
+    bits: usize,
+) -> sys::Result<NonNull<Header>>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    let memory = sys::Layout::new::<Task<F>>();
+    let task: NonNull<Task<F>> = sys::alloc(memory).ok_or(sys::ENOMEM)?.cast();
+    let header = Header {
+        runnable: Runnable::new(run),
+        state: State::new(bits | state::HANDLE | 3 * state::REF),
+        done: Done::new(),
+        executor,
+        scope: Cell::new(Some(scope)),
+        siblings: Cell::new(Siblings {
+            prev: None,
+            next: None,
+            listed: false,
+        }),
+        vtable: &Task::<F>::VTABLE,
+        memory,
+    };
+    // SAFETY: The memory is fresh, large enough and aligned.
+    unsafe {
+        task.write(Task {
+            header,
+            stage: Cell::new(Stage::Future(future)),
+        })
+    };
+    Ok(task.cast())
+}
+
+/// Frees a task that was never published, with its future.
+///
+/// # Safety
+///
+/// `header` comes from [`new`] and nobody else knows of it.
+pub(crate) unsafe fn discard(header: NonNull<Header>) {
+    // SAFETY: We are the only one, so all of it is ours.
+    unsafe {
+        (header.as_ref().vtable.clear)(header);
+        drop(take_scope(header));
+        free(header);
+    }
+}
+
+/// # Safety
+///
+/// The caller has the last reference, and the stage is empty.
+unsafe fn free(header: NonNull<Header>) {
+    // SAFETY: By the above nobody uses the memory any more. What the header owns beside the stage
+    // are the scope, which was taken out at completion, and a waker in `done`, which the
+    // `JoinHandle` or the completer took out.
+    unsafe { sys::free(header.cast(), header.as_ref().memory) }
+}
+
+/// Drops a reference. Any context.
+///
+/// # Safety
+///
+/// The caller has a reference, and loses it.
+pub(crate) unsafe fn put(header: NonNull<Header>) {
+    // SAFETY: The caller has a reference.
+    if unsafe { header.as_ref() }.state.put() {
+        // SAFETY: It was the last. Whoever completes a task clears the stage or leaves it to the
+        // `JoinHandle`, which clears it; and no task loses its last reference before.
+        unsafe { free(header) }
+    }
+}
+
+/// # Safety
+///
+/// The caller owns `scope` (rule 5).
+unsafe fn take_scope(header: NonNull<Header>) -> Option<Arc<ScopeInner>> {
+    // SAFETY: By the function's contract.
+    unsafe { header.as_ref().scope.with_mut(|scope| (*scope).take()) }
+}
+
+/// # Safety
+///
+/// The state machine told the caller to push, with a reference.
+unsafe fn push(header: NonNull<Header>) {
+    // SAFETY: The executor outlives its tasks; the rest is the caller's contract.
+    unsafe { header.as_ref().executor.as_ref().push(header.cast()) }
+}
+
+/// Runs a task that the executor took from the ready list.
+///
+/// # Safety
+///
+/// `runnable` is the first field of a header, and the caller passes on a reference.
+unsafe fn run(runnable: NonNull<Runnable>) {
+    let header: NonNull<Header> = runnable.cast();
+    // SAFETY: We have a reference.
+    match unsafe { header.as_ref() }.state.begin() {
+        // SAFETY: `begin` made us the owner of `RUNNING`, and the reference is ours.
+        Next::Poll => unsafe { poll(header) },
+        // SAFETY: As above.
+        Next::Cancel => unsafe { cancel(header) },
+        // A scope cancelled it in place while it was on the list.
+        // SAFETY: The reference is ours.
+        _ => unsafe { put(header) },
+    }
+}
+
+/// Polls the future once and acts on what comes of it.
+///
+/// # Safety
+///
+/// The caller owns `RUNNING` and passes on a reference.
+pub(crate) unsafe fn poll(header: NonNull<Header>) {
+    // SAFETY: We have a reference.
+    let this = unsafe { header.as_ref() };
+    // The waker borrows our reference.
+    // SAFETY: The vtable keeps the contract of `RawWaker`, and the waker does not outlive the
+    // reference: it is not dropped, and clones take references of their own.
+    let waker = ManuallyDrop::new(unsafe { Waker::from_raw(raw_waker(header)) });
+    // SAFETY: We own `RUNNING`.
+    if unsafe { (this.vtable.poll)(header, &mut Context::from_waker(&waker)) } {
+        // SAFETY: As above; the stage holds the output.
+        return unsafe { complete(header) };
+    }
+    match this.state.pending() {
+        // SAFETY: `pending` left `RUNNING` to us.
+        Next::Cancel => unsafe { cancel(header) },
+        // SAFETY: `pending` tells us to push, with our reference.
+        Next::Push => unsafe { push(header) },
+        // SAFETY: The reference is ours.
+        _ => unsafe { put(header) },
+    }
+}
+
+/// Drops the future unfinished and completes the task.
+///
+/// # Safety
+///
+/// The caller owns `RUNNING` and passes on a reference.
+pub(crate) unsafe fn cancel(header: NonNull<Header>) {
+    // SAFETY: We own `RUNNING`.
+    unsafe {
+        (header.as_ref().vtable.clear)(header);
+        complete(header);
+    }
+}
+
+/// Completes a task whose future is gone.
+///
+/// # Safety
+///
+/// The caller owns `RUNNING` and passes on a reference.
+unsafe fn complete(header: NonNull<Header>) {
+    // SAFETY: We have a reference.
+    let this = unsafe { header.as_ref() };
+    // SAFETY: We own `RUNNING`, so we are the one who completes the task.
+    let scope = unsafe { take_scope(header) };
+    if let Some(scope) = &scope {
+        scope.unlist(header);
+    }
+    if !this.state.complete() {
+        // SAFETY: There is no `JoinHandle`, and will be none, so the stage is ours.
+        unsafe { (this.vtable.clear)(header) };
+    }
+    this.done.complete();
+    if let Some(scope) = scope {
+        // From here on no code and no data of the user's module is touched.
+        scope.leave();
+    }
+    // SAFETY: The reference is ours.
+    unsafe { put(header) };
+}
+
+/// Asks for the future to be dropped. Any context.
+///
+/// # Safety
+///
+/// The caller has a reference.
+pub(crate) unsafe fn abort(header: NonNull<Header>) {
+    // SAFETY: We have a reference.
+    if unsafe { header.as_ref() }.state.abort() == Next::Push {
+        // SAFETY: `abort` tells us to.
+        unsafe { push(header) }
+    }
+}
+
+static WAKER: RawWakerVTable = RawWakerVTable::new(waker_clone, waker_wake, waker_wake_by_ref, waker_drop);
+
+fn raw_waker(header: NonNull<Header>) -> RawWaker {
+    RawWaker::new(header.as_ptr().cast(), &WAKER)
+}
+
+/// # Safety
+///
+/// `data` comes from [`raw_waker`] and is backed by a reference. So in the next three.
+unsafe fn waker_clone(data: *const ()) -> RawWaker {
+    // SAFETY: A waker has a reference.
+    let header = unsafe { NonNull::new_unchecked(data.cast_mut().cast::<Header>()) };
+    // SAFETY: As above.
+    unsafe { header.as_ref() }.state.get();
+    raw_waker(header)
+}
+
+unsafe fn waker_wake(data: *const ()) {
+    // SAFETY: As in `waker_clone`; the reference goes with the waker.
+    unsafe {
+        waker_wake_by_ref(data);
+        waker_drop(data);
+    }
+}
+
+unsafe fn waker_wake_by_ref(data: *const ()) {
+    // SAFETY: A waker has a reference.
+    let header = unsafe { NonNull::new_unchecked(data.cast_mut().cast::<Header>()) };
+    // SAFETY: As above.
+    if unsafe { header.as_ref() }.state.wake() == Next::Push {
+        // SAFETY: `wake` tells us to.
+        unsafe { push(header) }
+    }
+}
+
+unsafe fn waker_drop(data: *const ()) {
+    // SAFETY: A waker has a reference, which goes with it.
+    unsafe { put(NonNull::new_unchecked(data.cast_mut().cast::<Header>())) }
+}
+
+/// The right to a task's value.
+///
+/// A future of `Result<T, Cancelled>`. Dropping it lets the task go on, inside its scope, and its
+/// value is dropped when it comes.
+///
+/// # Cancellation
+///
+/// Dropping the handle while it is awaited is the same: the task goes on.
+pub struct JoinHandle<T> {
+    header: NonNull<Header>,
+    output: PhantomData<T>,
+}
+
+// SAFETY: The handle gives access to the output alone, which is `Send`, and to atomics.
+unsafe impl<T: Send> Send for JoinHandle<T> {}
+// SAFETY: Through a shared handle only atomics are reached.
+unsafe impl<T: Send> Sync for JoinHandle<T> {}
+
+impl<T> JoinHandle<T> {
+    /// # Safety
+    ///
+    /// `header` is a task with output `T` whose `HANDLE` bit and reference are passed on.
+    pub(crate) unsafe fn new(header: NonNull<Header>) -> Self {
+        Self {
+            header,
+            output: PhantomData,
+        }
+    }
+
+    fn header(&self) -> &Header {
+        // SAFETY: We have a reference.
+        unsafe { self.header.as_ref() }
+    }
+
+    /// Asks for the task's future to be dropped. Any context.
+    ///
+    /// The executor drops it soon. If it returns its value first, the value stays.
+    pub fn abort(&self) {
+        // SAFETY: We have a reference.
+        unsafe { abort(self.header) }
+    }
+
+    /// Whether the value is there, or the task was cancelled.
+    pub fn is_finished(&self) -> bool {
+        self.header().done.is_done()
+    }
+}
+
+impl<T> Unpin for JoinHandle<T> {}
+
+impl<T> Future for JoinHandle<T> {
+    type Output = Result<T, Cancelled>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        // SAFETY: `&mut self` makes us the one waiter.
+        if unsafe { self.header().done.poll(cx) }.is_pending() {
+            return Poll::Pending;
+        }
+        let mut output: MaybeUninit<Option<T>> = MaybeUninit::new(None);
+        // SAFETY: The task is complete and we are its handle, so the stage is ours (rule 2), and
+        // its output is a `T`. `output` was initialised.
+        Poll::Ready(unsafe {
+            (self.header().vtable.take)(self.header, output.as_mut_ptr().cast());
+            output.assume_init().ok_or(Cancelled)
+        })
+    }
+}
+
+impl<T> Drop for JoinHandle<T> {
+    fn drop(&mut self) {
+        // SAFETY: `&mut self` makes us the one waiter.
+        unsafe { self.header().done.disarm() };
+        if self.header().state.detach() {
+            // SAFETY: The task is complete and we are its handle, so the stage is ours (rule 2).
+            unsafe { (self.header().vtable.clear)(self.header) };
+        }
+        // SAFETY: The reference goes with the handle.
+        unsafe { put(self.header) };
+    }
+}
