@@ -27,3 +27,9 @@
 #include <linux/xattr.h>
 
 #include "helpers.h"
+
+/* Macros with casts, which bindgen does not evaluate. */
+const u32 RUST_CONST_HELPER_UPCALL_REQ_META = (__force u32)REQ_META;
+const u32 RUST_CONST_HELPER_UPCALL_REQ_PRIO = (__force u32)REQ_PRIO;
+const u32 RUST_CONST_HELPER_UPCALL_REQ_NOWAIT = (__force u32)REQ_NOWAIT;
+const u8 RUST_CONST_HELPER_UPCALL_BLK_STS_AGAIN = (__force u8)BLK_STS_AGAIN;

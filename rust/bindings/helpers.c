@@ -50,3 +50,8 @@ int upcall_blk_status_to_errno(blk_status_t status)
 {
 	return blk_status_to_errno(status);
 }
+
+void *upcall_page_address(struct page *page)
+{
+	return page_address(page);
+}

@@ -23,4 +23,7 @@ void upcall_memalloc_nofs_restore(unsigned int flags);
 bool upcall_bdev_nowait(struct block_device *bdev);
 int upcall_blk_status_to_errno(blk_status_t status);
 
+/* Pages */
+void *upcall_page_address(struct page *page);
+
 #endif

@@ -1,3 +1,411 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Bio requests as futures.
+//! Block requests as futures.
+//!
+//! C headers: [`include/linux/bio.h`](srctree/include/linux/bio.h),
+//! [`include/linux/blk_types.h`](srctree/include/linux/blk_types.h).
+//!
+//! # Ownership
+//!
+//! The request is one allocation: bio, segment table and a *payload* that owns the memory that the
+//! device reads or writes. It has two owners, the submitted bio and the [`Io`] future. While the bio is
+//! out nobody else touches the payload. When the future is dropped the request is merely
+//! detached: the device finishes with memory that the request still owns.
+//!
+//! # Concurrency
+//!
+//! The completion, `end_io`, runs once, in any context up to hard interrupt, or inside `submit_bio`
+//! itself. It calls [`Payload::end`], completes [`Done`], and drops the bio's reference. If that was the last
+//! (the future is gone), the payload's destructor must not run there: the request is pushed on the
+//! executor, which releases it. A request is a [`Member`] of its device's scope until it is
+//! released, so the scope's owner outlives every callback.
+//!
+//! # Submitting never sleeps on a worker
+//!
+//! `submit_bio` may wait for a tag or for a frozen queue. On an executor's worker bios go out with
+//! `REQ_NOWAIT`; one that comes back with `BLK_STS_AGAIN` is handed to the *sleeper*, a thread that
+//! submits it again and may wait. Devices without `REQ_NOWAIT` are served by the sleeper alone.
+//! Threads that are not workers submit directly. There is no retry of a request that failed.
+
+use crate::done::Done;
+use crate::executor::{Executor, Runnable};
+use crate::module;
+use crate::scope::{Member, Scope, Spawner};
+use crate::sys::{self, Atomic, Cell, Full};
+use core::future::Future;
+use core::marker::PhantomData;
+use core::mem::ManuallyDrop;
+use core::pin::Pin;
+use core::ptr::NonNull;
+use core::task::{Context, Poll};
+use kernel::bindings;
+use kernel::error::to_result;
+use kernel::prelude::*;
+use kernel::types::Opaque;
+use upcall_bindings as ub;
+
+/// What a request asks of the device.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Op {
+    /// Read data.
+    Read,
+    /// Read metadata, on which other operations wait.
+    ReadMeta,
+}
+
+impl Op {
+    fn flags(self) -> u32 {
+        match self {
+            Op::Read => ub::req_op_REQ_OP_READ,
+            Op::ReadMeta => ub::req_op_REQ_OP_READ | ub::UPCALL_REQ_META | ub::UPCALL_REQ_PRIO,
+        }
+    }
+}
+
+/// A block device with the scope that its requests belong to.
+#[derive(Clone)]
+pub struct Device {
+    bdev: NonNull<ub::block_device>,
+    scope: Spawner,
+    nowait: bool,
+}
+
+// SAFETY: A block device may be used from any thread.
+unsafe impl Send for Device {}
+// SAFETY: As above.
+unsafe impl Sync for Device {}
+
+impl Device {
+    /// Makes a device for requests that belong to `scope`.
+    ///
+    /// # Safety
+    ///
+    /// `bdev` is open, and stays so until `scope` was joined or dropped.
+    pub unsafe fn new(bdev: NonNull<bindings::block_device>, scope: &Scope) -> Self {
+        let bdev = bdev.cast();
+        Self {
+            bdev,
+            scope: scope.spawner(),
+            // SAFETY: The device is open.
+            nowait: unsafe { ub::upcall_bdev_nowait(bdev.as_ptr()) },
+        }
+    }
+
+    /// The C device.
+    pub fn as_ptr(&self) -> *mut bindings::block_device {
+        self.bdev.as_ptr().cast()
+    }
+}
+
+/// What a request carries: the owner of the memory that its segments point to.
+pub trait Payload: Send + 'static {
+    /// Called once when the device is done. Any context: it may not sleep.
+    fn end(&mut self, _result: Result) {}
+}
+
+/// A part of a request's memory.
+pub struct Segment {
+    /// The page, or the head page of a folio.
+    pub page: NonNull<bindings::page>,
+    /// Where the part begins, in bytes from the start of `page`.
+    pub offset: u32,
+    /// How long it is, in bytes.
+    pub len: u32,
+}
+
+/// What all requests begin with, whatever their payload.
+#[repr(C)]
+struct Head {
+    runnable: Runnable,
+    refs: Atomic<u32>,
+    done: Done,
+    /// Written by `end_io` before `done` is completed, read after.
+    status: Cell<i32>,
+    /// Given to the sleeper to submit, not to the executor to release.
+    submit: Atomic<bool>,
+    opf: u32,
+    sector: u64,
+    size: u32,
+    segments: u16,
+    device: Device,
+    executor: NonNull<Executor>,
+    member: ManuallyDrop<Member>,
+    memory: sys::Layout,
+    table: NonNull<ub::bio_vec>,
+    /// In the user's module; called while the request is a member of the scope.
+    end: unsafe fn(NonNull<Head>, Result),
+    drop_payload: unsafe fn(NonNull<Head>),
+    bio: Opaque<ub::bio>,
+}
+
+#[repr(C)]
+struct Request<P> {
+    head: Head,
+    payload: Cell<Option<P>>,
+}
+
+impl<P: Payload> Request<P> {
+    fn payload<R>(head: NonNull<Head>, f: impl FnOnce(*mut Option<P>) -> R) -> R {
+        // SAFETY: The callers have a reference on a request with a payload of type `P`.
+        unsafe { head.cast::<Self>().as_ref() }.payload.with_mut(f)
+    }
+
+    unsafe fn end(head: NonNull<Head>, result: Result) {
+        Self::payload(head, |payload| {
+            // SAFETY: The device is done, and `done` is not completed: the payload is ours.
+            if let Some(payload) = unsafe { &mut *payload } {
+                payload.end(result);
+            }
+        });
+    }
+
+    unsafe fn drop_payload(head: NonNull<Head>) {
+        // SAFETY: The caller has the last reference.
+        Self::payload(head, |payload| unsafe { core::ptr::drop_in_place(payload) });
+    }
+}
+
+/// A submitted request.
+///
+/// A future of the result and the payload. The request was submitted already; awaiting it only
+/// waits, so that a batch is submitted whole and then awaited.
+///
+/// Dropping it detaches the request: the device finishes it, and the executor then drops the payload.
+#[must_use = "dropping it detaches the request"]
+pub struct Io<P> {
+    head: NonNull<Head>,
+    payload: PhantomData<P>,
+}
+
+// SAFETY: The payload is `Send`, all else is made to be shared.
+unsafe impl<P: Payload> Send for Io<P> {}
+// SAFETY: A shared `Io` gives access to nothing.
+unsafe impl<P: Payload> Sync for Io<P> {}
+
+/// Submits a request for the bytes from `pos` on, which is a multiple of the logical block size.
+///
+/// `segments` lie in memory that `payload` owns, fit the device's alignment, and are as many as the
+/// device takes in one bio (256 always are). Fails with `ENOMEM`, and with `ESHUTDOWN` once the
+/// device's scope is over; then nothing was submitted and the payload is dropped. May sleep for
+/// memory; on a worker it does not wait for the device.
+///
+/// # Safety
+///
+/// The segments stay valid, and are touched by nobody else, until the payload is dropped or handed back.
+pub unsafe fn submit<P: Payload>(
+    device: &Device,
+    op: Op,
+    pos: u64,
+    segments: impl ExactSizeIterator<Item = Segment>,
+    payload: P,
+) -> Result<Io<P>> {
+    let count = segments.len();
+    let table = sys::Layout::array::<ub::bio_vec>(count).map_err(|_| EINVAL)?;
+    let (memory, table) = sys::Layout::new::<Request<P>>()
+        .extend(table)
+        .map_err(|_| EINVAL)?;
+    let executor = module::executor()?;
+    let member = device.scope.enter().ok_or(ESHUTDOWN)?;
+    let request: NonNull<Request<P>> = sys::alloc(memory).ok_or(ENOMEM)?.cast();
+    // SAFETY: The table lies inside the allocation.
+    let table: NonNull<ub::bio_vec> = unsafe { request.cast::<u8>().add(table).cast() };
+    let mut size = 0;
+    let mut used = 0;
+    for (i, segment) in segments.take(count).enumerate() {
+        let vec = ub::bio_vec {
+            bv_page: segment.page.as_ptr().cast(),
+            bv_len: segment.len,
+            bv_offset: segment.offset,
+        };
+        // SAFETY: `i < count`.
+        unsafe { table.add(i).write(vec) };
+        size += segment.len;
+        used += 1;
+    }
+    let head = Head {
+        runnable: Runnable::new(run),
+        // One for the bio, one for the future.
+        refs: Atomic::new(2),
+        done: Done::new(),
+        status: Cell::new(0),
+        submit: Atomic::new(false),
+        opf: op.flags(),
+        sector: pos >> bindings::SECTOR_SHIFT,
+        size,
+        segments: used,
+        device: device.clone(),
+        executor,
+        member: ManuallyDrop::new(member),
+        memory,
+        table,
+        end: Request::<P>::end,
+        drop_payload: Request::<P>::drop_payload,
+        bio: Opaque::uninit(),
+    };
+    // SAFETY: The memory is fresh, large enough and aligned.
+    unsafe {
+        request.write(Request {
+            head,
+            payload: Cell::new(Some(payload)),
+        })
+    };
+    let head: NonNull<Head> = request.cast();
+    // SAFETY: One of the two references goes with the bio. On a worker nothing may wait.
+    unsafe {
+        if !executor.as_ref().is_current() {
+            start(head, 0);
+        } else if device.nowait {
+            start(head, ub::UPCALL_REQ_NOWAIT);
+        } else {
+            sleeper_submits(head);
+        }
+    }
+    Ok(Io {
+        head,
+        payload: PhantomData,
+    })
+}
+
+/// Initialises the bio and submits it.
+///
+/// # Safety
+///
+/// The caller passes on the bio's reference, and the bio is not out.
+unsafe fn start(head: NonNull<Head>, flags: u32) {
+    // SAFETY: The request is alive until `end_io`, and nobody else touches the bio. The table has
+    // `segments` entries.
+    unsafe {
+        let this = head.as_ref();
+        let bio = this.bio.get();
+        ub::bio_init(
+            bio,
+            this.device.bdev.as_ptr(),
+            this.table.as_ptr(),
+            this.segments,
+            this.opf | flags,
+        );
+        (*bio).bi_vcnt = this.segments;
+        (*bio).bi_iter.bi_sector = this.sector;
+        (*bio).bi_iter.bi_size = this.size;
+        (*bio).bi_end_io = Some(end_io);
+        (*bio).bi_private = head.as_ptr().cast();
+        ub::submit_bio(bio);
+    }
+}
+
+/// Hands the request to the sleeper, which submits it.
+///
+/// # Safety
+///
+/// As for [`start`].
+unsafe fn sleeper_submits(head: NonNull<Head>) {
+    // SAFETY: The bio's reference goes along; nobody else pushes the request while the bio is not out.
+    // The sleeper outlives every request, as the executor does.
+    unsafe {
+        let this = head.as_ref();
+        this.submit.store(true, sys::Relaxed);
+        match module::sleeper() {
+            Ok(sleeper) => sleeper.as_ref().push(head.cast()),
+            Err(_) => start(head, 0),
+        }
+    }
+}
+
+/// The bio's completion.
+unsafe extern "C" fn end_io(bio: *mut ub::bio) {
+    // SAFETY: `bi_private` was set to the head by `start`, and the bio has a reference.
+    unsafe {
+        let head = NonNull::new_unchecked((*bio).bi_private.cast::<Head>());
+        let this = head.as_ref();
+        let status = (*bio).bi_status;
+        let nowait = (*bio).bi_opf & ub::UPCALL_REQ_NOWAIT != 0;
+        ub::bio_uninit(bio);
+        if nowait && status == ub::UPCALL_BLK_STS_AGAIN {
+            return sleeper_submits(head);
+        }
+        let errno = ub::upcall_blk_status_to_errno(status);
+        this.status.with_mut(|status| *status = errno);
+        (this.end)(head, to_result(errno));
+        let waker = this.done.finish();
+        if this.refs.fetch_sub(1, Full) == 1 {
+            // The future is gone, and what is left must not run here.
+            this.executor.as_ref().push(head.cast());
+        }
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}
+
+/// Runs on the sleeper, to submit, or on the executor, to release.
+///
+/// # Safety
+///
+/// `runnable` is the first field of a head. On the sleeper the bio's reference comes with it; on
+/// the executor it is the last user's.
+unsafe fn run(runnable: NonNull<Runnable>) {
+    let head: NonNull<Head> = runnable.cast();
+    // SAFETY: By the function's contract.
+    unsafe {
+        if head.as_ref().submit.xchg(false, sys::Full) {
+            start(head, 0);
+        } else {
+            release(head);
+        }
+    }
+}
+
+/// Drops the payload and frees the request.
+///
+/// # Safety
+///
+/// Nobody else has a reference. Process context.
+unsafe fn release(head: NonNull<Head>) {
+    // SAFETY: By the function's contract all of the request is ours. The member goes last: until then
+    // the user's module is there.
+    unsafe {
+        let this = &mut *head.as_ptr();
+        (this.drop_payload)(head);
+        core::ptr::drop_in_place(&mut this.device);
+        let member = ManuallyDrop::take(&mut this.member);
+        sys::free(head.cast(), this.memory);
+        drop(member);
+    }
+}
+
+impl<P> Io<P> {
+    fn head(&self) -> &Head {
+        // SAFETY: We have a reference.
+        unsafe { self.head.as_ref() }
+    }
+}
+
+impl<P> Unpin for Io<P> {}
+
+impl<P: Payload> Future for Io<P> {
+    type Output = (Result, Option<P>);
+
+    /// Gives the result and the payload; the payload is `None` if it was given out before.
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        // SAFETY: `&mut self` makes us the one waiter.
+        if unsafe { self.head().done.poll(cx) }.is_pending() {
+            return Poll::Pending;
+        }
+        // SAFETY: The request is done, so status and payload are ours.
+        let errno = self.head().status.with(|status| unsafe { *status });
+        // SAFETY: As above.
+        let payload = Request::<P>::payload(self.head, |payload| unsafe { (*payload).take() });
+        Poll::Ready((to_result(errno), payload))
+    }
+}
+
+impl<P> Drop for Io<P> {
+    fn drop(&mut self) {
+        // SAFETY: `&mut self` makes us the one waiter.
+        unsafe { self.head().done.disarm() };
+        if self.head().refs.fetch_sub(1, Full) == 1 {
+            // SAFETY: It was the last reference.
+            unsafe { release(self.head) };
+        }
+    }
+}

@@ -16,7 +16,8 @@
 //! | [`block_on`](mod@block_on) | from synchronous to asynchronous code |
 //! | [`join`] | [`join_all`] |
 //! | [`rwsem`] | [`RwSemaphore`] |
-//! | [`bio`] | block requests as futures, [`Block`] |
+//! | [`bio`] | block requests as futures |
+//! | [`block`] | [`Block`], the owned page |
 //! | [`sys`] | what the portable core takes from the kernel, or from the host when it is tested |
 //!
 //! # Contexts
@@ -28,7 +29,8 @@
 #[cfg(CONFIG_PREEMPT_RT)]
 compile_error!("upcall does not support PREEMPT_RT: its wakers free memory in hard interrupt context");
 
-mod bio;
+pub mod bio;
+mod block;
 mod block_on;
 mod done;
 mod executor;
@@ -41,6 +43,7 @@ mod state;
 mod sys;
 mod task;
 
+pub use block::Block;
 pub use block_on::block_on;
 pub use executor::Executor;
 pub use join::{join_all, JoinAll};

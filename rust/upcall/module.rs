@@ -12,12 +12,20 @@ use kernel::sync::atomic::{Acquire, Atomic, Release};
 use upcall_bindings as ub;
 
 /// The default executor. Set before any user of the module can be loaded, cleared after the last
-/// was removed.
+/// was removed; so is the sleeper.
 static EXECUTOR: Atomic<*mut Executor> = Atomic::new(null_mut());
+
+/// The executor whose runnables may sleep.
+static SLEEPER: Atomic<*mut Executor> = Atomic::new(null_mut());
 
 /// The default executor.
 pub(crate) fn executor() -> Result<NonNull<Executor>> {
     NonNull::new(EXECUTOR.load(Acquire)).ok_or(ENODEV)
+}
+
+/// The sleeper: runs what must wait in the kernel, so that the executor need not.
+pub(crate) fn sleeper() -> Result<NonNull<Executor>> {
+    NonNull::new(SLEEPER.load(Acquire)).ok_or(ENODEV)
 }
 
 impl Scope {
@@ -53,37 +61,57 @@ impl Drop for Queue {
     }
 }
 
-/// The module's data.
-pub(crate) struct Runtime {
+/// An executor with its workqueue.
+struct Worker {
     /// Dropped first: no work may run when the executor goes.
     _queue: Queue,
-    _executor: Pin<KBox<Executor>>,
+    executor: Pin<KBox<Executor>>,
+}
+
+impl Worker {
+    fn new(name: &CStr, flags: u32) -> Result<Self> {
+        let queue = Queue::new(name, flags)?;
+        let bell = Bell::new(queue.0.as_ptr().cast());
+        let executor = KBox::pin(Executor::new(bell), GFP_KERNEL)?;
+        // SAFETY: The executor has its final address, and nobody knows of it yet.
+        unsafe { executor.bell().hang() };
+        Ok(Self {
+            _queue: queue,
+            executor,
+        })
+    }
+
+    fn as_ptr(&self) -> *mut Executor {
+        core::ptr::from_ref(&*self.executor).cast_mut()
+    }
+}
+
+/// The module's data.
+pub(crate) struct Runtime {
+    _executor: Worker,
+    _sleeper: Worker,
 }
 
 impl kernel::Module for Runtime {
     fn init(_module: &'static ThisModule) -> Result<Self> {
-        let queue = Queue::new(
-            c"upcall",
-            bindings::wq_flags_WQ_MEM_RECLAIM | bindings::wq_flags_WQ_HIGHPRI,
-        )?;
-        let executor = KBox::pin(
-            Executor::new(Bell::new(queue.0.as_ptr().cast())),
-            GFP_KERNEL,
-        )?;
-        // SAFETY: The executor has its final address, and nobody knows of it yet.
-        unsafe { executor.bell().hang() };
-        EXECUTOR.store(core::ptr::from_ref(&*executor).cast_mut(), Release);
-        pr_info!("one executor\n");
+        let reclaim = bindings::wq_flags_WQ_MEM_RECLAIM;
+        let executor = Worker::new(c"upcall", reclaim | bindings::wq_flags_WQ_HIGHPRI)?;
+        let sleeper = Worker::new(c"upcall_sleeper", reclaim)?;
+        SLEEPER.store(sleeper.as_ptr(), Release);
+        EXECUTOR.store(executor.as_ptr(), Release);
         Ok(Self {
-            _queue: queue,
             _executor: executor,
+            _sleeper: sleeper,
         })
     }
 }
 
 impl Drop for Runtime {
     fn drop(&mut self) {
+        // Every user's scopes are gone, and with them all tasks and requests; but the completion
+        // that let the last of them go may still be in its last instructions.
+        kernel::sync::rcu::synchronize_rcu();
         EXECUTOR.store(null_mut(), Release);
-        pr_info!("unloaded\n");
+        SLEEPER.store(null_mut(), Release);
     }
 }

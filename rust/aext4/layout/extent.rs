@@ -54,12 +54,7 @@ impl<'a> ExtentNode<'a> {
         Self::parse(data, Some(at.depth), at.first, at.end)
     }
 
-    fn parse(
-        data: &'a [u8],
-        expected_depth: Option<u8>,
-        first: Lblk,
-        end: Lblk,
-    ) -> Result<Self> {
+    fn parse(data: &'a [u8], expected_depth: Option<u8>, first: Lblk, end: Lblk) -> Result<Self> {
         let u16_at = |off| get_u16(data, off).or_short(SHORT);
         let magic = u16_at(0)?;
         if magic != MAGIC {
@@ -138,7 +133,8 @@ impl<'a> ExtentNode<'a> {
     pub fn verify(&self, owner: &Owner, geo: &Geometry) -> Result<()> {
         if !self.root && geo.csum().metadata() {
             let tail = ENTRY_SIZE * (1 + usize::from(self.max));
-            let stored = get_u32(self.data, tail).or_short("extent node: no room for a checksum")?;
+            let stored =
+                get_u32(self.data, tail).or_short("extent node: no room for a checksum")?;
             let covered = self.data.get(..tail).or_short(SHORT)?;
             let computed = geo.csum().crc32c(owner.seed, covered);
             if stored != computed {
@@ -241,7 +237,9 @@ impl<'a> ExtentNode<'a> {
     }
 
     fn entry_lblk(&self, i: u16) -> Result<Lblk> {
-        get_u32(self.data, Self::offset(i)).map(Lblk).or_short(SHORT)
+        get_u32(self.data, Self::offset(i))
+            .map(Lblk)
+            .or_short(SHORT)
     }
 
     /// Returns the block that index entry `i` points to.

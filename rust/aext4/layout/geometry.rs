@@ -38,7 +38,7 @@ pub struct Geometry {
     pub(super) reserved_gdt_blocks: u16,
     pub(super) backup_bgs: [u32; 2],
     pub(super) super_block: Pblk,
-    pub(super) hurd: bool,
+    pub(super) creator_os: u32,
 }
 
 impl Geometry {
@@ -210,10 +210,9 @@ impl Geometry {
     /// [`Kind::Corrupt`](super::Kind::Corrupt) if the volume has no such inode.
     pub fn inode_index(&self, ino: Ino) -> Result<(Group, u32)> {
         match ino.0.checked_sub(1) {
-            Some(n) if n < self.inodes_count => Ok((
-                Group(n / self.inodes_per_group),
-                n % self.inodes_per_group,
-            )),
+            Some(n) if n < self.inodes_count => {
+                Ok((Group(n / self.inodes_per_group), n % self.inodes_per_group))
+            }
             _ => Err(Error::corrupt2(
                 "inode number {} out of range, the last is {}",
                 ino,

@@ -148,10 +148,7 @@ impl GroupDesc {
     /// [`Kind::Corrupt`](super::Kind::Corrupt) if the table has no such inode.
     pub fn inode_location(&self, index: u32, geo: &Geometry) -> Result<(Pblk, u32)> {
         if index >= geo.inodes_per_group().get() {
-            return Err(Error::corrupt1(
-                "inode table: index {} out of range",
-                index,
-            ));
+            return Err(Error::corrupt1("inode table: index {} out of range", index));
         }
         let block = index / geo.inodes_per_block;
         let slot = index % geo.inodes_per_block;

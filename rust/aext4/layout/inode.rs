@@ -21,6 +21,10 @@ pub const I_BLOCK_SIZE: usize = 60;
 const CSUM_LO: usize = 0x7c;
 const CSUM_HI: usize = 0x82;
 
+/// Values of the superblock's field that tells which system made the volume.
+const CREATOR_LINUX: u32 = 0;
+const CREATOR_HURD: u32 = 1;
+
 /// The flags of an inode, as the disk and `lsattr` have them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct InodeFlags(pub u32);
@@ -275,9 +279,8 @@ impl Inode {
             check_fast_symlink(ino, &block, size)?;
         }
 
-        let time = |base, extra| -> Result<Time> {
-            Ok(Time::decode(raw.u32(base)?, raw.extra(extra)?))
-        };
+        let time =
+            |base, extra| -> Result<Time> { Ok(Time::decode(raw.u32(base)?, raw.extra(extra)?)) };
         Ok(Self {
             ino,
             owner,
@@ -303,9 +306,9 @@ impl Inode {
             dtime: raw.u32(0x14)?,
             generation,
             // On volumes that the Hurd made, the low half is something else.
-            version: match geo.hurd {
-                true => 0,
-                false => join32(raw.u32(0x24)?, raw.extra(0x98)?.unwrap_or(0)),
+            version: match geo.creator_os {
+                CREATOR_HURD => 0,
+                _ => join32(raw.u32(0x24)?, raw.extra(0x98)?.unwrap_or(0)),
             },
             xattr_block,
             device: match file_type {
@@ -358,7 +361,8 @@ fn stale(ino: Ino) -> Error {
 
 fn verify_csum(raw: &Raw<'_>, owner: &Owner, geo: &Geometry) -> Result<()> {
     let csum = geo.csum();
-    if !csum.metadata() {
+    // Other systems keep something else where the checksum's lower half is.
+    if !csum.metadata() || geo.creator_os != CREATOR_LINUX {
         return Ok(());
     }
     let (base, extra) = raw.bytes.split_at_checked(128).or_short(SHORT)?;

@@ -17,13 +17,13 @@
 //!
 //! Depth falls with each step, so that the loop ends after at most five of them.
 
+use super::csum::Owner;
 use super::error::{Error, Result};
 use super::extent::ExtentNode;
 use super::geometry::Geometry;
 use super::indirect;
 use super::inode::{DataMap, Inode};
 use super::units::{Lblk, Pblk};
-use super::csum::Owner;
 
 /// Consecutive blocks of a file that are consecutive on the volume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,10 +140,9 @@ pub fn start(inode: &Inode, lblk: Lblk, geo: &Geometry) -> Result<Step> {
     match inode.data_map() {
         DataMap::Extents => ExtentNode::root(&inode.block)?.search(lblk, geo),
         DataMap::Indirect => indirect::start(&inode.block, lblk, geo),
-        DataMap::Inline | DataMap::FastSymlink | DataMap::None => Err(Error::corrupt1(
-            "inode {}: it has no block map",
-            inode.ino,
-        )),
+        DataMap::Inline | DataMap::FastSymlink | DataMap::None => {
+            Err(Error::corrupt1("inode {}: it has no block map", inode.ino))
+        }
     }
 }
 

@@ -257,9 +257,7 @@ fn parse_csum(f: &Fields<'_>, features: &Features, fns: CrcFns) -> Result<Csum> 
     let mode = if features.ro_compat.has(RoCompat::METADATA_CSUM) {
         let algorithm = f.u8(0x175)?;
         if algorithm != 1 {
-            return Err(
-                Error::new(Kind::Feature, "checksum algorithm {}").with(algorithm, 0u64)
-            );
+            return Err(Error::new(Kind::Feature, "checksum algorithm {}").with(algorithm, 0u64));
         }
         csum::verify_super(&fns, f.0, f.u32(0x3fc)?)?;
         Mode::Metadata
@@ -387,11 +385,7 @@ fn parse_geometry(f: &Fields<'_>, features: Features, csum: Csum, kib: u64) -> R
     };
     let inodes_count = f.u32(0x0)?;
     if u64::from(groups) * u64::from(inodes_per_group.get()) != u64::from(inodes_count) {
-        return bad(
-            "superblock: {} inodes in {} groups",
-            inodes_count,
-            groups,
-        );
+        return bad("superblock: {} inodes in {} groups", inodes_count, groups);
     }
 
     let reserved_gdt_blocks = f.u16(0xce)?;
@@ -451,6 +445,6 @@ fn parse_geometry(f: &Fields<'_>, features: Features, csum: Csum, kib: u64) -> R
         reserved_gdt_blocks,
         backup_bgs: [f.u32(0x24c)?, f.u32(0x250)?],
         super_block,
-        hurd: f.u32(0x48)? == 1,
+        creator_os: f.u32(0x48)?,
     })
 }

@@ -1,0 +1,320 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Directory entries: blocks of them, and the few that fit an inode.
+//!
+//! A block is a chain of entries that fills it exactly. Blocks of an index look like a block with one
+//! unused entry, so that a linear scan of an indexed directory finds every name.
+
+use super::bytes::{get_bytes, get_u16, get_u32, get_u8, us};
+use super::csum::Owner;
+use super::error::{Error, OrShort, Result};
+use super::feature::Incompat;
+use super::geometry::Geometry;
+use super::inline::InlineData;
+use super::inode::Inode;
+use super::units::{FileType, Ino, Lblk};
+
+const SHORT: &str = "directory block: buffer too short";
+
+/// The size in bytes of the smallest entry, and of the fake one that holds a block's checksum.
+const MIN_ENTRY: u32 = 12;
+
+/// The type byte of the fake entry that holds a block's checksum.
+const TAIL_TYPE: u8 = 0xde;
+
+/// The longest name, in bytes.
+pub const NAME_MAX: usize = 255;
+
+/// A directory entry that is in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DirEntry<'a> {
+    /// The inode: from 1 to the volume's last. See [`Geometry::is_user_ino`] for what a name may lead to.
+    pub ino: Ino,
+    /// The name: 1 to 255 bytes.
+    pub name: &'a [u8],
+    /// The inode's type; `None` if the volume does not record it in directories, or not this one.
+    pub file_type: Option<FileType>,
+    /// Where the entry starts, in bytes from the start of the block (or of the inline data).
+    pub offset: u32,
+    /// Where the next entry starts, likewise; the block's end for the last one.
+    pub next: u32,
+}
+
+/// A chain of directory entries: a block, or a part of an inode.
+#[derive(Clone, Copy, Debug)]
+pub struct Dirents<'a> {
+    data: &'a [u8],
+    base: u32,
+    inodes_count: u32,
+    file_types: bool,
+    block_bits: u8,
+}
+
+impl<'a> Dirents<'a> {
+    /// Takes a whole directory block; its entries are checked one by one as they are met.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Corrupt`](super::Kind::Corrupt) if the buffer is not a block.
+    pub fn block(data: &'a [u8], geo: &Geometry) -> Result<Self> {
+        geo.whole_block(data, SHORT)?;
+        Ok(Self::part(data, 0, geo))
+    }
+
+    /// Takes a part of an inode's inline data that starts at byte `base` of it.
+    fn part(data: &'a [u8], base: u32, geo: &Geometry) -> Self {
+        Self {
+            data,
+            base,
+            inodes_count: geo.inodes_count(),
+            file_types: geo.has_incompat(Incompat::FILETYPE),
+            block_bits: geo.block_bits(),
+        }
+    }
+
+    /// Verifies the checksum of a block with entries; for a block of an index see [`DxNode`](super::DxNode).
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Checksum`](super::Kind::Checksum), also if the fake entry that holds the checksum is missing.
+    pub fn verify(&self, owner: &Owner, geo: &Geometry) -> Result<()> {
+        if !geo.csum().metadata() {
+            return Ok(());
+        }
+        let at = self.data.len().saturating_sub(us(MIN_ENTRY));
+        let (covered, tail) = self.data.split_at_checked(at).or_short(SHORT)?;
+        let is_tail = get_u32(tail, 0) == Some(0)
+            && get_u16(tail, 4) == Some(12)
+            && get_u8(tail, 6) == Some(0)
+            && get_u8(tail, 7) == Some(TAIL_TYPE);
+        if !is_tail {
+            return Err(Error::new(
+                super::Kind::Checksum,
+                "directory block: no checksum",
+            ));
+        }
+        let stored = get_u32(tail, 8).or_short(SHORT)?;
+        let computed = geo.csum().crc32c(owner.seed, covered);
+        if stored == computed {
+            Ok(())
+        } else {
+            Err(Error::checksum(
+                "directory block: checksum {x}, but {x} expected",
+                stored,
+                computed,
+            ))
+        }
+    }
+
+    /// Returns an iterator over the entries in use.
+    pub fn iter(&self) -> DirIter<'a> {
+        self.iter_from(0)
+    }
+
+    /// Returns an iterator over the entries in use that start at `offset` or later.
+    ///
+    /// The chain is followed from its start, so that an offset between two entries does no harm.
+    pub fn iter_from(&self, offset: u32) -> DirIter<'a> {
+        DirIter {
+            part: *self,
+            pos: 0,
+            skip_to: offset,
+        }
+    }
+
+    /// Finds a name.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Corrupt`](super::Kind::Corrupt) if a bad entry is met before the name.
+    pub fn find(&self, name: &[u8]) -> Result<Option<DirEntry<'a>>> {
+        let mut pos = 0;
+        while let Some((entry, next)) = self.raw_entry(pos)? {
+            if entry.ino.0 != 0 && entry.name == name {
+                return Ok(Some(entry));
+            }
+            pos = next;
+        }
+        Ok(None)
+    }
+
+    /// Decodes the entry at `pos`, in use or not, and returns it with the position of the next.
+    ///
+    /// `None` at the end of the chain. Positions do not include `base`.
+    fn raw_entry(&self, pos: u32) -> Result<Option<(DirEntry<'a>, u32)>> {
+        let at = us(pos);
+        if at >= self.data.len() {
+            return Ok(None);
+        }
+        let end = u32::try_from(self.data.len()).unwrap_or(u32::MAX);
+        let bad = |what| Err(Error::corrupt1(what, pos.saturating_add(self.base)));
+        let header = (
+            get_u32(self.data, at),
+            get_u16(self.data, at + 4),
+            get_u8(self.data, at + 6),
+            get_u8(self.data, at + 7),
+        );
+        let (Some(ino), Some(raw_len), Some(name_len), Some(type_byte)) = header else {
+            return bad("directory entry at {}: cut off");
+        };
+        let rec_len = rec_len(raw_len, self.block_bits);
+        if rec_len < MIN_ENTRY || rec_len % 4 != 0 {
+            return bad("directory entry at {}: bad length");
+        }
+        if rec_len < u32::from(name_len) + 8 {
+            return bad("directory entry at {}: too short for its name");
+        }
+        let next = match pos.checked_add(rec_len) {
+            Some(next) if next <= end => next,
+            _ => return bad("directory entry at {}: runs over the end"),
+        };
+        if next != end && end - next < MIN_ENTRY {
+            return bad("directory entry at {}: too close to the end");
+        }
+        let Some(name) = get_bytes(self.data, at + 8, usize::from(name_len)) else {
+            return bad("directory entry at {}: cut off");
+        };
+        if ino > self.inodes_count {
+            return bad("directory entry at {}: inode number out of range");
+        }
+        if next == end && name == b"." {
+            return bad("directory entry at {}: '.' is the last");
+        }
+        let entry = DirEntry {
+            ino: Ino(ino),
+            name,
+            file_type: match self.file_types {
+                true => FileType::from_dirent(type_byte),
+                false => None,
+            },
+            offset: pos.saturating_add(self.base),
+            next: next.saturating_add(self.base),
+        };
+        Ok(Some((entry, next)))
+    }
+}
+
+/// An iterator over directory entries in use; it ends after the first error.
+#[derive(Clone, Debug)]
+pub struct DirIter<'a> {
+    part: Dirents<'a>,
+    pos: u32,
+    skip_to: u32,
+}
+
+impl<'a> Iterator for DirIter<'a> {
+    type Item = Result<DirEntry<'a>>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            let entry = match self.part.raw_entry(self.pos) {
+                Ok(Some((entry, next))) => {
+                    self.pos = next;
+                    entry
+                }
+                Ok(None) => return None,
+                Err(e) => {
+                    self.pos = u32::MAX;
+                    return Some(Err(e));
+                }
+            };
+            if entry.ino.0 == 0 || entry.offset < self.skip_to {
+                continue;
+            }
+            // User space gets these, and takes a slash for a separator.
+            if entry.name.is_empty() || entry.name.iter().any(|&b| b == 0 || b == b'/') {
+                self.pos = u32::MAX;
+                return Some(Err(Error::corrupt1(
+                    "directory entry at {}: bad name",
+                    entry.offset,
+                )));
+            }
+            return Some(Ok(entry));
+        }
+    }
+}
+
+/// Decodes the length of an entry; 64 KiB, which 16 bits cannot hold, is written as 65,535 or 0.
+fn rec_len(raw: u16, block_bits: u8) -> u32 {
+    match raw {
+        0 | 0xffff if block_bits == 16 => 1 << 16,
+        raw => u32::from(raw),
+    }
+}
+
+/// Returns whether a block of an indexed directory looks like a part of the index.
+///
+/// An empty block of entries looks like that too. So a caller that scans an indexed directory block by block
+/// verifies the checksum of a block as one with entries only if this is `false`.
+pub fn is_index_block(data: &[u8], lblk: Lblk, geo: &Geometry) -> bool {
+    lblk.0 == 0
+        || get_u16(data, 4).is_some_and(|n| rec_len(n, geo.block_bits()) == geo.block_size())
+}
+
+/// A directory in its inode: its parent and two chains of entries.
+///
+/// It has no entries for "." and "..".
+#[derive(Clone, Copy, Debug)]
+pub struct InlineDir<'a> {
+    /// What ".." is.
+    pub parent: Ino,
+    parts: [Dirents<'a>; 2],
+}
+
+impl<'a> InlineDir<'a> {
+    /// Takes the inline data of the directory `inode`.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Corrupt`](super::Kind::Corrupt) if the parent's number is none of a directory.
+    pub fn parse(data: &InlineData<'a>, inode: &Inode, geo: &Geometry) -> Result<Self> {
+        let (head, tail) = data.parts();
+        let parent = Ino(get_u32(head, 0).or_short("inline directory: too short")?);
+        if !geo.is_user_ino(parent) {
+            return Err(Error::corrupt2(
+                "inode {}: inline directory with parent {}",
+                inode.ino,
+                parent,
+            ));
+        }
+        let first = head.get(4..).unwrap_or(&[]);
+        let head_len = u32::try_from(head.len()).unwrap_or(u32::MAX);
+        Ok(Self {
+            parent,
+            parts: [
+                Dirents::part(first, 4, geo),
+                Dirents::part(tail, head_len, geo),
+            ],
+        })
+    }
+
+    /// Returns an iterator over the entries in use; their offsets are in the inline data, from 4 up.
+    pub fn iter(&self) -> core::iter::Flatten<core::array::IntoIter<DirIter<'a>, 2>> {
+        self.iter_from(0)
+    }
+
+    /// Returns an iterator over the entries in use that start at `offset` or later.
+    pub fn iter_from(
+        &self,
+        offset: u32,
+    ) -> core::iter::Flatten<core::array::IntoIter<DirIter<'a>, 2>> {
+        self.parts
+            .map(|part| part.iter_from(offset))
+            .into_iter()
+            .flatten()
+    }
+
+    /// Finds a name that is neither "." nor "..".
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Corrupt`](super::Kind::Corrupt) if a bad entry is met before the name.
+    pub fn find(&self, name: &[u8]) -> Result<Option<DirEntry<'a>>> {
+        for part in &self.parts {
+            if let Some(entry) = part.find(name)? {
+                return Ok(Some(entry));
+            }
+        }
+        Ok(None)
+    }
+}

@@ -1,0 +1,3 @@
+//! x
+#[path = "../../../aext4/layout/mod.rs"]
+pub mod layout;

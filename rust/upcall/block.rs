@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! [`Block`]: an owned page that reads move in and out of requests.
+
+use crate::bio::{submit, Device, Io, Op, Payload, Segment};
+use core::ptr::NonNull;
+use kernel::bindings;
+use kernel::page::{Page, PAGE_SIZE};
+use kernel::prelude::*;
+use upcall_bindings as ub;
+
+/// An owned page of memory, of [`Block::SIZE`] bytes.
+///
+/// A read takes the page along and puts it back when it is done. If the read's future is dropped in
+/// between, the device keeps writing into a page that the request owns, and the block is left
+/// *vacant*: it has no bytes, and the next read gives it a new page. So a read can be cancelled at
+/// any point.
+pub struct Block {
+    page: Option<Page>,
+}
+
+#[cfg(CONFIG_HIGHMEM)]
+compile_error!("upcall addresses pages directly, which needs a kernel without highmem");
+
+impl Block {
+    /// The size of a block that is not vacant, in bytes.
+    pub const SIZE: usize = PAGE_SIZE;
+
+    /// Allocates a block filled with zeroes.
+    ///
+    /// Fails with `ENOMEM`. May sleep.
+    pub fn new() -> Result<Self> {
+        let page = Page::alloc_page(GFP_KERNEL | __GFP_ZERO)?;
+        Ok(Self { page: Some(page) })
+    }
+
+    /// Makes a vacant block, which gets its page with the first read.
+    pub const fn vacant() -> Self {
+        Self { page: None }
+    }
+
+    /// The bytes; none if the block is vacant.
+    pub fn as_slice(&self) -> &[u8] {
+        match &self.page {
+            // SAFETY: The page is ours, was zeroed when it was allocated, and is mapped.
+            Some(page) => unsafe { core::slice::from_raw_parts(address(page), Self::SIZE) },
+            None => &[],
+        }
+    }
+
+    /// The bytes; none if the block is vacant.
+    pub fn as_mut_slice(&mut self) -> &mut [u8] {
+        match &mut self.page {
+            // SAFETY: As in `as_slice`, and we have it to ourselves.
+            Some(page) => unsafe { core::slice::from_raw_parts_mut(address(page), Self::SIZE) },
+            None => &mut [],
+        }
+    }
+
+    /// Takes the page out, or allocates one, and leaves the block vacant.
+    fn take(&mut self) -> Result<Page> {
+        match self.page.take() {
+            Some(page) => Ok(page),
+            None => Ok(Page::alloc_page(GFP_KERNEL | __GFP_ZERO)?),
+        }
+    }
+
+    /// Reads `len` bytes from byte `pos` of the device into the start of the block.
+    ///
+    /// `pos` and `len` are multiples of the device's logical block size; `len` is at most
+    /// [`Block::SIZE`]. Fails with `EIO` and the other errors of the block layer, `ENOMEM`, `EINVAL`
+    /// and `ESHUTDOWN`; the bytes are then undefined, but never somebody else's.
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the future leaves the block vacant.
+    pub async fn read(&mut self, device: &Device, pos: u64, len: usize) -> Result {
+        let io = self.start_read(device, pos, len)?;
+        let (result, page) = io.await;
+        self.page = page.map(|page| page.0);
+        result
+    }
+
+    /// Submits a read and returns at once; see [`read`](Self::read).
+    fn start_read(&mut self, device: &Device, pos: u64, len: usize) -> Result<Io<OnePage>> {
+        if len > Self::SIZE {
+            return Err(EINVAL);
+        }
+        let page = self.take()?;
+        let segment = Segment {
+            // SAFETY: A page's pointer is never null.
+            page: unsafe { NonNull::new_unchecked(page.as_ptr()) },
+            offset: 0,
+            len: len as u32,
+        };
+        // SAFETY: The page goes along with the request.
+        unsafe { submit(device, Op::Read, pos, core::iter::once(segment), OnePage(page)) }
+    }
+}
+
+/// The payload of a block's read.
+struct OnePage(Page);
+
+impl Payload for OnePage {}
+
+fn address(page: &Page) -> *mut u8 {
+    // SAFETY: The page is allocated, and without highmem it is always mapped.
+    unsafe { ub::upcall_page_address(page.as_ptr().cast::<ub::page>()).cast() }
+}
+
+// The pointer types of the two binding crates name the same C type.
+const _: () = assert!(size_of::<bindings::page>() == size_of::<ub::page>());

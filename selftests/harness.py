@@ -1,0 +1,333 @@
+# SPDX-License-Identifier: GPL-2.0
+"""What the selftests share: TAP output, loop devices, mounts, the kernel log.
+
+The tests run as root in the lab's virtual machine (tools/vm).  FSTYPE=ext4
+runs them against the kernel's own ext4: that proves the test, not the module.
+"""
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import importlib.machinery
+import importlib.util
+import os
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+
+FSTYPE = os.environ.get("FSTYPE", "aext4")
+HERE = os.path.dirname(os.path.abspath(__file__))
+# Images that `mkimages DIR` left there; without it each test makes its own
+IMAGES = os.environ.get("UPCALL_IMAGES")
+SEED = 0x75706361
+
+libc = ctypes.CDLL(None, use_errno=True)
+libc.syscall.restype = ctypes.c_long
+
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT, MS_BIND = 1, 2, 4, 8, 32, 4096
+MNT_DETACH = 2
+
+
+# ---- TAP ----
+
+class Skip(Exception):
+    """A test that cannot run here, and why."""
+
+
+_tests = []
+
+
+def test(name):
+    """Register a function as the test NAME; it fails by an exception."""
+    def register(function):
+        _tests.append((name, function))
+        return function
+    return register
+
+
+def check(condition, *why):
+    if not condition:
+        raise AssertionError(" ".join(map(str, why)) or "check failed")
+
+
+def equal(got, wanted, what=""):
+    check(got == wanted, f"{what}: " if what else "", f"got {got!r}, wanted {wanted!r}")
+
+
+def note(*words):
+    for line in " ".join(map(str, words)).split("\n"):
+        print("#", line.encode("utf-8", "backslashreplace").decode(), flush=True)
+
+
+def run_tests():
+    """Run what was registered.  Arguments are words that pick tests by name."""
+    picked = [t for t in _tests
+              if len(sys.argv) < 2 or any(word in t[0] for word in sys.argv[1:])]
+    if os.geteuid() != 0 or not os.path.exists("/run/vm"):
+        sys.exit(f"{sys.argv[0]}: runs as root in the virtual machine: "
+                 f"tools/vm -- selftests/{os.path.basename(sys.argv[0])}")
+    print(f"TAP version 13\n1..{len(picked)}", flush=True)
+    failed = 0
+    for number, (name, function) in enumerate(picked, 1):
+        started = time.monotonic()
+        try:
+            function()
+            result, rest = "ok", ""
+        except Skip as why:
+            result, rest = "ok", f" # SKIP {why}"
+        except Exception as why:
+            if isinstance(why, AssertionError):
+                note(str(why))
+            else:
+                note(traceback.format_exc())
+            result, rest = "not ok", ""
+            failed += 1
+        cleanup()
+        print(f"{result} {number} {name}{rest}", flush=True)
+        seconds = time.monotonic() - started
+        if seconds > 10:
+            note(f"{seconds:.0f} s")
+    sys.exit(1 if failed else 0)
+
+
+# ---- what is given back at the end of each test ----
+
+_undo = []
+
+
+def cleanup():
+    while _undo:
+        with contextlib.suppress(OSError):
+            _undo.pop()()
+
+
+# ---- commands and modules ----
+
+def run(*command, input=None, ok=True):
+    """Run COMMAND and return its output, stderr included."""
+    done = subprocess.run([str(w) for w in command], input=input, text=True,
+                          errors="replace", stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT)
+    if ok and done.returncode:
+        raise AssertionError(f"{' '.join(map(str, command))}: {done.stdout}")
+    return done.stdout
+
+
+def modprobe(*names):
+    """Load modules of the kernel's; whatever is built in is there already."""
+    for name in names:
+        run("modprobe", "-q", name, ok=False)
+
+
+def load(name):
+    """Import a script that has no .py in its name."""
+    loader = importlib.machinery.SourceFileLoader(name, f"{HERE}/{name}")
+    module = importlib.util.module_from_spec(
+        importlib.util.spec_from_loader(name, loader))
+    loader.exec_module(module)
+    return module
+
+
+def compile_c(name):
+    """Compile selftests/NAME.c and return the program's path."""
+    program = f"/tmp/{name}"
+    if not os.path.exists(program):
+        run("gcc", "-O1", "-Wall", "-Werror", "-o", program, f"{HERE}/{name}.c", "-lpthread")
+    return program
+
+
+def debug_kernel():
+    return os.path.exists("/sys/kernel/debug/kmemleak")
+
+
+def drop_caches():
+    os.sync()
+    with open("/proc/sys/vm/drop_caches", "w") as f:
+        f.write("3")
+
+
+# ---- loop devices ----
+
+LOOP_CONFIGURE, LOOP_CLR_FD, LOOP_CTL_GET_FREE = 0x4C0A, 0x4C01, 0x4C82
+LO_READ_ONLY = 1
+_loop_ready = False
+
+
+def loop_attach(file, ro=False):
+    """Attach FILE to a free loop device; /dev/loopN.  Detach it yourself."""
+    global _loop_ready
+    if not _loop_ready:
+        modprobe("loop")
+        _loop_ready = True
+    backing = os.open(file, os.O_RDONLY if ro else os.O_RDWR)
+    try:
+        while True:
+            control = os.open("/dev/loop-control", os.O_RDWR)
+            number = fcntl.ioctl(control, LOOP_CTL_GET_FREE)
+            os.close(control)
+            device = os.open(f"/dev/loop{number}", os.O_RDONLY if ro else os.O_RDWR)
+            info = struct.pack("<5Q4I64s64s32s2Q", 0, 0, 0, 0, 0, 0, 0, 0,
+                               LO_READ_ONLY if ro else 0,
+                               os.fsencode(file)[:63], b"", b"", 0, 0)
+            try:
+                fcntl.ioctl(device, LOOP_CONFIGURE,
+                            struct.pack("<II", backing, 0) + info + bytes(64))
+                return f"/dev/loop{number}"
+            except OSError as e:
+                # Another process took it
+                if e.errno != errno.EBUSY:
+                    raise
+            finally:
+                os.close(device)
+    finally:
+        os.close(backing)
+
+
+def loop_detach(device):
+    fd = os.open(device, os.O_RDONLY)
+    try:
+        fcntl.ioctl(fd, LOOP_CLR_FD)
+    finally:
+        os.close(fd)
+
+
+def loop(file, ro=False):
+    """A loop device until the end of this test."""
+    device = loop_attach(file, ro)
+    _undo.append(lambda: loop_detach(device))
+    return device
+
+
+# ---- mounts ----
+
+def sys_mount(source, target, fstype, flags=0, data=""):
+    if libc.mount(os.fsencode(source), os.fsencode(target),
+                  fstype and fstype.encode(), ctypes.c_ulong(flags), os.fsencode(data)):
+        e = ctypes.get_errno()
+        raise OSError(e, os.strerror(e), source)
+
+
+def sys_umount(target, flags=0):
+    if libc.umount2(os.fsencode(target), flags):
+        e = ctypes.get_errno()
+        raise OSError(e, os.strerror(e), target)
+
+
+def mount(source, options="", flags=MS_RDONLY, fstype=None, at=None):
+    """Mount until the end of this test and return the directory."""
+    target = at or tempfile.mkdtemp(prefix="mnt-")
+    try:
+        sys_mount(source, target, fstype or FSTYPE, flags, options)
+    except OSError:
+        if not at:
+            os.rmdir(target)
+        raise
+
+    def undo():
+        with contextlib.suppress(OSError):
+            sys_umount(target)
+        if not at:
+            os.rmdir(target)
+    _undo.append(undo)
+    return target
+
+
+def fails(number, function, *args, **kwargs):
+    """FUNCTION must fail with this errno."""
+    try:
+        function(*args, **kwargs)
+    except OSError as e:
+        wanted = number if isinstance(number, tuple) else (number,)
+        check(e.errno in wanted, f"got {errno.errorcode.get(e.errno, e.errno)}, wanted "
+              + "/".join(errno.errorcode.get(n, str(n)) for n in wanted))
+        return
+    raise AssertionError("no error, wanted "
+                         + str(errno.errorcode.get(number, number)))
+
+
+def mount_options(target):
+    """(file system, set of options) as /proc/mounts has them."""
+    found = None
+    with open("/proc/mounts") as f:
+        for line in f:
+            _, where, fstype, options, *_ = line.split(" ")
+            if where == target:
+                found = fstype, set(options.split(","))
+    return found
+
+
+# ---- the kernel log ----
+
+class Log:
+    """What the kernel says from now on."""
+
+    def __init__(self):
+        self.fd = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK)
+        os.lseek(self.fd, 0, os.SEEK_END)
+
+    def lines(self):
+        got = []
+        while True:
+            try:
+                record = os.read(self.fd, 8192)
+            except BlockingIOError:
+                return got
+            except BrokenPipeError:
+                got.append("(messages were lost)")
+                continue
+            text = record.decode("utf-8", "replace").split("\n")[0]
+            got.append(text.split(";", 1)[1])
+
+    def about(self, device):
+        """What a file system said of this device (not the device itself)."""
+        name = os.path.basename(device)
+        return [line for line in self.lines()
+                if f"({name})" in line or f"device {name}" in line]
+
+    def close(self):
+        os.close(self.fd)
+
+
+# ---- processes with a time limit ----
+
+def bounded(function, seconds):
+    """Run FUNCTION in a child.  Its exit status, or None if it had to be left
+    behind: a child that SIGKILL does not end hangs in the kernel."""
+    sys.stdout.flush()
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            signal.alarm(seconds)
+            function()
+            status = 0
+        except BaseException:
+            note(traceback.format_exc())
+        finally:
+            sys.stdout.flush()
+            os._exit(status)
+    deadline = time.monotonic() + seconds + 10
+    while time.monotonic() < deadline:
+        pid, status = os.waitpid(child, os.WNOHANG)
+        if pid:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.002)
+    with contextlib.suppress(OSError):
+        note(f"hangs at:\n{open(f'/proc/{child}/stack').read()}")
+    os.kill(child, signal.SIGKILL)
+    return None
+
+
+@contextlib.contextmanager
+def work_dir():
+    path = tempfile.mkdtemp(prefix="work-")
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
