@@ -204,6 +204,38 @@ def loop(file, ro=False):
     return device
 
 
+# ---- device mapper ----
+
+def sectors(device):
+    with open(f"/sys/class/block/{os.path.basename(device)}/size") as f:
+        return int(f.read())
+
+
+def dm(name, *targets):
+    """A mapped device until the end of this test; a target is (sectors, type, ...)."""
+    modprobe("dm-mod", *(f"dm-{t[1]}" for t in targets))
+    run("dmsetup", "create", name, "--noudevsync", input=dm_table(targets))
+    _undo.append(lambda: run("dmsetup", "remove", "--noudevsync", "--retry", name, ok=False))
+    minor = run("dmsetup", "info", "-c", "--noheadings", "-o", "minor", name).strip()
+    return f"/dev/dm-{minor}"
+
+
+def dm_table(targets):
+    at, lines = 0, []
+    for size, *words in targets:
+        lines.append(" ".join(map(str, [at, size, *words])))
+        at += size
+    return "\n".join(lines) + "\n"
+
+
+def dm_reload(name, *targets):
+    """Replace what NAME is, with its requests held meanwhile."""
+    modprobe(*(f"dm-{t[1]}" for t in targets))
+    run("dmsetup", "load", name, input=dm_table(targets))
+    run("dmsetup", "suspend", "--noflush", "--nolockfs", "--noudevsync", name)
+    run("dmsetup", "resume", "--noudevsync", name)
+
+
 # ---- mounts ----
 
 def sys_mount(source, target, fstype, flags=0, data=""):

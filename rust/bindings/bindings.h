@@ -7,12 +7,15 @@
 #include <linux/buffer_head.h>
 #include <linux/crc16.h>
 #include <linux/crc32c.h>
+#include <linux/errno.h>
 #include <linux/exportfs.h>
 #include <linux/fiemap.h>
 #include <linux/fileattr.h>
+#include <linux/filelock.h>
 #include <linux/fs.h>
 #include <linux/fs_context.h>
 #include <linux/fs_parser.h>
+#include <linux/huge_mm.h>
 #include <linux/iomap.h>
 #include <linux/namei.h>
 #include <linux/pagemap.h>
@@ -33,3 +36,14 @@ const u32 RUST_CONST_HELPER_UPCALL_REQ_META = (__force u32)REQ_META;
 const u32 RUST_CONST_HELPER_UPCALL_REQ_PRIO = (__force u32)REQ_PRIO;
 const u32 RUST_CONST_HELPER_UPCALL_REQ_NOWAIT = (__force u32)REQ_NOWAIT;
 const u8 RUST_CONST_HELPER_UPCALL_BLK_STS_AGAIN = (__force u8)BLK_STS_AGAIN;
+const u32 RUST_CONST_HELPER_UPCALL_SB_RDONLY = SB_RDONLY;
+const u32 RUST_CONST_HELPER_UPCALL_SB_SILENT = SB_SILENT;
+const u32 RUST_CONST_HELPER_UPCALL_GFP_NOFS = (__force u32)GFP_NOFS;
+const int RUST_CONST_HELPER_UPCALL_IOCB_DIRECT = IOCB_DIRECT;
+const int RUST_CONST_HELPER_UPCALL_IOCB_NOWAIT = IOCB_NOWAIT;
+const u32 RUST_CONST_HELPER_UPCALL_FOP_BUFFER_RASYNC = (__force u32)FOP_BUFFER_RASYNC;
+const u32 RUST_CONST_HELPER_UPCALL_FS_IOC_GETVERSION = FS_IOC_GETVERSION;
+const u32 RUST_CONST_HELPER_UPCALL_FS_IOC32_GETVERSION = FS_IOC32_GETVERSION;
+const u32 RUST_CONST_HELPER_UPCALL_FS_IOC_GETFSLABEL = FS_IOC_GETFSLABEL;
+const u32 RUST_CONST_HELPER_UPCALL_LOOKUP_FOLLOW = LOOKUP_FOLLOW;
+const u32 RUST_CONST_HELPER_UPCALL_LOOKUP_DIRECTORY = LOOKUP_DIRECTORY;

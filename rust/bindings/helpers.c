@@ -2,8 +2,12 @@
 /*
  * Static inlines and macros of the kernel that Rust cannot call, as functions.
  */
+#include <linux/backing-dev.h>
+#include <linux/panic.h>
 #include <linux/sched.h>
 #include <linux/sched/mm.h>
+#include <linux/slab.h>
+#include <linux/wait_bit.h>
 
 #include "helpers.h"
 
@@ -46,6 +50,17 @@ bool upcall_bdev_nowait(struct block_device *bdev)
 	return bdev_nowait(bdev);
 }
 
+/* In bytes: what direct IO has to align its memory to. */
+unsigned int upcall_dma_alignment(struct block_device *bdev)
+{
+	return bdev_dma_alignment(bdev) + 1;
+}
+
+unsigned int upcall_logical_block_size(struct block_device *bdev)
+{
+	return bdev_logical_block_size(bdev);
+}
+
 int upcall_blk_status_to_errno(blk_status_t status)
 {
 	return blk_status_to_errno(status);
@@ -54,4 +69,278 @@ int upcall_blk_status_to_errno(blk_status_t status)
 void *upcall_page_address(struct page *page)
 {
 	return page_address(page);
+}
+
+bool upcall_buffer_uptodate(const struct buffer_head *bh)
+{
+	return buffer_uptodate(bh);
+}
+
+bool upcall_buffer_locked(const struct buffer_head *bh)
+{
+	return buffer_locked(bh);
+}
+
+bool upcall_trylock_buffer(struct buffer_head *bh)
+{
+	return trylock_buffer(bh);
+}
+
+/* Ends a read that was begun with the buffer locked.  Any context. */
+void upcall_end_buffer_read(struct buffer_head *bh, bool uptodate)
+{
+	if (uptodate)
+		set_buffer_uptodate(bh);
+	else
+		clear_buffer_uptodate(bh);
+	unlock_buffer(bh);
+}
+
+struct folio *upcall_buffer_folio(const struct buffer_head *bh, unsigned int *offset)
+{
+	*offset = bh_offset(bh);
+	return bh->b_folio;
+}
+
+struct buffer_head *upcall_find_buffer(struct block_device *bdev, sector_t block, unsigned int size)
+{
+	return __find_get_block(bdev, block, size);
+}
+
+/* NULL without memory: the caller can fail, so reclaim need not try for ever. */
+struct buffer_head *upcall_get_buffer(struct block_device *bdev, sector_t block, unsigned int size)
+{
+	return bdev_getblk(bdev, block, size, GFP_NOFS | __GFP_MOVABLE);
+}
+
+void upcall_hold_buffer(struct buffer_head *bh)
+{
+	get_bh(bh);
+}
+
+bool upcall_buffer_test(const struct buffer_head *bh, unsigned int bit)
+{
+	return test_bit(bit, &bh->b_state);
+}
+
+void upcall_buffer_set(struct buffer_head *bh, unsigned int bit)
+{
+	set_bit(bit, &bh->b_state);
+}
+
+void upcall_buffer_clear(struct buffer_head *bh, unsigned int bit)
+{
+	clear_bit(bit, &bh->b_state);
+}
+
+void upcall_put_buffer(struct buffer_head *bh)
+{
+	put_bh(bh);
+}
+
+wait_queue_head_t *upcall_buffer_wait_queue(struct buffer_head *bh)
+{
+	return bit_waitqueue(&bh->b_state, BH_Lock);
+}
+
+void upcall_init_wait(struct wait_queue_entry *entry, wait_queue_func_t func)
+{
+	init_waitqueue_func_entry(entry, func);
+	INIT_LIST_HEAD(&entry->entry);
+}
+
+/* In a wake function: takes the entry off.  The owner may free it from then on. */
+void upcall_wait_entry_done(struct wait_queue_entry *entry)
+{
+	list_del_init_careful(&entry->entry);
+}
+
+struct kmem_cache *upcall_inode_cache(const char *name, unsigned int size, unsigned int align,
+				      void (*ctor)(void *))
+{
+	return kmem_cache_create(name, size, align, SLAB_RECLAIM_ACCOUNT | SLAB_ACCOUNT, ctor);
+}
+
+void *upcall_alloc_inode(struct super_block *sb, struct kmem_cache *cache)
+{
+	return alloc_inode_sb(sb, cache, GFP_KERNEL);
+}
+
+void upcall_free_inode(void *inode)
+{
+	kfree(inode);
+}
+
+void upcall_sb_fill(struct super_block *sb, const struct upcall_volume_info *info)
+{
+	sb->s_magic = info->magic;
+	sb->s_maxbytes = min_t(u64, info->max_bytes, MAX_LFS_FILESIZE);
+	sb->s_time_gran = info->time_gran;
+	sb->s_time_min = info->time_min;
+	sb->s_time_max = info->time_max;
+	super_set_uuid(sb, info->uuid, sizeof(info->uuid));
+	super_set_sysfs_name_bdev(sb);
+	upcall_sb_set_acl(sb, info->posix_acl);
+}
+
+void upcall_sb_set_acl(struct super_block *sb, bool acl)
+{
+	if (acl)
+		sb->s_flags |= SB_POSIXACL;
+	else
+		sb->s_flags &= ~SB_POSIXACL;
+}
+
+bool upcall_inode_is_new(struct inode *inode)
+{
+	return inode_state_read_once(inode) & I_NEW;
+}
+
+void upcall_inode_fill(struct inode *inode, const struct upcall_attr *attr)
+{
+	inode->i_mode = attr->mode;
+	i_uid_write(inode, attr->uid);
+	i_gid_write(inode, attr->gid);
+	set_nlink(inode, attr->nlink);
+	i_size_write(inode, attr->size);
+	inode->i_blocks = attr->sectors;
+	inode->i_generation = attr->generation;
+	inode_set_atime_to_ts(inode, attr->atime);
+	inode_set_mtime_to_ts(inode, attr->mtime);
+	inode_set_ctime_to_ts(inode, attr->ctime);
+	inode_set_flags(inode, attr->s_flags, S_SYNC | S_APPEND | S_IMMUTABLE | S_NOATIME | S_DIRSYNC);
+	if (attr->no_acl)
+		cache_no_acl(inode);
+	if (S_ISCHR(attr->mode) || S_ISBLK(attr->mode) || S_ISFIFO(attr->mode) || S_ISSOCK(attr->mode))
+		init_special_inode(inode, attr->mode, MKDEV(attr->rdev_major, attr->rdev_minor));
+}
+
+void upcall_set_large_folios(struct inode *inode)
+{
+	mapping_set_large_folios(inode->i_mapping);
+}
+
+void upcall_inode_nohighmem(struct inode *inode)
+{
+	inode_nohighmem(inode);
+}
+
+void upcall_statfs_fsid(struct kstatfs *st, const struct super_block *sb)
+{
+	st->f_fsid = uuid_to_fsid((__u8 *)sb->s_uuid.b);
+}
+
+bool upcall_sb_rdonly(const struct super_block *sb)
+{
+	return sb_rdonly(sb);
+}
+
+void upcall_reading_begin(atomic_t *reading)
+{
+	atomic_inc(reading);
+}
+
+void upcall_reading_end(atomic_t *reading)
+{
+	/* The inode may be freed once the count is zero: only its address is used after. */
+	if (atomic_dec_and_test(reading))
+		wake_up_var(reading);
+}
+
+void upcall_reading_wait(atomic_t *reading)
+{
+	wait_var_event(reading, !atomic_read_acquire(reading));
+}
+
+void upcall_panic(const char *label)
+{
+	panic("%s: panic forced by errors=panic\n", label);
+}
+
+bool upcall_dir_emit(struct dir_context *ctx, const char *name, int len, u64 ino, unsigned int type)
+{
+	return dir_emit(ctx, name, len, ino, type);
+}
+
+void upcall_file_can_odirect(struct file *file)
+{
+	file->f_mode |= FMODE_CAN_ODIRECT | FMODE_NOWAIT;
+}
+
+bool upcall_inode_lock_shared(struct inode *inode, bool nowait)
+{
+	if (nowait)
+		return inode_trylock_shared(inode);
+	inode_lock_shared(inode);
+	return true;
+}
+
+void upcall_inode_unlock_shared(struct inode *inode)
+{
+	inode_unlock_shared(inode);
+}
+
+void upcall_file_accessed(struct file *file)
+{
+	file_accessed(file);
+}
+
+void upcall_bio_readahead(struct readahead_control *rac, const struct iomap_ops *ops)
+{
+	iomap_bio_readahead(rac, ops);
+}
+
+void upcall_bio_read_folio(struct folio *folio, const struct iomap_ops *ops)
+{
+	iomap_bio_read_folio(folio, ops);
+}
+
+/*
+ * Moves the folios of a readahead request to one that outlives the call.  They are locked and
+ * in the page cache, which keeps their mapping alive; the file and its state are not needed to
+ * read them.
+ */
+void upcall_readahead_take(struct readahead_control *to, struct readahead_control *from)
+{
+	*to = (struct readahead_control) {
+		.mapping = from->mapping,
+		._index = from->_index,
+		._nr_pages = from->_nr_pages,
+		._batch_count = from->_batch_count,
+		.dropbehind = from->dropbehind,
+	};
+	from->_index += from->_nr_pages;
+	from->_nr_pages = 0;
+	from->_batch_count = 0;
+}
+
+/* Unlocks what was not read; whoever needs it reads it again and gets the error. */
+void upcall_readahead_drop_rest(struct readahead_control *rac)
+{
+	struct folio *folio;
+
+	while ((folio = readahead_folio(rac)))
+		folio_unlock(folio);
+}
+
+u64 upcall_readahead_pos(struct readahead_control *rac)
+{
+	return readahead_pos(rac);
+}
+
+u64 upcall_readahead_length(struct readahead_control *rac)
+{
+	return readahead_length(rac);
+}
+
+void upcall_acl_set(struct posix_acl *acl, unsigned int i, short tag, unsigned short perm, u32 id)
+{
+	struct posix_acl_entry *entry = &acl->a_entries[i];
+
+	entry->e_tag = tag;
+	entry->e_perm = perm;
+	if (tag == ACL_USER)
+		entry->e_uid = make_kuid(&init_user_ns, id);
+	else if (tag == ACL_GROUP)
+		entry->e_gid = make_kgid(&init_user_ns, id);
 }

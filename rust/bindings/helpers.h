@@ -10,7 +10,11 @@
 #include <linux/fs.h>
 #include <linux/iomap.h>
 #include <linux/pagemap.h>
+#include <linux/posix_acl.h>
+#include <linux/statfs.h>
+#include <linux/wait.h>
 #include <linux/workqueue.h>
+#include <linux/xattr.h>
 
 /* Threads and workqueues */
 bool upcall_current_work_is(work_func_t func);
@@ -21,9 +25,82 @@ void upcall_memalloc_nofs_restore(unsigned int flags);
 
 /* Block devices and bios */
 bool upcall_bdev_nowait(struct block_device *bdev);
+unsigned int upcall_dma_alignment(struct block_device *bdev);
+unsigned int upcall_logical_block_size(struct block_device *bdev);
 int upcall_blk_status_to_errno(blk_status_t status);
 
 /* Pages */
 void *upcall_page_address(struct page *page);
+
+/* Buffers of the block device */
+bool upcall_buffer_uptodate(const struct buffer_head *bh);
+bool upcall_buffer_locked(const struct buffer_head *bh);
+bool upcall_trylock_buffer(struct buffer_head *bh);
+void upcall_end_buffer_read(struct buffer_head *bh, bool uptodate);
+struct folio *upcall_buffer_folio(const struct buffer_head *bh, unsigned int *offset);
+struct buffer_head *upcall_find_buffer(struct block_device *bdev, sector_t block, unsigned int size);
+struct buffer_head *upcall_get_buffer(struct block_device *bdev, sector_t block, unsigned int size);
+void upcall_hold_buffer(struct buffer_head *bh);
+void upcall_put_buffer(struct buffer_head *bh);
+bool upcall_buffer_test(const struct buffer_head *bh, unsigned int bit);
+void upcall_buffer_set(struct buffer_head *bh, unsigned int bit);
+void upcall_buffer_clear(struct buffer_head *bh, unsigned int bit);
+wait_queue_head_t *upcall_buffer_wait_queue(struct buffer_head *bh);
+void upcall_init_wait(struct wait_queue_entry *entry, wait_queue_func_t func);
+void upcall_wait_entry_done(struct wait_queue_entry *entry);
+
+/* Superblocks and inodes */
+struct upcall_volume_info {
+	u64 magic;
+	u64 max_bytes;
+	s64 time_min, time_max;
+	u32 time_gran;
+	u8 uuid[16];
+	bool posix_acl;
+};
+
+struct upcall_attr {
+	u64 size, sectors, version;
+	struct timespec64 atime, mtime, ctime;
+	u32 uid, gid, generation, nlink, rdev_major, rdev_minor;
+	u32 s_flags;
+	u16 mode;
+	bool no_acl;
+};
+
+struct kmem_cache *upcall_inode_cache(const char *name, unsigned int size, unsigned int align,
+				      void (*ctor)(void *));
+void *upcall_alloc_inode(struct super_block *sb, struct kmem_cache *cache);
+void upcall_free_inode(void *inode);
+void upcall_sb_fill(struct super_block *sb, const struct upcall_volume_info *info);
+void upcall_sb_set_acl(struct super_block *sb, bool acl);
+bool upcall_inode_is_new(struct inode *inode);
+void upcall_inode_fill(struct inode *inode, const struct upcall_attr *attr);
+void upcall_set_large_folios(struct inode *inode);
+void upcall_inode_nohighmem(struct inode *inode);
+void upcall_statfs_fsid(struct kstatfs *st, const struct super_block *sb);
+bool upcall_sb_rdonly(const struct super_block *sb);
+void upcall_reading_begin(atomic_t *reading);
+void upcall_reading_end(atomic_t *reading);
+void upcall_reading_wait(atomic_t *reading);
+void upcall_panic(const char *label);
+
+/* Files and directories */
+bool upcall_dir_emit(struct dir_context *ctx, const char *name, int len, u64 ino, unsigned int type);
+void upcall_file_can_odirect(struct file *file);
+bool upcall_inode_lock_shared(struct inode *inode, bool nowait);
+void upcall_inode_unlock_shared(struct inode *inode);
+void upcall_file_accessed(struct file *file);
+
+/* Pages */
+void upcall_bio_readahead(struct readahead_control *rac, const struct iomap_ops *ops);
+void upcall_bio_read_folio(struct folio *folio, const struct iomap_ops *ops);
+void upcall_readahead_take(struct readahead_control *to, struct readahead_control *from);
+void upcall_readahead_drop_rest(struct readahead_control *rac);
+u64 upcall_readahead_pos(struct readahead_control *rac);
+u64 upcall_readahead_length(struct readahead_control *rac);
+
+/* Attributes and access control lists */
+void upcall_acl_set(struct posix_acl *acl, unsigned int i, short tag, unsigned short perm, u32 id);
 
 #endif

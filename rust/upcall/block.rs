@@ -65,36 +65,50 @@ impl Block {
         }
     }
 
-    /// Reads `len` bytes from byte `pos` of the device into the start of the block.
+    /// Reads `len` bytes from byte `pos` of the device into the block, from byte `offset` of it on.
     ///
-    /// `pos` and `len` are multiples of the device's logical block size; `len` is at most
-    /// [`Block::SIZE`]. Fails with `EIO` and the other errors of the block layer, `ENOMEM`, `EINVAL`
-    /// and `ESHUTDOWN`; the bytes are then undefined, but never somebody else's.
+    /// `pos`, `offset` and `len` are multiples of the device's logical block size, and the range fits the
+    /// block. Fails with `EIO` and the other errors of the block layer, `ENOMEM`, `EINVAL` and
+    /// `ESHUTDOWN`; the bytes of the range are then undefined, but never somebody else's.
     ///
     /// # Cancellation
     ///
     /// Dropping the future leaves the block vacant.
-    pub async fn read(&mut self, device: &Device, pos: u64, len: usize) -> Result {
-        let io = self.start_read(device, pos, len)?;
+    pub async fn read(&mut self, device: &Device, pos: u64, offset: usize, len: usize) -> Result {
+        let io = self.start_read(device, pos, offset, len)?;
         let (result, page) = io.await;
         self.page = page.map(|page| page.0);
         result
     }
 
     /// Submits a read and returns at once; see [`read`](Self::read).
-    fn start_read(&mut self, device: &Device, pos: u64, len: usize) -> Result<Io<OnePage>> {
-        if len > Self::SIZE {
+    fn start_read(
+        &mut self,
+        device: &Device,
+        pos: u64,
+        offset: usize,
+        len: usize,
+    ) -> Result<Io<OnePage>> {
+        if offset.checked_add(len).filter(|&end| end <= Self::SIZE).is_none() {
             return Err(EINVAL);
         }
         let page = self.take()?;
         let segment = Segment {
             // SAFETY: A page's pointer is never null.
             page: unsafe { NonNull::new_unchecked(page.as_ptr()) },
-            offset: 0,
+            offset: offset as u32,
             len: len as u32,
         };
         // SAFETY: The page goes along with the request.
         unsafe { submit(device, Op::Read, pos, core::iter::once(segment), OnePage(page)) }
+    }
+
+    /// Gives the block a page, filled with zeroes, if it is vacant. Fails with `ENOMEM`. May sleep.
+    pub fn fill_vacant(&mut self) -> Result {
+        if self.page.is_none() {
+            *self = Self::new()?;
+        }
+        Ok(())
     }
 }
 

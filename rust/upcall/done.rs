@@ -90,7 +90,7 @@ impl Done {
             ARMED => {
                 // `will_wake` may read the slot only once it is ours.
                 if self.state.cmpxchg(ARMED, EMPTY, Full).is_err() {
-                    return Poll::Ready(());
+                    return self.ready();
                 }
             }
             _ => {}
@@ -109,6 +109,14 @@ impl Done {
         // Completed in between: the completer saw `EMPTY` and left the slot to us.
         // SAFETY: The completer replaced `EMPTY`, so it does not touch the slot.
         drop(self.waker.with_mut(|slot| unsafe { (*slot).take() }));
+        self.ready()
+    }
+
+    /// An exchange failed because of `DONE`. A failed exchange orders nothing, so that what the
+    /// completer did before becomes visible here.
+    fn ready(&self) -> Poll<()> {
+        let done = self.is_done();
+        debug_assert!(done);
         Poll::Ready(())
     }
 

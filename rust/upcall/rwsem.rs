@@ -358,9 +358,7 @@ impl<'a, T: ?Sized> Acquiring<'a, T> {
         // Only shared references to the waiter from here on: the granter has a pointer to it.
         let waiter = NonNull::from(&this.waiter);
         let ready = match this.step {
-            Step::New => {
-                this.sem.try_lock(kind) || this.sem.enqueue(waiter, kind, cx.waker())
-            }
+            Step::New => this.sem.try_lock(kind) || this.sem.enqueue(waiter, kind, cx.waker()),
             Step::Waiting => {
                 this.waiter.granted.load(Acquire) || {
                     let mut queue = this.sem.queue.lock();

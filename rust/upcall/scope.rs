@@ -297,15 +297,13 @@ where
         state::SCHEDULED
     };
     let task = task::new(future, scope.executor, scope.clone(), bits)?;
-    let listed = scope.enter() && {
+    let listed = {
         let mut tasks = scope.tasks.lock();
-        let open = !tasks.closed;
+        // Under the lock: once the drop of the scope has closed the list, a spawner is no member
+        // even for a moment.
+        let open = !tasks.closed && scope.enter();
         if open {
             tasks.insert(task);
-        }
-        drop(tasks);
-        if !open {
-            scope.leave();
         }
         open
     };

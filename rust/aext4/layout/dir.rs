@@ -2,8 +2,8 @@
 
 //! Directory entries: blocks of them, and the few that fit an inode.
 //!
-//! A block is a chain of entries that fills it exactly. Blocks of an index look like a block with one
-//! unused entry, so that a linear scan of an indexed directory finds every name.
+//! A block is a chain of entries that fills it exactly. Blocks of an index look like a block with
+//! one unused entry, so that a linear scan of an indexed directory finds every name.
 
 use super::bytes::{get_bytes, get_u16, get_u32, get_u8, us};
 use super::csum::Owner;
@@ -28,7 +28,8 @@ pub const NAME_MAX: usize = 255;
 /// A directory entry that is in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DirEntry<'a> {
-    /// The inode: from 1 to the volume's last. See [`Geometry::is_user_ino`] for what a name may lead to.
+    /// The inode: from 1 to the volume's last. See [`Geometry::is_user_ino`] for what a name may
+    /// lead to.
     pub ino: Ino,
     /// The name: 1 to 255 bytes.
     pub name: &'a [u8],
@@ -72,11 +73,13 @@ impl<'a> Dirents<'a> {
         }
     }
 
-    /// Verifies the checksum of a block with entries; for a block of an index see [`DxNode`](super::DxNode).
+    /// Verifies the checksum of a block with entries; for a block of an index see
+    /// [`DxNode`](super::DxNode).
     ///
     /// # Errors
     ///
-    /// [`Kind::Checksum`](super::Kind::Checksum), also if the fake entry that holds the checksum is missing.
+    /// [`Kind::Checksum`](super::Kind::Checksum), also if the fake entry that holds the checksum is
+    /// missing.
     pub fn verify(&self, owner: &Owner, geo: &Geometry) -> Result<()> {
         if !geo.csum().metadata() {
             return Ok(());
@@ -244,8 +247,8 @@ fn rec_len(raw: u16, block_bits: u8) -> u32 {
 
 /// Returns whether a block of an indexed directory looks like a part of the index.
 ///
-/// An empty block of entries looks like that too. So a caller that scans an indexed directory block by block
-/// verifies the checksum of a block as one with entries only if this is `false`.
+/// An empty block of entries looks like that too. So a caller that scans an indexed directory block
+/// by block verifies the checksum of a block as one with entries only if this is `false`.
 pub fn is_index_block(data: &[u8], lblk: Lblk, geo: &Geometry) -> bool {
     lblk.0 == 0
         || get_u16(data, 4).is_some_and(|n| rec_len(n, geo.block_bits()) == geo.block_size())
@@ -288,7 +291,8 @@ impl<'a> InlineDir<'a> {
         })
     }
 
-    /// Returns an iterator over the entries in use; their offsets are in the inline data, from 4 up.
+    /// Returns an iterator over the entries in use; their offsets are in the inline data, from 4
+    /// up.
     pub fn iter(&self) -> core::iter::Flatten<core::array::IntoIter<DirIter<'a>, 2>> {
         self.iter_from(0)
     }

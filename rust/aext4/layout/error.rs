@@ -24,7 +24,8 @@ pub enum Kind {
 /// A refusal: a static reason and up to two numbers that it mentions.
 ///
 /// The reason is a template. `{}` in it stands for the next number in decimal, `{x}` for the next
-/// in hexadecimal, so that [`Display`](fmt::Display) yields one line for the log without an allocation.
+/// in hexadecimal, so that [`Display`](fmt::Display) yields one line for the log without an
+/// allocation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub struct Error {
@@ -88,7 +89,7 @@ impl fmt::Display for Error {
         while let Some((text, tail)) = rest.split_once('{') {
             f.write_str(text)?;
             let Some((hole, after)) = tail.split_once('}') else {
-                break;
+                return f.write_str(tail);
             };
             let n = args.next().copied().unwrap_or(0);
             if hole == "x" {

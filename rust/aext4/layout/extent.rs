@@ -2,8 +2,8 @@
 
 //! Nodes of an extent tree: the 60 bytes in the inode, and blocks.
 //!
-//! A node is a header of 12 bytes and entries of 12 bytes, sorted by the file's blocks. It is searched
-//! where it lies and never unpacked.
+//! A node is a header of 12 bytes and entries of 12 bytes, sorted by the file's blocks. It is
+//! searched where it lies and never unpacked.
 
 use super::bytes::{get_u16, get_u32, join32};
 use super::csum::Owner;
@@ -48,7 +48,8 @@ impl<'a> ExtentNode<'a> {
     ///
     /// # Errors
     ///
-    /// [`Kind::Corrupt`](super::Kind::Corrupt) for a bad header, or one that breaks the parent's promise.
+    /// [`Kind::Corrupt`](super::Kind::Corrupt) for a bad header, or one that breaks the parent's
+    /// promise.
     pub fn block(data: &'a [u8], at: &Node, geo: &Geometry) -> Result<Self> {
         geo.whole_block(data, SHORT)?;
         Self::parse(data, Some(at.depth), at.first, at.end)
@@ -128,8 +129,8 @@ impl<'a> ExtentNode<'a> {
     ///
     /// # Errors
     ///
-    /// [`Kind::Checksum`](super::Kind::Checksum), or [`Kind::Corrupt`](super::Kind::Corrupt) for entries out of order, that overlap, leave
-    /// the parent's range, or point out of the volume.
+    /// [`Kind::Checksum`](super::Kind::Checksum), or [`Kind::Corrupt`](super::Kind::Corrupt) for
+    /// entries out of order, that overlap, leave the parent's range, or point out of the volume.
     pub fn verify(&self, owner: &Owner, geo: &Geometry) -> Result<()> {
         if !self.root && geo.csum().metadata() {
             let tail = ENTRY_SIZE * (1 + usize::from(self.max));

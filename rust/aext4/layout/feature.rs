@@ -168,7 +168,8 @@ impl Incompat {
 
     /// Refuses a word with an unsupported bit, by the name of the first one.
     ///
-    /// [`RECOVER`](Self::RECOVER) passes: the caller replays the journal, refuses, or lets `noload` decide.
+    /// [`RECOVER`](Self::RECOVER) passes: the caller replays the journal, refuses, or lets `noload`
+    /// decide.
     ///
     /// # Errors
     ///

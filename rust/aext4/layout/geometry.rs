@@ -2,8 +2,9 @@
 
 //! The checked shape of a volume: sizes, counts, and where a group, a descriptor or an inode lies.
 //!
-//! All other parsers take a [`Geometry`]. It comes from [`SuperBlock::parse`](super::SuperBlock::parse)
-//! only, so its divisors are not zero and its counts agree with each other.
+//! All other parsers take a [`Geometry`]. It comes from
+//! [`SuperBlock::parse`](super::SuperBlock::parse) only, so its divisors are not zero and its
+//! counts agree with each other.
 
 use core::num::{NonZeroU32, NonZeroU64};
 
@@ -94,7 +95,8 @@ impl Geometry {
         1 << self.cluster_bits
     }
 
-    /// Returns the first block that belongs to a group: 1 if blocks (and clusters) have 1 KiB, else 0.
+    /// Returns the first block that belongs to a group: 1 if blocks (and clusters) have 1 KiB, else
+    /// 0.
     pub const fn first_data_block(&self) -> Pblk {
         // Lossless; `u64::from` is no const fn.
         Pblk(self.first_data_block as u64)
@@ -167,7 +169,8 @@ impl Geometry {
         self.inodes_per_group.get() / self.inodes_per_block
     }
 
-    /// Returns the number of blocks that cover a file of `size` bytes, or `None` if no file is so large.
+    /// Returns the number of blocks that cover a file of `size` bytes, or `None` if no file is so
+    /// large.
     pub fn file_blocks(&self, size: u64) -> Option<Lblk> {
         let blocks = size.div_ceil(u64::from(self.block_size()));
         u32::try_from(blocks).ok().map(Lblk)
@@ -175,8 +178,8 @@ impl Geometry {
 
     /// Returns whether `len` blocks from `start` may hold something: not empty, and on the volume.
     ///
-    /// [`first_data_block`](Self::first_data_block) itself does not pass. It holds the superblock, or the
-    /// boot sector, and no structure may point there.
+    /// [`first_data_block`](Self::first_data_block) itself does not pass. It holds the superblock,
+    /// or the boot sector, and no structure may point there.
     #[inline]
     pub fn contains(&self, start: Pblk, len: u64) -> bool {
         start.0 > u64::from(self.first_data_block)
@@ -277,7 +280,8 @@ impl Geometry {
     ///
     /// # Errors
     ///
-    /// [`Kind::Corrupt`](super::Kind::Corrupt) if there is no such block, or it would lie outside the volume.
+    /// [`Kind::Corrupt`](super::Kind::Corrupt) if there is no such block, or it would lie outside
+    /// the volume.
     pub fn desc_block(&self, index: u32) -> Result<Pblk> {
         if index >= self.desc_blocks() {
             return Err(Error::corrupt1(
@@ -307,12 +311,14 @@ impl Geometry {
 
     /// Returns the block that holds a group's descriptor, and the descriptor's byte offset in it.
     ///
-    /// Descriptors follow the superblock in use, which is why `sb=` finds the copies that lie behind a
-    /// backup. Where `meta_bg` puts them into their own groups, the first copy there is used.
+    /// Descriptors follow the superblock in use, which is why `sb=` finds the copies that lie
+    /// behind a backup. Where `meta_bg` puts them into their own groups, the first copy there is
+    /// used.
     ///
     /// # Errors
     ///
-    /// [`Kind::Corrupt`](super::Kind::Corrupt) if there is no such group, or its descriptor would lie outside the volume.
+    /// [`Kind::Corrupt`](super::Kind::Corrupt) if there is no such group, or its descriptor would
+    /// lie outside the volume.
     pub fn desc_location(&self, group: Group) -> Result<(Pblk, u32)> {
         if group.0 >= self.groups {
             return Err(Error::corrupt2(
@@ -348,7 +354,8 @@ impl Geometry {
         u64::from(has_super) + gdt
     }
 
-    /// Returns the largest size in bytes that a file with extents, or (`false`) an indirect map, can have.
+    /// Returns the largest size in bytes that a file with extents, or (`false`) an indirect map,
+    /// can have.
     pub fn max_file_size(&self, extents: bool) -> u64 {
         let bits = u32::from(self.block_bits);
         let mut blocks = u64::from(u32::MAX);
@@ -367,7 +374,8 @@ impl Geometry {
     ///
     /// # Errors
     ///
-    /// [`Kind::Corrupt`](super::Kind::Corrupt) with `what`; it is the caller who passed a wrong buffer.
+    /// [`Kind::Corrupt`](super::Kind::Corrupt) with `what`; it is the caller who passed a wrong
+    /// buffer.
     pub(super) fn whole_block(&self, data: &[u8], what: &'static str) -> Result<()> {
         if data.len() == us(self.block_size()) {
             Ok(())

@@ -59,8 +59,9 @@ impl GroupDesc {
     ///
     /// # Errors
     ///
-    /// [`Kind::Checksum`](super::Kind::Checksum), and [`Kind::Corrupt`](super::Kind::Corrupt) if a bitmap or the inode
-    /// table does not lie where it may: on the volume, and without `flex_bg` in its own group.
+    /// [`Kind::Checksum`](super::Kind::Checksum), and [`Kind::Corrupt`](super::Kind::Corrupt) if a
+    /// bitmap or the inode table does not lie where it may: on the volume, and without `flex_bg` in
+    /// its own group.
     pub fn parse(raw: &[u8], group: Group, geo: &Geometry) -> Result<Self> {
         let raw = raw.get(..usize::from(geo.desc_size())).or_short(SHORT)?;
         let u16_at = |off| get_u16(raw, off).or_short(SHORT);
@@ -141,7 +142,8 @@ impl GroupDesc {
         geo.csum().mode() != Mode::None && self.flags & flag != 0
     }
 
-    /// Returns the block that holds the inode at `index` of the group's table, and its byte offset there.
+    /// Returns the block that holds the inode at `index` of the group's table, and its byte offset
+    /// there.
     ///
     /// # Errors
     ///
@@ -163,7 +165,8 @@ impl GroupDesc {
     ///
     /// # Errors
     ///
-    /// [`Kind::Checksum`](super::Kind::Checksum), or [`Kind::Corrupt`](super::Kind::Corrupt) if the buffer is too short.
+    /// [`Kind::Checksum`](super::Kind::Checksum), or [`Kind::Corrupt`](super::Kind::Corrupt) if the
+    /// buffer is too short.
     pub fn verify_block_bitmap(&self, bitmap: &[u8], geo: &Geometry) -> Result<()> {
         if self.has_flag(Self::BLOCK_UNINIT, geo) {
             return Ok(());
@@ -181,7 +184,8 @@ impl GroupDesc {
     ///
     /// # Errors
     ///
-    /// [`Kind::Checksum`](super::Kind::Checksum), or [`Kind::Corrupt`](super::Kind::Corrupt) if the buffer is too short.
+    /// [`Kind::Checksum`](super::Kind::Checksum), or [`Kind::Corrupt`](super::Kind::Corrupt) if the
+    /// buffer is too short.
     pub fn verify_inode_bitmap(&self, bitmap: &[u8], geo: &Geometry) -> Result<()> {
         if self.has_flag(Self::INODE_UNINIT, geo) {
             return Ok(());
@@ -195,7 +199,8 @@ impl GroupDesc {
         )
     }
 
-    /// Returns what the group's metadata takes: superblock with descriptors, two bitmaps, inode table.
+    /// Returns what the group's metadata takes: superblock with descriptors, two bitmaps, inode
+    /// table.
     ///
     /// File data must not overlap any group's zones. The check needs all descriptors, so it is the
     /// caller's.

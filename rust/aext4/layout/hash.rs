@@ -27,8 +27,8 @@ pub struct HashVersion {
 impl HashVersion {
     /// Decodes the version byte of an index root; `unsigned` is the volume's flag.
     ///
-    /// A root holds 0, 1 or 2. Values up to 5, which name the signedness too, occur in memory and in the
-    /// superblock.
+    /// A root holds 0, 1 or 2. Values up to 5, which name the signedness too, occur in memory and
+    /// in the superblock.
     ///
     /// # Errors
     ///
@@ -154,8 +154,8 @@ fn widen(byte: u8, unsigned: bool) -> u32 {
 fn for_chunks<const N: usize>(name: &[u8], unsigned: bool, mut f: impl FnMut(&[u32; N])) {
     let mut left = name;
     while !left.is_empty() {
-        // Names have at most 255 bytes, so that the length is one byte; it is repeated in each byte of
-        // the padding. What is longer is not a name, and hashes to something all the same.
+        // Names have at most 255 bytes, so that the length is one byte; it is repeated in each byte
+        // of the padding. What is longer is not a name, and hashes to something all the same.
         let len = u32::try_from(left.len()).unwrap_or(u32::MAX);
         let pad = (len & 0xff) | (len & 0xff) << 8;
         let pad = pad | pad << 16;

@@ -20,8 +20,11 @@
 //! }
 //! ```
 //!
-//! A listing in the order of hashes does the same with [`Reach::Any`]: it sorts the names of a leaf, and as
-//! long as [`DxCursor::next_hash`] says that the next leaf goes on with the same hash, adds that leaf's.
+//! "." and ".." are in the root's block and not in the index; [`DxRoot::parent`] is what ".." is.
+//!
+//! A listing in the order of hashes does the same with [`Reach::Any`]: it sorts the names of a
+//! leaf, and as long as [`DxCursor::next_hash`] says that the next leaf goes on with the same hash,
+//! adds that leaf's.
 
 use super::bytes::{get_bytes, get_u16, get_u32, get_u8};
 use super::csum::Owner;
@@ -102,7 +105,8 @@ impl<'a> DxNode<'a> {
         })
     }
 
-    /// Verifies the checksum and the order of the entries; to be called once when the block has been read.
+    /// Verifies the checksum and the order of the entries; to be called once when the block has
+    /// been read.
     ///
     /// # Errors
     ///
@@ -144,7 +148,8 @@ impl<'a> DxNode<'a> {
         self.count
     }
 
-    /// Returns the hash with which the range of entry `i` starts, 0 for the first; `None` past the end.
+    /// Returns the hash with which the range of entry `i` starts, 0 for the first; `None` past the
+    /// end.
     ///
     /// If its lowest bit is set, names with the same hash also lie in the range before.
     pub fn hash(&self, i: u16) -> Option<u32> {
@@ -197,7 +202,8 @@ impl<'a> DxRoot<'a> {
     ///
     /// # Errors
     ///
-    /// [`Kind::Corrupt`](super::Kind::Corrupt), also for a tree that is too deep for the volume's features.
+    /// [`Kind::Corrupt`](super::Kind::Corrupt), also for a tree that is too deep for the volume's
+    /// features.
     pub fn parse(data: &'a [u8], geo: &Geometry) -> Result<Self> {
         geo.whole_block(data, SHORT)?;
         let u8_at = |off| get_u8(data, off).or_short(SHORT);
@@ -312,8 +318,8 @@ pub struct DxCursor {
 impl DxCursor {
     /// Starts at the leaf in whose range the major hash `hash` falls; 0 is the first leaf.
     ///
-    /// `dir_blocks` is the directory's size in blocks. It bounds what the index may point to, and how many
-    /// leaves the walk sees.
+    /// `dir_blocks` is the directory's size in blocks. It bounds what the index may point to, and
+    /// how many leaves the walk sees.
     ///
     /// # Errors
     ///
@@ -342,7 +348,8 @@ impl DxCursor {
     ///
     /// # Errors
     ///
-    /// [`Kind::Corrupt`](super::Kind::Corrupt) if the node points out of the directory, or back, or is not the one asked for.
+    /// [`Kind::Corrupt`](super::Kind::Corrupt) if the node points out of the directory, or back, or
+    /// is not the one asked for.
     pub fn feed(&mut self, node: &DxNode<'_>) -> Result<DxStep> {
         let last_level = self.last_level;
         let Some((frame, above)) = self

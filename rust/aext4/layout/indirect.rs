@@ -2,8 +2,8 @@
 
 //! Block pointers as ext2 has them: 12 direct ones and trees of one, two and three levels.
 //!
-//! A zero pointer is a hole, at any level. Neighbours are looked at, so that one look-up returns a run of
-//! blocks or a whole hole.
+//! A zero pointer is a hole, at any level. Neighbours are looked at, so that one look-up returns a
+//! run of blocks or a whole hole.
 
 use super::bytes::get_u32;
 use super::error::{OrShort, Result};
@@ -21,7 +21,8 @@ fn ptr_bits(geo: &Geometry) -> u32 {
     u32::from(geo.block_bits()).saturating_sub(2)
 }
 
-/// Returns how many blocks of the file a pointer covers that has `levels` levels of metadata below it.
+/// Returns how many blocks of the file a pointer covers that has `levels` levels of metadata below
+/// it.
 fn span(levels: u8, geo: &Geometry) -> u64 {
     1u64.checked_shl(ptr_bits(geo).saturating_mul(u32::from(levels)))
         .unwrap_or(u64::MAX)
@@ -85,7 +86,8 @@ pub(super) fn start(i_block: &[u8; 60], lblk: Lblk, geo: &Geometry) -> Result<St
             return Ok(Step::Hole { until });
         }
     }
-    // The trees: each starts where the one before ends, which is how a hole grows over missing ones.
+    // The trees: each starts where the one before ends, which is how a hole grows over missing
+    // ones.
     let mut first = u64::from(DIRECT);
     let mut hole_from = lblk.0 < DIRECT;
     for (depth, index) in [(0u8, 12usize), (1, 13), (2, 14)] {

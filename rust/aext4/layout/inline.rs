@@ -6,6 +6,7 @@ use super::bytes::get_bytes;
 use super::error::{Error, OrShort, Result};
 use super::geometry::Geometry;
 use super::inode::{Inode, I_BLOCK_SIZE};
+use super::units::FileType;
 use super::xattr::{self, XattrSet, XattrValue};
 
 /// The inline data of a file, a directory or a symbolic link.
@@ -20,20 +21,33 @@ impl<'a> InlineData<'a> {
     ///
     /// # Errors
     ///
-    /// [`Kind::Corrupt`](super::Kind::Corrupt) if it is missing, or lies in another inode.
+    /// [`Kind::Corrupt`](super::Kind::Corrupt) if it is missing, lies in another inode, or is too
+    /// short for a link.
     pub fn parse(raw: &'a [u8], inode: &Inode, geo: &Geometry) -> Result<Self> {
         let set = XattrSet::in_inode(raw, inode, geo)?;
         let found = set.and_then(|set| set.find(xattr::INDEX_SYSTEM, b"data"));
-        match found.map(|x| x.value) {
-            Some(XattrValue::Here(tail)) => Ok(Self {
+        let data = match found.map(|x| x.value) {
+            Some(XattrValue::Here(tail)) => Self {
                 head: get_bytes(raw, 0x28, I_BLOCK_SIZE).or_short("inode: buffer too short")?,
                 tail,
-            }),
-            _ => Err(Error::corrupt1(
-                "inode {}: inline data is missing",
+            },
+            _ => {
+                return Err(Error::corrupt1(
+                    "inode {}: inline data is missing",
+                    inode.ino,
+                ))
+            }
+        };
+        let (head, tail) = data.contents(inode);
+        let len = head.len().saturating_add(tail.len());
+        if inode.file_type == FileType::Symlink && u64::try_from(len) != Ok(inode.size) {
+            return Err(Error::corrupt2(
+                "inode {}: a link of {} bytes exceeds its inline data",
                 inode.ino,
-            )),
+                inode.size,
+            ));
         }
+        Ok(data)
     }
 
     /// Returns all of the data in its two parts, whatever the inode's size is.
@@ -41,42 +55,32 @@ impl<'a> InlineData<'a> {
         (self.head, self.tail)
     }
 
-    /// Returns the contents of a file or a link in two parts, which together have the inode's size.
+    /// Returns the contents of a file or a link in two parts.
     ///
-    /// # Errors
-    ///
-    /// [`Kind::Corrupt`](super::Kind::Corrupt) if the inode is larger than its data.
-    pub fn contents(&self, inode: &Inode) -> Result<(&'a [u8], &'a [u8])> {
-        let parts = usize::try_from(inode.size).ok().and_then(|size| {
-            let in_head = size.min(self.head.len());
-            let in_tail = size.checked_sub(in_head)?;
-            Some((self.head.get(..in_head)?, self.tail.get(..in_tail)?))
-        });
-        parts.ok_or_else(|| {
-            Error::corrupt2(
-                "inode {}: size {} exceeds its inline data",
-                inode.ino,
-                inode.size,
-            )
-        })
+    /// Together they have at most the inode's size. A file may be larger than its data, and ends
+    /// with zeros then: mke2fs makes such files of those that are one hole.
+    pub fn contents(&self, inode: &Inode) -> (&'a [u8], &'a [u8]) {
+        let size = usize::try_from(inode.size).unwrap_or(usize::MAX);
+        let in_head = size.min(self.head.len());
+        let in_tail = size.saturating_sub(in_head).min(self.tail.len());
+        (
+            self.head.get(..in_head).unwrap_or(&[]),
+            self.tail.get(..in_tail).unwrap_or(&[]),
+        )
     }
 
-    /// Copies contents from byte `offset` of the file to `buf`, and returns how many bytes there were.
-    ///
-    /// # Errors
-    ///
-    /// [`Kind::Corrupt`](super::Kind::Corrupt) if the inode is larger than its data.
-    pub fn read_at(&self, inode: &Inode, offset: u64, buf: &mut [u8]) -> Result<usize> {
-        let (head, tail) = self.contents(inode)?;
+    /// Copies contents from byte `offset` of the file to `buf`, and returns how many bytes there
+    /// were.
+    pub fn read_at(&self, inode: &Inode, offset: u64, buf: &mut [u8]) -> usize {
+        let left = usize::try_from(inode.size.saturating_sub(offset)).unwrap_or(usize::MAX);
+        let done = left.min(buf.len());
         let skip = usize::try_from(offset).unwrap_or(usize::MAX);
-        let head = head.get(skip.min(head.len())..).unwrap_or(&[]);
-        let skip = skip.saturating_sub(I_BLOCK_SIZE);
-        let tail = tail.get(skip.min(tail.len())..).unwrap_or(&[]);
-        let mut done = 0;
-        for (to, from) in buf.iter_mut().zip(head.iter().chain(tail)) {
-            *to = *from;
-            done += 1;
+        let (head, tail) = self.contents(inode);
+        let data = head.iter().chain(tail).skip(skip).copied();
+        let zeros = core::iter::repeat(0);
+        for (to, from) in buf.iter_mut().take(done).zip(data.chain(zeros)) {
+            *to = from;
         }
-        Ok(done)
+        done
     }
 }

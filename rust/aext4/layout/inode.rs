@@ -84,7 +84,8 @@ pub struct Time {
 }
 
 impl Time {
-    /// Decodes the base word and, if the inode has room for it, the word with epoch and nanoseconds.
+    /// Decodes the base word and, if the inode has room for it, the word with epoch and
+    /// nanoseconds.
     fn decode(base: u32, extra: Option<u32>) -> Self {
         let extra = extra.unwrap_or(0);
         let secs = i64::from(i32::from_le_bytes(base.to_le_bytes()));
@@ -158,7 +159,8 @@ pub struct Inode {
     pub gid: u32,
     /// The project; 0 if the volume keeps none.
     pub project: u32,
-    /// The size in bytes; at most what the map can cover, so that every block number fits [`Lblk`](super::Lblk).
+    /// The size in bytes; at most what the map can cover, so that every block number fits
+    /// [`Lblk`](super::Lblk).
     pub size: u64,
     /// Space taken, in 512-byte sectors.
     pub sectors: u64,
@@ -188,7 +190,8 @@ pub struct Inode {
     pub block: [u8; I_BLOCK_SIZE],
     /// How many bytes behind the first 128 hold fields.
     pub extra_isize: u16,
-    /// Where the attributes in the inode start, as an offset in it; see [`XattrSet::in_inode`](super::XattrSet::in_inode).
+    /// Where the attributes in the inode start, as an offset in it; see
+    /// [`XattrSet::in_inode`](super::XattrSet::in_inode).
     pub xattr_offset: Option<u16>,
     data_map: DataMap,
     indexed: bool,
@@ -224,8 +227,8 @@ impl Inode {
     ///
     /// # Errors
     ///
-    /// [`Kind::Stale`] if the inode is not in use, [`Kind::Checksum`], and [`Kind::Corrupt`] for fields that
-    /// contradict each other or the volume.
+    /// [`Kind::Stale`] if the inode is not in use, [`Kind::Checksum`], and [`Kind::Corrupt`] for
+    /// fields that contradict each other or the volume.
     pub fn parse(raw: &[u8], ino: Ino, geo: &Geometry) -> Result<Self> {
         let inode = Self::parse_orphan(raw, ino, geo)?;
         if inode.links == 0 {
@@ -234,7 +237,8 @@ impl Inode {
         Ok(inode)
     }
 
-    /// Like [`parse`](Self::parse), but accepts an inode without links, as the list of orphans has them.
+    /// Like [`parse`](Self::parse), but accepts an inode without links, as the list of orphans has
+    /// them.
     ///
     /// # Errors
     ///
@@ -345,7 +349,8 @@ impl Inode {
         matches!(self.file_type, FileType::Directory)
     }
 
-    /// Returns the target of a link that lies in `i_block`: 1 to 59 bytes without a zero; `None` for all else.
+    /// Returns the target of a link that lies in `i_block`: 1 to 59 bytes without a zero; `None`
+    /// for all else.
     pub fn fast_symlink(&self) -> Option<&[u8]> {
         if self.data_map != DataMap::FastSymlink {
             return None;
@@ -494,8 +499,8 @@ fn data_map(
         return DataMap::Inline;
     }
     if file_type == FileType::Symlink {
-        // Before values of attributes had inodes, which count in `sectors`, a link was short if it had no
-        // block of its own. Links of fewer than 60 bytes with a block exist from then.
+        // Before values of attributes had inodes, which count in `sectors`, a link was short if it
+        // had no block of its own. Links of fewer than 60 bytes with a block exist from then.
         let short = if geo.has_incompat(Incompat::EA_INODE) {
             size > 0 && size < 60
         } else {

@@ -98,8 +98,8 @@ pub struct Node {
 impl Node {
     /// Verifies the node: its checksum, and every entry in it.
     ///
-    /// To be called once when the block has been read. [`step`](Self::step) stays safe without it, but trusts the
-    /// order of the entries.
+    /// To be called once when the block has been read. [`step`](Self::step) stays safe without it,
+    /// but trusts the order of the entries.
     ///
     /// # Errors
     ///
@@ -135,7 +135,8 @@ impl Node {
 ///
 /// # Errors
 ///
-/// [`Kind::Corrupt`](super::Kind::Corrupt), also if the inode has no block map, as inline data and devices have none.
+/// [`Kind::Corrupt`](super::Kind::Corrupt), also if the inode has no block map, as inline data and
+/// devices have none.
 pub fn start(inode: &Inode, lblk: Lblk, geo: &Geometry) -> Result<Step> {
     match inode.data_map() {
         DataMap::Extents => ExtentNode::root(&inode.block)?.search(lblk, geo),

@@ -2,42 +2,46 @@
 
 //! The on-disk format of ext2, ext3 and ext4, for reading.
 //!
-//! The parsers here take bytes of one block and say what is in it, or what to read next. They do no IO,
-//! allocate nothing, know no kernel type, and are built for a module and for the host from the same source.
+//! The parsers here take bytes of one block and say what is in it, or what to read next. They do no
+//! IO, allocate nothing, know no kernel type, and are built for a module and for the host from the
+//! same source.
 //!
-//! * **A raw structure becomes a checked one once.** `parse` takes bytes and a [`Geometry`], and returns a
-//!   checked structure or an [`Error`]. Every block number that leaves a parser lies on the volume, with all
-//!   the blocks that belong to it. Holes are no block numbers.
-//! * **`verify` is separate** where a block may stay in a cache: it compares the checksum and looks at every
-//!   entry, and is to be called once when the block was read. What a look-up returns was checked by itself,
-//!   so that a forgotten `verify` costs trust in the disk, not safety.
-//! * **Nothing panics**, whatever the bytes are: reads are bounds-checked, divisors are `NonZero`, loops are
-//!   bounded by the size of a block, trees by a depth that falls and directory indexes by the directory's size.
+//! * **A raw structure becomes a checked one once.** `parse` takes bytes and a [`Geometry`], and
+//!   returns a checked structure or an [`Error`]. Every block number that leaves a parser lies on
+//!   the volume, with all the blocks that belong to it. Holes are no block numbers.
+//! * **`verify` is separate** where a block may stay in a cache: it compares the checksum and looks
+//!   at every entry, and is to be called once when the block was read. What a look-up returns was
+//!   checked by itself, so that a forgotten `verify` costs trust in the disk, not safety.
+//! * **Nothing panics**, whatever the bytes are: reads are bounds-checked, divisors are `NonZero`,
+//!   loops are bounded by the size of a block, trees by a depth that falls and directory indexes by
+//!   the directory's size.
 //!
 //! | module | structures |
 //! |---|---|
 //! | [`superblock`] | the superblock, from which everything else gets its [`Geometry`] |
-//! | [`geometry`] | sizes and counts; where groups, descriptors and inodes lie; what block numbers are valid |
+//! | [`geometry`] | sizes and counts; where things lie; which block numbers are valid |
 //! | [`feature`] | the three feature words, by name |
 //! | [`csum`] | checksums, over primitives that the caller lends |
 //! | [`group`] | group descriptors, bitmaps |
 //! | [`inode`] | inodes |
-//! | [`map`] | from a file's block to the volume's: [`extent`] trees and [`indirect`] blocks behind one interface |
+//! | [`map`] | from a file's block to the volume's, by [`extent`]s or `indirect` blocks |
 //! | [`dir`] | directory entries in blocks and inodes |
 //! | [`htree`], [`hash`] | the index of a directory |
 //! | [`inline`] | contents that lie in the inode |
 //! | [`xattr`], [`acl`] | extended attributes, and the access control lists in them |
 //! | [`bytes`], [`units`], [`error`] | bounds-checked reads, numbers with a unit, refusals |
 //!
-//! Not here: the journal, the contents of quota and orphan files, and Merkle trees. Their inodes are told
-//! (see [`SuperBlock`] and [`InodeFlags`]).
+//! Not here: the journal, the contents of quota and orphan files, and Merkle trees. Their inodes
+//! are told (see [`SuperBlock`] and [`InodeFlags`]).
 //!
-//! The format is described in the kernel's `Documentation/filesystems/ext4/`. What an implementation has to
-//! accept, or must refuse, is what `fs/ext4` and e2fsprogs do.
+//! The format is described in the kernel's `Documentation/filesystems/ext4/`. What an
+//! implementation has to accept, or must refuse, is what `fs/ext4` and e2fsprogs do.
 
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 #![deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::panic)]
+// How far all this is visible is for the crate to say that includes it.
+#![allow(unreachable_pub)]
 
 pub mod acl;
 pub mod bytes;
@@ -50,7 +54,7 @@ pub mod geometry;
 pub mod group;
 pub mod hash;
 pub mod htree;
-pub mod indirect;
+mod indirect;
 pub mod inline;
 pub mod inode;
 pub mod map;

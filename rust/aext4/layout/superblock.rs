@@ -15,7 +15,8 @@ use super::units::{Ino, Pblk};
 /// Size of the superblock in bytes.
 pub const SUPER_SIZE: usize = 1024;
 
-/// The value of the mount option `sb=`, in KiB from the start of the volume, that names the first superblock.
+/// The value of the mount option `sb=`, in KiB from the start of the volume, that names the first
+/// superblock.
 pub const SUPER_KIB: u64 = 1;
 
 /// The number that marks an ext2, ext3 or ext4 superblock, and what `statfs` reports as type.
@@ -23,7 +24,8 @@ pub const MAGIC: u16 = 0xef53;
 
 const SHORT: &str = "superblock: buffer too short";
 
-/// Returns the byte offset of the superblock that `sb=kib` names, or `None` if no device is so large.
+/// Returns the byte offset of the superblock that `sb=kib` names, or `None` if no device is so
+/// large.
 pub fn super_offset(kib: u64) -> Option<u64> {
     kib.checked_mul(1024).filter(|&b| b <= 1 << 62)
 }
@@ -60,7 +62,8 @@ pub struct SuperBlock {
     pub reserved_gid: u32,
     /// Blocks that only root and the above may use.
     pub reserved_blocks: u64,
-    /// Free blocks when the superblock was last written: clusters are counted with all their blocks.
+    /// Free blocks when the superblock was last written: clusters are counted with all their
+    /// blocks.
     pub free_blocks: u64,
     /// Free inodes when the superblock was last written.
     pub free_inodes: u32,
@@ -106,8 +109,8 @@ impl SuperBlock {
 
     /// Parses and checks the superblock in the first 1,024 bytes of `raw`.
     ///
-    /// `kib` says where it was read: the value of `sb=`, or [`SUPER_KIB`]. Group descriptors are looked
-    /// for behind it.
+    /// `kib` says where it was read: the value of `sb=`, or [`SUPER_KIB`]. Group descriptors are
+    /// looked for behind it.
     ///
     /// # Errors
     ///

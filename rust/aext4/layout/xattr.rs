@@ -2,8 +2,8 @@
 
 //! Extended attributes: in the inode, in a block of their own, and values in other inodes.
 //!
-//! A set is a list of entries that grows up, and values that grow down. A name is stored without its
-//! prefix, which a number stands for.
+//! A set is a list of entries that grows up, and values that grow down. A name is stored without
+//! its prefix, which a number stands for.
 
 use super::bytes::{get_bytes, get_u16, get_u32, get_u8, us};
 use super::error::{Error, Kind, OrShort, Result};
@@ -117,7 +117,8 @@ pub struct XattrSet<'a> {
 }
 
 impl<'a> XattrSet<'a> {
-    /// Finds and checks the attributes in the bytes from which `inode` was parsed; `None` if there are none.
+    /// Finds and checks the attributes in the bytes from which `inode` was parsed; `None` if there
+    /// are none.
     ///
     /// # Errors
     ///
@@ -320,7 +321,8 @@ pub struct EaValue {
 }
 
 impl EaValue {
-    /// Checks that `inode`, which is [`ino`](Self::ino), can hold the value, and starts the value's verification.
+    /// Checks that `inode`, which is [`ino`](Self::ino), can hold the value, and starts the value's
+    /// verification.
     ///
     /// `parent` is the inode that has the attribute.
     ///
@@ -376,7 +378,8 @@ impl EaHasher {
         self.state = geo.csum().crc32c(self.state, data);
     }
 
-    /// Verifies the hashes after the whole value was added; `name` is the attribute's, without its prefix.
+    /// Verifies the hashes after the whole value was added; `name` is the attribute's, without its
+    /// prefix.
     ///
     /// Values in Lustre's form carry no hash, and pass.
     ///
@@ -409,8 +412,8 @@ impl EaHasher {
 
 /// Computes the hash that the entry of an attribute in a block stores.
 ///
-/// `value` is the value itself or, for one in an inode, the four bytes of its hash. `signed` asks for the
-/// variant that takes the bytes of the name for signed numbers.
+/// `value` is the value itself or, for one in an inode, the four bytes of its hash. `signed` asks
+/// for the variant that takes the bytes of the name for signed numbers.
 pub fn entry_hash(name: &[u8], value: &[u8], signed: bool) -> u32 {
     let mut hash = 0u32;
     for &b in name {

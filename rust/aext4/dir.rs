@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Directories: finding a name, and listing.
+//!
+//! A listing goes through the blocks of the directory in their order, also if there is an index, whose
+//! blocks look like blocks without entries. A position is the offset of an entry in the
+//! directory: it stays what it is for as long as nobody writes.
+
+use crate::error::{corrupted, About, OrReport};
+use crate::layout::dir::is_index_block;
+use crate::layout::{
+    self, DataMap, Dirents, DxCursor, DxNode, DxRoot, DxStep, InlineData, InlineDir, Ino, Lblk,
+    Reach,
+};
+use crate::node::Node;
+use crate::volume::Volume;
+use kernel::prelude::*;
+use vfs::{Buffer, DirBatch, DirEntry, FileType};
+
+/// How many blocks of a directory are read ahead when it is listed or searched through.
+const READAHEAD: u32 = 16;
+
+/// What a directory block holds.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Holds {
+    Entries,
+    Index,
+    /// Entries, or a part of the index that looks like a block without entries.
+    Either,
+}
+
+impl Volume {
+    /// Finds `name` in directory `dir`.
+    pub(crate) async fn find(&self, dir: &Node, name: &[u8]) -> Result<Option<Ino>> {
+        let found = match dir.inode.data_map() {
+            _ if !dir.inode.is_dir() => return Err(ENOTDIR),
+            DataMap::Inline => self.find_inline(dir, name).await?,
+            _ if dir.inode.is_indexed() && name != b"." && name != b".." => {
+                self.find_indexed(dir, name).await?
+            }
+            _ => self.find_linear(dir, name).await?,
+        };
+        let Some(ino) = found else {
+            return Ok(None);
+        };
+        let itself = ino == dir.inode.ino && name != b"." && ino != Ino::ROOT;
+        if itself || !self.sb.geo.is_user_ino(ino) {
+            self.report(&format_args!("inode {}, directory: an entry leads to inode {ino}", dir.inode.ino));
+            return Err(corrupted());
+        }
+        Ok(Some(ino))
+    }
+
+    async fn find_inline(&self, dir: &Node, name: &[u8]) -> Result<Option<Ino>> {
+        if name == b"." {
+            return Ok(Some(dir.inode.ino));
+        }
+        let buffer = self.inode_buffer(dir).await?;
+        let inline = self.inline_dir(dir, &buffer)?;
+        if name == b".." {
+            return Ok(Some(inline.parent));
+        }
+        let about = About::inode(dir.inode.ino);
+        Ok(inline.find(name).or_report(self, about)?.map(|entry| entry.ino))
+    }
+
+    /// The buffer with the raw inode of `node`, which begins at the node's offset.
+    pub(crate) async fn inode_buffer(&self, node: &Node) -> Result<Buffer> {
+        self.disk.buffer(node.place.0).await
+    }
+
+    fn inline_dir<'a>(&self, dir: &Node, buffer: &'a Buffer) -> Result<InlineDir<'a>> {
+        let raw = buffer.data().get(dir.place.1 as usize..).ok_or(EIO)?;
+        InlineData::parse(raw, &dir.inode, &self.sb.geo)
+            .and_then(|data| InlineDir::parse(&data, &dir.inode, &self.sb.geo))
+            .or_report(self, About::inode(dir.inode.ino))
+    }
+
+    async fn find_linear(&self, dir: &Node, name: &[u8]) -> Result<Option<Ino>> {
+        let holds = if dir.inode.is_indexed() { Holds::Either } else { Holds::Entries };
+        for lblk in 0..self.dir_blocks(dir)? {
+            let (buffer, about) = self.dir_block(dir, Lblk(lblk), holds, READAHEAD).await?;
+            let entry = Dirents::block(buffer.data(), &self.sb.geo)
+                .and_then(|entries| entries.find(name))
+                .or_report(self, about)?;
+            if let Some(entry) = entry {
+                return Ok(Some(entry.ino));
+            }
+        }
+        Ok(None)
+    }
+
+    async fn find_indexed(&self, dir: &Node, name: &[u8]) -> Result<Option<Ino>> {
+        let geo = &self.sb.geo;
+        let blocks = self.dir_blocks(dir)?;
+        let (buffer, about) = self.dir_block(dir, Lblk(0), Holds::Index, 0).await?;
+        let (mut cursor, mut step) = DxRoot::parse(buffer.data(), geo)
+            .and_then(|root| {
+                let hash = geo.hash().hash(root.version, name);
+                DxCursor::start(&root, hash.major, blocks)
+            })
+            .or_report(self, about)?;
+        drop(buffer);
+        loop {
+            step = match step {
+                DxStep::Node(lblk) => {
+                    let (buffer, about) = self.dir_block(dir, lblk, Holds::Index, 0).await?;
+                    DxNode::parse(buffer.data(), lblk, geo)
+                        .and_then(|node| cursor.feed(&node))
+                        .or_report(self, about)?
+                }
+                DxStep::Leaf(leaf) => {
+                    let (buffer, about) = self.dir_block(dir, leaf.lblk, Holds::Entries, 0).await?;
+                    let entry = Dirents::block(buffer.data(), geo)
+                        .and_then(|entries| entries.find(name))
+                        .or_report(self, about)?;
+                    if let Some(entry) = entry {
+                        return Ok(Some(entry.ino));
+                    }
+                    cursor.advance(Reach::SameHash)
+                }
+                DxStep::Done => return Ok(None),
+            }
+        }
+    }
+
+    /// The size of a directory in blocks.
+    fn dir_blocks(&self, dir: &Node) -> Result<u32> {
+        match self.sb.geo.file_blocks(dir.inode.size) {
+            Some(Lblk(blocks)) => Ok(blocks),
+            None => Err(corrupted()),
+        }
+    }
+
+    /// Reads block `lblk` of a directory and verifies it, once. Starts to read up to `ahead` blocks that follow
+    /// it on the disk.
+    async fn dir_block(&self, dir: &Node, lblk: Lblk, holds: Holds, ahead: u32) -> Result<(Buffer, About)> {
+        let geo = &self.sb.geo;
+        let ino = dir.inode.ino;
+        let piece = self.map_blocks(dir, lblk).await?;
+        let Some(pblk) = piece.data_block(lblk) else {
+            self.report(&format_args!("inode {ino}, directory: block {lblk} is a hole"));
+            return Err(corrupted());
+        };
+        let about = About::block(ino, pblk.0);
+        if ahead > 0 {
+            let end = piece.end().min(lblk.0.saturating_add(ahead)).min(self.dir_blocks(dir)?);
+            let count = u64::from(end.saturating_sub(lblk.0));
+            self.disk.prefetch(pblk.0, pblk.0..pblk.0 + count);
+        }
+        let buffer = self.disk.buffer(pblk.0).await?;
+        if !buffer.is_verified() {
+            let data = buffer.data();
+            let entries = || Dirents::block(data, geo)?.verify(&dir.inode.owner, geo);
+            let index = || DxNode::parse(data, lblk, geo)?.verify(&dir.inode.owner, geo);
+            match holds {
+                Holds::Index => index(),
+                Holds::Either if is_index_block(data, lblk, geo) => index().or_else(|_| entries()),
+                _ => entries(),
+            }
+            .or_report(self, about)?;
+            buffer.set_verified();
+        }
+        Ok((buffer, about))
+    }
+
+    /// Adds entries of directory `dir` from position `pos` on to `batch`: those of one block.
+    pub(crate) async fn list(&self, dir: &Node, pos: u64, batch: &mut DirBatch) -> Result {
+        if !dir.inode.is_dir() {
+            return Err(ENOTDIR);
+        }
+        if dir.inode.data_map() == DataMap::Inline {
+            return self.list_inline(dir, pos, batch).await;
+        }
+        let bits = self.sb.geo.block_bits();
+        let blocks = self.dir_blocks(dir)?;
+        let Some(lblk) = u32::try_from(pos >> bits).ok().filter(|&lblk| lblk < blocks) else {
+            return Ok(());
+        };
+        let base = u64::from(lblk) << bits;
+        let holds = if dir.inode.is_indexed() { Holds::Either } else { Holds::Entries };
+        let (buffer, about) = self.dir_block(dir, Lblk(lblk), holds, READAHEAD).await?;
+        let entries = Dirents::block(buffer.data(), &self.sb.geo).or_report(self, about)?;
+        for entry in entries.iter_from((pos - base) as u32) {
+            let entry = entry.or_report(self, about)?;
+            batch.push(&entry_at(&entry, base + u64::from(entry.next)))?;
+        }
+        batch.go_on_at(base + (1 << bits));
+        Ok(())
+    }
+
+    /// Entries of an inline directory are at their offsets in it, from 4 up; what it does not have
+    /// an entry for, "." and "..", is at 0 and 1.
+    async fn list_inline(&self, dir: &Node, pos: u64, batch: &mut DirBatch) -> Result {
+        let buffer = self.inode_buffer(dir).await?;
+        let inline = self.inline_dir(dir, &buffer)?;
+        for (at, name, ino) in [(0, &b"."[..], dir.inode.ino), (1, b"..", inline.parent)] {
+            if pos <= at {
+                batch.push(&DirEntry {
+                    ino: ino.0,
+                    file_type: FileType::Directory,
+                    next: at + 1,
+                    name,
+                })?;
+            }
+        }
+        let from = u32::try_from(pos).unwrap_or(u32::MAX);
+        for entry in inline.iter_from(from) {
+            let entry = entry.or_report(self, About::inode(dir.inode.ino))?;
+            batch.push(&entry_at(&entry, entry.next.into()))?;
+        }
+        Ok(())
+    }
+}
+
+fn entry_at<'a>(entry: &layout::DirEntry<'a>, next: u64) -> DirEntry<'a> {
+    DirEntry {
+        ino: entry.ino.0,
+        file_type: entry.file_type.map_or(FileType::Unknown, crate::fs::file_type),
+        next,
+        name: entry.name,
+    }
+}

@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Nodes: what the file system knows of an inode, and the table of them.
+//!
+//! A node is light: the checked inode, the runs of its map that were found last, and for small files and
+//! links what lies in the inode itself. Both doors share it; it needs no VFS inode.
+//!
+//! # Concurrency
+//!
+//! A node's inode never changes while the volume is mounted read-only. The table has at most one node for
+//! an inode; two who read the same inode at the same time both make a node, and the second to come
+//! back takes the first's. A node leaves the table only when the table has the last reference, which is
+//! told under the table's lock, by the node's count of users.
+
+use crate::error::{About, OrReport};
+use crate::layout::{self, DataMap, InlineData, Ino, Inode};
+use crate::map::RunCache;
+use crate::volume::Volume;
+use core::ops::Deref;
+use kernel::prelude::*;
+use kernel::rbtree::{RBTree, RBTreeNode};
+use kernel::sync::atomic::{Acquire, Atomic, Full, Relaxed};
+use kernel::sync::{new_spinlock, Arc, SpinLock};
+
+/// How many nodes the table keeps that nobody uses.
+const KEEP: usize = 4096;
+
+/// How many entries one look-up examines to make room.
+const SWEEP: usize = 16;
+
+/// What the file system knows of an inode.
+#[pin_data]
+pub(crate) struct Node {
+    /// The inode.
+    pub(crate) inode: Inode,
+    /// Where the inode lies: a block of the volume, and the offset in it.
+    pub(crate) place: (u64, u32),
+    /// Inline data, or the target of a fast link with a zero at its end.
+    pub(crate) inline: KVec<u8>,
+    #[pin]
+    pub(crate) runs: SpinLock<RunCache>,
+    /// References but the table's.
+    users: Atomic<u32>,
+}
+
+/// A reference on a node that is, or was, in the table.
+pub(crate) struct NodeRef(Arc<Node>);
+
+impl Deref for NodeRef {
+    type Target = Node;
+
+    fn deref(&self) -> &Node {
+        &self.0
+    }
+}
+
+impl NodeRef {
+    fn new(node: Arc<Node>) -> Self {
+        node.users.fetch_add(1, Relaxed);
+        Self(node)
+    }
+}
+
+impl Clone for NodeRef {
+    fn clone(&self) -> Self {
+        Self::new(self.0.clone())
+    }
+}
+
+impl Drop for NodeRef {
+    fn drop(&mut self) {
+        self.0.users.fetch_sub(1, Full);
+    }
+}
+
+/// The nodes of a volume, by inode number.
+pub(crate) struct Table {
+    nodes: RBTree<u32, Arc<Node>>,
+    len: usize,
+    /// Where the next sweep begins.
+    hand: u32,
+}
+
+impl Table {
+    pub(crate) fn new() -> Self {
+        Self {
+            nodes: RBTree::new(),
+            len: 0,
+            hand: 0,
+        }
+    }
+
+    fn get(&self, ino: Ino) -> Option<NodeRef> {
+        self.nodes.get(&ino.0).map(|node| NodeRef::new(node.clone()))
+    }
+
+    /// Takes some nodes without users out, for the caller to drop when it has released the lock.
+    fn sweep(&mut self, unused: &mut [Option<RBTreeNode<u32, Arc<Node>>>; SWEEP]) {
+        let mut slots = unused.iter_mut();
+        for _ in 0..SWEEP {
+            let Some(cursor) = self.nodes.cursor_lower_bound(&self.hand) else {
+                self.hand = 0;
+                return;
+            };
+            let (&ino, node) = cursor.current();
+            self.hand = ino.saturating_add(1);
+            if node.users.load(Acquire) == 0 {
+                if let (Some(slot), Some(node)) = (slots.next(), self.nodes.remove_node(&ino)) {
+                    *slot = Some(node);
+                    self.len -= 1;
+                }
+            }
+        }
+    }
+}
+
+impl Volume {
+    /// The node of inode `ino`, from the table or from the disk.
+    ///
+    /// Fails with `ESTALE` if the inode is not in use.
+    pub(crate) async fn get_node(&self, ino: Ino) -> Result<NodeRef> {
+        if let Some(node) = self.nodes.lock().get(ino) {
+            return Ok(node);
+        }
+        let node = self.read_node(ino).await?;
+        // Allocated and freed outside of the lock.
+        let entry = RBTreeNode::new(ino.0, node.clone(), GFP_KERNEL)?;
+        let mut unused = [const { None }; SWEEP];
+        let mut table = self.nodes.lock();
+        if let Some(first) = table.get(ino) {
+            drop(table);
+            return Ok(first);
+        }
+        table.nodes.insert(entry);
+        table.len += 1;
+        if table.len > KEEP {
+            table.sweep(&mut unused);
+        }
+        let node = NodeRef::new(node);
+        drop(table);
+        drop(unused);
+        Ok(node)
+    }
+
+    async fn read_node(&self, ino: Ino) -> Result<Arc<Node>> {
+        let about = About::inode(ino);
+        let geo = &self.sb.geo;
+        let (pblk, offset) = self.inode_place(ino).or_report(self, about)?;
+        self.prefetch_inodes(ino, pblk);
+        let buffer = self.disk.buffer(pblk.0).await?;
+        let raw = buffer.data().get(offset as usize..).ok_or(EIO)?;
+        let parsed = Inode::parse(raw, ino, geo);
+        // A file handle may well name an inode that is gone; that is no damage.
+        if let Err(error) = &parsed {
+            if error.kind == layout::Kind::Stale {
+                return Err(ESTALE);
+            }
+        }
+        let inode = parsed.or_report(self, about)?;
+        layout::map::verify_root(&inode, geo).or_report(self, about)?;
+        let inline = self.inline_of(raw, &inode)?;
+        Arc::pin_init(
+            pin_init!(Node {
+                inode,
+                place: (pblk.0, offset),
+                inline,
+                runs <- new_spinlock!(RunCache::new()),
+                users: Atomic::new(0),
+            }),
+            GFP_KERNEL,
+        )
+    }
+
+    /// Copies what lies in the inode.
+    fn inline_of(&self, raw: &[u8], inode: &Inode) -> Result<KVec<u8>> {
+        let mut bytes = KVec::new();
+        if let Some(target) = inode.fast_symlink() {
+            bytes.extend_from_slice(target, GFP_KERNEL)?;
+            bytes.push(0, GFP_KERNEL)?;
+        } else if inode.data_map() == DataMap::Inline && !inode.is_dir() {
+            let about = About::inode(inode.ino);
+            let data = InlineData::parse(raw, inode, &self.sb.geo).or_report(self, about)?;
+            let (head, tail) = data.contents(inode);
+            // A power of two, so that the memory does not cross a page, which iomap wants.
+            let size = (head.len() + tail.len()).max(inode.size.min(Self::INLINE_MAX) as usize);
+            bytes.reserve(size.next_power_of_two(), GFP_KERNEL)?;
+            bytes.extend_from_slice(head, GFP_KERNEL)?;
+            bytes.extend_from_slice(tail, GFP_KERNEL)?;
+            let rest = size - bytes.len();
+            bytes.extend_with(rest, 0, GFP_KERNEL)?;
+        }
+        Ok(bytes)
+    }
+}

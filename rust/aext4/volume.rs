@@ -1,0 +1,255 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A mounted volume: superblock, groups, and what is reported about it.
+
+use crate::error::{corrupted, refuse_mount};
+use crate::layout::superblock::{super_offset, OnError, SUPER_SIZE};
+use crate::layout::{self, CrcFns, Group, GroupDesc, Ino, Pblk, SuperBlock};
+use crate::node::Table;
+use crate::options::Options;
+use kernel::alloc::KVVec;
+use kernel::page::PAGE_SIZE;
+use kernel::prelude::*;
+use kernel::sync::{new_spinlock, Arc, SpinLock};
+use upcall::join_all;
+use vfs::disk::Level;
+use vfs::{Disk, StatFs, VolumeInfo};
+
+/// The magic number that `statfs` reports, the same as ext4's.
+const MAGIC: u64 = 0xef53;
+
+/// How many blocks of descriptors are read at once.
+const BATCH: usize = 64;
+
+/// How many blocks of an inode table are read when one is wanted.
+const INODE_READAHEAD: u64 = 32;
+
+/// The checksums, as the kernel computes them.
+const CRC: CrcFns = CrcFns {
+    crc32c: vfs::checksum::crc32c,
+    crc16: vfs::checksum::crc16,
+};
+
+/// A mounted volume.
+#[pin_data]
+pub(crate) struct Volume {
+    pub(crate) disk: Disk,
+    pub(crate) sb: SuperBlock,
+    groups: KVVec<GroupDesc>,
+    /// Clusters that hold metadata from the beginning, in blocks.
+    overhead: u64,
+    #[pin]
+    pub(crate) nodes: SpinLock<Table>,
+    #[pin]
+    options: SpinLock<Options>,
+}
+
+impl Volume {
+    /// Reads and checks the volume on `disk`.
+    ///
+    /// Fails with the error number that fits the reason, which was logged.
+    pub(crate) async fn mount(mut disk: Disk, options: Options, silent: bool) -> Result<Arc<Self>> {
+        let sb = read_super(&disk, &options, silent).await?;
+        check_state(&disk, &sb, &options)?;
+        let block_size = sb.geo.block_size();
+        let fits = block_size as usize <= PAGE_SIZE && block_size >= disk.logical_block_size();
+        if !fits || disk.set_block_size(block_size).is_err() {
+            disk.log(
+                Level::Error,
+                format_args!("blocks of {block_size} bytes do not fit device and memory pages"),
+            );
+            return Err(EINVAL);
+        }
+        let groups = read_groups(&disk, &sb).await?;
+        let mut overhead = u64::from(sb.overhead_clusters) * u64::from(sb.geo.cluster_blocks());
+        if overhead == 0 {
+            overhead = layout_overhead(&sb);
+        }
+        let volume = Arc::pin_init(
+            pin_init!(Self {
+                disk,
+                sb,
+                groups,
+                overhead,
+                nodes <- new_spinlock!(Table::new()),
+                options <- new_spinlock!(options),
+            }),
+            GFP_KERNEL,
+        )?;
+        let root = volume.get_node(Ino::ROOT).await?;
+        if !root.inode.is_dir() {
+            volume.report(&format_args!("the root is not a directory"));
+            return Err(corrupted());
+        }
+        Ok(volume)
+    }
+
+    /// Logs a line, and stops the machine if `errors=panic` says so.
+    pub(crate) fn report(&self, what: &dyn core::fmt::Display) {
+        self.disk.log(Level::Error, format_args!("{what}"));
+        let on_error = self.options.lock().on_error.unwrap_or(self.sb.on_error);
+        if on_error == OnError::Panic {
+            self.disk.panic();
+        }
+    }
+
+    /// The block of the volume that has inode `ino`, and the inode's offset in it.
+    pub(crate) fn inode_place(&self, ino: Ino) -> layout::Result<(Pblk, u32)> {
+        let geo = &self.sb.geo;
+        let (Group(group), index) = geo.inode_index(ino)?;
+        match self.groups.get(group as usize) {
+            Some(group) => group.inode_location(index, geo),
+            None => Err(layout::Error::corrupt1("no group {}", group)),
+        }
+    }
+
+    /// Starts to read the blocks of the inode table around `pblk`, unless it is in memory.
+    pub(crate) fn prefetch_inodes(&self, ino: Ino, pblk: Pblk) {
+        let Ok((Group(group), _)) = self.sb.geo.inode_index(ino) else {
+            return;
+        };
+        let Some(group) = self.groups.get(group as usize) else {
+            return;
+        };
+        let first = group.inode_table.0;
+        let end = first + u64::from(self.sb.geo.inode_table_blocks());
+        let from = (pblk.0 - pblk.0 % INODE_READAHEAD).max(first);
+        self.disk.prefetch(pblk.0, from..end.min(from + INODE_READAHEAD));
+    }
+
+    pub(crate) fn options(&self) -> Options {
+        *self.options.lock()
+    }
+
+    /// Changes the options; fails if one cannot be changed while the volume is mounted.
+    pub(crate) fn set_options(&self, new: Options) -> Result {
+        let mut options = self.options.lock();
+        if new.sb != options.sb {
+            return Err(EINVAL);
+        }
+        let noload = options.noload;
+        *options = Options { noload, ..new };
+        Ok(())
+    }
+
+    pub(crate) fn info(&self) -> VolumeInfo {
+        // Inodes of more than 128 bytes have room for two more bits of the seconds, and nanoseconds.
+        let large = self.sb.geo.inode_size() > 128;
+        VolumeInfo {
+            magic: MAGIC,
+            block_size: self.sb.geo.block_size(),
+            max_bytes: self.sb.geo.max_file_size(self.sb.geo.has_incompat(layout::Incompat::EXTENTS)),
+            time_range: (
+                i32::MIN.into(),
+                if large { i64::from(i32::MAX) + (3 << 32) } else { i32::MAX.into() },
+            ),
+            time_granularity: if large { 1 } else { 1_000_000_000 },
+            uuid: self.sb.uuid,
+            acl: self.options.lock().acl,
+            root: Ino::ROOT.0,
+            name_max: 255,
+        }
+    }
+
+    pub(crate) fn statfs(&self) -> StatFs {
+        let geo = &self.sb.geo;
+        let cluster = u64::from(geo.cluster_blocks());
+        let free = self.groups.iter().map(|group| u64::from(group.free_clusters)).sum::<u64>() * cluster;
+        // ext4 keeps a fiftieth, at most 4,096 clusters, for the conversion of unwritten extents.
+        let kept = if geo.has_incompat(layout::Incompat::EXTENTS) {
+            (geo.blocks_count() / cluster / 50).min(4096) * cluster
+        } else {
+            0
+        };
+        let reserved = self.sb.reserved_blocks + kept;
+        StatFs {
+            blocks: geo.blocks_count().saturating_sub(self.overhead),
+            free,
+            available: free.saturating_sub(reserved),
+            files: geo.inodes_count().into(),
+            free_files: self.groups.iter().map(|group| u64::from(group.free_inodes)).sum(),
+        }
+    }
+}
+
+/// Reads the superblock, where the options say it is.
+async fn read_super(disk: &Disk, options: &Options, silent: bool) -> Result<SuperBlock> {
+    let mut raw = [0; SUPER_SIZE];
+    let offset = super_offset(options.sb).filter(|pos| *pos < disk.size()).ok_or(EINVAL)?;
+    let read = disk.read_raw(offset, SUPER_SIZE, |bytes| raw.copy_from_slice(bytes)).await;
+    if let Err(error) = read {
+        disk.log(Level::Error, format_args!("cannot read the superblock at byte {offset}"));
+        return Err(error);
+    }
+    let sb = SuperBlock::parse(&raw, options.sb, CRC).map_err(|error| {
+        if silent && error.kind == layout::Kind::NotExt4 {
+            return EINVAL;
+        }
+        refuse_mount(disk, error)
+    })?;
+    sb.check_device(disk.size()).map_err(|error| refuse_mount(disk, error))?;
+    Ok(sb)
+}
+
+/// Says what is to be said about the state that the volume was left in.
+fn check_state(disk: &Disk, sb: &SuperBlock, options: &Options) -> Result {
+    if sb.needs_recovery() {
+        if !options.noload {
+            disk.log(
+                Level::Error,
+                format_args!(
+                    "the journal needs recovery, which needs writing: \
+                     mount with ext4 first, or without the journal's changes by -o ro,noload"
+                ),
+            );
+            return Err(EROFS);
+        }
+        disk.log(
+            Level::Warning,
+            format_args!("mounting without the changes that are in the journal only"),
+        );
+    } else if !sb.is_clean() {
+        disk.log(
+            Level::Warning,
+            format_args!("the volume was not unmounted cleanly, or has errors: e2fsck is recommended"),
+        );
+    }
+    Ok(())
+}
+
+/// Reads and checks all group descriptors.
+async fn read_groups(disk: &Disk, sb: &SuperBlock) -> Result<KVVec<GroupDesc>> {
+    let geo = &sb.geo;
+    let refuse = |error| refuse_mount(disk, error);
+    let mut groups = KVVec::with_capacity(geo.groups() as usize, GFP_KERNEL)?;
+    let mut next = 0;
+    for first in (0..geo.desc_blocks()).step_by(BATCH) {
+        let mut blocks = KVec::new();
+        for index in (first..geo.desc_blocks()).take(BATCH) {
+            blocks.push(geo.desc_block(index).map_err(refuse)?, GFP_KERNEL)?;
+        }
+        let buffers = join_all(blocks.iter().map(|pblk| disk.buffer(pblk.0)))?.await?;
+        for (buffer, block) in buffers.into_iter().zip(blocks.iter()) {
+            let buffer = buffer?;
+            while next < geo.groups() {
+                let (pblk, offset) = geo.desc_location(Group(next)).map_err(refuse)?;
+                if pblk != *block {
+                    break;
+                }
+                let raw = buffer.data().get(offset as usize..).ok_or(EIO)?;
+                let group = GroupDesc::parse(raw, Group(next), geo).map_err(refuse)?;
+                groups.push(group, GFP_KERNEL)?;
+                next += 1;
+            }
+        }
+    }
+    Ok(groups)
+}
+
+/// Counts the blocks that hold metadata from the beginning, where mke2fs has not left the number.
+fn layout_overhead(sb: &SuperBlock) -> u64 {
+    let geo = &sb.geo;
+    let tables = u64::from(geo.inode_table_blocks()) + 2;
+    let groups = (0..geo.groups()).map(|group| geo.base_meta_blocks(Group(group)) + tables);
+    geo.first_data_block().0 + groups.sum::<u64>()
+}

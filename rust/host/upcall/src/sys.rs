@@ -1,0 +1,683 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The host's back end of [`sys`](super).
+//!
+//! Beside what the core needs it checks what the kernel would only punish: a lock taken or memory
+//! allocated in interrupt context, sleep or a ring under a spinlock, memory used after it was freed,
+//! freed twice or never. The checks' state is one for the process, so tests that use it run one
+//! after another (`harness::session`).
+
+// The models order no failures.
+#![cfg_attr(loom, allow(dead_code))]
+
+use core::marker::PhantomData;
+use core::ops::{Deref, DerefMut};
+use core::ptr::NonNull;
+use core::task::{RawWaker, RawWakerVTable, Waker};
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+
+pub(crate) use core::alloc::Layout;
+pub(crate) use std::vec::Vec as KVec;
+
+/// What comes from loom in a model, and from std else.
+pub(crate) mod rt {
+    #[cfg(loom)]
+    pub(crate) use loom::{
+        cell::UnsafeCell,
+        sync::{
+            atomic::{AtomicBool, AtomicPtr, AtomicUsize},
+            Arc, Condvar, Mutex, MutexGuard,
+        },
+        thread, thread_local,
+    };
+    #[cfg(not(loom))]
+    pub(crate) use std::{
+        sync::{
+            atomic::{AtomicBool, AtomicPtr, AtomicUsize},
+            Arc, Condvar, Mutex, MutexGuard,
+        },
+        thread, thread_local,
+    };
+
+    /// std's cell with the interface of loom's.
+    #[cfg(not(loom))]
+    pub(crate) struct UnsafeCell<T: ?Sized>(core::cell::UnsafeCell<T>);
+
+    #[cfg(not(loom))]
+    impl<T> UnsafeCell<T> {
+        pub(crate) const fn new(value: T) -> Self {
+            Self(core::cell::UnsafeCell::new(value))
+        }
+
+        pub(crate) fn into_inner(self) -> T {
+            self.0.into_inner()
+        }
+    }
+
+    #[cfg(not(loom))]
+    impl<T: ?Sized> UnsafeCell<T> {
+        pub(crate) fn with<R>(&self, f: impl FnOnce(*const T) -> R) -> R {
+            f(self.0.get())
+        }
+
+        pub(crate) fn with_mut<R>(&self, f: impl FnOnce(*mut T) -> R) -> R {
+            f(self.0.get())
+        }
+    }
+}
+
+/// An error number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Error(i32);
+
+pub(crate) const ENOMEM: Error = Error(12);
+pub(crate) const EDEADLK: Error = Error(35);
+pub(crate) const ESHUTDOWN: Error = Error(108);
+pub(crate) const ECANCELED: Error = Error(125);
+
+/// `core`'s with the kernel's defaults.
+pub type Result<T = (), E = Error> = core::result::Result<T, E>;
+
+// Memory orderings.
+
+/// No ordering.
+pub(crate) struct Relaxed;
+/// What comes later stays later.
+pub(crate) struct Acquire;
+/// What comes earlier stays earlier.
+pub(crate) struct Release;
+/// Both, and among all of them.
+pub(crate) struct Full;
+
+/// The orderings of an exchange.
+pub(crate) trait Any {
+    const EXCHANGE: Ordering;
+}
+/// The orderings of a load.
+pub(crate) trait AcquireOrRelaxed {
+    const LOAD: Ordering;
+}
+/// The orderings of a store.
+pub(crate) trait ReleaseOrRelaxed {
+    const STORE: Ordering;
+}
+
+impl Any for Relaxed {
+    const EXCHANGE: Ordering = Ordering::Relaxed;
+}
+impl Any for Acquire {
+    const EXCHANGE: Ordering = Ordering::Acquire;
+}
+impl Any for Release {
+    const EXCHANGE: Ordering = Ordering::Release;
+}
+impl Any for Full {
+    const EXCHANGE: Ordering = Ordering::SeqCst;
+}
+impl AcquireOrRelaxed for Relaxed {
+    const LOAD: Ordering = Ordering::Relaxed;
+}
+impl AcquireOrRelaxed for Acquire {
+    const LOAD: Ordering = Ordering::Acquire;
+}
+impl ReleaseOrRelaxed for Relaxed {
+    const STORE: Ordering = Ordering::Relaxed;
+}
+impl ReleaseOrRelaxed for Release {
+    const STORE: Ordering = Ordering::Release;
+}
+
+/// A type that [`Atomic`] can hold.
+pub(crate) trait Value: Copy {
+    type Repr;
+    fn new(value: Self) -> Self::Repr;
+    fn load(repr: &Self::Repr, order: Ordering) -> Self;
+    fn store(repr: &Self::Repr, value: Self, order: Ordering);
+    fn swap(repr: &Self::Repr, value: Self, order: Ordering) -> Self;
+    fn exchange(repr: &Self::Repr, old: Self, new: Self, order: Ordering) -> Result<Self, Self>;
+}
+
+macro_rules! value {
+    ([$($t:ident)?] $type:ty, $repr:ty) => {
+        impl $(<$t>)? Value for $type {
+            type Repr = $repr;
+            fn new(value: Self) -> Self::Repr {
+                <$repr>::new(value)
+            }
+            fn load(repr: &Self::Repr, order: Ordering) -> Self {
+                repr.load(order)
+            }
+            fn store(repr: &Self::Repr, value: Self, order: Ordering) {
+                repr.store(value, order)
+            }
+            fn swap(repr: &Self::Repr, value: Self, order: Ordering) -> Self {
+                repr.swap(value, order)
+            }
+            fn exchange(
+                repr: &Self::Repr,
+                old: Self,
+                new: Self,
+                order: Ordering,
+            ) -> Result<Self, Self> {
+                // The kernel's cmpxchg promises no ordering when it fails.
+                repr.compare_exchange(old, new, order, Ordering::Relaxed)
+            }
+        }
+    };
+}
+value!([] usize, rt::AtomicUsize);
+value!([] bool, rt::AtomicBool);
+value!([T] *mut T, rt::AtomicPtr<T>);
+
+/// An atomic variable with the kernel's interface.
+pub(crate) struct Atomic<T: Value>(T::Repr);
+
+impl<T: Value> Atomic<T> {
+    pub(crate) fn new(value: T) -> Self {
+        Self(T::new(value))
+    }
+
+    pub(crate) fn load<O: AcquireOrRelaxed>(&self, _: O) -> T {
+        T::load(&self.0, O::LOAD)
+    }
+
+    pub(crate) fn store<O: ReleaseOrRelaxed>(&self, value: T, _: O) {
+        T::store(&self.0, value, O::STORE)
+    }
+
+    pub(crate) fn xchg<O: Any>(&self, value: T, _: O) -> T {
+        T::swap(&self.0, value, O::EXCHANGE)
+    }
+
+    pub(crate) fn cmpxchg<O: Any>(&self, old: T, new: T, _: O) -> Result<T, T> {
+        T::exchange(&self.0, old, new, O::EXCHANGE)
+    }
+}
+
+impl Atomic<usize> {
+    pub(crate) fn fetch_add<O: Any>(&self, value: usize, _: O) -> usize {
+        self.0.fetch_add(value, O::EXCHANGE)
+    }
+
+    pub(crate) fn fetch_sub<O: Any>(&self, value: usize, _: O) -> usize {
+        self.0.fetch_sub(value, O::EXCHANGE)
+    }
+}
+
+pub(crate) use rt::UnsafeCell as Cell;
+
+// What the checks know.
+
+/// How a byte of freed memory looks. As a state word it is a task that may be pushed, as a
+/// pointer it faults, and as one of loom's objects it does not exist.
+const POISON: u8 = 0xa0;
+
+/// What was allocated and not freed, and what is to go wrong.
+pub(crate) struct Ledger {
+    live: BTreeMap<usize, Layout>,
+    freed: Vec<(usize, Layout)>,
+    arcs: usize,
+    parkers: usize,
+    warnings: Vec<&'static str>,
+    /// How many more allocations succeed before one fails.
+    fail_after: Option<usize>,
+}
+
+static LEDGER: std::sync::Mutex<Ledger> = std::sync::Mutex::new(Ledger {
+    live: BTreeMap::new(),
+    freed: Vec::new(),
+    arcs: 0,
+    parkers: 0,
+    warnings: Vec::new(),
+    fail_after: None,
+});
+
+fn ledger() -> std::sync::MutexGuard<'static, Ledger> {
+    LEDGER
+        .lock()
+        .unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+impl Ledger {
+    /// Starts anew. Freed memory goes back to the allocator; what leaked stays leaked.
+    pub(crate) fn open() {
+        let mut this = ledger();
+        this.live.clear();
+        for (address, layout) in core::mem::take(&mut this.freed) {
+            // SAFETY: `free` left it to us.
+            unsafe { std::alloc::dealloc(address as *mut u8, layout) };
+        }
+        this.arcs = 0;
+        this.parkers = 0;
+        this.warnings.clear();
+        this.fail_after = None;
+    }
+
+    /// Panics if something leaked, or if there was a warning that was not [taken](take_warnings).
+    pub(crate) fn close() {
+        let this = ledger();
+        let (live, arcs, parkers) = (this.live.len(), this.arcs, this.parkers);
+        let warnings = this.warnings.clone();
+        drop(this);
+        assert_eq!(live, 0, "tasks leaked");
+        assert_eq!(arcs, 0, "`Arc`s leaked");
+        assert_eq!(parkers, 0, "references on threads leaked");
+        assert!(warnings.is_empty(), "unexpected warnings: {warnings:?}");
+    }
+
+    /// How many tasks exist.
+    pub(crate) fn tasks() -> usize {
+        ledger().live.len()
+    }
+}
+
+/// Lets `count` allocations succeed, and then one fail.
+pub(crate) fn fail_after(count: usize) {
+    ledger().fail_after = Some(count);
+}
+
+/// Whether the failure that was ordered is still to come; takes the order back.
+pub(crate) fn cancel_failure() -> bool {
+    ledger().fail_after.take().is_some()
+}
+
+/// The warnings since the last call.
+pub(crate) fn take_warnings() -> Vec<&'static str> {
+    core::mem::take(&mut ledger().warnings)
+}
+
+pub(crate) fn warn(message: &'static str) {
+    ledger().warnings.push(message);
+}
+
+macro_rules! warn_if {
+    ($cond:expr, $message:literal) => {
+        if $cond {
+            $crate::sys::warn($message);
+        }
+    };
+}
+pub(crate) use warn_if;
+
+/// What is known about the calling thread.
+struct Here {
+    id: usize,
+    interrupt: core::cell::Cell<bool>,
+    worker: core::cell::Cell<bool>,
+    locks: core::cell::Cell<usize>,
+    nofs: core::cell::Cell<usize>,
+    park: std::sync::Arc<Park>,
+}
+
+/// The number of the next thread. Not loom's: it orders nothing.
+static NEXT_ID: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(1);
+
+rt::thread_local! {
+    static HERE: Here = Here {
+        id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
+        interrupt: core::cell::Cell::new(false),
+        worker: core::cell::Cell::new(false),
+        locks: core::cell::Cell::new(0),
+        nofs: core::cell::Cell::new(0),
+        park: std::sync::Arc::new(Park { count: rt::Mutex::new(0), woken: rt::Condvar::new() }),
+    };
+}
+
+/// Runs `f` as an interrupt handler would.
+pub(crate) fn interrupt<R>(f: impl FnOnce() -> R) -> R {
+    let old = HERE.with(|here| here.interrupt.replace(true));
+    let result = f();
+    HERE.with(|here| here.interrupt.set(old));
+    result
+}
+
+/// Whether the caller is inside [`interrupt`].
+pub(crate) fn in_interrupt() -> bool {
+    HERE.with(|here| here.interrupt.get())
+}
+
+/// Whether the caller is inside a [`NoFs`] scope.
+pub(crate) fn in_nofs() -> bool {
+    HERE.with(|here| here.nofs.get()) != 0
+}
+
+/// Whether the caller holds a [`Lock`].
+pub(crate) fn in_lock() -> bool {
+    HERE.with(|here| here.locks.get()) != 0
+}
+
+fn might_sleep() {
+    assert!(!in_interrupt(), "sleeping in interrupt context");
+    assert!(!in_lock(), "sleeping under a spinlock");
+}
+
+/// Makes a [`Lock`].
+macro_rules! new_lock {
+    ($value:expr) => {
+        $crate::sys::Lock::new($value)
+    };
+}
+pub(crate) use new_lock;
+
+/// A mutex that is never taken in interrupt context, as the kernel's spinlock.
+pub(crate) struct Lock<T>(rt::Mutex<T>);
+
+impl<T> Lock<T> {
+    pub(crate) fn new(value: T) -> Self {
+        Self(rt::Mutex::new(value))
+    }
+
+    pub(crate) fn lock(&self) -> LockGuard<'_, T> {
+        assert!(
+            !in_interrupt(),
+            "a spinlock for process context is taken in interrupt context"
+        );
+        let guard = self.0.lock().unwrap();
+        HERE.with(|here| here.locks.set(here.locks.get() + 1));
+        LockGuard(guard)
+    }
+}
+
+/// The guard of a [`Lock`].
+pub(crate) struct LockGuard<'a, T>(rt::MutexGuard<'a, T>);
+
+impl<T> Deref for LockGuard<'_, T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
+impl<T> DerefMut for LockGuard<'_, T> {
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.0
+    }
+}
+
+impl<T> Drop for LockGuard<'_, T> {
+    fn drop(&mut self) {
+        HERE.with(|here| here.locks.set(here.locks.get() - 1));
+    }
+}
+
+/// Whether the next allocation is to fail.
+fn fails() -> bool {
+    might_sleep();
+    let mut ledger = ledger();
+    match &mut ledger.fail_after {
+        Some(0) => {
+            ledger.fail_after = None;
+            true
+        }
+        Some(count) => {
+            *count -= 1;
+            false
+        }
+        None => false,
+    }
+}
+
+pub(crate) fn alloc(layout: Layout) -> Option<NonNull<u8>> {
+    if fails() {
+        return None;
+    }
+    assert_ne!(layout.size(), 0);
+    // SAFETY: The size is not zero.
+    let memory = NonNull::new(unsafe { std::alloc::alloc(layout) })?;
+    ledger().live.insert(memory.as_ptr() as usize, layout);
+    Some(memory)
+}
+
+/// # Safety
+///
+/// `memory` comes from [`alloc`] with the same layout, and is not used any more.
+pub(crate) unsafe fn free(memory: NonNull<u8>, layout: Layout) {
+    let mut ledger = ledger();
+    assert_eq!(
+        ledger.live.remove(&(memory.as_ptr() as usize)),
+        Some(layout),
+        "freed what is not allocated"
+    );
+    // SAFETY: The memory is allocated and nobody uses it.
+    unsafe { memory.as_ptr().write_bytes(POISON, layout.size()) };
+    // Not reused before the test is over, so that a late use finds the poison.
+    ledger.freed.push((memory.as_ptr() as usize, layout));
+}
+
+/// Counts an `Arc` until its value is dropped.
+struct Counted;
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        ledger().arcs -= 1;
+    }
+}
+
+/// A reference-counted value.
+pub(crate) struct Arc<T>(rt::Arc<(T, Counted)>);
+
+impl<T> Clone for Arc<T> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<T> Deref for Arc<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0 .0
+    }
+}
+
+pub(crate) fn new_arc<T>(value: T) -> Result<Arc<T>> {
+    if fails() {
+        return Err(ENOMEM);
+    }
+    ledger().arcs += 1;
+    Ok(Arc(rt::Arc::new((value, Counted))))
+}
+
+pub(crate) fn push<T>(vec: &mut KVec<T>, value: T) -> Result {
+    if fails() {
+        return Err(ENOMEM);
+    }
+    vec.push(value);
+    Ok(())
+}
+
+pub(crate) fn current() -> usize {
+    HERE.with(|here| here.id)
+}
+
+pub(crate) fn on_worker() -> bool {
+    HERE.with(|here| here.worker.get())
+}
+
+/// A scope in which the kernel would not recurse into a file system.
+pub(crate) struct NoFs(PhantomData<*mut ()>);
+
+impl NoFs {
+    pub(crate) fn enter() -> Self {
+        HERE.with(|here| here.nofs.set(here.nofs.get() + 1));
+        Self(PhantomData)
+    }
+}
+
+impl Drop for NoFs {
+    fn drop(&mut self) {
+        HERE.with(|here| here.nofs.set(here.nofs.get() - 1));
+    }
+}
+
+pub(crate) fn with_plug(f: impl FnOnce()) {
+    f();
+}
+
+/// A work item: a ring makes it pending, and it is no longer pending when its function starts.
+///
+/// Whoever answers runs the executor: a thread that [waits](Self::wait), or a test that
+/// [looks](Self::answer).
+pub(crate) struct Bell {
+    line: rt::Mutex<Line>,
+    rung: rt::Condvar,
+}
+
+struct Line {
+    pending: bool,
+    running: bool,
+    hung_up: bool,
+    rings: usize,
+}
+
+impl Bell {
+    pub(crate) fn new() -> Self {
+        Self {
+            line: rt::Mutex::new(Line {
+                pending: false,
+                running: false,
+                hung_up: false,
+                rings: 0,
+            }),
+            rung: rt::Condvar::new(),
+        }
+    }
+
+    pub(crate) fn ring(&self) {
+        assert!(!in_lock(), "somebody is woken under a spinlock");
+        let mut line = self.line.lock().unwrap();
+        line.rings += 1;
+        line.pending = true;
+        drop(line);
+        self.rung.notify_one();
+    }
+
+    /// How often it was rung.
+    pub(crate) fn rings(&self) -> usize {
+        self.line.lock().unwrap().rings
+    }
+
+    fn start(&self, line: &mut Line) {
+        assert!(!line.running, "a run overlaps another");
+        line.pending = false;
+        line.running = true;
+        HERE.with(|here| here.worker.set(true));
+    }
+
+    /// Waits until a run is due. Returns `false` if there will be none.
+    pub(crate) fn wait(&self) -> bool {
+        let mut line = self.line.lock().unwrap();
+        while !line.pending && !line.hung_up {
+            line = self.rung.wait(line).unwrap();
+        }
+        let due = line.pending;
+        if due {
+            self.start(&mut line);
+        }
+        due
+    }
+
+    /// Whether a run is due.
+    pub(crate) fn answer(&self) -> bool {
+        let mut line = self.line.lock().unwrap();
+        let due = line.pending;
+        if due {
+            self.start(&mut line);
+        }
+        due
+    }
+
+    /// The run that [`wait`](Self::wait) or [`answer`](Self::answer) announced is over.
+    pub(crate) fn finish(&self) {
+        self.line.lock().unwrap().running = false;
+        HERE.with(|here| here.worker.set(false));
+    }
+
+    /// Lets the thread that waits go, once nothing is pending.
+    pub(crate) fn hang_up(&self) {
+        self.line.lock().unwrap().hung_up = true;
+        self.rung.notify_one();
+    }
+}
+
+/// The event count of a thread.
+struct Park {
+    count: rt::Mutex<usize>,
+    woken: rt::Condvar,
+}
+
+/// The calling thread, as somebody who can be woken.
+pub(crate) struct Parker {
+    park: std::sync::Arc<Park>,
+    not_send: PhantomData<*mut ()>,
+}
+
+static PARKER: RawWakerVTable =
+    RawWakerVTable::new(parker_clone, parker_wake, parker_wake_by_ref, parker_drop);
+
+impl Parker {
+    pub(crate) fn current() -> Self {
+        Self {
+            park: HERE.with(|here| here.park.clone()),
+            not_send: PhantomData,
+        }
+    }
+
+    /// A waker that holds no reference: not to be dropped, and its clones hold theirs.
+    pub(crate) fn waker(&self) -> Waker {
+        // SAFETY: The functions keep the contract of `RawWaker`.
+        unsafe {
+            Waker::from_raw(RawWaker::new(
+                std::sync::Arc::as_ptr(&self.park).cast(),
+                &PARKER,
+            ))
+        }
+    }
+
+    pub(crate) fn token(&self) -> usize {
+        *self.park.count.lock().unwrap()
+    }
+
+    pub(crate) fn park(&self, token: usize) {
+        might_sleep();
+        assert!(!on_worker(), "a worker sleeps");
+        let mut count = self.park.count.lock().unwrap();
+        while *count == token {
+            count = self.park.woken.wait(count).unwrap();
+        }
+    }
+}
+
+/// # Safety
+///
+/// `park` comes from an `Arc` that lives. So in the next three.
+unsafe fn parker_clone(park: *const ()) -> RawWaker {
+    ledger().parkers += 1;
+    // SAFETY: As above.
+    unsafe { std::sync::Arc::increment_strong_count(park.cast::<Park>()) };
+    RawWaker::new(park, &PARKER)
+}
+
+unsafe fn parker_wake(park: *const ()) {
+    // SAFETY: As above; the reference goes with the waker.
+    unsafe {
+        parker_wake_by_ref(park);
+        parker_drop(park);
+    }
+}
+
+unsafe fn parker_wake_by_ref(park: *const ()) {
+    assert!(!in_lock(), "somebody is woken under a spinlock");
+    // SAFETY: As above.
+    let park = unsafe { &*park.cast::<Park>() };
+    *park.count.lock().unwrap() += 1;
+    park.woken.notify_all();
+}
+
+unsafe fn parker_drop(park: *const ()) {
+    ledger().parkers -= 1;
+    // SAFETY: As above; the reference goes with the waker.
+    unsafe { std::sync::Arc::decrement_strong_count(park.cast::<Park>()) };
+}

@@ -1,0 +1,338 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Models of the rw-semaphore.
+//!
+//! The value is in one of loom's cells: an access that is not ordered after the last conflicting one
+//! fails the model, whether or not the two overlap in it.
+
+use crate::harness::*;
+use crate::sys::rt::thread;
+use crate::{block_on, RwSemaphore};
+use core::future::Future;
+use core::pin::Pin;
+use core::task::{Poll, Waker};
+use std::sync::Arc;
+
+type Sem = RwSemaphore<u64>;
+
+fn sem() -> Shared<Sem> {
+    Shared::new(RwSemaphore::new(0))
+}
+
+fn add_one(sem: &Sem) {
+    *block_on(sem.write()).unwrap() += 1;
+}
+
+/// Queues `future`, which has to wait.
+fn queued<F: Future>(future: F) -> Pin<Box<F>> {
+    let mut future = Box::pin(future);
+    assert!(poll_once(future.as_mut()).is_pending());
+    future
+}
+
+fn granted<F: Future>(mut future: Pin<Box<F>>) -> F::Output {
+    match poll_once(future.as_mut()) {
+        Poll::Ready(guard) => guard,
+        Poll::Pending => panic!("the lock was not handed over"),
+    }
+}
+
+/// Nobody holds the lock and nobody waits.
+#[track_caller]
+fn check_free(sem: &Sem, value: u64) {
+    assert_eq!(*sem.try_write().expect("a permit was lost"), value);
+}
+
+#[test]
+fn two_writers_exclude_each_other() {
+    model(3, || {
+        let shared = sem();
+        let sem = shared.get();
+        let thread = thread::spawn(move || add_one(sem));
+        add_one(sem);
+        thread.join().unwrap();
+        check_free(sem, 2);
+    });
+}
+
+#[test]
+fn writers_and_readers_exclude_each_other() {
+    model(2, || {
+        let shared = sem();
+        let sem = shared.get();
+        let writers = [(); 2].map(|()| thread::spawn(move || add_one(sem)));
+        let value = *block_on(sem.read()).unwrap();
+        assert!(value <= 2);
+        for writer in writers {
+            writer.join().unwrap();
+        }
+        check_free(sem, 2);
+    });
+}
+
+#[test]
+fn try_lock_excludes_and_publishes() {
+    model(3, || {
+        let shared = sem();
+        let sem = shared.get();
+        let threads = [(); 2].map(|()| {
+            thread::spawn(move || match sem.try_write() {
+                Some(mut guard) => {
+                    *guard += 1;
+                    1
+                }
+                None => 0,
+            })
+        });
+        if let Some(guard) = sem.try_read() {
+            assert!(*guard <= 2);
+        }
+        let sum = threads.map(|thread| thread.join().unwrap()).iter().sum();
+        check_free(sem, sum);
+    });
+}
+
+#[test]
+fn writer_hands_its_data_to_a_writer() {
+    model(3, || {
+        let shared = sem();
+        let sem = shared.get();
+        let mut guard = sem.try_write().unwrap();
+        let thread = thread::spawn(move || {
+            let mut guard = block_on(sem.write()).unwrap();
+            assert_eq!(*guard, 7);
+            *guard = 8;
+        });
+        *guard = 7;
+        drop(guard);
+        thread.join().unwrap();
+        check_free(sem, 8);
+    });
+}
+
+fn hand_off_against_drop(write: bool) {
+    model(3, move || {
+        let shared = sem();
+        let sem = shared.get();
+        let mut guard = sem.try_write().unwrap();
+        let waiter: Pin<Box<dyn Future<Output = ()> + Send>> = if write {
+            queued(async { *sem.write().await += 1 })
+        } else {
+            queued(async { assert_eq!(*sem.read().await, 1) })
+        };
+        // Somebody behind, to whom the lock goes in the end.
+        let behind = thread::spawn(move || add_one(sem));
+        let dropper = thread::spawn(move || drop(waiter));
+        *guard += 1;
+        drop(guard);
+        dropper.join().unwrap();
+        behind.join().unwrap();
+        check_free(sem, 2);
+    });
+}
+
+#[test]
+fn hand_off_against_drop_of_a_waiting_reader() {
+    hand_off_against_drop(false);
+}
+
+#[test]
+fn hand_off_against_drop_of_a_waiting_writer() {
+    hand_off_against_drop(true);
+}
+
+#[test]
+fn granted_but_unobserved_lock_goes_to_the_next() {
+    model(3, || {
+        let shared = sem();
+        let sem = shared.get();
+        let guard = sem.try_write().unwrap();
+        let first = queued(sem.write());
+        let second = queued(async { *sem.write().await += 1 });
+        drop(guard);
+        // `first` has the lock and does not know.
+        let thread = thread::spawn(move || {
+            let mut second = second;
+            block_on(second.as_mut()).unwrap();
+        });
+        drop(first);
+        thread.join().unwrap();
+        check_free(sem, 1);
+    });
+}
+
+#[test]
+fn hand_off_against_poll_with_another_waker() {
+    model(3, || {
+        let shared = sem();
+        let sem = shared.get();
+        let guard = sem.try_write().unwrap();
+        let counts = [Count::new(), Count::new()];
+        let wakers = counts.clone().map(Waker::from);
+        let mut waiter = Box::pin(sem.read());
+        assert!(poll_with(waiter.as_mut(), &wakers[0]).is_pending());
+        let thread = thread::spawn(move || drop(guard));
+        let ready = poll_with(waiter.as_mut(), &wakers[1]);
+        thread.join().unwrap();
+        match ready {
+            Poll::Ready(guard) => drop(guard),
+            Poll::Pending => {
+                assert_eq!(counts[1].wakes(), 1, "the last waker counts");
+                drop(granted(waiter));
+            }
+        }
+        drop(wakers);
+        assert!(counts.iter().all(|count| Arc::strong_count(count) == 1));
+        check_free(sem, 0);
+    });
+}
+
+#[test]
+fn drop_of_the_first_waiting_writer_lets_in_the_readers_behind() {
+    model(3, || {
+        let shared = sem();
+        let sem = shared.get();
+        let guard = sem.try_read().unwrap();
+        let writer = queued(sem.write());
+        let readers = [(); 2].map(|()| thread::spawn(move || drop(block_on(sem.read()).unwrap())));
+        drop(writer);
+        // They do not wait for us.
+        for reader in readers {
+            reader.join().unwrap();
+        }
+        drop(guard);
+        check_free(sem, 0);
+    });
+}
+
+#[test]
+fn drop_of_a_waiter_against_enqueue() {
+    model(3, || {
+        let shared = sem();
+        let sem = shared.get();
+        let guard = sem.try_read().unwrap();
+        let writer = queued(async { *sem.write().await += 1 });
+        let unlocks = thread::spawn(move || drop(guard));
+        let drops = thread::spawn(move || drop(writer));
+        add_one(sem);
+        unlocks.join().unwrap();
+        drops.join().unwrap();
+        check_free(sem, 1);
+    });
+}
+
+#[test]
+fn reader_unlocks_against_enqueue_of_a_writer() {
+    model(3, || {
+        let shared = sem();
+        let sem = shared.get();
+        let guard = sem.try_read().unwrap();
+        let thread = thread::spawn(move || add_one(sem));
+        drop(guard);
+        thread.join().unwrap();
+        check_free(sem, 1);
+    });
+}
+
+#[test]
+fn two_readers_unlock_against_a_queued_writer() {
+    model(3, || {
+        let shared = sem();
+        let sem = shared.get();
+        let guards = [sem.try_read().unwrap(), sem.try_read().unwrap()];
+        let mut writer = queued(async { *sem.write().await += 1 });
+        let threads = guards.map(|guard| {
+            thread::spawn(move || {
+                assert_eq!(*guard, 0);
+                drop(guard);
+            })
+        });
+        block_on(writer.as_mut()).unwrap();
+        for thread in threads {
+            thread.join().unwrap();
+        }
+        check_free(sem, 1);
+    });
+}
+
+#[test]
+fn two_readers_unlock_against_enqueue_of_a_writer() {
+    model(3, || {
+        let shared = sem();
+        let sem = shared.get();
+        let guards = [sem.try_read().unwrap(), sem.try_read().unwrap()];
+        let threads = guards.map(|guard| {
+            thread::spawn(move || {
+                assert_eq!(*guard, 0);
+                drop(guard);
+            })
+        });
+        add_one(sem);
+        for thread in threads {
+            thread.join().unwrap();
+        }
+        check_free(sem, 1);
+    });
+}
+
+#[test]
+fn downgrade_lets_in_the_readers_before_a_writer_and_not_the_writer() {
+    model(3, || {
+        let shared = sem();
+        let sem = shared.get();
+        let mut guard = sem.try_write().unwrap();
+        let reader = queued(sem.read());
+        let mut writer = queued(async { *sem.write().await += 1 });
+        let behind = queued(sem.read());
+        let thread = thread::spawn(move || block_on(writer.as_mut()).unwrap());
+        *guard = 1;
+        let guard = guard.downgrade();
+        let reader = granted(reader);
+        assert_eq!((*reader, *guard), (1, 1), "a writer came in between");
+        let mut behind = behind;
+        assert!(
+            poll_once(behind.as_mut()).is_pending(),
+            "a reader got past a writer"
+        );
+        drop((reader, guard));
+        assert_eq!(*block_on(behind.as_mut()).unwrap(), 2);
+        drop(behind);
+        thread.join().unwrap();
+        check_free(sem, 2);
+    });
+}
+
+#[test]
+fn downgrade_against_enqueue() {
+    model(3, || {
+        let shared = sem();
+        let sem = shared.get();
+        let mut guard = sem.try_write().unwrap();
+        let reader = thread::spawn(move || assert_eq!(*block_on(sem.read()).unwrap(), 1));
+        *guard = 1;
+        let guard = guard.downgrade();
+        // The reader comes in beside us.
+        reader.join().unwrap();
+        drop(guard);
+        check_free(sem, 1);
+    });
+}
+
+#[test]
+fn nobody_gets_past_a_waiter() {
+    model(3, || {
+        let shared = sem();
+        let sem = shared.get();
+        let guard = sem.try_read().unwrap();
+        let writer = queued(sem.write());
+        let thread = thread::spawn(move || {
+            assert!(sem.try_read().is_none(), "a reader got past a writer");
+            assert!(sem.try_write().is_none(), "a writer got past a writer");
+        });
+        drop(guard);
+        // The writer has the lock, and does not know.
+        thread.join().unwrap();
+        drop(granted(writer));
+        check_free(sem, 0);
+    });
+}

@@ -1,0 +1,14 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The tests. Each is named by the contract or the interleaving that it pins.
+
+#[cfg(not(loom))]
+mod contracts;
+#[cfg(loom)]
+mod lock_models;
+#[cfg(not(loom))]
+mod rwsem_property;
+#[cfg(not(loom))]
+mod stress;
+#[cfg(loom)]
+mod task_models;

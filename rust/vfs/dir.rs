@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The VFS door to directories: `lookup` and `readdir`.
+
+use crate::fs::{DirBatch, FileSystem};
+use crate::inode::{get, result_pointer, Inode, InodeRef};
+use crate::{file, inode};
+use core::marker::PhantomData;
+use core::ptr::null_mut;
+use kernel::error::from_result;
+use kernel::ffi::{c_int, c_uint};
+use kernel::prelude::*;
+use upcall::block_on;
+use upcall_bindings as ub;
+
+/// A name of a path, as the VFS has it.
+///
+/// # Safety
+///
+/// `name` is valid for as long as `'a`.
+unsafe fn name_bytes<'a>(name: *const ub::qstr) -> &'a [u8] {
+    // SAFETY: By the function's contract.
+    unsafe {
+        let len = (*name).__bindgen_anon_1.__bindgen_anon_1.len as usize;
+        core::slice::from_raw_parts((*name).name, len)
+    }
+}
+
+pub(crate) unsafe extern "C" fn lookup<F: FileSystem>(
+    dir: *mut ub::inode,
+    dentry: *mut ub::dentry,
+    _flags: c_uint,
+) -> *mut ub::dentry {
+    // SAFETY: The VFS passes a directory of ours, locked, and a dentry whose name is stable.
+    let (dir, name) = unsafe { (Inode::<F>::new(dir), name_bytes(&raw const (*dentry).__bindgen_anon_1.d_name)) };
+    let found = find(&dir, name).map(|inode| inode.map_or(null_mut(), InodeRef::into_raw));
+    match found {
+        // SAFETY: The dentry is being looked up; the inode's reference goes along.
+        Ok(inode) => unsafe { ub::d_splice_alias(inode, dentry) },
+        Err(error) => inode::error_pointer(error),
+    }
+}
+
+fn find<F: FileSystem>(dir: &Inode<'_, F>, name: &[u8]) -> Result<Option<InodeRef>> {
+    let volume = dir.volume();
+    if name.len() > volume.info().name_max as usize {
+        return Err(ENAMETOOLONG);
+    }
+    let Some(ino) = block_on(volume.lookup(dir.node(), name))?? else {
+        return Ok(None);
+    };
+    match get(dir.superblock(), ino) {
+        // A name that leads to an inode which is not in use.
+        Err(error) if error == ESTALE => Err(crate::fs::errno(ub::EUCLEAN)),
+        result => result.map(Some),
+    }
+}
+
+/// The parent of a directory, for file handles.
+pub(crate) unsafe extern "C" fn get_parent<F: FileSystem>(child: *mut ub::dentry) -> *mut ub::dentry {
+    // SAFETY: The VFS passes a dentry of a directory of ours.
+    let dir = unsafe { Inode::<F>::new((*child).d_inode) };
+    let parent = find(&dir, b"..").and_then(|parent| parent.ok_or(ENOENT));
+    // SAFETY: The inode's reference goes along.
+    result_pointer(parent.map(|inode| unsafe { ub::d_obtain_alias(inode.into_raw()) }))
+}
+
+/// The functions that C calls.
+struct Ops<F>(PhantomData<F>);
+
+impl<F: FileSystem> Ops<F> {
+    const OPERATIONS: &'static ub::file_operations = &ub::file_operations {
+        llseek: Some(Self::llseek),
+        read: Some(ub::generic_read_dir),
+        iterate_shared: Some(Self::iterate),
+        unlocked_ioctl: Some(file::ioctl::<F>),
+        compat_ioctl: file::COMPAT_IOCTL,
+        fsync: Some(ub::noop_fsync),
+        setlease: Some(ub::generic_setlease),
+        // SAFETY: Zero is what the C initialisers leave there.
+        ..unsafe { core::mem::zeroed() }
+    };
+
+    unsafe extern "C" fn llseek(file: *mut ub::file, offset: i64, whence: c_int) -> i64 {
+        // SAFETY: The VFS passes a file of ours. Positions are cookies: all of them can be sought.
+        unsafe { ub::generic_file_llseek_size(file, offset, whence, i64::MAX, (*(*file).f_inode).i_size) }
+    }
+
+    unsafe extern "C" fn iterate(file: *mut ub::file, ctx: *mut ub::dir_context) -> c_int {
+        from_result(|| {
+            // SAFETY: The VFS passes a directory of ours, locked for reading.
+            let dir = unsafe { Inode::<F>::new((*file).f_inode) };
+            let mut batch = DirBatch::new();
+            loop {
+                batch.clear();
+                // SAFETY: The VFS passes a context that is ours to use.
+                let pos = unsafe { (*ctx).pos } as u64;
+                block_on(dir.volume().read_dir(dir.node(), pos, &mut batch))??;
+                for entry in batch.iter() {
+                    // SAFETY: As above.
+                    unsafe {
+                        let more = ub::upcall_dir_emit(
+                            ctx,
+                            entry.name.as_ptr().cast(),
+                            entry.name.len() as c_int,
+                            entry.ino.into(),
+                            entry.file_type as c_uint,
+                        );
+                        if !more {
+                            return Ok(0);
+                        }
+                        (*ctx).pos = entry.next as i64;
+                    }
+                }
+                match batch.next() {
+                    // SAFETY: As above.
+                    Some(next) => unsafe { (*ctx).pos = next as i64 },
+                    None => return Ok(0),
+                }
+            }
+        })
+    }
+}
+
+pub(crate) fn operations<F: FileSystem>() -> &'static ub::file_operations {
+    Ops::<F>::OPERATIONS
+}

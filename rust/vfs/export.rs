@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! File handles, for NFS and `open_by_handle_at`: inode number and generation.
+
+use crate::dir;
+use crate::fs::FileSystem;
+use crate::inode::{get, result_pointer, InodeRef};
+use crate::mount::SuperBlock;
+use core::marker::PhantomData;
+use kernel::ffi::c_int;
+use kernel::prelude::*;
+use upcall_bindings as ub;
+
+/// The functions that C calls.
+struct Ops<F>(PhantomData<F>);
+
+impl<F: FileSystem> Ops<F> {
+    const OPERATIONS: &'static ub::export_operations = &ub::export_operations {
+        encode_fh: Some(ub::generic_encode_ino32_fh),
+        fh_to_dentry: Some(Self::fh_to_dentry),
+        fh_to_parent: Some(Self::fh_to_parent),
+        get_parent: Some(dir::get_parent::<F>),
+        // SAFETY: Zero is what the C initialisers leave there.
+        ..unsafe { core::mem::zeroed() }
+    };
+
+    unsafe extern "C" fn fh_to_dentry(
+        sb: *mut ub::super_block,
+        fid: *mut ub::fid,
+        len: c_int,
+        kind: c_int,
+    ) -> *mut ub::dentry {
+        // SAFETY: The VFS passes a superblock of ours and a handle.
+        unsafe { ub::generic_fh_to_dentry(sb, fid, len, kind, Some(Self::inode)) }
+    }
+
+    unsafe extern "C" fn fh_to_parent(
+        sb: *mut ub::super_block,
+        fid: *mut ub::fid,
+        len: c_int,
+        kind: c_int,
+    ) -> *mut ub::dentry {
+        // SAFETY: As above.
+        unsafe { ub::generic_fh_to_parent(sb, fid, len, kind, Some(Self::inode)) }
+    }
+
+    unsafe extern "C" fn inode(sb: *mut ub::super_block, ino: u64, generation: u32) -> *mut ub::inode {
+        // SAFETY: The VFS passes a superblock of ours.
+        let sb = unsafe { SuperBlock::<F>::new(sb) };
+        result_pointer(Self::find(&sb, ino, generation).map(InodeRef::into_raw))
+    }
+
+    fn find(sb: &SuperBlock<'_, F>, ino: u64, generation: u32) -> Result<InodeRef> {
+        let ino = u32::try_from(ino).map_err(|_| ESTALE)?;
+        if !sb.volume().is_exported(ino) {
+            return Err(ESTALE);
+        }
+        let inode = get(sb, ino)?;
+        if generation != 0 && inode.generation() != generation {
+            return Err(ESTALE);
+        }
+        Ok(inode)
+    }
+}
+
+pub(crate) fn operations<F: FileSystem>() -> &'static ub::export_operations {
+    Ops::<F>::OPERATIONS
+}

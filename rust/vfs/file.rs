@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The VFS door to files: `read`, `lseek`, `ioctl` and direct IO.
+
+use crate::fs::FileSystem;
+use crate::inode::Inode;
+use crate::pages;
+use core::marker::PhantomData;
+use core::ptr::null_mut;
+use kernel::ffi::{c_int, c_long, c_uint, c_ulong};
+use kernel::prelude::*;
+use kernel::uaccess::UserSlice;
+use upcall_bindings as ub;
+
+/// The handler for 32-bit programs: our commands' arguments are pointers.
+pub(crate) const COMPAT_IOCTL: Option<
+    unsafe extern "C" fn(*mut ub::file, c_uint, c_ulong) -> c_long,
+> = {
+    #[cfg(CONFIG_COMPAT)]
+    {
+        Some(ub::compat_ptr_ioctl)
+    }
+    #[cfg(not(CONFIG_COMPAT))]
+    {
+        None
+    }
+};
+
+/// The size of the buffer that `FS_IOC_GETFSLABEL` fills.
+const LABEL_MAX: usize = ub::FSLABEL_MAX as usize;
+
+pub(crate) unsafe extern "C" fn ioctl<F: FileSystem>(
+    file: *mut ub::file,
+    command: c_uint,
+    arg: c_ulong,
+) -> c_long {
+    let result = (|| {
+        // SAFETY: The VFS passes a file of ours.
+        let inode = unsafe { Inode::<F>::new((*file).f_inode) };
+        match command {
+            ub::UPCALL_FS_IOC_GETVERSION | ub::UPCALL_FS_IOC32_GETVERSION => {
+                let generation = inode.volume().attr(inode.node()).generation;
+                // The command is declared with `long`, and has always moved an `int`.
+                UserSlice::new(UserPtr::from_addr(arg), 4)
+                    .writer()
+                    .write_slice(&generation.to_ne_bytes())
+            }
+            ub::UPCALL_FS_IOC_GETFSLABEL => {
+                let mut label = [0; LABEL_MAX];
+                let from = inode.volume().label();
+                let len = from.len().min(LABEL_MAX - 1);
+                label[..len].copy_from_slice(&from[..len]);
+                UserSlice::new(UserPtr::from_addr(arg), LABEL_MAX)
+                    .writer()
+                    .write_slice(&label)
+            }
+            _ => Err(ENOTTY),
+        }
+    })();
+    match result {
+        Ok(()) => 0,
+        Err(error) => error.to_errno() as c_long,
+    }
+}
+
+/// The functions that C calls.
+struct Ops<F>(PhantomData<F>);
+
+impl<F: FileSystem> Ops<F> {
+    const OPERATIONS: &'static ub::file_operations = &ub::file_operations {
+        llseek: Some(Self::llseek),
+        read_iter: Some(Self::read_iter),
+        mmap_prepare: Some(ub::generic_file_mmap_prepare),
+        open: Some(Self::open),
+        fsync: Some(ub::noop_fsync),
+        get_unmapped_area: Some(ub::thp_get_unmapped_area),
+        splice_read: Some(ub::filemap_splice_read),
+        unlocked_ioctl: Some(ioctl::<F>),
+        compat_ioctl: COMPAT_IOCTL,
+        setlease: Some(ub::generic_setlease),
+        fop_flags: ub::UPCALL_FOP_BUFFER_RASYNC,
+        // SAFETY: Zero is what the C initialisers leave there.
+        ..unsafe { core::mem::zeroed() }
+    };
+
+    unsafe extern "C" fn open(inode: *mut ub::inode, file: *mut ub::file) -> c_int {
+        // SAFETY: The VFS passes an inode of ours and a file that is being opened.
+        unsafe {
+            ub::upcall_file_can_odirect(file);
+            ub::generic_file_open(inode, file)
+        }
+    }
+
+    unsafe extern "C" fn llseek(file: *mut ub::file, offset: i64, whence: c_int) -> i64 {
+        // SAFETY: The VFS passes a file of ours.
+        unsafe {
+            let inode = (*file).f_inode;
+            let max = (*(*inode).i_sb).s_maxbytes;
+            let found = match whence as u32 {
+                ub::SEEK_HOLE => Self::seek(inode, offset, ub::iomap_seek_hole),
+                ub::SEEK_DATA => Self::seek(inode, offset, ub::iomap_seek_data),
+                _ => return ub::generic_file_llseek_size(file, offset, whence, max, (*inode).i_size),
+            };
+            if found < 0 {
+                return found;
+            }
+            ub::vfs_setpos(file, found, max)
+        }
+    }
+
+    /// # Safety
+    ///
+    /// `inode` is a regular file of ours.
+    unsafe fn seek(
+        inode: *mut ub::inode,
+        offset: i64,
+        seek: unsafe extern "C" fn(*mut ub::inode, i64, *const ub::iomap_ops) -> i64,
+    ) -> i64 {
+        // SAFETY: By the function's contract. The lock keeps the file as it is, as for a read.
+        unsafe {
+            ub::upcall_inode_lock_shared(inode, false);
+            let found = seek(inode, offset, pages::blocking::<F>());
+            ub::upcall_inode_unlock_shared(inode);
+            found
+        }
+    }
+
+    unsafe extern "C" fn read_iter(iocb: *mut ub::kiocb, to: *mut ub::iov_iter) -> isize {
+        // SAFETY: The VFS passes a request to read a file of ours.
+        unsafe {
+            if (*iocb).ki_flags & ub::UPCALL_IOCB_DIRECT == 0 {
+                return ub::generic_file_read_iter(iocb, to);
+            }
+            let inode = (*(*iocb).ki_filp).f_inode;
+            let nowait = (*iocb).ki_flags & ub::UPCALL_IOCB_NOWAIT != 0;
+            if !ub::upcall_inode_lock_shared(inode, nowait) {
+                return EAGAIN.to_errno() as isize;
+            }
+            let read = ub::iomap_dio_rw(iocb, to, pages::blocking::<F>(), core::ptr::null(), 0, null_mut(), 0);
+            ub::upcall_inode_unlock_shared(inode);
+            ub::upcall_file_accessed((*iocb).ki_filp);
+            read
+        }
+    }
+}
+
+pub(crate) fn operations<F: FileSystem>() -> &'static ub::file_operations {
+    Ops::<F>::OPERATIONS
+}
+

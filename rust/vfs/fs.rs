@@ -1,0 +1,388 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! [`FileSystem`]: what a file system provides, and the types it speaks in.
+
+use crate::disk::Disk;
+use crate::mount::{MountOption, Type};
+use core::future::Future;
+use kernel::prelude::*;
+use kernel::sync::Arc;
+
+/// A mounted volume of a file system.
+///
+/// Every operation that may wait is a future, which borrows no VFS object and can be dropped at any
+/// point. Numbers of bytes and offsets are in bytes.
+pub trait FileSystem: Sized + Send + Sync + 'static {
+    /// The name for `mount -t`.
+    const NAME: &'static CStr;
+    /// Mount options, as far as the VFS does not know them.
+    type Options: Default + Send + Sync + 'static;
+    /// What the file system knows of an inode: a cheap handle, which may be dropped in any context.
+    type Node: Clone + Send + Sync + 'static;
+
+    /// The type, as it is registered.
+    fn registration() -> &'static Type<Self>;
+
+    /// Takes one mount option. Returns `false` if there is no such option.
+    fn set_option(options: &mut Self::Options, option: MountOption<'_>) -> Result<bool>;
+
+    /// Copies the options of a mounted volume, as the start of a remount.
+    fn options(&self) -> Self::Options;
+
+    /// Changes the options of a mounted volume; fails without a change if one cannot be changed.
+    fn remount(&self, options: Self::Options) -> Result;
+
+    /// Writes the options that differ from the default, each with a comma before it.
+    fn show_options(&self, out: &mut dyn core::fmt::Write) -> core::fmt::Result;
+
+    /// Reads and checks the volume on `disk`.
+    ///
+    /// If the volume is refused, the reason was logged. `silent` asks for no log line if the
+    /// device holds something else.
+    fn mount(
+        disk: Disk,
+        options: Self::Options,
+        silent: bool,
+    ) -> impl Future<Output = Result<Arc<Self>>> + Send;
+
+    /// The device below.
+    fn disk(&self) -> &Disk;
+
+    /// What does not change while the volume is mounted.
+    fn info(&self) -> VolumeInfo;
+
+    /// Space and inodes, used and free.
+    fn statfs(&self) -> StatFs;
+
+    /// The volume's label, at most 255 bytes without zeros.
+    fn label(&self) -> &[u8];
+
+    /// The node of inode `ino`, from memory or from the disk.
+    ///
+    /// Fails with `ESTALE` if the inode is not in use.
+    fn node(&self, ino: u32) -> impl Future<Output = Result<Self::Node>> + Send;
+
+    /// Whether file handles may lead to `ino`.
+    fn is_exported(&self, ino: u32) -> bool;
+
+    /// The attributes of a node.
+    fn attr(&self, node: &Self::Node) -> Attr;
+
+    /// Finds `name` in a directory.
+    fn lookup(
+        &self,
+        dir: &Self::Node,
+        name: &[u8],
+    ) -> impl Future<Output = Result<Option<u32>>> + Send;
+
+    /// Lists a directory from position `pos` on, as far as it goes with little work; 0 is the start.
+    ///
+    /// Adds nothing if there is nothing more.
+    fn read_dir(
+        &self,
+        dir: &Self::Node,
+        pos: u64,
+        batch: &mut DirBatch,
+    ) -> impl Future<Output = Result> + Send;
+
+    /// Where the bytes of a file from `pos` on are: the mapping covers `pos` and at least one byte.
+    fn map(
+        &self,
+        node: &Self::Node,
+        pos: u64,
+        len: u64,
+    ) -> impl Future<Output = Result<Mapping>> + Send;
+
+    /// As [`map`](Self::map), from memory alone. Does not wait.
+    fn map_cached(&self, node: &Self::Node, pos: u64, len: u64) -> Option<Mapping>;
+
+    /// The bytes that lie in the node itself, of a [`MappingKind::Inline`] mapping.
+    fn inline_data<'a>(&self, node: &'a Self::Node) -> &'a [u8];
+
+    /// The target of a symbolic link that is kept with the node, with the zero at its end.
+    fn fast_link<'a>(&self, node: &'a Self::Node) -> Option<&'a CStr>;
+
+    /// The value of an attribute, whose name comes without the prefix; `ENODATA` if there is none.
+    fn xattr(
+        &self,
+        node: &Self::Node,
+        namespace: XattrNamespace,
+        name: &[u8],
+    ) -> impl Future<Output = Result<KVec<u8>>> + Send;
+
+    /// Calls `each` for the name of every attribute.
+    fn list_xattr(
+        &self,
+        node: &Self::Node,
+        each: &mut (dyn FnMut(XattrNamespace, &[u8]) -> Result + Send),
+    ) -> impl Future<Output = Result> + Send;
+
+    /// An access control list, or nothing; the list for new files of a directory if `default`.
+    fn acl(
+        &self,
+        node: &Self::Node,
+        default: bool,
+    ) -> impl Future<Output = Result<Option<KVec<AclEntry>>>> + Send;
+
+    /// Whether attributes in `namespace` are to be had at all.
+    fn has_namespace(&self, namespace: XattrNamespace) -> bool;
+}
+
+/// What does not change while a volume is mounted.
+pub struct VolumeInfo {
+    /// The magic number that `statfs` reports.
+    pub magic: u64,
+    /// The size of a block, a power of two from 1024 to the page size.
+    pub block_size: u32,
+    /// The size of the largest file.
+    pub max_bytes: u64,
+    /// The first and the last second that an inode's times can hold.
+    pub time_range: (i64, i64),
+    /// The resolution of an inode's times, in nanoseconds.
+    pub time_granularity: u32,
+    /// The volume's UUID.
+    pub uuid: [u8; 16],
+    /// Whether access control lists are enforced.
+    pub acl: bool,
+    /// The inode of the root directory.
+    pub root: u32,
+    /// The longest name in bytes.
+    pub name_max: u32,
+}
+
+/// Space and inodes of a volume.
+pub struct StatFs {
+    /// Blocks that can hold data.
+    pub blocks: u64,
+    /// Free blocks.
+    pub free: u64,
+    /// Free blocks for users without privilege.
+    pub available: u64,
+    /// Inodes.
+    pub files: u64,
+    /// Free inodes.
+    pub free_files: u64,
+}
+
+/// A point in time.
+#[derive(Clone, Copy, Default)]
+pub struct Time {
+    /// Seconds since 1970.
+    pub secs: i64,
+    /// Nanoseconds, below 1,000,000,000.
+    pub nanos: u32,
+}
+
+/// What a directory entry or an inode is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum FileType {
+    /// Not known without the inode.
+    Unknown = 0,
+    /// A named pipe.
+    Fifo = 1,
+    /// A character device.
+    CharDevice = 2,
+    /// A directory.
+    Directory = 4,
+    /// A block device.
+    BlockDevice = 6,
+    /// A regular file.
+    Regular = 8,
+    /// A symbolic link.
+    Symlink = 10,
+    /// A socket.
+    Socket = 12,
+}
+
+/// The attributes of a node.
+#[derive(Clone)]
+pub struct Attr {
+    /// The inode's number.
+    pub ino: u32,
+    /// The type.
+    pub file_type: FileType,
+    /// Type and permissions, as `st_mode` has them.
+    pub mode: u16,
+    /// Links.
+    pub nlink: u32,
+    /// The owner.
+    pub uid: u32,
+    /// The group.
+    pub gid: u32,
+    /// The project.
+    pub project: u32,
+    /// The size in bytes.
+    pub size: u64,
+    /// Space taken, in 512-byte sectors.
+    pub sectors: u64,
+    /// Last access.
+    pub atime: Time,
+    /// Last change of the contents.
+    pub mtime: Time,
+    /// Last change of the inode.
+    pub ctime: Time,
+    /// Creation, if it is known.
+    pub btime: Option<Time>,
+    /// Major and minor number of a device.
+    pub device: (u32, u32),
+    /// The generation, for file handles.
+    pub generation: u32,
+    /// `FS_*_FL`, as `FS_IOC_GETFLAGS` reports them.
+    pub flags: u32,
+    /// Whether it is known that there are no extended attributes.
+    pub no_xattr: bool,
+}
+
+/// Where a part of a file is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mapping {
+    /// The first byte in the file.
+    pub offset: u64,
+    /// How many bytes; at least 1.
+    pub len: u64,
+    /// What is there.
+    pub kind: MappingKind,
+}
+
+/// What is at a [`Mapping`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MappingKind {
+    /// Nothing: reads as zeros.
+    Hole,
+    /// Bytes from this position of the device on.
+    Data(u64),
+    /// Space from this position of the device on that was never written: reads as zeros.
+    Unwritten(u64),
+    /// [`FileSystem::inline_data`], from the start of the file, at this position of the device.
+    Inline(u64),
+}
+
+/// A prefix of attribute names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum XattrNamespace {
+    /// `user.`
+    User,
+    /// `trusted.`
+    Trusted,
+    /// `security.`
+    Security,
+    /// The name `system.posix_acl_access`.
+    AclAccess,
+    /// The name `system.posix_acl_default`.
+    AclDefault,
+    /// `system.`, which is not shown.
+    System,
+}
+
+/// An entry of an access control list.
+#[derive(Clone, Copy)]
+pub struct AclEntry {
+    /// `ACL_USER_OBJ` and so on.
+    pub tag: u16,
+    /// Read 4, write 2, execute 1.
+    pub perm: u16,
+    /// The user or group, for the tags that have one.
+    pub id: u32,
+}
+
+/// An entry of a directory listing.
+pub struct DirEntry<'a> {
+    /// The inode.
+    pub ino: u32,
+    /// The type, if the directory has it.
+    pub file_type: FileType,
+    /// The position behind the entry, from which a listing can go on.
+    pub next: u64,
+    /// The name.
+    pub name: &'a [u8],
+}
+
+/// Directory entries, packed into one buffer.
+#[derive(Default)]
+pub struct DirBatch {
+    bytes: KVec<u8>,
+    /// Where a listing goes on if it found nothing to add and is not at the end.
+    next: Option<u64>,
+}
+
+/// The bytes of an entry before its name.
+const HEAD: usize = 14;
+
+impl DirBatch {
+    /// Makes an empty batch.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Whether there are no entries.
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// Forgets the entries and keeps the memory.
+    pub fn clear(&mut self) {
+        self.bytes.clear();
+        self.next = None;
+    }
+
+    /// Adds an entry. Fails with `ENOMEM`, and with `EINVAL` for a name of more than 255 bytes.
+    pub fn push(&mut self, entry: &DirEntry<'_>) -> Result {
+        let mut head = [0; HEAD];
+        head[..4].copy_from_slice(&entry.ino.to_le_bytes());
+        head[4..12].copy_from_slice(&entry.next.to_le_bytes());
+        head[12] = entry.file_type as u8;
+        head[13] = u8::try_from(entry.name.len()).map_err(|_| EINVAL)?;
+        self.bytes.reserve(HEAD + entry.name.len(), GFP_KERNEL)?;
+        self.bytes.extend_from_slice(&head, GFP_KERNEL)?;
+        self.bytes.extend_from_slice(entry.name, GFP_KERNEL)?;
+        Ok(())
+    }
+
+    /// Says that the listing goes on at `pos`, although there may be no entries.
+    pub fn go_on_at(&mut self, pos: u64) {
+        self.next = Some(pos);
+    }
+
+    /// Where the listing goes on after the entries; `None` at the end of the directory.
+    pub fn next(&self) -> Option<u64> {
+        self.next
+    }
+
+    /// The entries, in order.
+    pub fn iter(&self) -> impl Iterator<Item = DirEntry<'_>> {
+        let mut bytes = self.bytes.as_slice();
+        core::iter::from_fn(move || {
+            let (head, rest) = bytes.split_first_chunk::<HEAD>()?;
+            let (name, rest) = rest.split_at_checked(usize::from(head[13]))?;
+            bytes = rest;
+            Some(DirEntry {
+                ino: u32::from_le_bytes(*head.first_chunk()?),
+                next: u64::from_le_bytes(*head.get(4..)?.first_chunk()?),
+                file_type: FileType::from_dt(head[12]),
+                name,
+            })
+        })
+    }
+}
+
+impl FileType {
+    /// From the numbers of `d_type`.
+    pub fn from_dt(dt: u8) -> Self {
+        match dt {
+            1 => Self::Fifo,
+            2 => Self::CharDevice,
+            4 => Self::Directory,
+            6 => Self::BlockDevice,
+            8 => Self::Regular,
+            10 => Self::Symlink,
+            12 => Self::Socket,
+            _ => Self::Unknown,
+        }
+    }
+}
+
+/// An error number that the `kernel` crate has no name for.
+pub(crate) fn errno(number: u32) -> Error {
+    Error::from_errno(-(number as i32))
+}

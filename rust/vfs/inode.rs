@@ -1,0 +1,353 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! VFS inodes, attached to nodes.
+//!
+//! A VFS inode and the node that it belongs to are allocated together with a count of readahead
+//! that is under way, in an [`InodeBox`].
+//!
+//! # Life
+//!
+//! `alloc` makes the box without a node, [`get`] attaches one before the inode is published, and
+//! `free`, an RCU callback, drops it: path walks under RCU may look at a link's target until then.
+//! `evict` waits until no readahead uses the inode. Readahead holds folio locks, for which
+//! `truncate_inode_pages` waits as well, but it goes on using the inode after it released the last of them.
+
+use crate::fs::{Attr, FileSystem, FileType};
+use crate::mount::SuperBlock;
+use crate::{dir, file, pages, xattr};
+use core::mem::ManuallyDrop;
+use core::ptr::NonNull;
+use kernel::error::Error;
+use kernel::ffi::{c_int, c_uint, c_void};
+use kernel::prelude::*;
+use kernel::sync::Arc;
+use upcall::block_on;
+use upcall_bindings as ub;
+
+/// A VFS inode with what belongs to it.
+#[repr(C)]
+pub(crate) struct InodeBox<N> {
+    raw: ub::inode,
+    /// Set before the inode is published, constant until it is freed.
+    node: Option<N>,
+    /// Readahead that is under way.
+    pub(crate) reading: ub::atomic_t,
+}
+
+/// Constructs a box in the slab cache: once for its memory, not for each use.
+pub(crate) unsafe extern "C" fn construct<N>(memory: *mut c_void) {
+    let this: *mut InodeBox<N> = memory.cast();
+    // SAFETY: The slab allocator passes memory of the cache's size.
+    unsafe {
+        ub::inode_init_once(&raw mut (*this).raw);
+        (&raw mut (*this).node).write(None);
+        (&raw mut (*this).reading).write(ub::atomic_t::default());
+    }
+}
+
+pub(crate) unsafe extern "C" fn alloc<F: FileSystem>(sb: *mut ub::super_block) -> *mut ub::inode {
+    // SAFETY: The VFS passes a superblock of ours, which is mounted: the root inode is the first.
+    unsafe { ub::upcall_alloc_inode(sb, SuperBlock::<F>::new(sb).mounted().cache).cast() }
+}
+
+pub(crate) unsafe extern "C" fn free<F: FileSystem>(inode: *mut ub::inode) {
+    let this: *mut InodeBox<F::Node> = inode.cast();
+    // SAFETY: Nobody uses the inode any more. The box goes back to the cache constructed.
+    unsafe {
+        drop((*this).node.take());
+        ub::upcall_free_inode(inode.cast());
+    }
+}
+
+pub(crate) unsafe extern "C" fn evict<F: FileSystem>(inode: *mut ub::inode) {
+    let this: *mut InodeBox<F::Node> = inode.cast();
+    // SAFETY: The VFS passes an inode of ours without users.
+    unsafe {
+        ub::upcall_reading_wait(&raw mut (*this).reading);
+        ub::truncate_inode_pages_final(&raw mut (*inode).i_data);
+        ub::clear_inode(inode);
+    }
+}
+
+/// A VFS inode, borrowed from a caller in C.
+pub(crate) struct Inode<'a, F: FileSystem> {
+    raw: NonNull<ub::inode>,
+    sb: SuperBlock<'a, F>,
+}
+
+impl<'a, F: FileSystem> Inode<'a, F> {
+    /// # Safety
+    ///
+    /// `inode` is an inode of a volume of type `F`, with a node, and referenced for as long as `'a`.
+    pub(crate) unsafe fn new(inode: *mut ub::inode) -> Self {
+        // SAFETY: By the function's contract.
+        unsafe {
+            Self {
+                raw: NonNull::new_unchecked(inode),
+                sb: SuperBlock::new((*inode).i_sb),
+            }
+        }
+    }
+
+    pub(crate) fn volume(&self) -> &'a Arc<F> {
+        self.sb.volume()
+    }
+
+    pub(crate) fn superblock(&self) -> &SuperBlock<'a, F> {
+        &self.sb
+    }
+
+    fn boxed(&self) -> &'a InodeBox<F::Node> {
+        // SAFETY: Our inodes are in boxes.
+        unsafe { &*self.raw.as_ptr().cast::<InodeBox<F::Node>>() }
+    }
+
+    pub(crate) fn node(&self) -> &'a F::Node {
+        match &self.boxed().node {
+            Some(node) => node,
+            // An inode without a node is locked and new, and no operation is called on it.
+            None => unreachable!(),
+        }
+    }
+
+    pub(crate) fn reading(&self) -> *mut ub::atomic_t {
+        // SAFETY: Our inodes are in boxes.
+        unsafe { &raw mut (*self.raw.as_ptr().cast::<InodeBox<F::Node>>()).reading }
+    }
+}
+
+/// A reference on a VFS inode.
+pub(crate) struct InodeRef(NonNull<ub::inode>);
+
+impl InodeRef {
+    pub(crate) fn generation(&self) -> u32 {
+        // SAFETY: We have a reference.
+        unsafe { (*self.0.as_ptr()).i_generation }
+    }
+
+    pub(crate) fn into_raw(self) -> *mut ub::inode {
+        ManuallyDrop::new(self).0.as_ptr()
+    }
+}
+
+impl Drop for InodeRef {
+    fn drop(&mut self) {
+        // SAFETY: We have a reference.
+        unsafe { ub::iput(self.0.as_ptr()) }
+    }
+}
+
+/// Gets the VFS inode with number `ino`, from memory or from the disk. May sleep.
+pub(crate) fn get<F: FileSystem>(sb: &SuperBlock<'_, F>, ino: u32) -> Result<InodeRef> {
+    // SAFETY: The superblock is mounted.
+    let inode = unsafe { ub::iget_locked(sb.raw.as_ptr(), ino.into()) };
+    let inode = NonNull::new(inode).ok_or(ENOMEM)?;
+    // SAFETY: We have a reference.
+    if !unsafe { ub::upcall_inode_is_new(inode.as_ptr()) } {
+        return Ok(InodeRef(inode));
+    }
+    match block_on(sb.volume().node(ino)).and_then(|node| node) {
+        Ok(node) => {
+            // SAFETY: The inode is new and locked, so it is ours to fill.
+            unsafe {
+                attach(sb, inode, node);
+                ub::unlock_new_inode(inode.as_ptr());
+            }
+            Ok(InodeRef(inode))
+        }
+        Err(error) => {
+            // SAFETY: As above; drops the reference.
+            unsafe { ub::iget_failed(inode.as_ptr()) };
+            Err(error)
+        }
+    }
+}
+
+/// # Safety
+///
+/// `inode` is new and locked.
+unsafe fn attach<F: FileSystem>(sb: &SuperBlock<'_, F>, inode: NonNull<ub::inode>, node: F::Node) {
+    let volume = sb.volume();
+    let attr = volume.attr(&node);
+    let raw = inode.as_ptr();
+    let time = |t: crate::fs::Time| ub::timespec64 {
+        tv_sec: t.secs,
+        tv_nsec: t.nanos as _,
+    };
+    let c = ub::upcall_attr {
+        size: attr.size,
+        sectors: attr.sectors,
+        version: 0,
+        atime: time(attr.atime),
+        mtime: time(attr.mtime),
+        ctime: time(attr.ctime),
+        uid: attr.uid,
+        gid: attr.gid,
+        generation: attr.generation,
+        nlink: attr.nlink,
+        rdev_major: attr.device.0,
+        rdev_minor: attr.device.1,
+        s_flags: s_flags(attr.flags),
+        mode: attr.mode,
+        no_acl: attr.no_xattr,
+    };
+    // SAFETY: By the function's contract.
+    unsafe {
+        ub::upcall_inode_fill(raw, &c);
+        match attr.file_type {
+            FileType::Directory => {
+                (*raw).i_op = Ops::<F>::DIRECTORY;
+                (*raw).__bindgen_anon_3.i_fop = dir::operations::<F>();
+            }
+            FileType::Regular => {
+                (*raw).i_op = Ops::<F>::REGULAR;
+                (*raw).__bindgen_anon_3.i_fop = file::operations::<F>();
+                (*(*raw).i_mapping).a_ops = pages::operations::<F>();
+                ub::upcall_set_large_folios(raw);
+            }
+            FileType::Symlink => match volume.fast_link(&node) {
+                Some(target) => {
+                    (*raw).__bindgen_anon_5.i_link = target.as_ptr().cast_mut().cast();
+                    (*raw).i_op = Ops::<F>::FAST_LINK;
+                }
+                None => {
+                    (*raw).i_op = Ops::<F>::SLOW_LINK;
+                    (*(*raw).i_mapping).a_ops = pages::operations::<F>();
+                    ub::upcall_inode_nohighmem(raw);
+                }
+            },
+            _ => (*raw).i_op = Ops::<F>::SPECIAL,
+        }
+        (*raw.cast::<InodeBox<F::Node>>()).node = Some(node);
+    }
+}
+
+/// The VFS's inode flags for `FS_*_FL`.
+fn s_flags(flags: u32) -> u32 {
+    [
+        (ub::FS_SYNC_FL, ub::S_SYNC),
+        (ub::FS_APPEND_FL, ub::S_APPEND),
+        (ub::FS_IMMUTABLE_FL, ub::S_IMMUTABLE),
+        (ub::FS_NOATIME_FL, ub::S_NOATIME),
+        (ub::FS_DIRSYNC_FL, ub::S_DIRSYNC),
+    ]
+    .iter()
+    .filter(|(fl, _)| flags & fl != 0)
+    .fold(0, |all, (_, s)| all | s)
+}
+
+/// The functions that C calls.
+struct Ops<F>(core::marker::PhantomData<F>);
+
+impl<F: FileSystem> Ops<F> {
+    const COMMON: ub::inode_operations = ub::inode_operations {
+        getattr: Some(Self::getattr),
+        listxattr: Some(xattr::list::<F>),
+        get_inode_acl: Some(xattr::get_inode_acl::<F>),
+        fileattr_get: Some(Self::fileattr_get),
+        // SAFETY: Zero is what the C initialisers leave there.
+        ..unsafe { core::mem::zeroed() }
+    };
+    const REGULAR: &'static ub::inode_operations = &ub::inode_operations {
+        fiemap: Some(pages::fiemap::<F>),
+        ..Self::COMMON
+    };
+    const DIRECTORY: &'static ub::inode_operations = &ub::inode_operations {
+        lookup: Some(dir::lookup::<F>),
+        fiemap: Some(pages::fiemap::<F>),
+        ..Self::COMMON
+    };
+    const FAST_LINK: &'static ub::inode_operations = &ub::inode_operations {
+        get_link: Some(ub::simple_get_link),
+        getattr: Some(Self::getattr),
+        listxattr: Some(xattr::list::<F>),
+        // SAFETY: As above.
+        ..unsafe { core::mem::zeroed() }
+    };
+    const SLOW_LINK: &'static ub::inode_operations = &ub::inode_operations {
+        get_link: Some(ub::page_get_link),
+        ..*Self::FAST_LINK
+    };
+    const SPECIAL: &'static ub::inode_operations = &ub::inode_operations {
+        getattr: Some(Self::getattr),
+        listxattr: Some(xattr::list::<F>),
+        get_inode_acl: Some(xattr::get_inode_acl::<F>),
+        // SAFETY: As above.
+        ..unsafe { core::mem::zeroed() }
+    };
+
+    unsafe extern "C" fn getattr(
+        idmap: *mut ub::mnt_idmap,
+        path: *const ub::path,
+        stat: *mut ub::kstat,
+        mask: u32,
+        _query: c_uint,
+    ) -> c_int {
+        // SAFETY: The VFS passes a path to an inode of ours and a structure to fill.
+        unsafe {
+            let raw = (*(*path).dentry).d_inode;
+            let inode = Inode::<F>::new(raw);
+            let attr = inode.volume().attr(inode.node());
+            Self::fill_stat(&inode, &attr, stat, mask);
+            ub::generic_fillattr(idmap, mask, raw, stat);
+        }
+        0
+    }
+
+    /// What `generic_fillattr` does not know.
+    ///
+    /// # Safety
+    ///
+    /// `stat` is valid.
+    unsafe fn fill_stat(inode: &Inode<'_, F>, attr: &Attr, stat: *mut ub::kstat, mask: u32) {
+        const ATTRIBUTES: [(u32, u32); 5] = [
+            (ub::FS_APPEND_FL, ub::STATX_ATTR_APPEND),
+            (ub::FS_COMPR_FL, ub::STATX_ATTR_COMPRESSED),
+            (ub::FS_ENCRYPT_FL, ub::STATX_ATTR_ENCRYPTED),
+            (ub::FS_IMMUTABLE_FL, ub::STATX_ATTR_IMMUTABLE),
+            (ub::FS_NODUMP_FL, ub::STATX_ATTR_NODUMP),
+        ];
+        // SAFETY: By the function's contract.
+        unsafe {
+            if let (Some(btime), true) = (attr.btime, mask & ub::STATX_BTIME != 0) {
+                (*stat).result_mask |= ub::STATX_BTIME;
+                (*stat).btime.tv_sec = btime.secs;
+                (*stat).btime.tv_nsec = btime.nanos as _;
+            }
+            if mask & ub::STATX_DIOALIGN != 0 && attr.file_type == FileType::Regular {
+                let align = inode.volume().disk().logical_block_size();
+                (*stat).result_mask |= ub::STATX_DIOALIGN;
+                (*stat).dio_mem_align = ub::upcall_dma_alignment(inode.volume().disk().bdev().as_ptr());
+                (*stat).dio_offset_align = align;
+            }
+            for (flag, attribute) in ATTRIBUTES {
+                (*stat).attributes_mask |= u64::from(attribute);
+                if attr.flags & flag != 0 {
+                    (*stat).attributes |= u64::from(attribute);
+                }
+            }
+        }
+    }
+
+    unsafe extern "C" fn fileattr_get(dentry: *mut ub::dentry, fa: *mut ub::file_kattr) -> c_int {
+        // SAFETY: The VFS passes a dentry of ours and a structure to fill.
+        unsafe {
+            let inode = Inode::<F>::new((*dentry).d_inode);
+            let attr = inode.volume().attr(inode.node());
+            ub::fileattr_fill_flags(fa, attr.flags);
+            (*fa).fsx_projid = attr.project;
+        }
+        0
+    }
+}
+
+/// Turns an error into C's error pointer.
+pub(crate) fn error_pointer<T>(error: Error) -> *mut T {
+    error.to_ptr()
+}
+
+/// Turns a result into C's pointer or error pointer.
+pub(crate) fn result_pointer<T>(result: Result<*mut T>) -> *mut T {
+    result.unwrap_or_else(error_pointer)
+}
+

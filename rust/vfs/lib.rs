@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Safe wrappers for file systems whose operations are futures.
+//!
+//! A file system implements [`FileSystem`]: asynchronous operations on its volume and nodes. This
+//! crate is the synchronous door to it: it registers the type with the VFS, and calls each operation
+//! with [`block_on`](upcall::block_on). It knows nothing about the on-disk format.
+//!
+//! | module | what it has |
+//! |---|---|
+//! | [`fs`] | [`FileSystem`]: what a file system provides |
+//! | [`mount`] | registration, mount options, mount, unmount, `statfs` |
+//! | [`inode`] | VFS inodes attached to nodes, `stat`, links, attributes |
+//! | [`dir`] | `lookup` and `readdir` |
+//! | [`file`] | `read`, `lseek`, `ioctl`, direct IO |
+//! | [`pages`] | the page cache: readahead that only starts work, iomap |
+//! | [`buffer`] | the block device's buffer cache, read asynchronously |
+//! | [`handle`] | keeping a volume mounted from Rust |
+//! | [`checksum`] | the kernel's checksums |
+//! | [`xattr`] | extended attributes and access control lists |
+//! | [`export`] | file handles for NFS and `open_by_handle_at` |
+//! | [`disk`] | the device below a volume, its log lines |
+//!
+//! # Locks
+//!
+//! VFS locks (directory and file `i_rwsem`, `invalidate_lock`, folio locks) are taken by the VFS before it
+//! calls us, and the futures that we block on take none of them.
+
+pub mod buffer;
+pub mod checksum;
+mod dir;
+pub mod disk;
+mod export;
+mod file;
+pub mod fs;
+mod handle;
+mod inode;
+mod mount;
+mod pages;
+mod xattr;
+
+pub use buffer::Buffer;
+pub use disk::Disk;
+pub use fs::{
+    AclEntry, Attr, DirBatch, DirEntry, FileSystem, FileType, Mapping, MappingKind, StatFs, Time, VolumeInfo,
+    XattrNamespace,
+};
+pub use handle::Handle;
+pub use mount::{MountOption, Registration, Type};

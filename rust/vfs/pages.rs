@@ -1,0 +1,261 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The page cache, by the kernel's iomap library with our map under it.
+//!
+//! C header: [`include/linux/iomap.h`](srctree/include/linux/iomap.h).
+//!
+//! There are two tables of [`iomap_ops`](ub::iomap_ops), which differ in what they do if the map of the
+//! wanted range is not in memory: *blocking* reads it with `block_on` (unless the caller said
+//! `IOMAP_NOWAIT`), *cached* fails with `EAGAIN`.
+//!
+//! # Readahead
+//!
+//! `readahead` only starts work. If the map is in memory, the bios go out at once. Else the folios,
+//! which are locked, move to an upcall that reads the map and then sends the bios. The caller never waits
+//! for metadata; whoever wants the data waits for the folio lock, as always. Without memory
+//! for the upcall the folios are left to the VFS, which unlocks them, and `read_folio` reads them.
+//!
+//! The upcall uses the inode without a reference: the inode's count of readahead under way keeps
+//! `evict` from finishing (see [`inode`](crate::inode)). So an upcall never has to drop the last reference on
+//! an inode, which may sleep.
+
+use crate::fs::{FileSystem, Mapping, MappingKind};
+use crate::inode::Inode;
+use core::marker::PhantomData;
+use core::ptr::NonNull;
+use kernel::error::from_result;
+use kernel::ffi::{c_int, c_uint};
+use kernel::prelude::*;
+use upcall::block_on;
+use upcall_bindings as ub;
+
+/// What iomap has for an address where there is none: `IOMAP_NULL_ADDR`.
+const NO_ADDRESS: u64 = u64::MAX;
+
+/// The functions that C calls.
+struct Ops<F>(PhantomData<F>);
+
+impl<F: FileSystem> Ops<F> {
+    const PAGES: &'static ub::address_space_operations = &ub::address_space_operations {
+        read_folio: Some(Self::read_folio),
+        readahead: Some(Self::readahead),
+        bmap: Some(Self::bmap),
+        dirty_folio: Some(ub::noop_dirty_folio),
+        invalidate_folio: Some(ub::iomap_invalidate_folio),
+        release_folio: Some(ub::iomap_release_folio),
+        is_partially_uptodate: Some(ub::iomap_is_partially_uptodate),
+        migrate_folio: Some(ub::filemap_migrate_folio),
+        error_remove_folio: Some(ub::generic_error_remove_folio),
+        // SAFETY: Zero is what the C initialisers leave there. So in the other tables.
+        ..unsafe { core::mem::zeroed() }
+    };
+
+    const BLOCKING: &'static ub::iomap_ops = &ub::iomap_ops {
+        iomap_begin: Some(Self::begin_blocking),
+        ..unsafe { core::mem::zeroed() }
+    };
+
+    const CACHED: &'static ub::iomap_ops = &ub::iomap_ops {
+        iomap_begin: Some(Self::begin_cached),
+        ..unsafe { core::mem::zeroed() }
+    };
+
+    unsafe extern "C" fn read_folio(_file: *mut ub::file, folio: *mut ub::folio) -> c_int {
+        // SAFETY: The VFS passes a locked folio of a file of ours.
+        unsafe { ub::upcall_bio_read_folio(folio, Self::BLOCKING) };
+        0
+    }
+
+    unsafe extern "C" fn bmap(mapping: *mut ub::address_space, block: u64) -> u64 {
+        // SAFETY: The VFS passes a mapping of a file of ours.
+        unsafe { ub::iomap_bmap(mapping, block, Self::BLOCKING) }
+    }
+
+    unsafe extern "C" fn readahead(rac: *mut ub::readahead_control) {
+        // SAFETY: The VFS passes a request whose folios are locked, of a file of ours.
+        let (inode, pos, len) = unsafe {
+            let raw = NonNull::new_unchecked((*(*rac).mapping).host);
+            (
+                raw,
+                ub::upcall_readahead_pos(rac),
+                ub::upcall_readahead_length(rac),
+            )
+        };
+        // SAFETY: The folios are locked, so the inode is there.
+        let this = unsafe { Inode::<F>::new(inode.as_ptr()) };
+        if is_cached(&**this.volume(), this.node(), pos, len) {
+            // SAFETY: As above.
+            unsafe { ub::upcall_bio_readahead(rac, Self::CACHED) };
+            return;
+        }
+        let (volume, node) = (this.volume().clone(), this.node().clone());
+        // SAFETY: As above.
+        let readahead = unsafe { Readahead::<F>::take(&this, rac) };
+        // Without memory the future, and with it the folios, are dropped here.
+        let _ = this.volume().disk().spawner().spawn(async move {
+            let mut at = pos;
+            while let Some(left) = (pos + len).checked_sub(at).filter(|&left| left > 0) {
+                match volume.map(&node, at, left).await {
+                    Ok(mapping) => at = mapping.offset + mapping.len,
+                    // Whoever reads the folio gets the error.
+                    Err(_) => break,
+                }
+            }
+            readahead.submit();
+        });
+    }
+
+    unsafe extern "C" fn begin_blocking(
+        inode: *mut ub::inode,
+        pos: i64,
+        len: i64,
+        flags: c_uint,
+        iomap: *mut ub::iomap,
+        _source: *mut ub::iomap,
+    ) -> c_int {
+        from_result(|| {
+            // SAFETY: iomap passes an inode of ours.
+            let inode = unsafe { Inode::<F>::new(inode) };
+            let (volume, node) = (&**inode.volume(), inode.node());
+            let (pos, len) = (pos as u64, len as u64);
+            let mapping = match volume.map_cached(node, pos, len) {
+                Some(mapping) => mapping,
+                None if flags & ub::IOMAP_NOWAIT != 0 => return Err(EAGAIN),
+                None => block_on(volume.map(node, pos, len))??,
+            };
+            // SAFETY: iomap passes a structure to fill.
+            unsafe { fill(volume, node, &mapping, iomap) };
+            Ok(0)
+        })
+    }
+
+    unsafe extern "C" fn begin_cached(
+        inode: *mut ub::inode,
+        pos: i64,
+        len: i64,
+        _flags: c_uint,
+        iomap: *mut ub::iomap,
+        _source: *mut ub::iomap,
+    ) -> c_int {
+        from_result(|| {
+            // SAFETY: iomap passes an inode of ours.
+            let inode = unsafe { Inode::<F>::new(inode) };
+            let (volume, node) = (&**inode.volume(), inode.node());
+            let mapping = volume.map_cached(node, pos as u64, len as u64).ok_or(EAGAIN)?;
+            // SAFETY: iomap passes a structure to fill.
+            unsafe { fill(volume, node, &mapping, iomap) };
+            Ok(0)
+        })
+    }
+}
+
+/// Whether the map of `len` bytes from `pos` on is in memory.
+fn is_cached<F: FileSystem>(volume: &F, node: &F::Node, pos: u64, len: u64) -> bool {
+    let end = pos + len;
+    let mut at = pos;
+    while at < end {
+        match volume.map_cached(node, at, end - at) {
+            Some(mapping) => at = mapping.offset + mapping.len,
+            None => return false,
+        }
+    }
+    true
+}
+
+/// # Safety
+///
+/// `iomap` is valid. The node lives as long as it is used: its inode has a reference on it.
+unsafe fn fill<F: FileSystem>(volume: &F, node: &F::Node, mapping: &Mapping, iomap: *mut ub::iomap) {
+    let (kind, addr) = match mapping.kind {
+        MappingKind::Hole => (ub::IOMAP_HOLE, NO_ADDRESS),
+        MappingKind::Data(addr) => (ub::IOMAP_MAPPED, addr),
+        MappingKind::Unwritten(addr) => (ub::IOMAP_UNWRITTEN, addr),
+        MappingKind::Inline(addr) => (ub::IOMAP_INLINE, addr),
+    };
+    // SAFETY: By the function's contract.
+    unsafe {
+        (*iomap).offset = mapping.offset as i64;
+        (*iomap).length = mapping.len;
+        (*iomap).type_ = kind as u16;
+        (*iomap).flags = 0;
+        (*iomap).addr = addr;
+        (*iomap).bdev = volume.disk().bdev().as_ptr();
+        if let MappingKind::Inline(_) = mapping.kind {
+            (*iomap).inline_data = volume.inline_data(node).as_ptr().cast_mut().cast();
+        }
+    }
+}
+
+/// The folios of a readahead request, locked, and the promise that their inode stays.
+///
+/// # Cancellation
+///
+/// Dropping it unlocks the folios unread; whoever needs one reads it.
+struct Readahead<F> {
+    rac: ub::readahead_control,
+    reading: NonNull<ub::atomic_t>,
+    fs: PhantomData<fn() -> F>,
+}
+
+// SAFETY: Locked folios may be read and unlocked by any thread.
+unsafe impl<F> Send for Readahead<F> {}
+
+impl<F: FileSystem> Readahead<F> {
+    /// # Safety
+    ///
+    /// `rac` is a request of the VFS for the file `inode`.
+    unsafe fn take(inode: &Inode<'_, F>, rac: *mut ub::readahead_control) -> Self {
+        let mut taken = ub::readahead_control::default();
+        let reading = inode.reading();
+        // SAFETY: By the function's contract. The folios are locked, so the inode is not evicted
+        // before the count says that we use it.
+        unsafe {
+            ub::upcall_reading_begin(reading);
+            ub::upcall_readahead_take(&mut taken, rac);
+            Self {
+                rac: taken,
+                reading: NonNull::new_unchecked(reading),
+                fs: PhantomData,
+            }
+        }
+    }
+
+    /// Sends the bios. What cannot be mapped from memory is unlocked unread.
+    fn submit(mut self) {
+        // SAFETY: The folios are locked, and the inode stays.
+        unsafe { ub::upcall_bio_readahead(&mut self.rac, Ops::<F>::CACHED) };
+    }
+}
+
+impl<F> Drop for Readahead<F> {
+    fn drop(&mut self) {
+        // SAFETY: What is left of the request is ours. The inode may go after the last line.
+        unsafe {
+            ub::upcall_readahead_drop_rest(&mut self.rac);
+            ub::upcall_reading_end(self.reading.as_ptr());
+        }
+    }
+}
+
+pub(crate) unsafe extern "C" fn fiemap<F: FileSystem>(
+    inode: *mut ub::inode,
+    info: *mut ub::fiemap_extent_info,
+    start: u64,
+    len: u64,
+) -> c_int {
+    // SAFETY: The VFS passes an inode of ours.
+    unsafe {
+        ub::upcall_inode_lock_shared(inode, false);
+        let result = ub::iomap_fiemap(inode, info, start, len, blocking::<F>());
+        ub::upcall_inode_unlock_shared(inode);
+        result
+    }
+}
+
+pub(crate) fn operations<F: FileSystem>() -> &'static ub::address_space_operations {
+    Ops::<F>::PAGES
+}
+
+pub(crate) fn blocking<F: FileSystem>() -> &'static ub::iomap_ops {
+    Ops::<F>::BLOCKING
+}
