@@ -103,12 +103,7 @@ impl HashParams {
                 (a, b)
             }
         };
-        // Bit 0 marks a collision in an index, and the largest value marks the end of a directory.
-        let major = match major & !1 {
-            0xffff_fffe => 0xffff_fffc,
-            major => major,
-        };
-        NameHash { major, minor }
+        NameHash::new(major, minor)
     }
 }
 
@@ -124,6 +119,18 @@ pub struct NameHash {
 impl NameHash {
     /// The cookie of the end of a directory.
     pub const COOKIE_END: u64 = (1 << 63) - 1;
+
+    /// Makes a hash from the words that a hash function yields.
+    ///
+    /// Bit 0 of the major hash marks a collision in an index, and its largest value marks the end of
+    /// a directory, so neither is left in it.
+    pub const fn new(major: u32, minor: u32) -> Self {
+        let major = match major & !1 {
+            0xffff_fffe => 0xffff_fffc,
+            major => major,
+        };
+        Self { major, minor }
+    }
 
     /// Returns the listing position of this hash, as the kernel's ext4 gives it to user space.
     ///

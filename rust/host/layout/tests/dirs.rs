@@ -81,10 +81,9 @@ fn the_end_of_a_directory_is_no_hash() {
     let params = hash::HashParams::new([0; 4], false, 1);
     assert!(params.default_version().is_ok());
     assert!(HashVersion::decode(6, false).is_err());
-    let last = NameHash {
-        major: 0xffff_fffc,
-        minor: u32::MAX,
-    };
+    assert_eq!(NameHash::new(0x1235, 7).major, 0x1234);
+    let last = NameHash::new(u32::MAX, u32::MAX);
+    assert_eq!(last.major, 0xffff_fffc);
     assert!(last.to_cookie() < NameHash::COOKIE_END);
     assert_eq!(NameHash::from_cookie(last.to_cookie()), last);
 }
