@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Exports the runtime's Rust symbols, as the kernel's rust/exports.c does.
+ * Exports a crate's symbols, as the kernel's rust/exports.c does.  Kbuild compiles it once for
+ * each module, with the list of the module's symbols.
  */
 #include <linux/export.h>
 
 #define EXPORT_SYMBOL_RUST_GPL(sym) extern int sym; EXPORT_SYMBOL_GPL(sym)
 
-#include "upcall_exports.h"
+#include CRATE_EXPORTS

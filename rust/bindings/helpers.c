@@ -11,6 +11,17 @@
 
 #include "helpers.h"
 
+/*
+ * Called where an async fn is resumed after it returned, which no executor does.  Kbuild
+ * says why it has this name.
+ */
+void __noreturn _Rupcall_async_fn_resumed_4core9panicking5panic(const void *location);
+void __noreturn _Rupcall_async_fn_resumed_4core9panicking5panic(const void *location)
+{
+	pr_emerg("upcall: an async fn was resumed after it returned\n");
+	BUG();
+}
+
 bool upcall_current_work_is(work_func_t func)
 {
 	struct work_struct *work = current_work();

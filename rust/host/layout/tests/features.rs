@@ -284,10 +284,11 @@ fn compare_backups(volume: &Volume<fs::File>, image: &Image) -> usize {
     backups
 }
 
-/// Makes an image and compares everything.
-fn check(name: &str, megabytes: u64, options: &str) -> (Volume<fs::File>, Image) {
+/// Makes an image, lets debugfs change it, and compares everything.
+fn check(name: &str, megabytes: u64, options: &str, changes: &[&str]) -> (Volume<fs::File>, Image) {
     let dir = scratch(&format!("features-{name}"));
     let image = Image::make(&dir, megabytes << 20, options, Some(source()));
+    image.change(changes);
     image.index_dirs();
     let volume = image.open();
     compare_header(&volume, &image);
@@ -311,7 +312,7 @@ macro_rules! matrix {
     ($($name:ident: $megabytes:literal, $options:literal $(, $extra:expr)?;)*) => {$(
         #[test]
         fn $name() {
-            let (volume, _image) = check(stringify!($name), $megabytes, $options);
+            let (volume, _image) = check(stringify!($name), $megabytes, $options, &[]);
             $({
                 let extra: fn(&Geometry) -> bool = $extra;
                 assert!(extra(volume.geo()), stringify!($extra));
@@ -324,7 +325,6 @@ macro_rules! matrix {
 
 matrix! {
     ext2_1k: 20, "-t ext2 -b 1024 -I 128 -L label";
-    ext2_rev0: 20, "-t ext2 -r 0 -b 1024";
     ext2_4k_full_label: 20, "-t ext2 -b 4096 -I 256 -L sixteen-letters-";
     ext3_2k: 20, "-t ext3 -b 2048 -I 128 -J size=4";
     ext4_4k: 40, "-t ext4 -b 4096 -O 64bit,metadata_csum";
@@ -356,6 +356,16 @@ matrix! {
     all_new: 40, "-t ext4 -b 4096 -O large_dir,ea_inode,verity,stable_inodes,metadata_csum_seed,inline_data";
     blocks_of_64k: 100, "-t ext4 -b 65536 -O metadata_csum", |g| g.block_bits() == 16;
     blocks_of_16k_no_backup: 60, "-t ext4 -b 16384 -O ^metadata_csum";
+}
+
+#[test]
+fn ext2_rev0() {
+    // The oldest volumes have neither features nor the fields for them.
+    let changes = ["ssv rev_level 0", "ssv first_ino 0", "ssv inode_size 0"];
+    let options = "-t ext2 -b 1024 -I 128 -O none";
+    let (volume, _image) = check("ext2_rev0", 20, options, &changes);
+    assert_eq!((volume.sb.revision, volume.geo().inode_size()), (0, 128));
+    assert_eq!(volume.geo().first_ino(), Ino(11));
 }
 
 #[test]

@@ -77,6 +77,9 @@ impl Image {
 
     /// Runs debugfs commands that change the image.
     pub fn change(&self, commands: &[&str]) {
+        if commands.is_empty() {
+            return;
+        }
         self.debugfs(&["-w"], commands);
     }
 
