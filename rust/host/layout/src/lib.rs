@@ -14,3 +14,4 @@ pub mod layout;
 pub mod crc;
 pub mod fuzz;
 pub mod volume;
+mod walk;

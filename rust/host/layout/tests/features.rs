@@ -158,6 +158,12 @@ fn compare_header<D: Disk>(volume: &Volume<D>, image: &Image) {
     let hex: String = sb.uuid.iter().map(|b| format!("{b:02x}")).collect();
     assert_eq!(text("Filesystem UUID").replace('-', ""), hex);
 
+    if let Some(hash) = header.get("Default directory hash") {
+        let version = geo.hash().default_version().expect("a version");
+        assert_eq!((hash.as_str(), version.unsigned), ("half_md4", false));
+        assert_eq!(version.algorithm, hash::HashAlgorithm::HalfMd4);
+    }
+
     let features = geo.features();
     let names: BTreeSet<String> = features
         .compat
@@ -223,6 +229,8 @@ fn compare_groups<D: Disk>(volume: &Volume<D>, image: &Image) {
         // dumpe2fs counts clusters in some versions, and blocks in others.
         assert!(counts[0] == u64::from(ours[0]) || counts[0] == u64::from(ours[0]) * ratio);
         assert_eq!(counts[1..3], [u64::from(ours[1]), u64::from(ours[2])]);
+        let unused = counts.get(3).copied().unwrap_or(0);
+        assert_eq!(u64::from(desc.itable_unused), unused, "{part}");
         let (clusters, inodes) = volume.check_bitmaps(group).expect("the bitmaps verify");
         assert_eq!(clusters, desc.free_clusters, "group {i}");
         assert_eq!(inodes, desc.free_inodes, "group {i}");

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: GPL-2.0
+#
+# For a person at the command line.  What is built, and how, is in Kbuild.
+
+# The kernel to build for: any prepared tree with Rust, the running one's by default.
+KDIR ?= /lib/modules/$(shell uname -r)/build
+SHELL := /bin/bash
+
+.PHONY: all modules install clean check-kdir help run shell test lab bench \
+	rustfmt rustfmt-check rustdoc clippy
+
+all: modules
+
+## Building (KDIR=TREE, CLIPPY=1)
+
+check-kdir:
+	@if [ ! -e $(KDIR)/Makefile ]; then \
+		echo "There is no kernel tree at $(KDIR)."; \
+		echo "On Debian 13, tools/kernel-tree makes one for the running kernel; then: make KDIR=TREE"; \
+		exit 1; \
+	elif ! grep -qs '^CONFIG_RUST=y' $(KDIR)/include/config/auto.conf; then \
+		echo "The kernel of $(KDIR) was configured without CONFIG_RUST=y, and cannot load Rust modules."; \
+		echo "Debian's kernels from 7.3 on, in trixie-backports, can."; \
+		exit 1; \
+	elif [ ! -e $(KDIR)/rust/libkernel.rmeta ]; then \
+		echo "$(KDIR) has no metadata of the kernel crate (rust/libkernel.rmeta)."; \
+		echo "On Debian 13, tools/kernel-tree makes a tree that has it; then: make KDIR=TREE"; \
+		echo "In a tree of your own: make LLVM= prepare rust/kernel.o modules_prepare"; \
+		exit 1; \
+	fi
+
+modules: check-kdir
+	$(MAKE) -C $(KDIR) M=$(CURDIR) modules
+
+install: modules
+	$(MAKE) -C $(KDIR) M=$(CURDIR) modules_install
+	depmod -a
+
+clean:
+	@if [ -e $(KDIR)/Makefile ]; then $(MAKE) -C $(KDIR) M=$(CURDIR) clean; fi
+
+## Checking the source, with the lab's tools
+
+RUST_SOURCES = $(shell git ls-files '*.rs')
+
+rustfmt:
+	tools/lab run rustfmt --edition 2021 --config skip_children=true $(RUST_SOURCES)
+
+rustfmt-check:
+	tools/lab run rustfmt --check --edition 2021 --config skip_children=true $(RUST_SOURCES)
+
+clippy:
+	tools/check clippy
+
+rustdoc:
+	tools/check rustdoc
+
+## Running, in a virtual machine
+
+lab:
+	tools/lab
+
+run:
+	tools/run
+
+shell:
+	tools/run --shell
+
+test:
+	tools/test
+
+bench:
+	bench/run
+
+help:
+	@sed -n 's/^## \(.*\)/\n\1/p; s/^\([a-z-]*\):.*/    make \1/p' Makefile | grep -v 'check-kdir'

@@ -1,0 +1,205 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * walk DIR [ROUNDS]: look at everything below DIR in every way that reads, and
+ * print how many calls failed, by errno.  Errors are expected: the caller feeds
+ * broken images and failing disks.  What it bounds is its own work, so that a
+ * file of 2^60 bytes or a directory without end does not keep it busy: such an
+ * end is reported as "unbounded".
+ *
+ * A line is "errno NUMBER COUNT"; then "paths N bytes N".
+ */
+#define _GNU_SOURCE
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/fiemap.h>
+#include <linux/fs.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/types.h>
+#include <sys/vfs.h>
+#include <sys/xattr.h>
+#include <unistd.h>
+
+enum {
+	MAX_DEPTH = 24,
+	MAX_ENTRIES = 20000,
+	MAX_SEGMENTS = 300,
+	MAX_BYTES = 8 << 20,
+};
+
+static unsigned long failures[4096], paths, bytes;
+static int unbounded;
+static char buffer[1 << 17];
+
+static long count(long result)
+{
+	if (result < 0 && errno < 4096)
+		failures[errno]++;
+	return result;
+}
+
+static void xattrs(const char *path)
+{
+	char names[65536], value[65536];
+	ssize_t size = count(llistxattr(path, names, sizeof(names)));
+
+	for (ssize_t at = 0; at < size; at += strlen(names + at) + 1)
+		count(lgetxattr(path, names + at, value, sizeof(value)));
+	if (lgetxattr(path, "system.posix_acl_access", value, sizeof(value)) < 0 &&
+	    errno != ENODATA && errno != EOPNOTSUPP)
+		count(-1);
+}
+
+static void extents(int fd)
+{
+	struct {
+		struct fiemap map;
+		struct fiemap_extent extent[64];
+	} request = { .map = { .fm_length = ~0ull, .fm_extent_count = 64 } };
+
+	for (int n = 0; n < MAX_SEGMENTS; n++) {
+		struct fiemap_extent *last;
+
+		request.map.fm_length = ~0ull - request.map.fm_start;
+		if (count(ioctl(fd, FS_IOC_FIEMAP, &request)) < 0 || !request.map.fm_mapped_extents)
+			return;
+		last = &request.extent[request.map.fm_mapped_extents - 1];
+		if (last->fe_flags & FIEMAP_EXTENT_LAST)
+			return;
+		if (last->fe_logical + last->fe_length <= request.map.fm_start) {
+			unbounded = 1;
+			return;
+		}
+		request.map.fm_start = last->fe_logical + last->fe_length;
+	}
+}
+
+static void content(int fd, off_t size)
+{
+	off_t at = 0;
+	long budget = MAX_BYTES;
+
+	for (int n = 0; n < MAX_SEGMENTS && at < size && budget > 0; n++) {
+		off_t data = lseek(fd, at, SEEK_DATA), hole;
+
+		if (data < 0) {
+			if (errno != ENXIO)
+				count(-1);
+			break;
+		}
+		hole = count(lseek(fd, data, SEEK_HOLE));
+		if (hole < 0)
+			break;
+		if (hole <= data) {
+			unbounded = 1;
+			break;
+		}
+		for (at = data; at < hole && budget > 0;) {
+			ssize_t got = count(pread(fd, buffer, sizeof(buffer), at));
+
+			/* What cannot be read is skipped: more may follow */
+			if (got <= 0)
+				got = sizeof(buffer);
+			else
+				bytes += got;
+			at += got;
+			budget -= got;
+		}
+	}
+	/* Also without asking where the data is, and at the end */
+	count(pread(fd, buffer, sizeof(buffer), 0));
+	count(pread(fd, buffer, sizeof(buffer), size / 2));
+	count(pread(fd, buffer, 4096, size > 100 ? size - 100 : 0));
+}
+
+static void walk(const char *path, int depth);
+
+static void directory(const char *path, int depth)
+{
+	DIR *dir = opendir(path);
+	struct dirent *entry;
+	char *child;
+	int n = 0;
+
+	if (!dir) {
+		count(-1);
+		return;
+	}
+	count(ioctl(dirfd(dir), FS_IOC_GETFLAGS, buffer));
+	for (;;) {
+		errno = 0;
+		entry = readdir(dir);
+		if (!entry) {
+			if (errno)
+				count(-1);
+			break;
+		}
+		if (++n > MAX_ENTRIES) {
+			unbounded = 1;
+			break;
+		}
+		if (!strcmp(entry->d_name, ".") || !strcmp(entry->d_name, ".."))
+			continue;
+		if (asprintf(&child, "%s/%s", path, entry->d_name) < 0)
+			exit(2);
+		walk(child, depth + 1);
+		free(child);
+	}
+	closedir(dir);
+	/* A name that is not there goes through the hash tree too */
+	if (asprintf(&child, "%s/no such name", path) < 0)
+		exit(2);
+	if (access(child, F_OK) && errno != ENOENT)
+		count(-1);
+	free(child);
+}
+
+static void walk(const char *path, int depth)
+{
+	struct stat st;
+	int fd;
+
+	paths++;
+	if (count(lstat(path, &st)))
+		return;
+	xattrs(path);
+	if (S_ISLNK(st.st_mode)) {
+		count(readlink(path, buffer, sizeof(buffer)));
+	} else if (S_ISDIR(st.st_mode)) {
+		/* A directory may be inside itself on a broken image */
+		if (depth < MAX_DEPTH)
+			directory(path, depth);
+	} else if (S_ISREG(st.st_mode)) {
+		fd = count(open(path, O_RDONLY));
+		if (fd < 0)
+			return;
+		extents(fd);
+		content(fd, st.st_size);
+		close(fd);
+	}
+}
+
+int main(int argc, char **argv)
+{
+	int rounds = argc > 2 ? atoi(argv[2]) : 1;
+	struct statfs fs;
+
+	if (argc < 2)
+		return 2;
+	while (rounds--) {
+		count(statfs(argv[1], &fs));
+		walk(argv[1], 0);
+	}
+	for (int e = 0; e < 4096; e++)
+		if (failures[e])
+			printf("errno %d %lu\n", e, failures[e]);
+	printf("paths %lu bytes %lu\n", paths, bytes);
+	if (unbounded)
+		printf("unbounded\n");
+	return 0;
+}
