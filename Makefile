@@ -41,19 +41,14 @@ clean:
 
 ## Checking the source, with the lab's tools
 
-RUST_SOURCES = $(shell git ls-files '*.rs')
-
 rustfmt:
-	tools/lab run rustfmt --edition 2021 --config skip_children=true $(RUST_SOURCES)
+	tools/lab run rustfmt --edition 2021 $$(git ls-files '*.rs')
 
 rustfmt-check:
-	tools/lab run rustfmt --check --edition 2021 --config skip_children=true $(RUST_SOURCES)
+	tools/check rustfmt
 
-clippy:
-	tools/check clippy
-
-rustdoc:
-	tools/check rustdoc
+clippy rustdoc:
+	tools/check $@
 
 ## Running, in a virtual machine
 

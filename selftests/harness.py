@@ -142,6 +142,16 @@ def compile_c(name):
     return program
 
 
+def get_image(name):
+    """An image of mkimages, in memory; made now if nobody did before."""
+    path = f"/tmp/{name}.img"
+    if IMAGES and os.path.exists(f"{IMAGES}/{name}.img"):
+        run("cp", "--sparse=always", f"{IMAGES}/{name}.img", path)
+    else:
+        load("mkimages").make(name, path)
+    return path
+
+
 def debug_kernel():
     return os.path.exists("/sys/kernel/debug/kmemleak")
 

@@ -45,7 +45,10 @@ impl Volume {
         };
         let itself = ino == dir.inode.ino && name != b"." && ino != Ino::ROOT;
         if itself || !self.sb.geo.is_user_ino(ino) {
-            self.report(&format_args!("inode {}, directory: an entry leads to inode {ino}", dir.inode.ino));
+            self.report(&format_args!(
+                "inode {}, directory: an entry leads to inode {ino}",
+                dir.inode.ino
+            ));
             return Err(corrupted());
         }
         Ok(Some(ino))
@@ -61,7 +64,10 @@ impl Volume {
             return Ok(Some(inline.parent));
         }
         let about = About::inode(dir.inode.ino);
-        Ok(inline.find(name).or_report(self, about)?.map(|entry| entry.ino))
+        Ok(inline
+            .find(name)
+            .or_report(self, about)?
+            .map(|entry| entry.ino))
     }
 
     /// The buffer with the raw inode of `node`, which begins at the node's offset.
@@ -77,7 +83,11 @@ impl Volume {
     }
 
     async fn find_linear(&self, dir: &Node, name: &[u8]) -> Result<Option<Ino>> {
-        let holds = if dir.inode.is_indexed() { Holds::Either } else { Holds::Entries };
+        let holds = if dir.inode.is_indexed() {
+            Holds::Either
+        } else {
+            Holds::Entries
+        };
         for lblk in 0..self.dir_blocks(dir)? {
             let (buffer, about) = self.dir_block(dir, Lblk(lblk), holds, READAHEAD).await?;
             let entry = Dirents::block(buffer.data(), &self.sb.geo)
@@ -134,17 +144,28 @@ impl Volume {
 
     /// Reads block `lblk` of a directory and verifies it, once. Starts to read up to `ahead` blocks that follow
     /// it on the disk.
-    async fn dir_block(&self, dir: &Node, lblk: Lblk, holds: Holds, ahead: u32) -> Result<(Buffer, About)> {
+    async fn dir_block(
+        &self,
+        dir: &Node,
+        lblk: Lblk,
+        holds: Holds,
+        ahead: u32,
+    ) -> Result<(Buffer, About)> {
         let geo = &self.sb.geo;
         let ino = dir.inode.ino;
         let piece = self.map_blocks(dir, lblk).await?;
         let Some(pblk) = piece.data_block(lblk) else {
-            self.report(&format_args!("inode {ino}, directory: block {lblk} is a hole"));
+            self.report(&format_args!(
+                "inode {ino}, directory: block {lblk} is a hole"
+            ));
             return Err(corrupted());
         };
         let about = About::block(ino, pblk.0);
         if ahead > 0 {
-            let end = piece.end().min(lblk.0.saturating_add(ahead)).min(self.dir_blocks(dir)?);
+            let end = piece
+                .end()
+                .min(lblk.0.saturating_add(ahead))
+                .min(self.dir_blocks(dir)?);
             let count = u64::from(end.saturating_sub(lblk.0));
             self.disk.prefetch(pblk.0, pblk.0..pblk.0 + count);
         }
@@ -174,11 +195,18 @@ impl Volume {
         }
         let bits = self.sb.geo.block_bits();
         let blocks = self.dir_blocks(dir)?;
-        let Some(lblk) = u32::try_from(pos >> bits).ok().filter(|&lblk| lblk < blocks) else {
+        let Some(lblk) = u32::try_from(pos >> bits)
+            .ok()
+            .filter(|&lblk| lblk < blocks)
+        else {
             return Ok(());
         };
         let base = u64::from(lblk) << bits;
-        let holds = if dir.inode.is_indexed() { Holds::Either } else { Holds::Entries };
+        let holds = if dir.inode.is_indexed() {
+            Holds::Either
+        } else {
+            Holds::Entries
+        };
         let (buffer, about) = self.dir_block(dir, Lblk(lblk), holds, READAHEAD).await?;
         let entries = Dirents::block(buffer.data(), &self.sb.geo).or_report(self, about)?;
         for entry in entries.iter_from((pos - base) as u32) {
@@ -216,7 +244,9 @@ impl Volume {
 fn entry_at<'a>(entry: &layout::DirEntry<'a>, next: u64) -> DirEntry<'a> {
     DirEntry {
         ino: entry.ino.0,
-        file_type: entry.file_type.map_or(FileType::Unknown, crate::fs::file_type),
+        file_type: entry
+            .file_type
+            .map_or(FileType::Unknown, crate::fs::file_type),
         next,
         name: entry.name,
     }

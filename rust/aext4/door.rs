@@ -134,7 +134,9 @@ impl volume::Volume {
             let to = (at - pos) as usize;
             match mapping.kind {
                 MappingKind::Data(start) => {
-                    block.read(self.disk.device(), start + skip, to, len as usize).await?;
+                    block
+                        .read(self.disk.device(), start + skip, to, len as usize)
+                        .await?;
                 }
                 MappingKind::Hole | MappingKind::Unwritten(_) => fill(block, to, len as usize),
                 MappingKind::Inline(_) => {

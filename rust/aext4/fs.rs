@@ -162,7 +162,9 @@ pub(crate) fn attr(node: &NodeRef) -> Attr {
         mtime: time(inode.mtime),
         ctime: time(inode.ctime),
         btime: inode.crtime.map(time),
-        device: inode.device.map_or((0, 0), |device| (device.major, device.minor)),
+        device: inode
+            .device
+            .map_or((0, 0), |device| (device.major, device.minor)),
         generation: inode.generation,
         flags: inode.flags.0 & VISIBLE,
         no_xattr: inode.xattr_offset.is_none() && inode.xattr_block.is_none(),

@@ -2,7 +2,7 @@
 
 //! aext4: the ext2, ext3 and ext4 disk format with an asynchronous core.
 //!
-//! Every operation is written once, as an `async fn` of [`Volume`]. Two doors lead to it: the VFS's,
+//! Every operation is written once, as an `async fn` of [`Volume`](volume::Volume). Two doors lead to it: the VFS's,
 //! where C callers block on it, and the [`door`] for Rust callers in the kernel.
 //!
 //! | module | what it has |

@@ -58,7 +58,9 @@ impl Piece {
     }
 
     fn covers(&self, lblk: Lblk) -> bool {
-        lblk.0.checked_sub(self.first).is_some_and(|skip| skip < self.len)
+        lblk.0
+            .checked_sub(self.first)
+            .is_some_and(|skip| skip < self.len)
     }
 
     /// The first block behind the piece.
@@ -91,7 +93,11 @@ impl RunCache {
     }
 
     fn find(&self, lblk: Lblk) -> Option<Piece> {
-        self.slots.iter().flatten().find(|piece| piece.covers(lblk)).copied()
+        self.slots
+            .iter()
+            .flatten()
+            .find(|piece| piece.covers(lblk))
+            .copied()
     }
 
     fn remember(&mut self, piece: Piece) {
@@ -115,7 +121,9 @@ impl Volume {
                 Step::Descend(at) => {
                     about = About::block(node.inode.ino, at.pblk.0);
                     let buffer = self.disk.buffer(at.pblk.0).await?;
-                    step = self.descend(node, &at, &buffer, lblk).or_report(self, about)?;
+                    step = self
+                        .descend(node, &at, &buffer, lblk)
+                        .or_report(self, about)?;
                 }
                 found => return self.found(node, lblk, found),
             }
@@ -230,4 +238,3 @@ impl Volume {
     /// Where `i_block` is in an inode, in bytes.
     const I_BLOCK: u64 = 0x28;
 }
-

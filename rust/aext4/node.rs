@@ -91,7 +91,9 @@ impl Table {
     }
 
     fn get(&self, ino: Ino) -> Option<NodeRef> {
-        self.nodes.get(&ino.0).map(|node| NodeRef::new(node.clone()))
+        self.nodes
+            .get(&ino.0)
+            .map(|node| NodeRef::new(node.clone()))
     }
 
     /// Takes some nodes without users out, for the caller to drop when it has released the lock.

@@ -53,8 +53,8 @@ impl Options {
             }
             ("sb", Some(value)) => self.sb = value.parse().map_err(|_| EINVAL)?,
             (
-                "noload" | "norecovery" | "acl" | "noacl" | "user_xattr" | "nouser_xattr" | "errors"
-                | "sb",
+                "noload" | "norecovery" | "acl" | "noacl" | "user_xattr" | "nouser_xattr"
+                | "errors" | "sb",
                 _,
             ) => return Err(EINVAL),
             _ => return Ok(false),

@@ -114,7 +114,8 @@ impl Volume {
         let first = group.inode_table.0;
         let end = first + u64::from(self.sb.geo.inode_table_blocks());
         let from = (pblk.0 - pblk.0 % INODE_READAHEAD).max(first);
-        self.disk.prefetch(pblk.0, from..end.min(from + INODE_READAHEAD));
+        self.disk
+            .prefetch(pblk.0, from..end.min(from + INODE_READAHEAD));
     }
 
     pub(crate) fn options(&self) -> Options {
@@ -138,10 +139,17 @@ impl Volume {
         VolumeInfo {
             magic: MAGIC,
             block_size: self.sb.geo.block_size(),
-            max_bytes: self.sb.geo.max_file_size(self.sb.geo.has_incompat(layout::Incompat::EXTENTS)),
+            max_bytes: self
+                .sb
+                .geo
+                .max_file_size(self.sb.geo.has_incompat(layout::Incompat::EXTENTS)),
             time_range: (
                 i32::MIN.into(),
-                if large { i64::from(i32::MAX) + (3 << 32) } else { i32::MAX.into() },
+                if large {
+                    i64::from(i32::MAX) + (3 << 32)
+                } else {
+                    i32::MAX.into()
+                },
             ),
             time_granularity: if large { 1 } else { 1_000_000_000 },
             uuid: self.sb.uuid,
@@ -154,7 +162,12 @@ impl Volume {
     pub(crate) fn statfs(&self) -> StatFs {
         let geo = &self.sb.geo;
         let cluster = u64::from(geo.cluster_blocks());
-        let free = self.groups.iter().map(|group| u64::from(group.free_clusters)).sum::<u64>() * cluster;
+        let free = self
+            .groups
+            .iter()
+            .map(|group| u64::from(group.free_clusters))
+            .sum::<u64>()
+            * cluster;
         // ext4 keeps a fiftieth, at most 4,096 clusters, for the conversion of unwritten extents.
         let kept = if geo.has_incompat(layout::Incompat::EXTENTS) {
             (geo.blocks_count() / cluster / 50).min(4096) * cluster
@@ -167,7 +180,11 @@ impl Volume {
             free,
             available: free.saturating_sub(reserved),
             files: geo.inodes_count().into(),
-            free_files: self.groups.iter().map(|group| u64::from(group.free_inodes)).sum(),
+            free_files: self
+                .groups
+                .iter()
+                .map(|group| u64::from(group.free_inodes))
+                .sum(),
         }
     }
 }
@@ -175,10 +192,17 @@ impl Volume {
 /// Reads the superblock, where the options say it is.
 async fn read_super(disk: &Disk, options: &Options, silent: bool) -> Result<SuperBlock> {
     let mut raw = [0; SUPER_SIZE];
-    let offset = super_offset(options.sb).filter(|pos| *pos < disk.size()).ok_or(EINVAL)?;
-    let read = disk.read_raw(offset, SUPER_SIZE, |bytes| raw.copy_from_slice(bytes)).await;
+    let offset = super_offset(options.sb)
+        .filter(|pos| *pos < disk.size())
+        .ok_or(EINVAL)?;
+    let read = disk
+        .read_raw(offset, SUPER_SIZE, |bytes| raw.copy_from_slice(bytes))
+        .await;
     if let Err(error) = read {
-        disk.log(Level::Error, format_args!("cannot read the superblock at byte {offset}"));
+        disk.log(
+            Level::Error,
+            format_args!("cannot read the superblock at byte {offset}"),
+        );
         return Err(error);
     }
     let sb = SuperBlock::parse(&raw, options.sb, CRC).map_err(|error| {
@@ -187,7 +211,8 @@ async fn read_super(disk: &Disk, options: &Options, silent: bool) -> Result<Supe
         }
         refuse_mount(disk, error)
     })?;
-    sb.check_device(disk.size()).map_err(|error| refuse_mount(disk, error))?;
+    sb.check_device(disk.size())
+        .map_err(|error| refuse_mount(disk, error))?;
     Ok(sb)
 }
 
@@ -211,7 +236,9 @@ fn check_state(disk: &Disk, sb: &SuperBlock, options: &Options) -> Result {
     } else if !sb.is_clean() {
         disk.log(
             Level::Warning,
-            format_args!("the volume was not unmounted cleanly, or has errors: e2fsck is recommended"),
+            format_args!(
+                "the volume was not unmounted cleanly, or has errors: e2fsck is recommended"
+            ),
         );
     }
     Ok(())

@@ -92,10 +92,17 @@ impl Volume {
     }
 
     /// The value of an attribute; `ENODATA` if there is none.
-    pub(crate) async fn xattr(&self, node: &Node, space: XattrNamespace, name: &[u8]) -> Result<KVec<u8>> {
+    pub(crate) async fn xattr(
+        &self,
+        node: &Node,
+        space: XattrNamespace,
+        name: &[u8],
+    ) -> Result<KVec<u8>> {
         let index = index(space);
         let found = self
-            .each_set(node, |set| set.find(index, name).as_ref().map(Found::new).transpose())
+            .each_set(node, |set| {
+                set.find(index, name).as_ref().map(Found::new).transpose()
+            })
             .await?;
         match found {
             Some(Found::Here(value)) => Ok(value),
@@ -113,12 +120,17 @@ impl Volume {
         }
         let holder = match self.get_node(value.ino).await {
             Err(error) if error == ESTALE => {
-                self.report(&format_args!("inode {}, attribute value: not in use", value.ino));
+                self.report(&format_args!(
+                    "inode {}, attribute value: not in use",
+                    value.ino
+                ));
                 return Err(corrupted());
             }
             holder => holder?,
         };
-        let mut hasher = value.open(&holder.inode, &node.inode, geo).or_report(self, about)?;
+        let mut hasher = value
+            .open(&holder.inode, &node.inode, geo)
+            .or_report(self, about)?;
         let mut bytes = KVec::with_capacity(value.size as usize, GFP_KERNEL)?;
         let mut lblk = 0;
         while bytes.len() < value.size as usize {
@@ -131,7 +143,10 @@ impl Volume {
                     bytes.extend_from_slice(buffer.data().get(..part).ok_or(EIO)?, GFP_KERNEL)?;
                 }
                 None => {
-                    self.report(&format_args!("inode {}, attribute value: a hole", value.ino));
+                    self.report(&format_args!(
+                        "inode {}, attribute value: a hole",
+                        value.ino
+                    ));
                     return Err(corrupted());
                 }
             }
@@ -161,8 +176,16 @@ impl Volume {
     }
 
     /// An access control list.
-    pub(crate) async fn get_acl(&self, node: &Node, default: bool) -> Result<Option<KVec<AclEntry>>> {
-        let space = if default { XattrNamespace::AclDefault } else { XattrNamespace::AclAccess };
+    pub(crate) async fn get_acl(
+        &self,
+        node: &Node,
+        default: bool,
+    ) -> Result<Option<KVec<AclEntry>>> {
+        let space = if default {
+            XattrNamespace::AclDefault
+        } else {
+            XattrNamespace::AclAccess
+        };
         let value = match self.xattr(node, space, b"").await {
             Err(error) if error == ENODATA => return Ok(None),
             value => value?,

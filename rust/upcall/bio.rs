@@ -150,6 +150,9 @@ impl<P: Payload> Request<P> {
         unsafe { head.cast::<Self>().as_ref() }.payload.with_mut(f)
     }
 
+    /// # Safety
+    ///
+    /// The caller owns `stage`, by the access rules of the module.
     unsafe fn end(head: NonNull<Head>, result: Result) {
         Self::payload(head, |payload| {
             // SAFETY: The device is done, and `done` is not completed: the payload is ours.
@@ -159,6 +162,9 @@ impl<P: Payload> Request<P> {
         });
     }
 
+    /// # Safety
+    ///
+    /// The caller owns `stage`, by the access rules of the module.
     unsafe fn drop_payload(head: NonNull<Head>) {
         // SAFETY: The caller has the last reference.
         Self::payload(head, |payload| unsafe { core::ptr::drop_in_place(payload) });
@@ -312,6 +318,10 @@ unsafe fn sleeper_submits(head: NonNull<Head>) {
 }
 
 /// The bio's completion.
+///
+/// # Safety
+///
+/// Called by the kernel alone, as the C declaration says.
 unsafe extern "C" fn end_io(bio: *mut ub::bio) {
     // SAFETY: `bi_private` was set to the head by `start`, and the bio has a reference.
     unsafe {

@@ -89,7 +89,11 @@ impl Block {
         offset: usize,
         len: usize,
     ) -> Result<Io<OnePage>> {
-        if offset.checked_add(len).filter(|&end| end <= Self::SIZE).is_none() {
+        if offset
+            .checked_add(len)
+            .filter(|&end| end <= Self::SIZE)
+            .is_none()
+        {
             return Err(EINVAL);
         }
         let page = self.take()?;
@@ -100,7 +104,15 @@ impl Block {
             len: len as u32,
         };
         // SAFETY: The page goes along with the request.
-        unsafe { submit(device, Op::Read, pos, core::iter::once(segment), OnePage(page)) }
+        unsafe {
+            submit(
+                device,
+                Op::Read,
+                pos,
+                core::iter::once(segment),
+                OnePage(page),
+            )
+        }
     }
 
     /// Gives the block a page, filled with zeroes, if it is vacant. Fails with `ENOMEM`. May sleep.

@@ -103,9 +103,8 @@ impl Executor {
     pub(crate) unsafe fn run(&self) {
         self.worker.store(sys::current(), Relaxed);
         // SAFETY: We are the one worker.
-        let mut batch = self
-            .backlog
-            .with_mut(|backlog| unsafe { core::mem::replace(&mut *backlog, Batch::new()) });
+        let take = |backlog: *mut Batch| unsafe { core::mem::replace(&mut *backlog, Batch::new()) };
+        let mut batch = self.backlog.with_mut(take);
         sys::with_plug(|| {
             let _nofs = sys::NoFs::enter();
             for _ in 0..BUDGET {

@@ -27,7 +27,9 @@
 //! sleeping lock, no synchronous read, no wait for another upcall but by `.await`.
 
 #[cfg(CONFIG_PREEMPT_RT)]
-compile_error!("upcall does not support PREEMPT_RT: its wakers free memory in hard interrupt context");
+compile_error!(
+    "upcall does not support PREEMPT_RT: its wakers free memory in hard interrupt context"
+);
 
 pub mod bio;
 mod block;

@@ -4,7 +4,7 @@
 //!
 //! # Access rules
 //!
-//! 1. `state` is atomic; [`state`](super::state) has one paragraph for each bit.
+//! 1. `state` is atomic; [`state`] has one paragraph for each bit.
 //! 2. `stage` (the future, then the output) is touched by the owner of `RUNNING`; after `COMPLETE`
 //!    by the `JoinHandle` if there is one, else by the one who completed the task.
 //! 3. `runnable` (the ready link) is owned by whoever moved `SCHEDULED` from 0 to 1, then by the
@@ -103,6 +103,9 @@ impl<F: Future> Task<F> {
         unsafe { task.as_ref() }.stage.with_mut(f)
     }
 
+    /// # Safety
+    ///
+    /// The caller owns `stage`, by the access rules of the module.
     unsafe fn poll(header: NonNull<Header>, cx: &mut Context<'_>) -> bool {
         Self::with(header, |stage| {
             // SAFETY: The caller owns `RUNNING` (rule 2).
@@ -121,11 +124,17 @@ impl<F: Future> Task<F> {
         })
     }
 
+    /// # Safety
+    ///
+    /// The caller owns `stage`, by the access rules of the module.
     unsafe fn clear(header: NonNull<Header>) {
         // SAFETY: The caller owns `stage` (rule 2). The assignment drops in place.
         Self::with(header, |stage| unsafe { *stage = Stage::Empty });
     }
 
+    /// # Safety
+    ///
+    /// The caller owns `stage`, by the access rules of the module.
     unsafe fn take(header: NonNull<Header>, output: *mut ()) {
         Self::with(header, |stage| {
             // SAFETY: The caller owns `stage` (rule 2), which holds no future any more.
@@ -346,6 +355,9 @@ unsafe fn waker_clone(data: *const ()) -> RawWaker {
     raw_waker(header)
 }
 
+/// # Safety
+///
+/// As for the function above.
 unsafe fn waker_wake(data: *const ()) {
     // SAFETY: As in `waker_clone`; the reference goes with the waker.
     unsafe {
@@ -354,6 +366,9 @@ unsafe fn waker_wake(data: *const ()) {
     }
 }
 
+/// # Safety
+///
+/// As for the function above.
 unsafe fn waker_wake_by_ref(data: *const ()) {
     // SAFETY: A waker has a reference.
     let header = unsafe { NonNull::new_unchecked(data.cast_mut().cast::<Header>()) };
@@ -364,6 +379,9 @@ unsafe fn waker_wake_by_ref(data: *const ()) {
     }
 }
 
+/// # Safety
+///
+/// As for the function above.
 unsafe fn waker_drop(data: *const ()) {
     // SAFETY: A waker has a reference, which goes with it.
     unsafe { put(NonNull::new_unchecked(data.cast_mut().cast::<Header>())) }

@@ -117,7 +117,8 @@ impl Disk {
     /// Block `block` of the device, if it is in memory. Does not wait.
     pub fn cached_buffer(&self, block: u64) -> Option<Buffer> {
         // SAFETY: The device is open.
-        let head = unsafe { ub::upcall_find_buffer(self.bdev().as_ptr(), block, self.block_size()) };
+        let head =
+            unsafe { ub::upcall_find_buffer(self.bdev().as_ptr(), block, self.block_size()) };
         let head = Head(NonNull::new(head)?);
         head.is_uptodate().then(|| self.buffer_of(head))
     }
@@ -202,7 +203,8 @@ impl Disk {
         }
         for block in blocks {
             // SAFETY: The device is open.
-            let head = unsafe { ub::upcall_get_buffer(self.bdev().as_ptr(), block, self.block_size()) };
+            let head =
+                unsafe { ub::upcall_get_buffer(self.bdev().as_ptr(), block, self.block_size()) };
             let Some(head) = NonNull::new(head).map(Head) else {
                 return;
             };
@@ -265,6 +267,10 @@ impl<'a> Unlocked<'a> {
     }
 
     /// Called by `unlock_buffer`, in any context, with the queue's lock held.
+    ///
+    /// # Safety
+    ///
+    /// Called by the kernel alone, as the C declaration says.
     unsafe extern "C" fn wake(
         wait: *mut ub::wait_queue_entry,
         _mode: c_uint,
@@ -277,7 +283,8 @@ impl<'a> Unlocked<'a> {
         unsafe {
             let key: *const ub::wait_bit_key = key.cast();
             let buffer = (*entry).buffer;
-            if (*key).flags.cast() != &raw mut (*buffer).b_state || ub::upcall_buffer_locked(buffer) {
+            if (*key).flags.cast() != &raw mut (*buffer).b_state || ub::upcall_buffer_locked(buffer)
+            {
                 return 0;
             }
             let waker = (*entry).waker.take();

@@ -26,13 +26,21 @@ unsafe fn name_bytes<'a>(name: *const ub::qstr) -> &'a [u8] {
     }
 }
 
+/// # Safety
+///
+/// Called by the kernel alone, as the C declaration says.
 pub(crate) unsafe extern "C" fn lookup<F: FileSystem>(
     dir: *mut ub::inode,
     dentry: *mut ub::dentry,
     _flags: c_uint,
 ) -> *mut ub::dentry {
     // SAFETY: The VFS passes a directory of ours, locked, and a dentry whose name is stable.
-    let (dir, name) = unsafe { (Inode::<F>::new(dir), name_bytes(&raw const (*dentry).__bindgen_anon_1.d_name)) };
+    let (dir, name) = unsafe {
+        (
+            Inode::<F>::new(dir),
+            name_bytes(&raw const (*dentry).__bindgen_anon_1.d_name),
+        )
+    };
     let found = find(&dir, name).map(|inode| inode.map_or(null_mut(), InodeRef::into_raw));
     match found {
         // SAFETY: The dentry is being looked up; the inode's reference goes along.
@@ -57,7 +65,13 @@ fn find<F: FileSystem>(dir: &Inode<'_, F>, name: &[u8]) -> Result<Option<InodeRe
 }
 
 /// The parent of a directory, for file handles.
-pub(crate) unsafe extern "C" fn get_parent<F: FileSystem>(child: *mut ub::dentry) -> *mut ub::dentry {
+///
+/// # Safety
+///
+/// Called by the kernel alone, as the C declaration says.
+pub(crate) unsafe extern "C" fn get_parent<F: FileSystem>(
+    child: *mut ub::dentry,
+) -> *mut ub::dentry {
     // SAFETY: The VFS passes a dentry of a directory of ours.
     let dir = unsafe { Inode::<F>::new((*child).d_inode) };
     let parent = find(&dir, b"..").and_then(|parent| parent.ok_or(ENOENT));
@@ -81,11 +95,19 @@ impl<F: FileSystem> Ops<F> {
         ..unsafe { core::mem::zeroed() }
     };
 
+    /// # Safety
+    ///
+    /// Called by the kernel alone, as the C declaration says.
     unsafe extern "C" fn llseek(file: *mut ub::file, offset: i64, whence: c_int) -> i64 {
         // SAFETY: The VFS passes a file of ours. Positions are cookies: all of them can be sought.
-        unsafe { ub::generic_file_llseek_size(file, offset, whence, i64::MAX, (*(*file).f_inode).i_size) }
+        unsafe {
+            ub::generic_file_llseek_size(file, offset, whence, i64::MAX, (*(*file).f_inode).i_size)
+        }
     }
 
+    /// # Safety
+    ///
+    /// Called by the kernel alone, as the C declaration says.
     unsafe extern "C" fn iterate(file: *mut ub::file, ctx: *mut ub::dir_context) -> c_int {
         from_result(|| {
             // SAFETY: The VFS passes a directory of ours, locked for reading.

@@ -36,7 +36,7 @@ impl Disk {
         // SAFETY: By the function's contract.
         unsafe {
             let bdev = NonNull::new_unchecked((*sb).s_bdev);
-            let name = CStr::from_ptr((&raw const (*sb).s_id).cast());
+            let name = CStr::from_char_ptr((&raw const (*sb).s_id).cast());
             Self {
                 sb: NonNull::new_unchecked(sb),
                 bdev,
@@ -103,7 +103,10 @@ impl Disk {
         let mut block = Block::vacant();
         block.read(&self.device, base, 0, whole).await?;
         let end = offset.checked_add(len).filter(|&end| end <= whole);
-        each(end.and_then(|end| block.as_slice().get(offset..end)).ok_or(EINVAL)?);
+        each(
+            end.and_then(|end| block.as_slice().get(offset..end))
+                .ok_or(EINVAL)?,
+        );
         Ok(())
     }
 

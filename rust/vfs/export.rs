@@ -24,6 +24,9 @@ impl<F: FileSystem> Ops<F> {
         ..unsafe { core::mem::zeroed() }
     };
 
+    /// # Safety
+    ///
+    /// Called by the kernel alone, as the C declaration says.
     unsafe extern "C" fn fh_to_dentry(
         sb: *mut ub::super_block,
         fid: *mut ub::fid,
@@ -34,6 +37,9 @@ impl<F: FileSystem> Ops<F> {
         unsafe { ub::generic_fh_to_dentry(sb, fid, len, kind, Some(Self::inode)) }
     }
 
+    /// # Safety
+    ///
+    /// Called by the kernel alone, as the C declaration says.
     unsafe extern "C" fn fh_to_parent(
         sb: *mut ub::super_block,
         fid: *mut ub::fid,
@@ -44,7 +50,14 @@ impl<F: FileSystem> Ops<F> {
         unsafe { ub::generic_fh_to_parent(sb, fid, len, kind, Some(Self::inode)) }
     }
 
-    unsafe extern "C" fn inode(sb: *mut ub::super_block, ino: u64, generation: u32) -> *mut ub::inode {
+    /// # Safety
+    ///
+    /// Called by the kernel alone, as the C declaration says.
+    unsafe extern "C" fn inode(
+        sb: *mut ub::super_block,
+        ino: u64,
+        generation: u32,
+    ) -> *mut ub::inode {
         // SAFETY: The VFS passes a superblock of ours.
         let sb = unsafe { SuperBlock::<F>::new(sb) };
         result_pointer(Self::find(&sb, ino, generation).map(InodeRef::into_raw))

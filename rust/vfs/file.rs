@@ -29,34 +29,39 @@ pub(crate) const COMPAT_IOCTL: Option<
 /// The size of the buffer that `FS_IOC_GETFSLABEL` fills.
 const LABEL_MAX: usize = ub::FSLABEL_MAX as usize;
 
+/// # Safety
+///
+/// Called by the kernel alone, as the C declaration says.
 pub(crate) unsafe extern "C" fn ioctl<F: FileSystem>(
     file: *mut ub::file,
     command: c_uint,
     arg: c_ulong,
 ) -> c_long {
-    let result = (|| {
-        // SAFETY: The VFS passes a file of ours.
-        let inode = unsafe { Inode::<F>::new((*file).f_inode) };
-        match command {
-            ub::UPCALL_FS_IOC_GETVERSION | ub::UPCALL_FS_IOC32_GETVERSION => {
-                let generation = inode.volume().attr(inode.node()).generation;
-                // The command is declared with `long`, and has always moved an `int`.
-                UserSlice::new(UserPtr::from_addr(arg), 4)
-                    .writer()
-                    .write_slice(&generation.to_ne_bytes())
-            }
-            ub::UPCALL_FS_IOC_GETFSLABEL => {
-                let mut label = [0; LABEL_MAX];
-                let from = inode.volume().label();
-                let len = from.len().min(LABEL_MAX - 1);
-                label[..len].copy_from_slice(&from[..len]);
-                UserSlice::new(UserPtr::from_addr(arg), LABEL_MAX)
-                    .writer()
-                    .write_slice(&label)
-            }
-            _ => Err(ENOTTY),
+    // SAFETY: The VFS passes a file of ours.
+    let inode = unsafe { Inode::<F>::new((*file).f_inode) };
+    let to_user = |bytes: &[u8]| {
+        UserSlice::new(UserPtr::from_addr(arg), bytes.len())
+            .writer()
+            .write_slice(bytes)
+    };
+    let result = match command {
+        // The command is declared with `long`, and has always moved an `int`.
+        ub::UPCALL_FS_IOC_GETVERSION | ub::UPCALL_FS_IOC32_GETVERSION => {
+            to_user(&inode.volume().attr(inode.node()).generation.to_ne_bytes())
         }
-    })();
+        ub::UPCALL_FS_IOC_GETFSLABEL => {
+            let mut label = [0; LABEL_MAX];
+            for (to, from) in label
+                .iter_mut()
+                .zip(inode.volume().label())
+                .take(LABEL_MAX - 1)
+            {
+                *to = *from;
+            }
+            to_user(&label)
+        }
+        _ => Err(ENOTTY),
+    };
     match result {
         Ok(()) => 0,
         Err(error) => error.to_errno() as c_long,
@@ -83,6 +88,9 @@ impl<F: FileSystem> Ops<F> {
         ..unsafe { core::mem::zeroed() }
     };
 
+    /// # Safety
+    ///
+    /// Called by the kernel alone, as the C declaration says.
     unsafe extern "C" fn open(inode: *mut ub::inode, file: *mut ub::file) -> c_int {
         // SAFETY: The VFS passes an inode of ours and a file that is being opened.
         unsafe {
@@ -91,6 +99,9 @@ impl<F: FileSystem> Ops<F> {
         }
     }
 
+    /// # Safety
+    ///
+    /// Called by the kernel alone, as the C declaration says.
     unsafe extern "C" fn llseek(file: *mut ub::file, offset: i64, whence: c_int) -> i64 {
         // SAFETY: The VFS passes a file of ours.
         unsafe {
@@ -99,7 +110,9 @@ impl<F: FileSystem> Ops<F> {
             let found = match whence as u32 {
                 ub::SEEK_HOLE => Self::seek(inode, offset, ub::iomap_seek_hole),
                 ub::SEEK_DATA => Self::seek(inode, offset, ub::iomap_seek_data),
-                _ => return ub::generic_file_llseek_size(file, offset, whence, max, (*inode).i_size),
+                _ => {
+                    return ub::generic_file_llseek_size(file, offset, whence, max, (*inode).i_size)
+                }
             };
             if found < 0 {
                 return found;
@@ -125,6 +138,9 @@ impl<F: FileSystem> Ops<F> {
         }
     }
 
+    /// # Safety
+    ///
+    /// Called by the kernel alone, as the C declaration says.
     unsafe extern "C" fn read_iter(iocb: *mut ub::kiocb, to: *mut ub::iov_iter) -> isize {
         // SAFETY: The VFS passes a request to read a file of ours.
         unsafe {
@@ -136,7 +152,15 @@ impl<F: FileSystem> Ops<F> {
             if !ub::upcall_inode_lock_shared(inode, nowait) {
                 return EAGAIN.to_errno() as isize;
             }
-            let read = ub::iomap_dio_rw(iocb, to, pages::blocking::<F>(), core::ptr::null(), 0, null_mut(), 0);
+            let read = ub::iomap_dio_rw(
+                iocb,
+                to,
+                pages::blocking::<F>(),
+                core::ptr::null(),
+                0,
+                null_mut(),
+                0,
+            );
             ub::upcall_inode_unlock_shared(inode);
             ub::upcall_file_accessed((*iocb).ki_filp);
             read
@@ -147,4 +171,3 @@ impl<F: FileSystem> Ops<F> {
 pub(crate) fn operations<F: FileSystem>() -> &'static ub::file_operations {
     Ops::<F>::OPERATIONS
 }
-

@@ -18,7 +18,7 @@ use crate::{dir, file, pages, xattr};
 use core::mem::ManuallyDrop;
 use core::ptr::NonNull;
 use kernel::error::Error;
-use kernel::ffi::{c_int, c_uint, c_void};
+use kernel::ffi::{c_int, c_long, c_uint, c_void};
 use kernel::prelude::*;
 use kernel::sync::Arc;
 use upcall::block_on;
@@ -35,6 +35,10 @@ pub(crate) struct InodeBox<N> {
 }
 
 /// Constructs a box in the slab cache: once for its memory, not for each use.
+///
+/// # Safety
+///
+/// Called by the kernel alone, as the C declaration says.
 pub(crate) unsafe extern "C" fn construct<N>(memory: *mut c_void) {
     let this: *mut InodeBox<N> = memory.cast();
     // SAFETY: The slab allocator passes memory of the cache's size.
@@ -45,11 +49,17 @@ pub(crate) unsafe extern "C" fn construct<N>(memory: *mut c_void) {
     }
 }
 
+/// # Safety
+///
+/// Called by the kernel alone, as the C declaration says.
 pub(crate) unsafe extern "C" fn alloc<F: FileSystem>(sb: *mut ub::super_block) -> *mut ub::inode {
     // SAFETY: The VFS passes a superblock of ours, which is mounted: the root inode is the first.
     unsafe { ub::upcall_alloc_inode(sb, SuperBlock::<F>::new(sb).mounted().cache).cast() }
 }
 
+/// # Safety
+///
+/// Called by the kernel alone, as the C declaration says.
 pub(crate) unsafe extern "C" fn free<F: FileSystem>(inode: *mut ub::inode) {
     let this: *mut InodeBox<F::Node> = inode.cast();
     // SAFETY: Nobody uses the inode any more. The box goes back to the cache constructed.
@@ -59,6 +69,9 @@ pub(crate) unsafe extern "C" fn free<F: FileSystem>(inode: *mut ub::inode) {
     }
 }
 
+/// # Safety
+///
+/// Called by the kernel alone, as the C declaration says.
 pub(crate) unsafe extern "C" fn evict<F: FileSystem>(inode: *mut ub::inode) {
     let this: *mut InodeBox<F::Node> = inode.cast();
     // SAFETY: The VFS passes an inode of ours without users.
@@ -172,7 +185,7 @@ unsafe fn attach<F: FileSystem>(sb: &SuperBlock<'_, F>, inode: NonNull<ub::inode
     let raw = inode.as_ptr();
     let time = |t: crate::fs::Time| ub::timespec64 {
         tv_sec: t.secs,
-        tv_nsec: t.nanos as _,
+        tv_nsec: t.nanos as c_long,
     };
     let c = ub::upcall_attr {
         size: attr.size,
@@ -207,7 +220,7 @@ unsafe fn attach<F: FileSystem>(sb: &SuperBlock<'_, F>, inode: NonNull<ub::inode
             }
             FileType::Symlink => match volume.fast_link(&node) {
                 Some(target) => {
-                    (*raw).__bindgen_anon_5.i_link = target.as_ptr().cast_mut().cast();
+                    (*raw).__bindgen_anon_5.i_link = target.as_char_ptr().cast_mut();
                     (*raw).i_op = Ops::<F>::FAST_LINK;
                 }
                 None => {
@@ -276,6 +289,9 @@ impl<F: FileSystem> Ops<F> {
         ..unsafe { core::mem::zeroed() }
     };
 
+    /// # Safety
+    ///
+    /// Called by the kernel alone, as the C declaration says.
     unsafe extern "C" fn getattr(
         idmap: *mut ub::mnt_idmap,
         path: *const ub::path,
@@ -312,12 +328,13 @@ impl<F: FileSystem> Ops<F> {
             if let (Some(btime), true) = (attr.btime, mask & ub::STATX_BTIME != 0) {
                 (*stat).result_mask |= ub::STATX_BTIME;
                 (*stat).btime.tv_sec = btime.secs;
-                (*stat).btime.tv_nsec = btime.nanos as _;
+                (*stat).btime.tv_nsec = btime.nanos as c_long;
             }
             if mask & ub::STATX_DIOALIGN != 0 && attr.file_type == FileType::Regular {
                 let align = inode.volume().disk().logical_block_size();
                 (*stat).result_mask |= ub::STATX_DIOALIGN;
-                (*stat).dio_mem_align = ub::upcall_dma_alignment(inode.volume().disk().bdev().as_ptr());
+                (*stat).dio_mem_align =
+                    ub::upcall_dma_alignment(inode.volume().disk().bdev().as_ptr());
                 (*stat).dio_offset_align = align;
             }
             for (flag, attribute) in ATTRIBUTES {
@@ -329,6 +346,9 @@ impl<F: FileSystem> Ops<F> {
         }
     }
 
+    /// # Safety
+    ///
+    /// Called by the kernel alone, as the C declaration says.
     unsafe extern "C" fn fileattr_get(dentry: *mut ub::dentry, fa: *mut ub::file_kattr) -> c_int {
         // SAFETY: The VFS passes a dentry of ours and a structure to fill.
         unsafe {
@@ -350,4 +370,3 @@ pub(crate) fn error_pointer<T>(error: Error) -> *mut T {
 pub(crate) fn result_pointer<T>(result: Result<*mut T>) -> *mut T {
     result.unwrap_or_else(error_pointer)
 }
-

@@ -12,7 +12,7 @@
 //! | [`mount`] | registration, mount options, mount, unmount, `statfs` |
 //! | [`inode`] | VFS inodes attached to nodes, `stat`, links, attributes |
 //! | [`dir`] | `lookup` and `readdir` |
-//! | [`file`] | `read`, `lseek`, `ioctl`, direct IO |
+//! | [`file`](mod@file) | `read`, `lseek`, `ioctl`, direct IO |
 //! | [`pages`] | the page cache: readahead that only starts work, iomap |
 //! | [`buffer`] | the block device's buffer cache, read asynchronously |
 //! | [`handle`] | keeping a volume mounted from Rust |
@@ -42,8 +42,8 @@ mod xattr;
 pub use buffer::Buffer;
 pub use disk::Disk;
 pub use fs::{
-    AclEntry, Attr, DirBatch, DirEntry, FileSystem, FileType, Mapping, MappingKind, StatFs, Time, VolumeInfo,
-    XattrNamespace,
+    AclEntry, Attr, DirBatch, DirEntry, FileSystem, FileType, Mapping, MappingKind, StatFs, Time,
+    VolumeInfo, XattrNamespace,
 };
 pub use handle::Handle;
 pub use mount::{MountOption, Registration, Type};

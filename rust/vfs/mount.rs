@@ -20,7 +20,7 @@ use crate::{export, xattr};
 use core::marker::PhantomData;
 use core::ptr::{null_mut, NonNull};
 use kernel::error::{from_result, to_result};
-use kernel::ffi::{c_int, c_void};
+use kernel::ffi::{c_int, c_long, c_void};
 use kernel::prelude::*;
 use kernel::sync::atomic::{Acquire, Atomic, Release};
 use kernel::sync::Arc;
@@ -52,7 +52,7 @@ impl<F: FileSystem> Type<F> {
     /// Makes the type, to be put into a `static`.
     pub const fn new() -> Self {
         let raw = ub::file_system_type {
-            name: F::NAME.as_ptr().cast(),
+            name: F::NAME.to_bytes_with_nul().as_ptr(),
             fs_flags: (ub::FS_REQUIRES_DEV | ub::FS_ALLOW_IDMAP) as c_int,
             init_fs_context: Some(Ops::<F>::init_fs_context),
             kill_sb: Some(Ops::<F>::kill_sb),
@@ -71,7 +71,7 @@ impl<F: FileSystem> Type<F> {
         // SAFETY: The name is static; the constructor fits the size.
         let cache = unsafe {
             ub::upcall_inode_cache(
-                F::NAME.as_ptr().cast(),
+                F::NAME.as_char_ptr(),
                 size_of::<InodeBox<F::Node>>() as u32,
                 align_of::<InodeBox<F::Node>>() as u32,
                 Some(inode::construct::<F::Node>),
@@ -175,7 +175,7 @@ impl<F: FileSystem> Ops<F> {
         parse_param: Some(Self::parse_param),
         get_tree: Some(Self::get_tree),
         reconfigure: Some(Self::reconfigure),
-        // SAFETY: Zero is what the C initialisers leave there. So in the other tables.
+        // SAFETY: Zero is what the C initialisers leave there.
         ..unsafe { core::mem::zeroed() }
     };
 
@@ -186,9 +186,13 @@ impl<F: FileSystem> Ops<F> {
         put_super: Some(Self::put_super),
         statfs: Some(Self::statfs),
         show_options: Some(Self::show_options),
+        // SAFETY: As above.
         ..unsafe { core::mem::zeroed() }
     };
 
+    /// # Safety
+    ///
+    /// Called by the kernel alone, as the C declaration says.
     unsafe extern "C" fn init_fs_context(fc: *mut ub::fs_context) -> c_int {
         from_result(|| {
             let mut options = KBox::new(F::Options::default(), GFP_KERNEL)?;
@@ -204,6 +208,9 @@ impl<F: FileSystem> Ops<F> {
         })
     }
 
+    /// # Safety
+    ///
+    /// Called by the kernel alone, as the C declaration says.
     unsafe extern "C" fn free(fc: *mut ub::fs_context) {
         // SAFETY: `fs_private` is what `init_fs_context` left, or null if it was taken.
         unsafe {
@@ -214,16 +221,22 @@ impl<F: FileSystem> Ops<F> {
         }
     }
 
-    unsafe extern "C" fn parse_param(fc: *mut ub::fs_context, param: *mut ub::fs_parameter) -> c_int {
+    /// # Safety
+    ///
+    /// Called by the kernel alone, as the C declaration says.
+    unsafe extern "C" fn parse_param(
+        fc: *mut ub::fs_context,
+        param: *mut ub::fs_parameter,
+    ) -> c_int {
         from_result(|| {
             // SAFETY: The VFS passes a context of ours and a parameter; the strings end with a zero.
             let (options, key, value) = unsafe {
                 let value = if (*param).type_() == ub::fs_value_type_fs_value_is_string {
-                    Some(CStr::from_ptr((*param).__bindgen_anon_1.string.cast()))
+                    Some(CStr::from_char_ptr((*param).__bindgen_anon_1.string))
                 } else {
                     None
                 };
-                let key = CStr::from_ptr((*param).key.cast());
+                let key = CStr::from_char_ptr((*param).key);
                 (&mut *(*fc).fs_private.cast::<F::Options>(), key, value)
             };
             let option = MountOption {
@@ -239,13 +252,16 @@ impl<F: FileSystem> Ops<F> {
         })
     }
 
+    /// # Safety
+    ///
+    /// Called by the kernel alone, as the C declaration says.
     unsafe extern "C" fn get_tree(fc: *mut ub::fs_context) -> c_int {
         // SAFETY: The VFS passes a context of ours.
         unsafe {
             if (*fc).sb_flags & ub::UPCALL_SB_RDONLY == 0 {
                 let source = (*fc).source;
                 if !source.is_null() {
-                    let source = CStr::from_ptr(source.cast());
+                    let source = CStr::from_char_ptr(source);
                     Label::new(F::NAME, source.to_bytes())
                         .log(Level::Info, format_args!("{READ_ONLY}, mounting read-only"));
                 }
@@ -255,6 +271,9 @@ impl<F: FileSystem> Ops<F> {
         }
     }
 
+    /// # Safety
+    ///
+    /// Called by the kernel alone, as the C declaration says.
     unsafe extern "C" fn fill_super(sb: *mut ub::super_block, fc: *mut ub::fs_context) -> c_int {
         from_result(|| {
             // SAFETY: The VFS passes a new superblock with an open device, and our context.
@@ -263,12 +282,18 @@ impl<F: FileSystem> Ops<F> {
         })
     }
 
+    /// # Safety
+    ///
+    /// The caller owns `stage`, by the access rules of the module.
     unsafe fn fill(sb: *mut ub::super_block, fc: *mut ub::fs_context) -> Result {
         // SAFETY: As in `fill_super`.
         let (options, silent) = unsafe {
             let options = core::mem::replace(&mut (*fc).fs_private, null_mut());
             let options = KBox::from_raw(options.cast::<F::Options>());
-            (KBox::into_inner(options), (*fc).sb_flags & ub::UPCALL_SB_SILENT != 0)
+            (
+                KBox::into_inner(options),
+                (*fc).sb_flags & ub::UPCALL_SB_SILENT != 0,
+            )
         };
         let scope = Scope::new()?;
         // SAFETY: The device is open until `kill_sb`, and the scope ends before.
@@ -317,12 +342,17 @@ impl<F: FileSystem> Ops<F> {
         Ok(())
     }
 
+    /// # Safety
+    ///
+    /// Called by the kernel alone, as the C declaration says.
     unsafe extern "C" fn reconfigure(fc: *mut ub::fs_context) -> c_int {
         from_result(|| {
             // SAFETY: The VFS passes our context, with the root of a mounted superblock.
             unsafe {
                 let sb = SuperBlock::<F>::new((*(*fc).root).d_sb);
-                if (*fc).sb_flags_mask & ub::UPCALL_SB_RDONLY != 0 && (*fc).sb_flags & ub::UPCALL_SB_RDONLY == 0 {
+                if (*fc).sb_flags_mask & ub::UPCALL_SB_RDONLY != 0
+                    && (*fc).sb_flags & ub::UPCALL_SB_RDONLY == 0
+                {
                     sb.volume().disk().log(
                         Level::Error,
                         format_args!("{READ_ONLY}, cannot remount read-write"),
@@ -339,11 +369,17 @@ impl<F: FileSystem> Ops<F> {
         })
     }
 
+    /// # Safety
+    ///
+    /// Called by the kernel alone, as the C declaration says.
     unsafe extern "C" fn put_super(sb: *mut ub::super_block) {
         // SAFETY: Called once, after the inodes were evicted; nobody else uses `s_fs_info`.
         unsafe { (*(*sb).s_fs_info.cast::<Mounted<F>>()).scope = None };
     }
 
+    /// # Safety
+    ///
+    /// Called by the kernel alone, as the C declaration says.
     unsafe extern "C" fn kill_sb(sb: *mut ub::super_block) {
         // SAFETY: The VFS is done with the superblock. Without a root `put_super` was not called, and
         // the scope ends here, before the device is closed.
@@ -359,25 +395,31 @@ impl<F: FileSystem> Ops<F> {
         }
     }
 
+    /// # Safety
+    ///
+    /// Called by the kernel alone, as the C declaration says.
     unsafe extern "C" fn statfs(dentry: *mut ub::dentry, out: *mut ub::kstatfs) -> c_int {
         // SAFETY: The VFS passes a dentry of ours and a structure to fill.
         unsafe {
             let sb = SuperBlock::<F>::new((*dentry).d_sb);
             let volume = sb.volume();
             let (info, st) = (volume.info(), volume.statfs());
-            (*out).f_type = info.magic as _;
-            (*out).f_bsize = info.block_size as _;
+            (*out).f_type = info.magic as c_long;
+            (*out).f_bsize = info.block_size as c_long;
             (*out).f_blocks = st.blocks;
             (*out).f_bfree = st.free;
             (*out).f_bavail = st.available;
             (*out).f_files = st.files;
             (*out).f_ffree = st.free_files;
-            (*out).f_namelen = info.name_max as _;
+            (*out).f_namelen = info.name_max as c_long;
             ub::upcall_statfs_fsid(out, sb.raw.as_ptr());
         }
         0
     }
 
+    /// # Safety
+    ///
+    /// Called by the kernel alone, as the C declaration says.
     unsafe extern "C" fn show_options(seq: *mut ub::seq_file, root: *mut ub::dentry) -> c_int {
         // SAFETY: The VFS passes a sequence file and the root of a mounted superblock.
         unsafe {

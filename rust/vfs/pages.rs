@@ -46,31 +46,42 @@ impl<F: FileSystem> Ops<F> {
         is_partially_uptodate: Some(ub::iomap_is_partially_uptodate),
         migrate_folio: Some(ub::filemap_migrate_folio),
         error_remove_folio: Some(ub::generic_error_remove_folio),
-        // SAFETY: Zero is what the C initialisers leave there. So in the other tables.
+        // SAFETY: Zero is what the C initialisers leave there.
         ..unsafe { core::mem::zeroed() }
     };
 
     const BLOCKING: &'static ub::iomap_ops = &ub::iomap_ops {
         iomap_begin: Some(Self::begin_blocking),
+        // SAFETY: As above.
         ..unsafe { core::mem::zeroed() }
     };
 
     const CACHED: &'static ub::iomap_ops = &ub::iomap_ops {
         iomap_begin: Some(Self::begin_cached),
+        // SAFETY: As above.
         ..unsafe { core::mem::zeroed() }
     };
 
+    /// # Safety
+    ///
+    /// Called by the kernel alone, as the C declaration says.
     unsafe extern "C" fn read_folio(_file: *mut ub::file, folio: *mut ub::folio) -> c_int {
         // SAFETY: The VFS passes a locked folio of a file of ours.
         unsafe { ub::upcall_bio_read_folio(folio, Self::BLOCKING) };
         0
     }
 
+    /// # Safety
+    ///
+    /// Called by the kernel alone, as the C declaration says.
     unsafe extern "C" fn bmap(mapping: *mut ub::address_space, block: u64) -> u64 {
         // SAFETY: The VFS passes a mapping of a file of ours.
         unsafe { ub::iomap_bmap(mapping, block, Self::BLOCKING) }
     }
 
+    /// # Safety
+    ///
+    /// Called by the kernel alone, as the C declaration says.
     unsafe extern "C" fn readahead(rac: *mut ub::readahead_control) {
         // SAFETY: The VFS passes a request whose folios are locked, of a file of ours.
         let (inode, pos, len) = unsafe {
@@ -105,6 +116,9 @@ impl<F: FileSystem> Ops<F> {
         });
     }
 
+    /// # Safety
+    ///
+    /// Called by the kernel alone, as the C declaration says.
     unsafe extern "C" fn begin_blocking(
         inode: *mut ub::inode,
         pos: i64,
@@ -129,6 +143,9 @@ impl<F: FileSystem> Ops<F> {
         })
     }
 
+    /// # Safety
+    ///
+    /// Called by the kernel alone, as the C declaration says.
     unsafe extern "C" fn begin_cached(
         inode: *mut ub::inode,
         pos: i64,
@@ -141,7 +158,9 @@ impl<F: FileSystem> Ops<F> {
             // SAFETY: iomap passes an inode of ours.
             let inode = unsafe { Inode::<F>::new(inode) };
             let (volume, node) = (&**inode.volume(), inode.node());
-            let mapping = volume.map_cached(node, pos as u64, len as u64).ok_or(EAGAIN)?;
+            let mapping = volume
+                .map_cached(node, pos as u64, len as u64)
+                .ok_or(EAGAIN)?;
             // SAFETY: iomap passes a structure to fill.
             unsafe { fill(volume, node, &mapping, iomap) };
             Ok(0)
@@ -165,7 +184,12 @@ fn is_cached<F: FileSystem>(volume: &F, node: &F::Node, pos: u64, len: u64) -> b
 /// # Safety
 ///
 /// `iomap` is valid. The node lives as long as it is used: its inode has a reference on it.
-unsafe fn fill<F: FileSystem>(volume: &F, node: &F::Node, mapping: &Mapping, iomap: *mut ub::iomap) {
+unsafe fn fill<F: FileSystem>(
+    volume: &F,
+    node: &F::Node,
+    mapping: &Mapping,
+    iomap: *mut ub::iomap,
+) {
     let (kind, addr) = match mapping.kind {
         MappingKind::Hole => (ub::IOMAP_HOLE, NO_ADDRESS),
         MappingKind::Data(addr) => (ub::IOMAP_MAPPED, addr),
@@ -237,6 +261,9 @@ impl<F> Drop for Readahead<F> {
     }
 }
 
+/// # Safety
+///
+/// Called by the kernel alone, as the C declaration says.
 pub(crate) unsafe extern "C" fn fiemap<F: FileSystem>(
     inode: *mut ub::inode,
     info: *mut ub::fiemap_extent_info,

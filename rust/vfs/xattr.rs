@@ -24,7 +24,7 @@ struct Ops<F>(PhantomData<F>);
 impl<F: FileSystem> Ops<F> {
     const fn handler(prefix: &'static CStr, namespace: XattrNamespace) -> ub::xattr_handler {
         ub::xattr_handler {
-            prefix: prefix.as_ptr().cast(),
+            prefix: prefix.to_bytes_with_nul().as_ptr(),
             flags: namespace as c_int,
             get: Some(Self::get),
             // SAFETY: Zero is what the C initialisers leave there.
@@ -33,11 +33,17 @@ impl<F: FileSystem> Ops<F> {
     }
 
     const USER: &'static ub::xattr_handler = &Self::handler(c"user.", XattrNamespace::User);
-    const TRUSTED: &'static ub::xattr_handler = &Self::handler(c"trusted.", XattrNamespace::Trusted);
-    const SECURITY: &'static ub::xattr_handler = &Self::handler(c"security.", XattrNamespace::Security);
+    const TRUSTED: &'static ub::xattr_handler =
+        &Self::handler(c"trusted.", XattrNamespace::Trusted);
+    const SECURITY: &'static ub::xattr_handler =
+        &Self::handler(c"security.", XattrNamespace::Security);
 
-    const HANDLERS: &'static Table<4> = &Table([Self::USER, Self::TRUSTED, Self::SECURITY, core::ptr::null()]);
+    const HANDLERS: &'static Table<4> =
+        &Table([Self::USER, Self::TRUSTED, Self::SECURITY, core::ptr::null()]);
 
+    /// # Safety
+    ///
+    /// Called by the kernel alone, as the C declaration says.
     unsafe extern "C" fn get(
         handler: *const ub::xattr_handler,
         _dentry: *mut ub::dentry,
@@ -48,8 +54,13 @@ impl<F: FileSystem> Ops<F> {
     ) -> c_int {
         from_result(|| {
             // SAFETY: The VFS passes an inode of ours, one of our handlers, and a name.
-            let (inode, flags, name) =
-                unsafe { (Inode::<F>::new(inode), (*handler).flags, CStr::from_char_ptr(name)) };
+            let (inode, flags, name) = unsafe {
+                (
+                    Inode::<F>::new(inode),
+                    (*handler).flags,
+                    CStr::from_char_ptr(name),
+                )
+            };
             let namespace = match flags {
                 f if f == XattrNamespace::User as c_int => XattrNamespace::User,
                 f if f == XattrNamespace::Trusted as c_int => XattrNamespace::Trusted,
@@ -65,7 +76,9 @@ impl<F: FileSystem> Ops<F> {
                     return Err(ERANGE);
                 }
                 // SAFETY: The VFS passes a buffer of `size` bytes.
-                unsafe { core::ptr::copy_nonoverlapping(value.as_ptr(), buffer.cast(), value.len()) };
+                unsafe {
+                    core::ptr::copy_nonoverlapping(value.as_ptr(), buffer.cast(), value.len())
+                };
             }
             Ok(c_int::try_from(value.len())?)
         })
@@ -88,6 +101,9 @@ fn prefix(namespace: XattrNamespace) -> &'static str {
     }
 }
 
+/// # Safety
+///
+/// Called by the kernel alone, as the C declaration says.
 pub(crate) unsafe extern "C" fn list<F: FileSystem>(
     dentry: *mut ub::dentry,
     buffer: *mut c_char,
@@ -125,6 +141,9 @@ pub(crate) unsafe extern "C" fn list<F: FileSystem>(
     result.unwrap_or_else(|error| error.to_errno() as isize)
 }
 
+/// # Safety
+///
+/// Called by the kernel alone, as the C declaration says.
 pub(crate) unsafe extern "C" fn get_inode_acl<F: FileSystem>(
     inode: *mut ub::inode,
     kind: c_int,

@@ -247,11 +247,17 @@ impl Bell {
         };
     }
 
+    /// # Safety
+    ///
+    /// Called by the kernel alone, as the C declaration says.
     unsafe extern "C" fn work_raw(work: *mut bindings::work_struct) {
         // SAFETY: Same type under its other name.
         unsafe { Self::work(work.cast()) }
     }
 
+    /// # Safety
+    ///
+    /// Called by the kernel alone, as the C declaration says.
     unsafe extern "C" fn work(work: *mut ub::work_struct) {
         let offset = Executor::BELL_OFFSET + core::mem::offset_of!(Bell, work);
         // SAFETY: The work is embedded in a bell, and the bell in an executor. A work item of an
@@ -321,6 +327,9 @@ unsafe fn parker_clone(task: *const ()) -> RawWaker {
     RawWaker::new(task, &PARKER)
 }
 
+/// # Safety
+///
+/// As for the function above.
 unsafe fn parker_wake(task: *const ()) {
     // SAFETY: As above.
     unsafe {
@@ -329,12 +338,18 @@ unsafe fn parker_wake(task: *const ()) {
     }
 }
 
+/// # Safety
+///
+/// As for the function above.
 unsafe fn parker_wake_by_ref(task: *const ()) {
     events(task).fetch_add(1, Full);
     // SAFETY: As above.
     unsafe { bindings::wake_up_process(task.cast_mut().cast()) };
 }
 
+/// # Safety
+///
+/// As for the function above.
 unsafe fn parker_drop(task: *const ()) {
     // SAFETY: As above; the reference goes with the waker.
     unsafe { bindings::put_task_struct(task.cast_mut().cast()) };
