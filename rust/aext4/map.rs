@@ -18,7 +18,7 @@ use kernel::prelude::*;
 use vfs::{Buffer, Mapping, MappingKind};
 
 /// How many runs a node remembers.
-const RUNS: usize = 8;
+const RUNS: usize = 16;
 
 /// A part of a file's map: a run of blocks, or a hole.
 #[derive(Clone, Copy)]

@@ -336,13 +336,11 @@ unsafe extern "C" fn end_io(bio: *mut ub::bio) {
         let errno = ub::upcall_blk_status_to_errno(status);
         this.status.with_mut(|status| *status = errno);
         (this.end)(head, to_result(errno));
-        let waker = this.done.finish();
+        // Before the reference goes: until then the waker's code is there.
+        this.done.complete();
         if this.refs.fetch_sub(1, Full) == 1 {
             // The future is gone, and what is left must not run here.
             this.executor.as_ref().push(head.cast());
-        }
-        if let Some(waker) = waker {
-            waker.wake();
         }
     }
 }
@@ -353,6 +351,7 @@ unsafe extern "C" fn end_io(bio: *mut ub::bio) {
 ///
 /// `runnable` is the first field of a head. On the sleeper the bio's reference comes with it; on
 /// the executor it is the last user's.
+#[inline(never)] // Its address is taken in generic code, and must be that of the runtime's own text.
 unsafe fn run(runnable: NonNull<Runnable>) {
     let head: NonNull<Head> = runnable.cast();
     // SAFETY: By the function's contract.

@@ -62,20 +62,14 @@ impl Done {
     ///
     /// Any context. A second call does nothing.
     pub(crate) fn complete(&self) {
-        if let Some(waker) = self.finish() {
-            waker.wake();
-        }
-    }
-
-    /// Marks the completion as done and returns the waker that the caller must wake.
-    ///
-    /// For a caller that has to let go of a reference first.
-    pub(crate) fn finish(&self) -> Option<Waker> {
         if self.state.xchg(DONE, Full) != ARMED {
-            return None;
+            return;
         }
         // SAFETY: We moved the state away from `ARMED`, so the slot is ours.
-        self.waker.with_mut(|slot| unsafe { (*slot).take() })
+        let waker = self.waker.with_mut(|slot| unsafe { (*slot).take() });
+        if let Some(waker) = waker {
+            waker.wake();
+        }
     }
 
     /// Polls for completion.

@@ -361,18 +361,17 @@ impl<'a, T: ?Sized> Acquiring<'a, T> {
             Step::New => this.sem.try_lock(kind) || this.sem.enqueue(waiter, kind, cx.waker()),
             Step::Waiting => {
                 this.waiter.granted.load(Acquire) || {
+                    let waker = cx.waker().clone();
                     let mut queue = this.sem.queue.lock();
                     // Under the lock: granted, or still in the queue.
                     let granted = this.waiter.granted.load(Relaxed);
                     let old = if granted {
-                        None
+                        Some(waker)
                     } else {
-                        queue.links(waiter, |l| match &l.waker {
-                            Some(waker) if waker.will_wake(cx.waker()) => None,
-                            _ => l.waker.replace(cx.waker().clone()),
-                        })
+                        queue.links(waiter, |l| l.waker.replace(waker))
                     };
                     drop(queue);
+                    // No waker's code runs under the lock.
                     drop(old);
                     granted
                 }

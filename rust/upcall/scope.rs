@@ -267,9 +267,10 @@ impl Spawner {
 
     /// Counts something as a member of the scope that is no task, until the guard is dropped.
     ///
-    /// Returns `None` once the scope is over.
+    /// Returns `None` once the scope ends. Process context.
     pub fn enter(&self) -> Option<Member> {
-        self.inner.enter().then(|| Member {
+        let entered = !self.inner.tasks.lock().closed && self.inner.enter();
+        entered.then(|| Member {
             inner: self.inner.clone(),
         })
     }

@@ -244,6 +244,7 @@ unsafe fn push(header: NonNull<Header>) {
 /// # Safety
 ///
 /// `runnable` is the first field of a header, and the caller passes on a reference.
+#[inline(never)] // Its address is taken in generic code, and must be that of the runtime's own text.
 unsafe fn run(runnable: NonNull<Runnable>) {
     let header: NonNull<Header> = runnable.cast();
     // SAFETY: We have a reference.
