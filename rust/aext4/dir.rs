@@ -20,6 +20,9 @@ use vfs::{Buffer, DirBatch, DirEntry, FileType};
 /// How many blocks of a directory are read ahead when it is listed or searched through.
 const READAHEAD: u32 = 16;
 
+/// After how many blocks a loop over a directory looks up.
+const CHECKPOINT: u32 = 16;
+
 /// What a directory block holds.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Holds {
@@ -89,6 +92,7 @@ impl Volume {
             Holds::Entries
         };
         for lblk in 0..self.dir_blocks(dir)? {
+            self.checkpoint(lblk).await?;
             let (buffer, about) = self.dir_block(dir, Lblk(lblk), holds, READAHEAD).await?;
             let entry = Dirents::block(buffer.data(), &self.sb.geo)
                 .and_then(|entries| entries.find(name))
@@ -111,7 +115,8 @@ impl Volume {
             })
             .or_report(self, about)?;
         drop(buffer);
-        loop {
+        for visited in 0u32.. {
+            self.checkpoint(visited).await?;
             step = match step {
                 DxStep::Node(lblk) => {
                     let (buffer, about) = self.dir_block(dir, lblk, Holds::Index, 0).await?;
@@ -132,13 +137,31 @@ impl Volume {
                 DxStep::Done => return Ok(None),
             }
         }
+        Ok(None)
+    }
+
+    /// Lets others run from time to time in a loop over the blocks of a directory: a damaged one may
+    /// have billions, all in memory. Fails with `EINTR` if the thread was killed.
+    async fn checkpoint(&self, count: u32) -> Result {
+        if count % CHECKPOINT == CHECKPOINT - 1 {
+            self.disk.checkpoint().await?;
+        }
+        Ok(())
     }
 
     /// The size of a directory in blocks.
     fn dir_blocks(&self, dir: &Node) -> Result<u32> {
         match self.sb.geo.file_blocks(dir.inode.size) {
-            Some(Lblk(blocks)) => Ok(blocks),
-            None => Err(corrupted()),
+            // A directory has no holes.
+            Some(Lblk(blocks)) if u64::from(blocks) <= self.sb.geo.blocks_count() => Ok(blocks),
+            _ => {
+                let size = dir.inode.size;
+                self.report(&format_args!(
+                    "inode {}, directory: {size} bytes",
+                    dir.inode.ino
+                ));
+                Err(corrupted())
+            }
         }
     }
 

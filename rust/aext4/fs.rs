@@ -2,7 +2,8 @@
 
 //! The VFS door: what the `vfs` crate asks of a file system, by the operations of [`Volume`].
 
-use crate::layout::{self, Ino};
+use crate::error::corrupted;
+use crate::layout::{self, Ino, InodeFlags};
 use crate::node::NodeRef;
 use crate::options::Options;
 use crate::volume::Volume;
@@ -58,7 +59,7 @@ impl FileSystem for Volume {
     }
 
     fn statfs(&self) -> StatFs {
-        self.statfs()
+        self.statfs
     }
 
     fn label(&self) -> &[u8] {
@@ -66,7 +67,22 @@ impl FileSystem for Volume {
     }
 
     async fn node(&self, ino: u32) -> Result<NodeRef> {
-        self.get_node(Ino(ino)).await
+        let node = self.get_node(Ino(ino)).await?;
+        if node.inode.flags.has(InodeFlags::EA_INODE) {
+            self.report(&format_args!(
+                "inode {ino}: holds an attribute's value, and is no file"
+            ));
+            return Err(corrupted());
+        }
+        Ok(node)
+    }
+
+    fn cached_nodes(&self) -> usize {
+        self.nodes.lock().len()
+    }
+
+    fn drop_cached_nodes(&self, count: usize) -> usize {
+        self.shrink(count)
     }
 
     fn is_exported(&self, ino: u32) -> bool {

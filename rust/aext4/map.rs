@@ -9,7 +9,7 @@
 //! The same search runs in two ways: [`Volume::map_blocks`] waits for blocks that are not in memory, and
 //! [`Volume::map_blocks_cached`] gives up at the first.
 
-use crate::error::{About, OrReport};
+use crate::error::{corrupted, About, OrReport};
 use crate::layout::map::{self, Run, Step};
 use crate::layout::{self, DataMap, Lblk, Pblk};
 use crate::node::Node;
@@ -168,6 +168,10 @@ impl Volume {
             Step::Hole { until } => Piece::of_hole(lblk, until),
             Step::Descend(_) => return Err(EINVAL),
         };
+        if !piece.covers(lblk) {
+            // Somebody wrote to the device while we searched.
+            return Err(corrupted());
+        }
         node.runs.lock().remember(piece);
         Ok(piece)
     }

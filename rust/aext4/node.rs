@@ -90,6 +90,11 @@ impl Table {
         }
     }
 
+    /// How many nodes there are.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
     fn get(&self, ino: Ino) -> Option<NodeRef> {
         self.nodes
             .get(&ino.0)
@@ -128,6 +133,8 @@ impl Volume {
         // Allocated and freed outside of the lock.
         let entry = RBTreeNode::new(ino.0, node.clone(), GFP_KERNEL)?;
         let mut unused = [const { None }; SWEEP];
+        // From here on it has a user, so that the sweep leaves it.
+        let node = NodeRef::new(node);
         let mut table = self.nodes.lock();
         if let Some(first) = table.get(ino) {
             drop(table);
@@ -138,10 +145,20 @@ impl Volume {
         if table.len > KEEP {
             table.sweep(&mut unused);
         }
-        let node = NodeRef::new(node);
         drop(table);
         drop(unused);
         Ok(node)
+    }
+
+    /// Looks at `count` nodes and frees those without users. Returns how many it freed.
+    pub(crate) fn shrink(&self, count: usize) -> usize {
+        let mut freed = 0;
+        for _ in 0..count.div_ceil(SWEEP) {
+            let mut unused = [const { None }; SWEEP];
+            self.nodes.lock().sweep(&mut unused);
+            freed += unused.iter().flatten().count();
+        }
+        freed
     }
 
     async fn read_node(&self, ino: Ino) -> Result<Arc<Node>> {

@@ -36,8 +36,7 @@ pub(crate) struct Volume {
     pub(crate) disk: Disk,
     pub(crate) sb: SuperBlock,
     groups: KVVec<GroupDesc>,
-    /// Clusters that hold metadata from the beginning, in blocks.
-    overhead: u64,
+    pub(crate) statfs: StatFs,
     #[pin]
     pub(crate) nodes: SpinLock<Table>,
     #[pin]
@@ -61,16 +60,13 @@ impl Volume {
             return Err(EINVAL);
         }
         let groups = read_groups(&disk, &sb).await?;
-        let mut overhead = u64::from(sb.overhead_clusters) * u64::from(sb.geo.cluster_blocks());
-        if overhead == 0 {
-            overhead = layout_overhead(&sb);
-        }
+        let statfs = statfs(&sb, &groups);
         let volume = Arc::pin_init(
             pin_init!(Self {
                 disk,
                 sb,
                 groups,
-                overhead,
+                statfs,
                 nodes <- new_spinlock!(Table::new()),
                 options <- new_spinlock!(options),
             }),
@@ -84,9 +80,9 @@ impl Volume {
         Ok(volume)
     }
 
-    /// Logs a line, and stops the machine if `errors=panic` says so.
+    /// Logs a line, at most ten in five seconds, and stops the machine if `errors=panic` says so.
     pub(crate) fn report(&self, what: &dyn core::fmt::Display) {
-        self.disk.log(Level::Error, format_args!("{what}"));
+        self.disk.log_limited(Level::Error, format_args!("{what}"));
         let on_error = self.options.lock().on_error.unwrap_or(self.sb.on_error);
         if on_error == OnError::Panic {
             self.disk.panic();
@@ -158,35 +154,6 @@ impl Volume {
             name_max: 255,
         }
     }
-
-    pub(crate) fn statfs(&self) -> StatFs {
-        let geo = &self.sb.geo;
-        let cluster = u64::from(geo.cluster_blocks());
-        let free = self
-            .groups
-            .iter()
-            .map(|group| u64::from(group.free_clusters))
-            .sum::<u64>()
-            * cluster;
-        // ext4 keeps a fiftieth, at most 4,096 clusters, for the conversion of unwritten extents.
-        let kept = if geo.has_incompat(layout::Incompat::EXTENTS) {
-            (geo.blocks_count() / cluster / 50).min(4096) * cluster
-        } else {
-            0
-        };
-        let reserved = self.sb.reserved_blocks + kept;
-        StatFs {
-            blocks: geo.blocks_count().saturating_sub(self.overhead),
-            free,
-            available: free.saturating_sub(reserved),
-            files: geo.inodes_count().into(),
-            free_files: self
-                .groups
-                .iter()
-                .map(|group| u64::from(group.free_inodes))
-                .sum(),
-        }
-    }
 }
 
 /// Reads the superblock, where the options say it is.
@@ -248,7 +215,7 @@ fn check_state(disk: &Disk, sb: &SuperBlock, options: &Options) -> Result {
 async fn read_groups(disk: &Disk, sb: &SuperBlock) -> Result<KVVec<GroupDesc>> {
     let geo = &sb.geo;
     let refuse = |error| refuse_mount(disk, error);
-    let mut groups = KVVec::with_capacity(geo.groups() as usize, GFP_KERNEL)?;
+    let mut groups = KVVec::new();
     let mut next = 0;
     for first in (0..geo.desc_blocks()).step_by(BATCH) {
         let mut blocks = KVec::new();
@@ -271,6 +238,38 @@ async fn read_groups(disk: &Disk, sb: &SuperBlock) -> Result<KVVec<GroupDesc>> {
         }
     }
     Ok(groups)
+}
+
+/// Adds up space and inodes. What the disk says is bounded by what the volume can have.
+fn statfs(sb: &SuperBlock, groups: &[GroupDesc]) -> StatFs {
+    let geo = &sb.geo;
+    let cluster = u64::from(geo.cluster_blocks());
+    let per_group = (geo.clusters_per_group(), geo.inodes_per_group().get());
+    let (mut free, mut free_files) = (0u64, 0u64);
+    for group in groups {
+        free = free.saturating_add(group.free_clusters.min(per_group.0).into());
+        free_files = free_files.saturating_add(group.free_inodes.min(per_group.1).into());
+    }
+    let free = free.saturating_mul(cluster).min(geo.blocks_count());
+    let overhead = match sb.overhead_clusters {
+        0 => layout_overhead(sb),
+        clusters => u64::from(clusters).saturating_mul(cluster),
+    };
+    // ext4 keeps a fiftieth, at most 4,096 clusters, for the conversion of unwritten extents.
+    let kept = if geo.has_incompat(layout::Incompat::EXTENTS) {
+        (geo.blocks_count() / cluster / 50)
+            .min(4096)
+            .saturating_mul(cluster)
+    } else {
+        0
+    };
+    StatFs {
+        blocks: geo.blocks_count().saturating_sub(overhead),
+        free,
+        available: free.saturating_sub(sb.reserved_blocks.saturating_add(kept)),
+        files: geo.inodes_count().into(),
+        free_files,
+    }
 }
 
 /// Counts the blocks that hold metadata from the beginning, where mke2fs has not left the number.

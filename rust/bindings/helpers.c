@@ -4,8 +4,11 @@
  */
 #include <linux/backing-dev.h>
 #include <linux/panic.h>
+#include <linux/ratelimit.h>
+#include <linux/rcupdate.h>
 #include <linux/sched.h>
 #include <linux/sched/mm.h>
+#include <linux/sched/signal.h>
 #include <linux/slab.h>
 #include <linux/wait_bit.h>
 
@@ -22,13 +25,6 @@ void __noreturn _Rupcall_async_fn_resumed_4core9panicking5panic(const void *loca
 	BUG();
 }
 
-bool upcall_current_work_is(work_func_t func)
-{
-	struct work_struct *work = current_work();
-
-	return work && work->func == func;
-}
-
 /* Sleeps until *events differs from seen; see the Parker in rust/upcall/sys/linux.rs. */
 void upcall_park(atomic_t *events, int seen)
 {
@@ -39,6 +35,23 @@ void upcall_park(atomic_t *events, int seen)
 		schedule();
 	}
 	__set_current_state(TASK_RUNNING);
+}
+
+/*
+ * Waits until no completion that has begun is in our text any more: neither in interrupt context
+ * or in the read section that end_io is, nor in a thread that was preempted there.
+ */
+void upcall_wait_for_completions(void)
+{
+	synchronize_rcu();
+	synchronize_rcu_tasks();
+}
+
+/* For long loops of a thread: lets others run, and says whether the thread was killed. */
+bool upcall_interrupted(void)
+{
+	cond_resched();
+	return fatal_signal_pending(current);
 }
 
 struct workqueue_struct *upcall_alloc_ordered_workqueue(const char *name, unsigned int flags)
@@ -107,10 +120,13 @@ void upcall_end_buffer_read(struct buffer_head *bh, bool uptodate)
 	unlock_buffer(bh);
 }
 
-struct folio *upcall_buffer_folio(const struct buffer_head *bh, unsigned int *offset)
+/* The page that a buffer lies in, and where in it. */
+struct page *upcall_buffer_page(const struct buffer_head *bh, unsigned int *offset)
 {
-	*offset = bh_offset(bh);
-	return bh->b_folio;
+	size_t at = bh_offset(bh);
+
+	*offset = offset_in_page(at);
+	return folio_page(bh->b_folio, at / PAGE_SIZE);
 }
 
 struct buffer_head *upcall_find_buffer(struct block_device *bdev, sector_t block, unsigned int size)
@@ -118,10 +134,35 @@ struct buffer_head *upcall_find_buffer(struct block_device *bdev, sector_t block
 	return __find_get_block(bdev, block, size);
 }
 
-/* NULL without memory: the caller can fail, so reclaim need not try for ever. */
+/* May wait, for memory and for folio locks.  NULL without memory. */
 struct buffer_head *upcall_get_buffer(struct block_device *bdev, sector_t block, unsigned int size)
 {
-	return bdev_getblk(bdev, block, size, GFP_NOFS | __GFP_MOVABLE);
+	return bdev_getblk(bdev, block, size,
+			   GFP_NOFS | __GFP_RETRY_MAYFAIL | __GFP_NOWARN | __GFP_MOVABLE);
+}
+
+/*
+ * As above, but gives up where it would wait.  Somebody may lock the folio after we looked;
+ * then we wait for that one read.
+ */
+struct buffer_head *upcall_get_buffer_nowait(struct block_device *bdev, sector_t block,
+					     unsigned int size)
+{
+	struct address_space *mapping = bdev->bd_mapping;
+	struct buffer_head *bh = __find_get_block(bdev, block, size);
+	struct folio *folio;
+	bool locked;
+
+	if (bh)
+		return bh;
+	folio = filemap_get_folio(mapping, block * size / PAGE_SIZE);
+	if (!IS_ERR(folio)) {
+		locked = folio_test_locked(folio);
+		folio_put(folio);
+		if (locked)
+			return NULL;
+	}
+	return bdev_getblk(bdev, block, size, GFP_NOWAIT | __GFP_NOWARN | __GFP_MOVABLE);
 }
 
 void upcall_hold_buffer(struct buffer_head *bh)
@@ -261,6 +302,22 @@ void upcall_reading_end(atomic_t *reading)
 void upcall_reading_wait(atomic_t *reading)
 {
 	wait_var_event(reading, !atomic_read_acquire(reading));
+}
+
+/* Whether one more line may be logged: ten in five seconds. */
+bool upcall_ratelimit(struct ratelimit_state *state, const char *label)
+{
+	return ___ratelimit(state, label);
+}
+
+void upcall_ratelimit_init(struct ratelimit_state *state)
+{
+	ratelimit_default_init(state);
+}
+
+void upcall_invalidate_bdev(struct block_device *bdev)
+{
+	invalidate_bdev(bdev);
 }
 
 void upcall_panic(const char *label)

@@ -11,13 +11,15 @@
 #include <linux/iomap.h>
 #include <linux/pagemap.h>
 #include <linux/posix_acl.h>
+#include <linux/ratelimit_types.h>
 #include <linux/statfs.h>
 #include <linux/wait.h>
 #include <linux/workqueue.h>
 #include <linux/xattr.h>
 
 /* Threads and workqueues */
-bool upcall_current_work_is(work_func_t func);
+void upcall_wait_for_completions(void);
+bool upcall_interrupted(void);
 void upcall_park(atomic_t *events, int seen);
 struct workqueue_struct *upcall_alloc_ordered_workqueue(const char *name, unsigned int flags);
 unsigned int upcall_memalloc_nofs_save(void);
@@ -37,9 +39,11 @@ bool upcall_buffer_uptodate(const struct buffer_head *bh);
 bool upcall_buffer_locked(const struct buffer_head *bh);
 bool upcall_trylock_buffer(struct buffer_head *bh);
 void upcall_end_buffer_read(struct buffer_head *bh, bool uptodate);
-struct folio *upcall_buffer_folio(const struct buffer_head *bh, unsigned int *offset);
+struct page *upcall_buffer_page(const struct buffer_head *bh, unsigned int *offset);
 struct buffer_head *upcall_find_buffer(struct block_device *bdev, sector_t block, unsigned int size);
 struct buffer_head *upcall_get_buffer(struct block_device *bdev, sector_t block, unsigned int size);
+struct buffer_head *upcall_get_buffer_nowait(struct block_device *bdev, sector_t block,
+					     unsigned int size);
 void upcall_hold_buffer(struct buffer_head *bh);
 void upcall_put_buffer(struct buffer_head *bh);
 bool upcall_buffer_test(const struct buffer_head *bh, unsigned int bit);
@@ -83,6 +87,9 @@ bool upcall_sb_rdonly(const struct super_block *sb);
 void upcall_reading_begin(atomic_t *reading);
 void upcall_reading_end(atomic_t *reading);
 void upcall_reading_wait(atomic_t *reading);
+bool upcall_ratelimit(struct ratelimit_state *state, const char *label);
+void upcall_ratelimit_init(struct ratelimit_state *state);
+void upcall_invalidate_bdev(struct block_device *bdev);
 void upcall_panic(const char *label);
 
 /* Files and directories */

@@ -23,8 +23,9 @@
 //! # Submitting never sleeps on a worker
 //!
 //! `submit_bio` may wait for a tag or for a frozen queue. On an executor's worker bios go out with
-//! `REQ_NOWAIT`; one that comes back with `BLK_STS_AGAIN` is handed to the *sleeper*, a thread that
-//! submits it again and may wait. Devices without `REQ_NOWAIT` are served by the sleeper alone.
+//! `REQ_NOWAIT`; one that comes back with `BLK_STS_AGAIN` is handed to the scope's *sleeper*, a thread
+//! that submits it again and may wait. A volume has a sleeper of its own, so that one that waits for a
+//! device holds up nobody else: the devices may be stacked. Devices without `REQ_NOWAIT` are served by the sleeper alone.
 //! Threads that are not workers submit directly. There is no retry of a request that failed.
 
 use crate::done::Done;
@@ -68,6 +69,7 @@ pub struct Device {
     bdev: NonNull<ub::block_device>,
     scope: Spawner,
     nowait: bool,
+    logical_block_size: u32,
 }
 
 // SAFETY: A block device may be used from any thread.
@@ -88,7 +90,14 @@ impl Device {
             scope: scope.spawner(),
             // SAFETY: The device is open.
             nowait: unsafe { ub::upcall_bdev_nowait(bdev.as_ptr()) },
+            // SAFETY: As above.
+            logical_block_size: unsafe { ub::upcall_logical_block_size(bdev.as_ptr()) },
         }
+    }
+
+    /// The smallest unit that the device reads, in bytes: a power of two.
+    pub fn logical_block_size(&self) -> u32 {
+        self.logical_block_size
     }
 
     /// The C device.
@@ -225,7 +234,7 @@ pub unsafe fn submit<P: Payload>(
         };
         // SAFETY: `i < count`.
         unsafe { table.add(i).write(vec) };
-        size += segment.len;
+        size = segment.len.saturating_add(size);
         used += 1;
     }
     let head = Head {
@@ -310,10 +319,7 @@ unsafe fn sleeper_submits(head: NonNull<Head>) {
     unsafe {
         let this = head.as_ref();
         this.submit.store(true, sys::Relaxed);
-        match module::sleeper() {
-            Ok(sleeper) => sleeper.as_ref().push(head.cast()),
-            Err(_) => start(head, 0),
-        }
+        this.device.scope.sleeper().push(head.cast());
     }
 }
 
@@ -323,6 +329,8 @@ unsafe fn sleeper_submits(head: NonNull<Head>) {
 ///
 /// Called by the kernel alone, as the C declaration says.
 unsafe extern "C" fn end_io(bio: *mut ub::bio) {
+    // The module's exit waits for us.
+    let _rcu = kernel::sync::rcu::read_lock();
     // SAFETY: `bi_private` was set to the head by `start`, and the bio has a reference.
     unsafe {
         let head = NonNull::new_unchecked((*bio).bi_private.cast::<Head>());
@@ -330,7 +338,8 @@ unsafe extern "C" fn end_io(bio: *mut ub::bio) {
         let status = (*bio).bi_status;
         let nowait = (*bio).bi_opf & ub::UPCALL_REQ_NOWAIT != 0;
         ub::bio_uninit(bio);
-        if nowait && status == ub::UPCALL_BLK_STS_AGAIN {
+        // A stacked device may lose the ability while we use it.
+        if nowait && (status == ub::UPCALL_BLK_STS_AGAIN || status == ub::UPCALL_BLK_STS_NOTSUPP) {
             return sleeper_submits(head);
         }
         let errno = ub::upcall_blk_status_to_errno(status);
@@ -373,11 +382,11 @@ unsafe fn release(head: NonNull<Head>) {
     // SAFETY: By the function's contract all of the request is ours. The member goes last: until then
     // the user's module is there.
     unsafe {
-        let this = &mut *head.as_ptr();
-        (this.drop_payload)(head);
-        core::ptr::drop_in_place(&mut this.device);
-        let member = ManuallyDrop::take(&mut this.member);
-        sys::free(head.cast(), this.memory);
+        let this = head.as_ptr();
+        ((*this).drop_payload)(head);
+        core::ptr::drop_in_place(&raw mut (*this).device);
+        let member = ManuallyDrop::take(&mut (*this).member);
+        sys::free(head.cast(), (*this).memory);
         drop(member);
     }
 }

@@ -75,6 +75,9 @@ impl Block {
     ///
     /// Dropping the future leaves the block vacant.
     pub async fn read(&mut self, device: &Device, pos: u64, offset: usize, len: usize) -> Result {
+        if len == 0 {
+            return Ok(());
+        }
         let io = self.start_read(device, pos, offset, len)?;
         let (result, page) = io.await;
         self.page = page.map(|page| page.0);
@@ -89,11 +92,10 @@ impl Block {
         offset: usize,
         len: usize,
     ) -> Result<Io<OnePage>> {
-        if offset
-            .checked_add(len)
-            .filter(|&end| end <= Self::SIZE)
-            .is_none()
-        {
+        let mask = u64::from(device.logical_block_size()).wrapping_sub(1);
+        let aligned = (pos | offset as u64 | len as u64) & mask == 0;
+        let end = offset.checked_add(len).unwrap_or(usize::MAX);
+        if !aligned || end > Self::SIZE {
             return Err(EINVAL);
         }
         let page = self.take()?;

@@ -32,6 +32,11 @@ pub fn block_on<F: Future>(future: F) -> sys::Result<F::Output> {
     Ok(wait(future))
 }
 
+/// Whether the caller is a poll on the default executor's worker, where [`block_on`] is refused.
+pub fn on_worker() -> bool {
+    sys::on_worker()
+}
+
 /// [`block_on`], for a caller that knows that it is not on a worker.
 pub(crate) fn wait<F: Future>(future: F) -> F::Output {
     let mut future = pin!(future);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Waiting for several futures at once, in one task.
+//! Waiting for several futures at once, in one task, and letting others go first.
 
 use super::sys::{self, KVec};
 use core::future::Future;
@@ -66,4 +66,21 @@ impl<F: Future> Future for JoinAll<F> {
         }
         Poll::Ready(Ok(outputs))
     }
+}
+
+/// Lets the other tasks that are ready run before the caller goes on.
+///
+/// # Cancellation
+///
+/// Nothing is lost by dropping it.
+pub async fn yield_now() {
+    let mut yielded = false;
+    core::future::poll_fn(|cx| {
+        if core::mem::replace(&mut yielded, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await
 }

@@ -46,15 +46,16 @@ mod sys;
 mod task;
 
 pub use block::Block;
-pub use block_on::block_on;
+pub use block_on::{block_on, on_worker};
 pub use executor::Executor;
-pub use join::{join_all, JoinAll};
+pub use join::{join_all, yield_now, JoinAll};
 pub use rwsem::{Read, ReadGuard, RwSemaphore, Write, WriteGuard};
 pub use scope::{Member, Scope, Spawner};
 pub use task::{Cancelled, JoinHandle};
 
 use kernel::prelude::*;
 use module::Runtime;
+pub use module::Worker;
 
 module! {
     type: Runtime,

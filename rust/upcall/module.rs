@@ -33,8 +33,21 @@ impl Scope {
     ///
     /// Fails with `ENOMEM`. May sleep.
     pub fn new() -> Result<Self> {
-        // SAFETY: The default executor lives as long as this module, which outlives its users.
-        unsafe { Scope::on(executor()?) }
+        // SAFETY: Both live as long as this module, which outlives its users.
+        unsafe { Scope::on_both(executor()?, sleeper()?) }
+    }
+
+    /// Makes an empty scope on the default executor, with a sleeper of its own.
+    ///
+    /// Fails with `ENOMEM`. May sleep.
+    ///
+    /// # Safety
+    ///
+    /// `sleeper` outlives the scope and everything spawned in it.
+    pub unsafe fn with_sleeper(sleeper: &Worker) -> Result<Self> {
+        let sleeper = NonNull::from(&*sleeper.executor);
+        // SAFETY: The default executor lives as long as this module; the rest is our contract.
+        unsafe { Scope::on_both(executor()?, sleeper) }
     }
 }
 
@@ -61,14 +74,22 @@ impl Drop for Queue {
     }
 }
 
-/// An executor with its workqueue.
-struct Worker {
+/// An executor with a thread of its own.
+///
+/// A scope that is made with one runs on it what may sleep. Dropping it waits for what runs, so it is dropped
+/// after the scopes, and not by itself.
+pub struct Worker {
     /// Dropped first: no work may run when the executor goes.
     _queue: Queue,
     executor: Pin<KBox<Executor>>,
 }
 
 impl Worker {
+    /// Makes a worker for what may sleep. Fails with `ENOMEM`. May sleep.
+    pub fn sleeper(name: &CStr) -> Result<Self> {
+        Self::new(name, bindings::wq_flags_WQ_MEM_RECLAIM)
+    }
+
     fn new(name: &CStr, flags: u32) -> Result<Self> {
         let queue = Queue::new(name, flags)?;
         let bell = Bell::new(queue.0.as_ptr().cast());
@@ -94,9 +115,11 @@ pub(crate) struct Runtime {
 
 impl kernel::Module for Runtime {
     fn init(_module: &'static ThisModule) -> Result<Self> {
-        let reclaim = bindings::wq_flags_WQ_MEM_RECLAIM;
-        let executor = Worker::new(c"upcall", reclaim | bindings::wq_flags_WQ_HIGHPRI)?;
-        let sleeper = Worker::new(c"upcall_sleeper", reclaim)?;
+        let executor = Worker::new(
+            c"upcall",
+            bindings::wq_flags_WQ_MEM_RECLAIM | bindings::wq_flags_WQ_HIGHPRI,
+        )?;
+        let sleeper = Worker::sleeper(c"upcall_sleeper")?;
         SLEEPER.store(sleeper.as_ptr(), Release);
         EXECUTOR.store(executor.as_ptr(), Release);
         Ok(Self {
@@ -110,7 +133,8 @@ impl Drop for Runtime {
     fn drop(&mut self) {
         // Every user's scopes are gone, and with them all tasks and requests; but the completion
         // that let the last of them go may still be in its last instructions.
-        kernel::sync::rcu::synchronize_rcu();
+        // SAFETY: Process context, without any lock.
+        unsafe { ub::upcall_wait_for_completions() };
         EXECUTOR.store(null_mut(), Release);
         SLEEPER.store(null_mut(), Release);
     }

@@ -31,6 +31,8 @@ pub(crate) struct ScopeInner {
     empty: Done,
     tasks: Lock<TaskList>,
     executor: NonNull<Executor>,
+    /// Runs what may sleep.
+    sleeper: NonNull<Executor>,
 }
 
 // SAFETY: The executor is shareable and outlives all scopes; all else is made to be shared.
@@ -150,14 +152,28 @@ pub struct Scope {
 }
 
 impl Scope {
-    /// Makes an empty scope whose tasks run on `executor`.
+    /// Makes an empty scope whose tasks run on `executor`, whatever they do.
+    ///
+    /// # Safety
+    ///
+    /// `executor` outlives the scope and everything spawned in it.
+    #[cfg(not(MODULE))]
+    pub(crate) unsafe fn on(executor: NonNull<Executor>) -> sys::Result<Self> {
+        // SAFETY: By the function's contract.
+        unsafe { Self::on_both(executor, executor) }
+    }
+
+    /// Makes an empty scope whose tasks run on `executor`, and on `sleeper` if they may sleep.
     ///
     /// Fails with `ENOMEM`. May sleep.
     ///
     /// # Safety
     ///
-    /// `executor` outlives the scope and everything spawned in it.
-    pub(crate) unsafe fn on(executor: NonNull<Executor>) -> sys::Result<Self> {
+    /// Both executors outlive the scope and everything spawned in it.
+    pub(crate) unsafe fn on_both(
+        executor: NonNull<Executor>,
+        sleeper: NonNull<Executor>,
+    ) -> sys::Result<Self> {
         let inner = sys::new_arc(ScopeInner {
             members: Atomic::new(1),
             empty: Done::new(),
@@ -166,6 +182,7 @@ impl Scope {
                 closed: false,
             }),
             executor,
+            sleeper,
         })?;
         Ok(Self { inner, left: false })
     }
@@ -183,7 +200,7 @@ impl Scope {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        spawn(&self.inner, future, false)
+        spawn(&self.inner, self.inner.executor, future, false)
     }
 
     /// Polls `future` once here, and queues it only if it is pending. See [`Spawner::spawn_eager`].
@@ -192,7 +209,7 @@ impl Scope {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        spawn(&self.inner, future, true)
+        spawn(&self.inner, self.inner.executor, future, true)
     }
 
     /// Waits until every member of the scope is done: the join of fork-join.
@@ -251,7 +268,7 @@ impl Spawner {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        spawn(&self.inner, future, false)
+        spawn(&self.inner, self.inner.executor, future, false)
     }
 
     /// Polls `future` once on the caller's thread, and queues it only if it is pending.
@@ -262,7 +279,27 @@ impl Spawner {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        spawn(&self.inner, future, true)
+        spawn(&self.inner, self.inner.executor, future, true)
+    }
+
+    /// Runs `work`, which may sleep, on the scope's sleeper: a thread of its own, which does one thing
+    /// after the other.
+    ///
+    /// Fails as [`spawn`](Self::spawn) does. Work that has not begun when the scope ends, or when the
+    /// handle aborts it, is dropped.
+    pub fn spawn_blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> sys::Result<JoinHandle<T>> {
+        let work = async move { work() };
+        spawn(&self.inner, self.inner.sleeper, work, false)
+    }
+
+    /// The scope's sleeper.
+    #[cfg(MODULE)]
+    pub(crate) fn sleeper(&self) -> &Executor {
+        // SAFETY: Executors outlive their scopes.
+        unsafe { self.inner.sleeper.as_ref() }
     }
 
     /// Counts something as a member of the scope that is no task, until the guard is dropped.
@@ -287,7 +324,12 @@ impl Drop for Member {
     }
 }
 
-fn spawn<F>(scope: &Arc<ScopeInner>, future: F, eager: bool) -> sys::Result<JoinHandle<F::Output>>
+fn spawn<F>(
+    scope: &Arc<ScopeInner>,
+    executor: NonNull<Executor>,
+    future: F,
+    eager: bool,
+) -> sys::Result<JoinHandle<F::Output>>
 where
     F: Future + Send + 'static,
     F::Output: Send + 'static,
@@ -297,7 +339,7 @@ where
     } else {
         state::SCHEDULED
     };
-    let task = task::new(future, scope.executor, scope.clone(), bits)?;
+    let task = task::new(future, executor, scope.clone(), bits)?;
     let listed = {
         let mut tasks = scope.tasks.lock();
         // Under the lock: once the drop of the scope has closed the list, a spawner is no member
@@ -321,7 +363,7 @@ where
             let _nofs = sys::NoFs::enter();
             task::poll(task);
         } else {
-            scope.executor().push(task.cast());
+            executor.as_ref().push(task.cast());
         }
         Ok(handle)
     }

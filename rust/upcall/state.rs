@@ -113,10 +113,10 @@ impl State {
     /// `Nothing` if the task was [claimed](Self::claim) while it was on the list.
     pub(crate) fn begin(&self) -> Next {
         self.update(|s| {
-            if s & COMPLETE != 0 {
+            if s & (COMPLETE | RUNNING) != 0 {
                 return (s, Next::Nothing);
             }
-            debug_assert!(s & SCHEDULED != 0 && s & RUNNING == 0);
+            debug_assert!(s & SCHEDULED != 0);
             let next = if s & CANCELLED != 0 {
                 Next::Cancel
             } else {
@@ -126,11 +126,10 @@ impl State {
         })
     }
 
-    /// The worker itself wants to cancel the task, now. Returns whether it owns [`RUNNING`] to do
-    /// so; if not, the task is complete, or running further up on the worker's own stack.
+    /// A worker wants to cancel the task, now. Returns whether it owns [`RUNNING`] to do so; if not,
+    /// the task is complete, or running: further up on the worker's own stack, or elsewhere.
     ///
-    /// Only for the task's own worker: then nobody else can begin a poll in between. `SCHEDULED`
-    /// stays as it is, and [`begin`](Self::begin) finds the task complete.
+    /// `SCHEDULED` stays as it is, and [`begin`](Self::begin) finds the task claimed.
     pub(crate) fn claim(&self) -> bool {
         self.update(|s| {
             if s & (COMPLETE | RUNNING) != 0 {

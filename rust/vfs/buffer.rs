@@ -113,14 +113,47 @@ impl Payload for Reading {
     }
 }
 
+/// What a buffer is looked up in.
+#[derive(Clone, Copy)]
+struct Cache {
+    bdev: NonNull<ub::block_device>,
+    size: u32,
+}
+
+// SAFETY: A block device may be used from any thread.
+unsafe impl Send for Cache {}
+// SAFETY: As above.
+unsafe impl Sync for Cache {}
+
+impl Cache {
+    /// The buffer of a block, if there is one. Does not wait.
+    fn find(self, block: u64) -> Option<Head> {
+        // SAFETY: The device is open as long as its volume's scope.
+        let head = unsafe { ub::upcall_find_buffer(self.bdev.as_ptr(), block, self.size) };
+        NonNull::new(head).map(Head)
+    }
+
+    /// As `get`, but gives up where it would wait.
+    fn get_nowait(self, block: u64) -> Option<Head> {
+        // SAFETY: As above.
+        let head = unsafe { ub::upcall_get_buffer_nowait(self.bdev.as_ptr(), block, self.size) };
+        NonNull::new(head).map(Head)
+    }
+
+    /// The buffer of a block, which is made if there is none. May sleep.
+    fn get(self, block: u64) -> Result<Head> {
+        // SAFETY: As above.
+        let head = unsafe { ub::upcall_get_buffer(self.bdev.as_ptr(), block, self.size) };
+        NonNull::new(head).map(Head).ok_or(ENOMEM)
+    }
+}
+
 impl Disk {
-    /// Block `block` of the device, if it is in memory. Does not wait.
-    pub fn cached_buffer(&self, block: u64) -> Option<Buffer> {
-        // SAFETY: The device is open.
-        let head =
-            unsafe { ub::upcall_find_buffer(self.bdev().as_ptr(), block, self.block_size()) };
-        let head = Head(NonNull::new(head)?);
-        head.is_uptodate().then(|| self.buffer_of(head))
+    fn cache(&self) -> Cache {
+        Cache {
+            bdev: self.bdev(),
+            size: self.block_size(),
+        }
     }
 
     fn buffer_of(&self, head: Head) -> Buffer {
@@ -128,6 +161,12 @@ impl Disk {
             head,
             len: self.block_size() as usize,
         }
+    }
+
+    /// Block `block` of the device, if it is in memory. Does not wait.
+    pub fn cached_buffer(&self, block: u64) -> Option<Buffer> {
+        let head = self.cache().find(block).filter(Head::is_uptodate)?;
+        Some(self.buffer_of(head))
     }
 
     /// Reads block `block` of the device, in units of the volume's block size.
@@ -139,12 +178,11 @@ impl Disk {
     ///
     /// Dropping the future lets the read finish alone, and the block stays in memory.
     pub async fn buffer(&self, block: u64) -> Result<Buffer> {
-        if let Some(buffer) = self.cached_buffer(block) {
-            return Ok(buffer);
-        }
-        // SAFETY: The device is open.
-        let head = unsafe { ub::upcall_get_buffer(self.bdev().as_ptr(), block, self.block_size()) };
-        let head = Head(NonNull::new(head).ok_or(ENOMEM)?);
+        let head = match self.cache().find(block) {
+            Some(head) if head.is_uptodate() => return Ok(self.buffer_of(head)),
+            Some(head) => head,
+            None => self.new_head(block).await?,
+        };
         loop {
             if head.is_uptodate() {
                 return Ok(self.buffer_of(head));
@@ -155,12 +193,29 @@ impl Disk {
             // Somebody else reads it. If that fails we try ourselves, and get the error.
             Unlocked::new(&head).await;
         }
-        match self.start_read(&head)? {
-            Some(io) => io.await.0?,
-            // Read between our look and our lock.
-            None => {}
+        if let Some(io) = self.start_read(&head)? {
+            io.await.0?;
         }
         Ok(self.buffer_of(head))
+    }
+
+    /// Makes a buffer; where that has to wait for memory or a lock, a worker leaves it to the sleeper.
+    async fn new_head(&self, block: u64) -> Result<Head> {
+        if block >= self.size() / u64::from(self.block_size()) {
+            // The device has shrunk.
+            return Err(EIO);
+        }
+        let cache = self.cache();
+        if !upcall::on_worker() {
+            return cache.get(block);
+        }
+        match cache.get_nowait(block) {
+            Some(head) => Ok(head),
+            None => {
+                let get = self.spawner().spawn_blocking(move || cache.get(block))?;
+                get.await?
+            }
+        }
     }
 
     /// Submits the read of a locked buffer, unless it is uptodate; the lock is gone after that, or with the read.
@@ -177,10 +232,10 @@ impl Disk {
         unsafe { ub::upcall_buffer_clear(head.0.as_ptr(), VERIFIED) };
         let mut offset = 0;
         // SAFETY: We have a reference.
-        let folio = unsafe { ub::upcall_buffer_folio(head.0.as_ptr(), &mut offset) };
+        let page = unsafe { ub::upcall_buffer_page(head.0.as_ptr(), &mut offset) };
         let segment = Segment {
             // SAFETY: A buffer lies in a folio.
-            page: unsafe { NonNull::new_unchecked(folio.cast()) },
+            page: unsafe { NonNull::new_unchecked(page.cast()) },
             offset,
             len: self.block_size(),
         };
@@ -202,10 +257,7 @@ impl Disk {
             return;
         }
         for block in blocks {
-            // SAFETY: The device is open.
-            let head =
-                unsafe { ub::upcall_get_buffer(self.bdev().as_ptr(), block, self.block_size()) };
-            let Some(head) = NonNull::new(head).map(Head) else {
+            let Some(head) = self.cache().get_nowait(block) else {
                 return;
             };
             if !head.is_uptodate() && head.try_lock() && self.start_read(&head).is_err() {

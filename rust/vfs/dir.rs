@@ -115,6 +115,8 @@ impl<F: FileSystem> Ops<F> {
             let mut batch = DirBatch::new();
             loop {
                 batch.clear();
+                // A damaged directory may have billions of blocks without an entry.
+                block_on(dir.volume().disk().checkpoint())?.map_err(|_| ERESTARTSYS)?;
                 // SAFETY: The VFS passes a context that is ours to use.
                 let pos = unsafe { (*ctx).pos } as u64;
                 block_on(dir.volume().read_dir(dir.node(), pos, &mut batch))??;

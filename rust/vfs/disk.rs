@@ -4,6 +4,7 @@
 
 use core::ptr::NonNull;
 use kernel::prelude::*;
+use kernel::types::Opaque;
 use upcall::bio::Device;
 use upcall::{Block, Scope, Spawner};
 use upcall_bindings as ub;
@@ -19,6 +20,7 @@ pub struct Disk {
     spawner: Spawner,
     block_size: u32,
     label: Label,
+    limit: Opaque<ub::ratelimit_state>,
 }
 
 // SAFETY: A block device may be used from any thread.
@@ -36,6 +38,9 @@ impl Disk {
         // SAFETY: By the function's contract.
         unsafe {
             let bdev = NonNull::new_unchecked((*sb).s_bdev);
+            // Not locked yet, so it may be moved.
+            let limit = Opaque::uninit();
+            ub::upcall_ratelimit_init(limit.get());
             let name = CStr::from_char_ptr((&raw const (*sb).s_id).cast());
             Self {
                 sb: NonNull::new_unchecked(sb),
@@ -44,6 +49,7 @@ impl Disk {
                 spawner: scope.spawner(),
                 block_size: (*sb).s_blocksize as u32,
                 label: Label::new(fs, name.to_bytes()),
+                limit,
             }
         }
     }
@@ -66,8 +72,7 @@ impl Disk {
 
     /// The smallest unit that the device reads, in bytes.
     pub fn logical_block_size(&self) -> u32 {
-        // SAFETY: The device is open.
-        unsafe { ub::upcall_logical_block_size(self.bdev.as_ptr()) }
+        self.device.logical_block_size()
     }
 
     /// The size of the blocks that [`buffer`](Self::buffer) reads, in bytes.
@@ -115,6 +120,28 @@ impl Disk {
     /// Any context.
     pub fn log(&self, level: Level, args: core::fmt::Arguments<'_>) {
         self.label.log(level, args);
+    }
+
+    /// As [`log`](Self::log), but for what may come again and again: at most ten lines in five seconds.
+    pub fn log_limited(&self, level: Level, args: core::fmt::Arguments<'_>) {
+        // SAFETY: The state was initialised, and the string ends with a zero.
+        if unsafe { ub::upcall_ratelimit(self.limit.get(), self.label.0.as_ptr()) } {
+            self.label.log(level, args);
+        }
+    }
+
+    /// Lets others run, in a long loop that may not wait for anything: other upcalls on a worker,
+    /// other threads elsewhere. Fails with `EINTR` if the calling thread was killed.
+    pub async fn checkpoint(&self) -> Result {
+        if upcall::on_worker() {
+            upcall::yield_now().await;
+            return Ok(());
+        }
+        // SAFETY: Process context, as for every poll outside of a worker.
+        if unsafe { ub::upcall_interrupted() } {
+            return Err(EINTR);
+        }
+        Ok(())
     }
 
     /// Stops the machine, for `errors=panic`.

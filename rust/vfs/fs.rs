@@ -62,6 +62,13 @@ pub trait FileSystem: Sized + Send + Sync + 'static {
     /// Fails with `ESTALE` if the inode is not in use.
     fn node(&self, ino: u32) -> impl Future<Output = Result<Self::Node>> + Send;
 
+    /// How many nodes are kept in memory, used or not. Does not sleep.
+    fn cached_nodes(&self) -> usize;
+
+    /// Looks at `count` of the nodes in memory and frees those that nobody uses. Returns how many it
+    /// freed. Called when memory is short; does not wait for the disk.
+    fn drop_cached_nodes(&self, count: usize) -> usize;
+
     /// Whether file handles may lead to `ino`.
     fn is_exported(&self, ino: u32) -> bool;
 
@@ -151,6 +158,7 @@ pub struct VolumeInfo {
 }
 
 /// Space and inodes of a volume.
+#[derive(Clone, Copy)]
 pub struct StatFs {
     /// Blocks that can hold data.
     pub blocks: u64,

@@ -76,8 +76,8 @@ pub(crate) unsafe extern "C" fn evict<F: FileSystem>(inode: *mut ub::inode) {
     let this: *mut InodeBox<F::Node> = inode.cast();
     // SAFETY: The VFS passes an inode of ours without users.
     unsafe {
-        ub::upcall_reading_wait(&raw mut (*this).reading);
         ub::truncate_inode_pages_final(&raw mut (*inode).i_data);
+        ub::upcall_reading_wait(&raw mut (*this).reading);
         ub::clear_inode(inode);
     }
 }
@@ -110,13 +110,10 @@ impl<'a, F: FileSystem> Inode<'a, F> {
         &self.sb
     }
 
-    fn boxed(&self) -> &'a InodeBox<F::Node> {
-        // SAFETY: Our inodes are in boxes.
-        unsafe { &*self.raw.as_ptr().cast::<InodeBox<F::Node>>() }
-    }
-
     pub(crate) fn node(&self) -> &'a F::Node {
-        match &self.boxed().node {
+        let this: *const InodeBox<F::Node> = self.raw.as_ptr().cast();
+        // SAFETY: Our inodes are in boxes, and the node is constant while the inode is referenced.
+        match unsafe { &*(&raw const (*this).node) } {
             Some(node) => node,
             // An inode without a node is locked and new, and no operation is called on it.
             None => unreachable!(),

@@ -17,7 +17,9 @@ use crate::disk::{Disk, Label, Level};
 use crate::fs::FileSystem;
 use crate::inode::{self, InodeBox};
 use crate::{export, xattr};
+use core::future::Future;
 use core::marker::PhantomData;
+use core::pin::Pin;
 use core::ptr::{null_mut, NonNull};
 use kernel::error::{from_result, to_result};
 use kernel::ffi::{c_int, c_long, c_void};
@@ -25,7 +27,7 @@ use kernel::prelude::*;
 use kernel::sync::atomic::{Acquire, Atomic, Release};
 use kernel::sync::Arc;
 use kernel::types::Opaque;
-use upcall::{block_on, Scope};
+use upcall::{block_on, Scope, Worker};
 use upcall_bindings as ub;
 
 /// The registration of a file system type. Lives in a `static`, since lockdep classes are in it.
@@ -131,6 +133,8 @@ pub struct MountOption<'a> {
 pub(crate) struct Mounted<F> {
     pub(crate) fs: Arc<F>,
     scope: Option<Scope>,
+    /// Dropped after the scope.
+    _sleeper: Worker,
     pub(crate) cache: *mut ub::kmem_cache,
 }
 
@@ -186,6 +190,8 @@ impl<F: FileSystem> Ops<F> {
         put_super: Some(Self::put_super),
         statfs: Some(Self::statfs),
         show_options: Some(Self::show_options),
+        nr_cached_objects: Some(Self::nr_cached_objects),
+        free_cached_objects: Some(Self::free_cached_objects),
         // SAFETY: As above.
         ..unsafe { core::mem::zeroed() }
     };
@@ -231,17 +237,21 @@ impl<F: FileSystem> Ops<F> {
         from_result(|| {
             // SAFETY: The VFS passes a context of ours and a parameter; the strings end with a zero.
             let (options, key, value) = unsafe {
-                let value = if (*param).type_() == ub::fs_value_type_fs_value_is_string {
-                    Some(CStr::from_char_ptr((*param).__bindgen_anon_1.string))
-                } else {
-                    None
+                let value = match (*param).type_() {
+                    ub::fs_value_type_fs_value_is_string => {
+                        Some(CStr::from_char_ptr((*param).__bindgen_anon_1.string))
+                    }
+                    ub::fs_value_type_fs_value_is_flag => None,
+                    // A file or a blob: not for any option of ours.
+                    _ => return Err(crate::fs::errno(ub::ENOPARAM)),
                 };
                 let key = CStr::from_char_ptr((*param).key);
                 (&mut *(*fc).fs_private.cast::<F::Options>(), key, value)
             };
             let option = MountOption {
                 key: key.to_str().map_err(|_| EINVAL)?,
-                value: value.map(|v| v.to_str()).transpose().map_err(|_| EINVAL)?,
+                // What is not UTF-8 is no value of ours; a device's name may be.
+                value: value.map(|v| v.to_str().unwrap_or("\u{fffd}")),
             };
             if F::set_option(options, option)? {
                 Ok(0)
@@ -295,14 +305,18 @@ impl<F: FileSystem> Ops<F> {
                 (*fc).sb_flags & ub::UPCALL_SB_SILENT != 0,
             )
         };
-        let scope = Scope::new()?;
+        let sleeper = Worker::sleeper(F::NAME)?;
+        // SAFETY: The sleeper is dropped after the scope, here and in `Mounted`.
+        let scope = unsafe { Scope::with_sleeper(&sleeper) }?;
         // SAFETY: The device is open until `kill_sb`, and the scope ends before.
         let disk = unsafe {
             // What programs wrote to the device is to be seen by requests too.
             to_result(ub::sync_blockdev((*sb).s_bdev))?;
+            // Buffers that were verified for an earlier mount may have changed since.
+            ub::upcall_invalidate_bdev((*sb).s_bdev);
             Disk::new(sb, &scope, F::NAME)
         };
-        let fs = block_on(F::mount(disk, options, silent))??;
+        let fs = block_on(boxed_mount::<F>(disk, options, silent)?)??;
         let info = fs.info();
         let root = info.root;
         // SAFETY: The superblock is ours to fill.
@@ -326,6 +340,7 @@ impl<F: FileSystem> Ops<F> {
                 Mounted {
                     fs,
                     scope: Some(scope),
+                    _sleeper: sleeper,
                     cache: F::registration().cache.load(Acquire),
                 },
                 GFP_KERNEL,
@@ -398,6 +413,37 @@ impl<F: FileSystem> Ops<F> {
     /// # Safety
     ///
     /// Called by the kernel alone, as the C declaration says.
+    unsafe extern "C" fn nr_cached_objects(
+        sb: *mut ub::super_block,
+        sc: *mut ub::shrink_control,
+    ) -> c_long {
+        // SAFETY: The shrinker passes a mounted superblock of ours. Nodes are charged to no group.
+        unsafe {
+            if (*sc).memcg.is_null() {
+                SuperBlock::<F>::new(sb).volume().cached_nodes() as c_long
+            } else {
+                0
+            }
+        }
+    }
+
+    /// # Safety
+    ///
+    /// Called by the kernel alone, as the C declaration says.
+    unsafe extern "C" fn free_cached_objects(
+        sb: *mut ub::super_block,
+        sc: *mut ub::shrink_control,
+    ) -> c_long {
+        // SAFETY: As above.
+        unsafe {
+            let volume = SuperBlock::<F>::new(sb).volume();
+            volume.drop_cached_nodes((*sc).nr_to_scan) as c_long
+        }
+    }
+
+    /// # Safety
+    ///
+    /// Called by the kernel alone, as the C declaration says.
     unsafe extern "C" fn statfs(dentry: *mut ub::dentry, out: *mut ub::kstatfs) -> c_int {
         // SAFETY: The VFS passes a dentry of ours and a structure to fill.
         unsafe {
@@ -429,6 +475,16 @@ impl<F: FileSystem> Ops<F> {
         }
         0
     }
+}
+
+/// Puts the future of a mount on the heap: it is large, and mounting goes deep.
+#[inline(never)]
+fn boxed_mount<F: FileSystem>(
+    disk: Disk,
+    options: F::Options,
+    silent: bool,
+) -> Result<Pin<KBox<impl Future<Output = Result<Arc<F>>>>>> {
+    Ok(KBox::pin(F::mount(disk, options, silent), GFP_KERNEL)?)
 }
 
 /// Writes into a sequence file.

@@ -11,7 +11,7 @@
 //! # Readahead
 //!
 //! `readahead` only starts work. If the map is in memory, the bios go out at once. Else the folios,
-//! which are locked, move to an upcall that reads the map and then sends the bios. The caller never waits
+//! which are locked, move to an upcall that reads the map and then has the volume's sleeper send the bios. The caller never waits
 //! for metadata; whoever wants the data waits for the folio lock, as always. Without memory
 //! for the upcall the folios are left to the VFS, which unlocks them, and `read_folio` reads them.
 //!
@@ -112,7 +112,11 @@ impl<F: FileSystem> Ops<F> {
                     Err(_) => break,
                 }
             }
-            readahead.submit();
+            // Sending bios may wait for the device.
+            let _ = volume
+                .disk()
+                .spawner()
+                .spawn_blocking(move || readahead.submit());
         });
     }
 

@@ -169,10 +169,10 @@ pub(crate) fn current() -> usize {
     kernel::task::Task::current_raw() as usize
 }
 
-/// Whether the caller runs on the worker of any executor.
+/// Whether the caller is the default executor's worker, inside a poll.
 pub(crate) fn on_worker() -> bool {
-    // SAFETY: The function only looks at the current thread.
-    unsafe { ub::upcall_current_work_is(Some(Bell::work)) }
+    // SAFETY: The executor lives as long as the module.
+    crate::module::executor().is_ok_and(|executor| unsafe { executor.as_ref() }.is_current())
 }
 
 /// A scope in which no allocation recurses into a file system.
@@ -227,7 +227,7 @@ impl Bell {
         unsafe {
             bindings::init_work_with_key(
                 self.work.get(),
-                Some(Self::work_raw),
+                Some(Self::work),
                 false,
                 c"upcall".as_char_ptr(),
                 kernel::sync::static_lock_class!().as_ptr(),
@@ -249,16 +249,8 @@ impl Bell {
 
     /// # Safety
     ///
-    /// Called by the kernel alone, as the C declaration says.
-    unsafe extern "C" fn work_raw(work: *mut bindings::work_struct) {
-        // SAFETY: Same type under its other name.
-        unsafe { Self::work(work.cast()) }
-    }
-
-    /// # Safety
-    ///
-    /// Called by the kernel alone, as the C declaration says.
-    unsafe extern "C" fn work(work: *mut ub::work_struct) {
+    /// Called by the workqueue alone, for a work item that [`hang`](Self::hang) initialised.
+    unsafe extern "C" fn work(work: *mut bindings::work_struct) {
         let offset = Executor::BELL_OFFSET + core::mem::offset_of!(Bell, work);
         // SAFETY: The work is embedded in a bell, and the bell in an executor. A work item of an
         // ordered queue never runs twice at the same time.
