@@ -330,7 +330,7 @@ class Log:
         """What a file system said of this device (not the device itself)."""
         name = os.path.basename(device)
         return [line for line in self.lines()
-                if f"({name})" in line or f"device {name}" in line]
+                if f"({name})" in line or f"({device})" in line or f"device {name}" in line]
 
     def close(self):
         os.close(self.fd)

@@ -28,8 +28,8 @@
 enum {
 	MAX_DEPTH = 24,
 	MAX_ENTRIES = 20000,
-	MAX_SEGMENTS = 300,
-	MAX_BYTES = 8 << 20,
+	MAX_SEGMENTS = 50,
+	MAX_BYTES = 2 << 20,
 };
 
 static unsigned long failures[4096], paths, bytes;
@@ -81,38 +81,39 @@ static void extents(int fd)
 
 static void content(int fd, off_t size)
 {
-	off_t at = 0;
-	long budget = MAX_BYTES;
+	off_t at = 0, end = size < MAX_BYTES ? size : MAX_BYTES;
 
-	for (int n = 0; n < MAX_SEGMENTS && at < size && budget > 0; n++) {
-		off_t data = lseek(fd, at, SEEK_DATA), hole;
+	while (at < end) {
+		ssize_t got = count(pread(fd, buffer, sizeof(buffer), at));
+
+		if (got == 0)
+			break;
+		/* What cannot be read is skipped: more may follow */
+		if (got < 0)
+			got = 4096;
+		else
+			bytes += got;
+		at += got;
+	}
+	at = 0;
+	for (int n = 0; n < MAX_SEGMENTS && at < size; n++) {
+		off_t data = lseek(fd, at, SEEK_DATA);
 
 		if (data < 0) {
 			if (errno != ENXIO)
 				count(-1);
 			break;
 		}
-		hole = count(lseek(fd, data, SEEK_HOLE));
-		if (hole < 0)
+		at = count(lseek(fd, data, SEEK_HOLE));
+		if (at < 0)
 			break;
-		if (hole <= data) {
+		if (at <= data) {
 			unbounded = 1;
 			break;
 		}
-		for (at = data; at < hole && budget > 0;) {
-			ssize_t got = count(pread(fd, buffer, sizeof(buffer), at));
-
-			/* What cannot be read is skipped: more may follow */
-			if (got <= 0)
-				got = sizeof(buffer);
-			else
-				bytes += got;
-			at += got;
-			budget -= got;
-		}
+		if (data >= end)
+			count(pread(fd, buffer, 4096, data));
 	}
-	/* Also without asking where the data is, and at the end */
-	count(pread(fd, buffer, sizeof(buffer), 0));
 	count(pread(fd, buffer, sizeof(buffer), size / 2));
 	count(pread(fd, buffer, 4096, size > 100 ? size - 100 : 0));
 }

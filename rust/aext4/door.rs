@@ -93,6 +93,7 @@ impl volume::Volume {
         if node.inode.file_type != crate::layout::FileType::Regular {
             return Err(EINVAL);
         }
+        self.check_readable(node)?;
         block.fill_vacant()?;
         let page = Block::SIZE as u64;
         let left = node.inode.size.saturating_sub(offset);

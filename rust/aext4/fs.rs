@@ -3,7 +3,7 @@
 //! The VFS door: what the `vfs` crate asks of a file system, by the operations of [`Volume`].
 
 use crate::error::corrupted;
-use crate::layout::{self, Ino, InodeFlags};
+use crate::layout::{self, DataMap, Ino, InodeFlags};
 use crate::node::NodeRef;
 use crate::options::Options;
 use crate::volume::Volume;
@@ -105,6 +105,14 @@ impl FileSystem for Volume {
         self.map_bytes(node, pos).await
     }
 
+    fn may_open(&self, node: &NodeRef) -> Result {
+        self.check_readable(node)
+    }
+
+    fn map_xattr(&self, node: &NodeRef) -> Option<Mapping> {
+        self.map_attributes(node)
+    }
+
     fn map_cached(&self, node: &NodeRef, pos: u64, _len: u64) -> Option<Mapping> {
         self.map_bytes_cached(node, pos)
     }
@@ -183,6 +191,8 @@ pub(crate) fn attr(node: &NodeRef) -> Attr {
             .map_or((0, 0), |device| (device.major, device.minor)),
         generation: inode.generation,
         flags: inode.flags.0 & VISIBLE,
+        direct_io: inode.data_map() != DataMap::Inline
+            && !inode.flags.has(InodeFlags::JOURNAL_DATA),
         no_xattr: inode.xattr_offset.is_none() && inode.xattr_block.is_none(),
     }
 }

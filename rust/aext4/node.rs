@@ -13,7 +13,7 @@
 //! told under the table's lock, by the node's count of users.
 
 use crate::error::{About, OrReport};
-use crate::layout::{self, DataMap, InlineData, Ino, Inode};
+use crate::layout::{self, DataMap, InlineData, Ino, Inode, InodeFlags};
 use crate::map::RunCache;
 use crate::volume::Volume;
 use core::ops::Deref;
@@ -148,6 +148,19 @@ impl Volume {
         drop(table);
         drop(unused);
         Ok(node)
+    }
+
+    /// Whether the contents of a file can be vouched for: fails with `EOPNOTSUPP` for one with a Merkle
+    /// tree, which is not checked.
+    pub(crate) fn check_readable(&self, node: &Node) -> Result {
+        if node.inode.flags.has(InodeFlags::VERITY) {
+            self.report(&format_args!(
+                "inode {}: verity is not supported",
+                node.inode.ino
+            ));
+            return Err(EOPNOTSUPP);
+        }
+        Ok(())
     }
 
     /// Looks at `count` nodes and frees those without users. Returns how many it freed.

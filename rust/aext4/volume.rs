@@ -7,6 +7,7 @@ use crate::layout::superblock::{super_offset, OnError, SUPER_SIZE};
 use crate::layout::{self, CrcFns, Group, GroupDesc, Ino, Pblk, SuperBlock};
 use crate::node::Table;
 use crate::options::Options;
+use core::fmt;
 use kernel::alloc::KVVec;
 use kernel::page::PAGE_SIZE;
 use kernel::prelude::*;
@@ -156,12 +157,30 @@ impl Volume {
     }
 }
 
+/// The features in a raw superblock that are not supported, by name.
+struct Unsupported<'a>(&'a [u8; SUPER_SIZE]);
+
+impl fmt::Display for Unsupported<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let word = layout::bytes::get_u32(self.0, 0x60).unwrap_or(0);
+        for (i, name) in layout::Incompat(word).unsupported().enumerate() {
+            let comma = if i > 0 { ", " } else { "" };
+            write!(f, "{comma}{name}")?;
+        }
+        Ok(())
+    }
+}
+
 /// Reads the superblock, where the options say it is.
 async fn read_super(disk: &Disk, options: &Options, silent: bool) -> Result<SuperBlock> {
     let mut raw = [0; SUPER_SIZE];
-    let offset = super_offset(options.sb)
-        .filter(|pos| *pos < disk.size())
-        .ok_or(EINVAL)?;
+    let Some(offset) = super_offset(options.sb).filter(|pos| *pos < disk.size()) else {
+        disk.log(
+            Level::Error,
+            format_args!("sb={} is behind the end of the device", options.sb),
+        );
+        return Err(EINVAL);
+    };
     let read = disk
         .read_raw(offset, SUPER_SIZE, |bytes| raw.copy_from_slice(bytes))
         .await;
@@ -172,11 +191,16 @@ async fn read_super(disk: &Disk, options: &Options, silent: bool) -> Result<Supe
         );
         return Err(error);
     }
-    let sb = SuperBlock::parse(&raw, options.sb, CRC).map_err(|error| {
-        if silent && error.kind == layout::Kind::NotExt4 {
-            return EINVAL;
+    let sb = SuperBlock::parse(&raw, options.sb, CRC).map_err(|error| match error.kind {
+        layout::Kind::NotExt4 if silent => EINVAL,
+        layout::Kind::Feature => {
+            disk.log(
+                Level::Error,
+                format_args!("unsupported features: {}", Unsupported(&raw)),
+            );
+            EOPNOTSUPP
         }
-        refuse_mount(disk, error)
+        _ => refuse_mount(disk, error),
     })?;
     sb.check_device(disk.size())
         .map_err(|error| refuse_mount(disk, error))?;

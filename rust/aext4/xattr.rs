@@ -8,7 +8,7 @@ use crate::layout::{Acl, AclTag, EaValue, Lblk, Pblk, Xattr, XattrSet, XattrValu
 use crate::node::Node;
 use crate::volume::Volume;
 use kernel::prelude::*;
-use vfs::{AclEntry, Buffer, XattrNamespace};
+use vfs::{AclEntry, Buffer, Mapping, MappingKind, XattrNamespace};
 
 /// The largest value that is read; Linux has no larger ones.
 const VALUE_MAX: u32 = 65536;
@@ -173,6 +173,28 @@ impl Volume {
         })
         .await?;
         Ok(())
+    }
+
+    /// Where the attributes are: in the inode, or else in their block.
+    pub(crate) fn map_attributes(&self, node: &Node) -> Option<Mapping> {
+        let geo = &self.sb.geo;
+        let bits = geo.block_bits();
+        if node.inode.xattr_offset.is_some() {
+            let (block, offset) = node.place;
+            let skip = 128 + u64::from(node.inode.extra_isize);
+            return Some(Mapping {
+                offset: 0,
+                len: u64::from(geo.inode_size())
+                    .checked_sub(skip)
+                    .filter(|&len| len > 0)?,
+                kind: MappingKind::Inline((block << bits) + u64::from(offset) + skip),
+            });
+        }
+        node.inode.xattr_block.map(|pblk| Mapping {
+            offset: 0,
+            len: geo.block_size().into(),
+            kind: MappingKind::Data(pblk.0 << bits),
+        })
     }
 
     /// An access control list.

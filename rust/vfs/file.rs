@@ -94,6 +94,10 @@ impl<F: FileSystem> Ops<F> {
     unsafe extern "C" fn open(inode: *mut ub::inode, file: *mut ub::file) -> c_int {
         // SAFETY: The VFS passes an inode of ours and a file that is being opened.
         unsafe {
+            let this = Inode::<F>::new(inode);
+            if let Err(error) = this.volume().may_open(this.node()) {
+                return error.to_errno();
+            }
             ub::upcall_file_can_odirect(file);
             ub::generic_file_open(inode, file)
         }
@@ -148,6 +152,11 @@ impl<F: FileSystem> Ops<F> {
                 return ub::generic_file_read_iter(iocb, to);
             }
             let inode = (*(*iocb).ki_filp).f_inode;
+            let this = Inode::<F>::new(inode);
+            if !this.volume().attr(this.node()).direct_io {
+                (*iocb).ki_flags &= !ub::UPCALL_IOCB_DIRECT;
+                return ub::generic_file_read_iter(iocb, to);
+            }
             let nowait = (*iocb).ki_flags & ub::UPCALL_IOCB_NOWAIT != 0;
             if !ub::upcall_inode_lock_shared(inode, nowait) {
                 return EAGAIN.to_errno() as isize;

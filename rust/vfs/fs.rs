@@ -100,6 +100,12 @@ pub trait FileSystem: Sized + Send + Sync + 'static {
         len: u64,
     ) -> impl Future<Output = Result<Mapping>> + Send;
 
+    /// Whether the file may be opened: fails with `EOPNOTSUPP` if its bytes need what is not supported.
+    fn may_open(&self, node: &Self::Node) -> Result;
+
+    /// Where the attributes of a node are, for `FIEMAP`; `None` if there are none.
+    fn map_xattr(&self, node: &Self::Node) -> Option<Mapping>;
+
     /// As [`map`](Self::map), from memory alone. Does not wait.
     fn map_cached(&self, node: &Self::Node, pos: u64, len: u64) -> Option<Mapping>;
 
@@ -240,6 +246,8 @@ pub struct Attr {
     pub flags: u32,
     /// Whether it is known that there are no extended attributes.
     pub no_xattr: bool,
+    /// Whether direct IO reaches the device; otherwise it goes through the page cache.
+    pub direct_io: bool,
 }
 
 /// Where a part of a file is.

@@ -303,6 +303,10 @@ impl<F: FileSystem> Ops<F> {
             let attr = inode.volume().attr(inode.node());
             Self::fill_stat(&inode, &attr, stat, mask);
             ub::generic_fillattr(idmap, mask, raw, stat);
+            // Programs take files without blocks for empty or sparse.
+            if attr.file_type == FileType::Regular && !attr.direct_io && (*stat).blocks == 0 {
+                (*stat).blocks = attr.size.div_ceil(512);
+            }
         }
         0
     }
@@ -328,11 +332,12 @@ impl<F: FileSystem> Ops<F> {
                 (*stat).btime.tv_nsec = btime.nanos as c_long;
             }
             if mask & ub::STATX_DIOALIGN != 0 && attr.file_type == FileType::Regular {
-                let align = inode.volume().disk().logical_block_size();
+                let disk = inode.volume().disk();
                 (*stat).result_mask |= ub::STATX_DIOALIGN;
-                (*stat).dio_mem_align =
-                    ub::upcall_dma_alignment(inode.volume().disk().bdev().as_ptr());
-                (*stat).dio_offset_align = align;
+                if attr.direct_io {
+                    (*stat).dio_mem_align = ub::upcall_dma_alignment(disk.bdev().as_ptr());
+                    (*stat).dio_offset_align = disk.logical_block_size();
+                }
             }
             for (flag, attribute) in ATTRIBUTES {
                 (*stat).attributes_mask |= u64::from(attribute);

@@ -196,6 +196,25 @@ impl<F: FileSystem> Ops<F> {
         ..unsafe { core::mem::zeroed() }
     };
 
+    /// What log lines begin with before there is a superblock.
+    ///
+    /// # Safety
+    ///
+    /// `fc` is a context of ours.
+    unsafe fn label(fc: *mut ub::fs_context) -> Label {
+        // SAFETY: By the function's contract; the source, if there is one, ends with a zero.
+        let name = unsafe {
+            match (*fc).source {
+                source if source.is_null() => None,
+                source => {
+                    let source = CStr::from_char_ptr(source).to_bytes();
+                    source.rsplit(|&byte| byte == b'/').next()
+                }
+            }
+        };
+        Label::new(F::NAME, name.unwrap_or(b"?"))
+    }
+
     /// # Safety
     ///
     /// Called by the kernel alone, as the C declaration says.
@@ -253,7 +272,15 @@ impl<F: FileSystem> Ops<F> {
                 // What is not UTF-8 is no value of ours; a device's name may be.
                 value: value.map(|v| v.to_str().unwrap_or("\u{fffd}")),
             };
-            if F::set_option(options, option)? {
+            let known = F::set_option(options, option).inspect_err(|_| {
+                // SAFETY: As above.
+                let label = unsafe { Self::label(fc) };
+                label.log(
+                    Level::Error,
+                    format_args!("bad value of mount option {key:?}"),
+                );
+            })?;
+            if known {
                 Ok(0)
             } else {
                 // The VFS says which it was.
@@ -269,12 +296,7 @@ impl<F: FileSystem> Ops<F> {
         // SAFETY: The VFS passes a context of ours.
         unsafe {
             if (*fc).sb_flags & ub::UPCALL_SB_RDONLY == 0 {
-                let source = (*fc).source;
-                if !source.is_null() {
-                    let source = CStr::from_char_ptr(source);
-                    Label::new(F::NAME, source.to_bytes())
-                        .log(Level::Info, format_args!("{READ_ONLY}, mounting read-only"));
-                }
+                Self::label(fc).log(Level::Info, format_args!("{READ_ONLY}, mounting read-only"));
                 (*fc).sb_flags |= ub::UPCALL_SB_RDONLY;
             }
             ub::get_tree_bdev(fc, Some(Self::fill_super))

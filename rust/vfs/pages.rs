@@ -4,7 +4,7 @@
 //!
 //! C header: [`include/linux/iomap.h`](srctree/include/linux/iomap.h).
 //!
-//! There are two tables of [`iomap_ops`](ub::iomap_ops), which differ in what they do if the map of the
+//! For data there are two tables of [`iomap_ops`](ub::iomap_ops), which differ in what they do if the map of the
 //! wanted range is not in memory: *blocking* reads it with `block_on` (unless the caller said
 //! `IOMAP_NOWAIT`), *cached* fails with `EAGAIN`.
 //!
@@ -52,6 +52,12 @@ impl<F: FileSystem> Ops<F> {
 
     const BLOCKING: &'static ub::iomap_ops = &ub::iomap_ops {
         iomap_begin: Some(Self::begin_blocking),
+        // SAFETY: As above.
+        ..unsafe { core::mem::zeroed() }
+    };
+
+    const XATTR: &'static ub::iomap_ops = &ub::iomap_ops {
+        iomap_begin: Some(Self::begin_xattr),
         // SAFETY: As above.
         ..unsafe { core::mem::zeroed() }
     };
@@ -143,6 +149,28 @@ impl<F: FileSystem> Ops<F> {
             };
             // SAFETY: iomap passes a structure to fill.
             unsafe { fill(volume, node, &mapping, iomap) };
+            Ok(0)
+        })
+    }
+
+    /// # Safety
+    ///
+    /// Called by the kernel alone, as the C declaration says.
+    unsafe extern "C" fn begin_xattr(
+        inode: *mut ub::inode,
+        pos: i64,
+        _len: i64,
+        _flags: c_uint,
+        iomap: *mut ub::iomap,
+        _source: *mut ub::iomap,
+    ) -> c_int {
+        from_result(|| {
+            // SAFETY: iomap passes an inode of ours.
+            let inode = unsafe { Inode::<F>::new(inode) };
+            let (volume, node) = (&**inode.volume(), inode.node());
+            let mapping = volume.map_xattr(node).filter(|map| map.len > pos as u64);
+            // SAFETY: iomap passes a structure to fill.
+            unsafe { fill(volume, node, &mapping.ok_or(ENOENT)?, iomap) };
             Ok(0)
         })
     }
@@ -276,8 +304,13 @@ pub(crate) unsafe extern "C" fn fiemap<F: FileSystem>(
 ) -> c_int {
     // SAFETY: The VFS passes an inode of ours.
     unsafe {
+        let mut maps = blocking::<F>();
+        if (*info).fi_flags & ub::FIEMAP_FLAG_XATTR != 0 {
+            (*info).fi_flags &= !ub::FIEMAP_FLAG_XATTR;
+            maps = Ops::<F>::XATTR;
+        }
         ub::upcall_inode_lock_shared(inode, false);
-        let result = ub::iomap_fiemap(inode, info, start, len, blocking::<F>());
+        let result = ub::iomap_fiemap(inode, info, start, len, maps);
         ub::upcall_inode_unlock_shared(inode);
         result
     }
