@@ -191,6 +191,7 @@ pub(crate) fn attr(node: &NodeRef) -> Attr {
             .map_or((0, 0), |device| (device.major, device.minor)),
         generation: inode.generation,
         flags: inode.flags.0 & VISIBLE,
+        inline: inode.data_map() == DataMap::Inline,
         direct_io: inode.data_map() != DataMap::Inline
             && !inode.flags.has(InodeFlags::JOURNAL_DATA),
         no_xattr: inode.xattr_offset.is_none() && inode.xattr_block.is_none(),

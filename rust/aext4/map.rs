@@ -204,15 +204,21 @@ impl Volume {
             kind: MappingKind::Hole,
         };
         if node.inode.data_map() == DataMap::Inline {
+            // What a directory holds is not kept with the node, and never read through a mapping.
+            let len = if node.inode.is_dir() {
+                node.inode.size
+            } else {
+                node.inline.len() as u64
+            };
             // mke2fs makes inline files of those that are one hole, however large.
-            if node.inode.size > Self::INLINE_MAX || pos >= node.inline.len() as u64 {
+            if node.inode.size > Self::INLINE_MAX || pos >= len {
                 return Some(hole(pos));
             }
             let (block, offset) = node.place;
             let place = block << self.sb.geo.block_bits();
             return Some(Mapping {
                 offset: 0,
-                len: node.inline.len() as u64,
+                len,
                 kind: MappingKind::Inline(place + u64::from(offset) + Self::I_BLOCK),
             });
         }

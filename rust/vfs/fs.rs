@@ -246,6 +246,8 @@ pub struct Attr {
     pub flags: u32,
     /// Whether it is known that there are no extended attributes.
     pub no_xattr: bool,
+    /// Whether the contents lie in the inode, and take no sectors.
+    pub inline: bool,
     /// Whether direct IO reaches the device; otherwise it goes through the page cache.
     pub direct_io: bool,
 }

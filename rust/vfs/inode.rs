@@ -303,9 +303,9 @@ impl<F: FileSystem> Ops<F> {
             let attr = inode.volume().attr(inode.node());
             Self::fill_stat(&inode, &attr, stat, mask);
             ub::generic_fillattr(idmap, mask, raw, stat);
-            // Programs take files without blocks for empty or sparse.
-            if attr.file_type == FileType::Regular && !attr.direct_io && (*stat).blocks == 0 {
-                (*stat).blocks = attr.size.div_ceil(512);
+            if attr.file_type == FileType::Regular && attr.inline {
+                // Programs take files without blocks for empty or sparse.
+                (*stat).blocks += attr.size.div_ceil(512);
             }
         }
         0
