@@ -125,7 +125,14 @@ impl Volume {
                         .descend(node, &at, &buffer, lblk)
                         .or_report(self, about)?;
                 }
-                found => return self.found(node, lblk, found),
+                found => {
+                    let piece = self.found(node, lblk, found);
+                    if let Err(error) = piece {
+                        self.report(&format_args!("{about}a map that leads to metadata"));
+                        return Err(error);
+                    }
+                    return piece;
+                }
             }
         }
     }
@@ -168,8 +175,12 @@ impl Volume {
             Step::Hole { until } => Piece::of_hole(lblk, until),
             Step::Descend(_) => return Err(EINVAL),
         };
-        if !piece.covers(lblk) {
-            // Somebody wrote to the device while we searched.
+        let fixed = match piece.what {
+            What::Hole => false,
+            What::Data(pblk) | What::Unwritten(pblk) => self.is_fixed(pblk, piece.len),
+        };
+        // It covers the block unless somebody wrote to the device while we searched.
+        if fixed || !piece.covers(lblk) {
             return Err(corrupted());
         }
         node.runs.lock().remember(piece);

@@ -37,6 +37,8 @@ pub(crate) struct Volume {
     pub(crate) disk: Disk,
     pub(crate) sb: SuperBlock,
     groups: KVVec<GroupDesc>,
+    /// Where metadata of fixed place is: runs of blocks, in order, that do not touch.
+    zones: KVVec<(u64, u64)>,
     pub(crate) statfs: StatFs,
     #[pin]
     pub(crate) nodes: SpinLock<Table>,
@@ -62,20 +64,25 @@ impl Volume {
         }
         let groups = read_groups(&disk, &sb).await?;
         let statfs = statfs(&sb, &groups);
+        let zones = zones(&sb, &groups)?;
         let volume = Arc::pin_init(
             pin_init!(Self {
                 disk,
                 sb,
                 groups,
+                zones,
                 statfs,
                 nodes <- new_spinlock!(Table::new()),
                 options <- new_spinlock!(options),
             }),
             GFP_KERNEL,
         )?;
-        let root = volume.get_node(Ino::ROOT).await?;
-        if !root.inode.is_dir() {
-            volume.report(&format_args!("the root is not a directory"));
+        let root = match volume.get_node(Ino::ROOT).await {
+            Err(error) if error == ESTALE => None,
+            root => Some(root?),
+        };
+        if !root.is_some_and(|root| root.inode.is_dir()) {
+            volume.report(&format_args!("the root is not a directory in use"));
             return Err(corrupted());
         }
         Ok(volume)
@@ -88,6 +95,15 @@ impl Volume {
         if on_error == OnError::Panic {
             self.disk.panic();
         }
+    }
+
+    /// Whether one of `len` blocks from `pblk` on holds metadata of fixed place, which no file's map
+    /// may name.
+    pub(crate) fn is_fixed(&self, pblk: Pblk, len: u32) -> bool {
+        let end = pblk.0.saturating_add(len.into());
+        let before = self.zones.partition_point(|zone| zone.0 < end);
+        let last = before.checked_sub(1).and_then(|i| self.zones.get(i));
+        last.is_some_and(|zone| zone.0.saturating_add(zone.1) > pblk.0)
     }
 
     /// The block of the volume that has inode `ino`, and the inode's offset in it.
@@ -262,6 +278,29 @@ async fn read_groups(disk: &Disk, sb: &SuperBlock) -> Result<KVVec<GroupDesc>> {
         }
     }
     Ok(groups)
+}
+
+/// Collects where metadata of fixed place is.
+fn zones(sb: &SuperBlock, groups: &[GroupDesc]) -> Result<KVVec<(u64, u64)>> {
+    let mut all = KVVec::new();
+    for group in groups {
+        for zone in group.zones(&sb.geo) {
+            if zone.len > 0 {
+                all.push((zone.start.0, zone.len), GFP_KERNEL)?;
+            }
+        }
+    }
+    all.sort_unstable();
+    let mut zones: KVVec<(u64, u64)> = KVVec::new();
+    for &(start, len) in all.iter() {
+        match zones.last_mut() {
+            Some((first, so_far)) if start <= first.saturating_add(*so_far) => {
+                *so_far = (*so_far).max(start.saturating_add(len).saturating_sub(*first));
+            }
+            _ => zones.push((start, len), GFP_KERNEL)?,
+        }
+    }
+    Ok(zones)
 }
 
 /// Adds up space and inodes. What the disk says is bounded by what the volume can have.

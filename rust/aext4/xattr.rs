@@ -82,6 +82,13 @@ impl Volume {
     }
 
     async fn xattr_block(&self, node: &Node, pblk: Pblk) -> Result<Buffer> {
+        if self.is_fixed(pblk, 1) {
+            let ino = node.inode.ino;
+            self.report(&format_args!(
+                "inode {ino}, attributes: block {pblk} is metadata"
+            ));
+            return Err(corrupted());
+        }
         let buffer = self.disk.buffer(pblk.0).await?;
         if !buffer.is_verified() {
             XattrSet::verify_block(buffer.data(), pblk, &self.sb.geo)

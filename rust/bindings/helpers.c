@@ -412,3 +412,13 @@ void upcall_acl_set(struct posix_acl *acl, unsigned int i, short tag, unsigned s
 	else if (tag == ACL_GROUP)
 		entry->e_gid = make_kgid(&init_user_ns, id);
 }
+
+/* Whether a link has no target; then it was let go of. */
+bool upcall_link_is_empty(const char *link, struct delayed_call *done)
+{
+	if (IS_ERR_OR_NULL(link) || *link)
+		return false;
+	do_delayed_call(done);
+	clear_delayed_call(done);
+	return true;
+}

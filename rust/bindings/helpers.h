@@ -92,6 +92,8 @@ void upcall_ratelimit_init(struct ratelimit_state *state);
 void upcall_invalidate_bdev(struct block_device *bdev);
 void upcall_panic(const char *label);
 
+bool upcall_link_is_empty(const char *link, struct delayed_call *done);
+
 /* Files and directories */
 bool upcall_dir_emit(struct dir_context *ctx, const char *name, int len, u64 ino, unsigned int type);
 void upcall_file_can_odirect(struct file *file);

@@ -2,6 +2,7 @@
 
 //! The VFS door to directories: `lookup` and `readdir`.
 
+use crate::disk::Level;
 use crate::fs::{DirBatch, FileSystem};
 use crate::inode::{get, result_pointer, Inode, InodeRef};
 use crate::{file, inode};
@@ -59,7 +60,14 @@ fn find<F: FileSystem>(dir: &Inode<'_, F>, name: &[u8]) -> Result<Option<InodeRe
     };
     match get(dir.superblock(), ino) {
         // A name that leads to an inode which is not in use.
-        Err(error) if error == ESTALE => Err(crate::fs::errno(ub::EUCLEAN)),
+        Err(error) if error == ESTALE => {
+            let dir = volume.attr(dir.node()).ino;
+            volume.disk().log_limited(
+                Level::Error,
+                format_args!("inode {dir}, directory: an entry leads to inode {ino}, not in use"),
+            );
+            Err(crate::fs::errno(ub::EUCLEAN))
+        }
         result => result.map(Some),
     }
 }

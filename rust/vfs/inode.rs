@@ -12,13 +12,14 @@
 //! `evict` waits until no readahead uses the inode. Readahead holds folio locks, for which
 //! `truncate_inode_pages` waits as well, but it goes on using the inode after it released the last of them.
 
+use crate::disk::Level;
 use crate::fs::{Attr, FileSystem, FileType};
 use crate::mount::SuperBlock;
 use crate::{dir, file, pages, xattr};
 use core::mem::ManuallyDrop;
 use core::ptr::NonNull;
 use kernel::error::Error;
-use kernel::ffi::{c_int, c_long, c_uint, c_void};
+use kernel::ffi::{c_char, c_int, c_long, c_uint, c_void};
 use kernel::prelude::*;
 use kernel::sync::Arc;
 use upcall::block_on;
@@ -275,7 +276,7 @@ impl<F: FileSystem> Ops<F> {
         ..unsafe { core::mem::zeroed() }
     };
     const SLOW_LINK: &'static ub::inode_operations = &ub::inode_operations {
-        get_link: Some(ub::page_get_link),
+        get_link: Some(Self::get_link),
         ..*Self::FAST_LINK
     };
     const SPECIAL: &'static ub::inode_operations = &ub::inode_operations {
@@ -309,6 +310,32 @@ impl<F: FileSystem> Ops<F> {
             }
         }
         0
+    }
+
+    /// The target of a link that lies in blocks, by way of the page cache.
+    ///
+    /// # Safety
+    ///
+    /// Called by the kernel alone, as the C declaration says.
+    unsafe extern "C" fn get_link(
+        dentry: *mut ub::dentry,
+        raw: *mut ub::inode,
+        done: *mut ub::delayed_call,
+    ) -> *const c_char {
+        // SAFETY: The VFS passes a link of ours; what `page_get_link` returns is a string or an error.
+        unsafe {
+            let link = ub::page_get_link(dentry, raw, done);
+            if !ub::upcall_link_is_empty(link, done) {
+                return link;
+            }
+            let inode = Inode::<F>::new(raw);
+            let ino = inode.volume().attr(inode.node()).ino;
+            inode.volume().disk().log_limited(
+                Level::Error,
+                format_args!("inode {ino}: a link without a target"),
+            );
+            error_pointer::<c_char>(crate::fs::errno(ub::EUCLEAN))
+        }
     }
 
     /// What `generic_fillattr` does not know.
