@@ -11,6 +11,7 @@ use core::fmt;
 use kernel::alloc::KVVec;
 use kernel::page::PAGE_SIZE;
 use kernel::prelude::*;
+use kernel::rbtree::RBTree;
 use kernel::sync::{new_spinlock, Arc, SpinLock};
 use upcall::join_all;
 use vfs::disk::Level;
@@ -282,17 +283,18 @@ async fn read_groups(disk: &Disk, sb: &SuperBlock) -> Result<KVVec<GroupDesc>> {
 
 /// Collects where metadata of fixed place is.
 fn zones(sb: &SuperBlock, groups: &[GroupDesc]) -> Result<KVVec<(u64, u64)>> {
-    let mut all = KVVec::new();
+    let mut all = RBTree::new();
     for group in groups {
         for zone in group.zones(&sb.geo) {
-            if zone.len > 0 {
-                all.push((zone.start.0, zone.len), GFP_KERNEL)?;
+            // Of zones that begin at the same block the longest counts.
+            let so_far = all.get(&zone.start.0).copied().unwrap_or(0);
+            if zone.len > so_far {
+                all.try_create_and_insert(zone.start.0, zone.len, GFP_KERNEL)?;
             }
         }
     }
-    all.sort_unstable();
     let mut zones: KVVec<(u64, u64)> = KVVec::new();
-    for &(start, len) in all.iter() {
+    for (&start, &len) in all.iter() {
         match zones.last_mut() {
             Some((first, so_far)) if start <= first.saturating_add(*so_far) => {
                 *so_far = (*so_far).max(start.saturating_add(len).saturating_sub(*first));
