@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * walk DIR [ROUNDS]: look at everything below DIR in every way that reads, and
- * print how many calls failed, by errno.  Errors are expected: the caller feeds
+ * walk DIR: look at everything below DIR in every way that reads, and print how
+ * many calls failed, by errno.  Without DIR: for each line "DEVICE FSTYPE DIR" on
+ * standard input, mount, do the same, umount, and say "end".  Errors are expected: the caller feeds
  * broken images and failing disks.  What it bounds is its own work, so that a
  * file of 2^60 bytes or a directory without end does not keep it busy: such an
  * end is reported as "unbounded".
  *
- * A line is "errno NUMBER COUNT"; then "paths N bytes N".
+ * A line is "errno NUMBER COUNT" or "mount NUMBER"; then "paths N bytes N".
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -18,6 +19,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/types.h>
@@ -195,22 +197,40 @@ static void walk(const char *path, int depth)
 	}
 }
 
-int main(int argc, char **argv)
+static void walk_all(const char *path)
 {
-	int rounds = argc > 2 ? atoi(argv[2]) : 1;
 	struct statfs fs;
 
-	if (argc < 2)
-		return 2;
-	while (rounds--) {
-		count(statfs(argv[1], &fs));
-		walk(argv[1], 0);
-	}
+	memset(failures, 0, sizeof(failures));
+	paths = bytes = unbounded = 0;
+	count(statfs(path, &fs));
+	walk(path, 0);
 	for (int e = 0; e < 4096; e++)
 		if (failures[e])
 			printf("errno %d %lu\n", e, failures[e]);
 	printf("paths %lu bytes %lu\n", paths, bytes);
 	if (unbounded)
 		printf("unbounded\n");
+}
+
+int main(int argc, char **argv)
+{
+	char device[100], type[100], path[100];
+
+	if (argc == 2) {
+		walk_all(argv[1]);
+		return 0;
+	}
+	while (scanf("%99s %99s %99s", device, type, path) == 3) {
+		if (mount(device, path, type, MS_RDONLY, "")) {
+			printf("mount %d\n", errno);
+		} else {
+			walk_all(path);
+			if (umount(path))
+				printf("umount %d\n", errno);
+		}
+		printf("end\n");
+		fflush(stdout);
+	}
 	return 0;
 }
