@@ -114,7 +114,7 @@ impl<'a, F: FileSystem> Inode<'a, F> {
     pub(crate) fn node(&self) -> &'a F::Node {
         let this: *const InodeBox<F::Node> = self.raw.as_ptr().cast();
         // SAFETY: Our inodes are in boxes, and the node is constant while the inode is referenced.
-        match unsafe { &*(&raw const (*this).node) } {
+        match unsafe { &(*this).node } {
             Some(node) => node,
             // An inode without a node is locked and new, and no operation is called on it.
             None => unreachable!(),
