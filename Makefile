@@ -6,7 +6,7 @@
 KDIR ?= /lib/modules/$(shell uname -r)/build
 SHELL := /bin/bash
 
-.PHONY: all modules install clean check-kdir help run shell test lab bench \
+.PHONY: all modules install clean check-kdir help run shell test lab \
 	rustfmt rustfmt-check rustdoc clippy
 
 all: modules
@@ -47,7 +47,10 @@ rustfmt:
 rustfmt-check:
 	tools/check rustfmt
 
-clippy rustdoc:
+clippy:
+	tools/check $@
+
+rustdoc:
 	tools/check $@
 
 ## Running, in a virtual machine
@@ -63,9 +66,6 @@ shell:
 
 test:
 	tools/test
-
-bench:
-	bench/run
 
 help:
 	@sed -n 's/^## \(.*\)/\n\1/p; s/^\([a-z-]*\):.*/    make \1/p' Makefile | grep -v 'check-kdir'
