@@ -161,7 +161,7 @@ impl<P: Payload> Request<P> {
 
     /// # Safety
     ///
-    /// The caller owns `stage`, by the access rules of the module.
+    /// Called by the completion, once, before it completes `done`.
     unsafe fn end(head: NonNull<Head>, result: Result) {
         Self::payload(head, |payload| {
             // SAFETY: The device is done, and `done` is not completed: the payload is ours.
@@ -173,7 +173,7 @@ impl<P: Payload> Request<P> {
 
     /// # Safety
     ///
-    /// The caller owns `stage`, by the access rules of the module.
+    /// The caller has the last reference, and calls it once.
     unsafe fn drop_payload(head: NonNull<Head>) {
         // SAFETY: The caller has the last reference.
         Self::payload(head, |payload| unsafe { core::ptr::drop_in_place(payload) });
@@ -363,12 +363,15 @@ unsafe extern "C" fn end_io(bio: *mut ub::bio) {
 #[inline(never)] // Its address is taken in generic code, and must be that of the runtime's own text.
 unsafe fn run(runnable: NonNull<Runnable>) {
     let head: NonNull<Head> = runnable.cast();
-    // SAFETY: By the function's contract.
+    // SAFETY: By the function's contract. The request is a member of its scope until `release` has
+    // dropped the payload.
     unsafe {
-        if head.as_ref().submit.xchg(false, sys::Full) {
+        let this = head.as_ref();
+        if this.submit.xchg(false, sys::Full) {
             start(head, 0);
         } else {
-            release(head);
+            let scope = this.member.scope();
+            this.executor.as_ref().within(scope, || release(head));
         }
     }
 }

@@ -13,8 +13,9 @@
 //! a non-empty list behind, to which nobody rings; it rings for itself.
 
 use super::ready::{Batch, Link, ReadyList};
-use super::sys::{self, Atomic, Bell, Cell, Relaxed};
-use core::ptr::NonNull;
+use super::scope::ScopeInner;
+use super::sys::{self, Arc, Atomic, Bell, Cell, Relaxed};
+use core::ptr::{null, NonNull};
 
 /// How many runnables one run takes on before it lets others have the CPU.
 const BUDGET: usize = 256;
@@ -49,10 +50,12 @@ pub struct Executor {
     backlog: Cell<Batch>,
     /// The thread that is inside [`Executor::run`], or 0.
     worker: Atomic<usize>,
+    /// The scope whose member is being run, or null. Touched by the worker alone.
+    scope: Cell<*const ScopeInner>,
     bell: Bell,
 }
 
-// SAFETY: `backlog` is touched by the one worker alone; all else is made to be shared.
+// SAFETY: `backlog` and `scope` are touched by the one worker alone; all else is made to be shared.
 unsafe impl Send for Executor {}
 // SAFETY: As above.
 unsafe impl Sync for Executor {}
@@ -64,6 +67,7 @@ impl Executor {
             ready: ReadyList::new(),
             backlog: Cell::new(Batch::new()),
             worker: Atomic::new(0),
+            scope: Cell::new(null()),
             bell,
         }
     }
@@ -93,6 +97,31 @@ impl Executor {
     /// Whether the caller is this executor's worker, inside a poll.
     pub fn is_current(&self) -> bool {
         self.worker.load(Relaxed) == sys::current()
+    }
+
+    /// Runs `f` for a member of `scope`.
+    ///
+    /// # Safety
+    ///
+    /// Called by the worker, from a [`Runnable`], which calls it once. The member keeps `scope`
+    /// alive until `f` has called the user's code for the last time.
+    pub(crate) unsafe fn within(&self, scope: *const ScopeInner, f: impl FnOnce()) {
+        // SAFETY: We are the worker.
+        self.scope.with_mut(|current| unsafe { *current = scope });
+        f();
+        // SAFETY: As above.
+        self.scope.with_mut(|current| unsafe { *current = null() });
+    }
+
+    /// The scope whose member the caller is, if the caller is user code on this executor's worker.
+    pub(crate) fn current_scope(&self) -> Option<Arc<ScopeInner>> {
+        if !self.is_current() {
+            return None;
+        }
+        // SAFETY: We are the worker.
+        let scope = self.scope.with(|current| unsafe { *current });
+        // SAFETY: User code runs inside `within`, so the scope is there, in an `Arc`.
+        (!scope.is_null()).then(|| unsafe { sys::share(scope) })
     }
 
     /// Runs what is ready, at most [`BUDGET`] runnables.

@@ -14,12 +14,20 @@
 //! lock; each listed task is kept alive by one reference that the list owns. Cancelling takes the
 //! tasks off the list one by one, so the lock is never held while a future is dropped.
 //!
-//! On the executor's own worker nothing can wait for the worker. There the drop of a scope cancels
-//! in place: the worker is inside another task's poll, so it may take `RUNNING` of any task of its
-//! own and drop the future at once.
+//! On a worker of the scope's own nothing can wait for the worker. There the drop of a scope cancels
+//! in place: the worker is inside another runnable, so it may take `RUNNING` of any task that nobody
+//! runs and drop the future at once. What is left then (requests, tasks that another thread runs)
+//! becomes a matter of the scope whose member the worker is running: the dropped scope becomes a
+//! member of that one, which ends only after it. `parent` is written while the writer is a member, and
+//! taken by the one who brings `members` to zero.
+//!
+//! # Leaks
+//!
+//! A scope that is leaked (`mem::forget`), or owned by one of its own tasks, waits for nobody; the
+//! module that did so may not be removed.
 
 use super::executor::Executor;
-use super::sys::{self, Arc, Atomic, Full, Lock, Relaxed};
+use super::sys::{self, Arc, Atomic, Cell, Full, Lock, Relaxed};
 use super::task::{self, Header, JoinHandle, Siblings};
 use super::{block_on, done::Done, state};
 use core::future::Future;
@@ -30,6 +38,8 @@ pub(crate) struct ScopeInner {
     members: Atomic<usize>,
     empty: Done,
     tasks: Lock<TaskList>,
+    /// What a scope that was dropped on a worker is a member of.
+    parent: Cell<Option<Member>>,
     executor: NonNull<Executor>,
     /// Runs what may sleep.
     sleeper: NonNull<Executor>,
@@ -102,7 +112,10 @@ impl ScopeInner {
     /// Takes a member away. Any context.
     pub(crate) fn leave(&self) {
         if self.members.fetch_sub(1, Full) == 1 {
+            // SAFETY: Nobody joins from zero, so `parent` is ours.
+            let parent = self.parent.with_mut(|parent| unsafe { (*parent).take() });
             self.empty.complete();
+            drop(parent);
         }
     }
 
@@ -115,9 +128,21 @@ impl ScopeInner {
         }
     }
 
-    fn executor(&self) -> &Executor {
+    /// The executor whose worker the caller is, if it is one of the scope's.
+    fn current(&self) -> Option<&Executor> {
         // SAFETY: Executors outlive their scopes.
-        unsafe { self.executor.as_ref() }
+        let both = unsafe { [self.executor.as_ref(), self.sleeper.as_ref()] };
+        both.into_iter().find(|executor| executor.is_current())
+    }
+
+    /// Becomes a member of `parent`, for the caller's own membership, until the last member leaves.
+    ///
+    /// # Safety
+    ///
+    /// The caller is a member, calls this once, and leaves.
+    unsafe fn adopted_by(&self, parent: Member) {
+        // SAFETY: Whoever takes `parent` out does so after the caller has left.
+        self.parent.with_mut(|p| unsafe { *p = Some(parent) });
     }
 
     /// Cancels all tasks; in place if `here`.
@@ -143,8 +168,11 @@ impl ScopeInner {
 
 /// The owner of a set of tasks, none of which outlives it.
 ///
-/// Dropping a scope cancels its tasks and waits until the last is gone. It may sleep, but for the
-/// executor's own worker, where the tasks are cancelled in place. Not from interrupt context.
+/// Dropping a scope cancels its tasks and waits until the last is gone. It may sleep. Not from
+/// interrupt context.
+///
+/// Inside an upcall it does not wait: the tasks are cancelled in place, and what cannot be (requests,
+/// work that a sleeper is at) then keeps the scope of that upcall from ending.
 pub struct Scope {
     inner: Arc<ScopeInner>,
     /// [`Scope::join`] took our own membership away.
@@ -181,6 +209,7 @@ impl Scope {
                 first: None,
                 closed: false,
             }),
+            parent: Cell::new(None),
             executor,
             sleeper,
         })?;
@@ -230,24 +259,30 @@ impl Drop for Scope {
         if self.inner.empty.is_done() {
             return;
         }
-        let here = self.inner.executor().is_current();
-        self.inner.cancel(here);
-        if !self.left {
-            self.inner.leave();
-        }
         let inner = &self.inner;
+        let Some(worker) = inner.current() else {
+            inner.cancel(false);
+            if !self.left {
+                inner.leave();
+            }
+            // SAFETY: The scope is ours, and so is the waiting side of `empty`.
+            return block_on::wait(core::future::poll_fn(|cx| unsafe { inner.empty.poll(cx) }));
+        };
+        inner.cancel(true);
         // SAFETY: The scope is ours, and so is the waiting side of `empty`.
-        let empty = core::future::poll_fn(|cx| unsafe { inner.empty.poll(cx) });
-        if here {
-            // SAFETY: As above.
-            unsafe { inner.empty.disarm() };
-            sys::warn_if!(
-                !inner.empty.is_done(),
-                "a scope with requests or foreign tasks was dropped inside an upcall"
-            );
-        } else {
-            block_on::wait(empty);
+        unsafe { inner.empty.disarm() };
+        if self.left && !inner.enter() {
+            return;
         }
+        match worker.current_scope() {
+            // What the worker runs is a member, so the scope has not ended.
+            Some(parent) if Arc::as_ptr(&parent) != Arc::as_ptr(inner) && parent.enter() => {
+                // SAFETY: We are a member, and the scope is dropped once.
+                unsafe { inner.adopted_by(Member { inner: parent }) }
+            }
+            _ => sys::warn_if!(true, "a scope was dropped by a task of its own"),
+        }
+        inner.leave();
     }
 }
 
@@ -316,6 +351,14 @@ impl Spawner {
 /// Something that is no task and keeps its scope from ending: a request with a callback.
 pub struct Member {
     inner: Arc<ScopeInner>,
+}
+
+impl Member {
+    /// Whose member it is.
+    #[cfg(MODULE)]
+    pub(crate) fn scope(&self) -> *const ScopeInner {
+        Arc::as_ptr(&self.inner)
+    }
 }
 
 impl Drop for Member {

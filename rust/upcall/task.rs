@@ -248,11 +248,29 @@ unsafe fn push(header: NonNull<Header>) {
 unsafe fn run(runnable: NonNull<Runnable>) {
     let header: NonNull<Header> = runnable.cast();
     // SAFETY: We have a reference.
-    match unsafe { header.as_ref() }.state.begin() {
-        // SAFETY: `begin` made us the owner of `RUNNING`, and the reference is ours.
-        Next::Poll => unsafe { poll(header) },
-        // SAFETY: As above.
-        Next::Cancel => unsafe { cancel(header) },
+    let this = unsafe { header.as_ref() };
+    let next = this.state.begin();
+    match next {
+        Next::Poll | Next::Cancel => {
+            // SAFETY: `begin` made us the owner of `RUNNING`, so the task is not complete and its
+            // scope is there (rule 5).
+            let scope = this.scope.with(|scope| match unsafe { &*scope } {
+                Some(scope) => Arc::as_ptr(scope),
+                None => core::ptr::null(),
+            });
+            // SAFETY: The executor outlives its tasks, and its worker calls us. The task is a member
+            // of its scope until `complete` has called the user's code for the last time.
+            unsafe {
+                this.executor.as_ref().within(scope, || {
+                    // We own `RUNNING`, and the reference is ours.
+                    if let Next::Poll = next {
+                        poll(header)
+                    } else {
+                        cancel(header)
+                    }
+                })
+            }
+        }
         // A scope cancelled it in place while it was on the list.
         // SAFETY: The reference is ours.
         _ => unsafe { put(header) },
@@ -307,9 +325,10 @@ pub(crate) unsafe fn cancel(header: NonNull<Header>) {
 unsafe fn complete(header: NonNull<Header>) {
     // SAFETY: We have a reference.
     let this = unsafe { header.as_ref() };
-    // SAFETY: We own `RUNNING`, so we are the one who completes the task.
-    let scope = unsafe { take_scope(header) };
-    if let Some(scope) = &scope {
+    // SAFETY: We own `RUNNING`, so we are the one who completes the task, and the scope is ours
+    // (rule 5).
+    let scope = this.scope.with(|scope| unsafe { (*scope).as_ref() });
+    if let Some(scope) = scope {
         scope.unlist(header);
     }
     if !this.state.complete() {
@@ -317,8 +336,9 @@ unsafe fn complete(header: NonNull<Header>) {
         unsafe { (this.vtable.clear)(header) };
     }
     this.done.complete();
-    if let Some(scope) = scope {
-        // From here on no code and no data of the user's module is touched.
+    // From here on no code and no data of the user's module is touched.
+    // SAFETY: As above.
+    if let Some(scope) = unsafe { take_scope(header) } {
         scope.leave();
     }
     // SAFETY: The reference is ours.

@@ -147,6 +147,17 @@ pub(crate) fn new_arc<T>(value: T) -> Result<Arc<T>> {
     Ok(Arc::new(value, GFP_KERNEL)?)
 }
 
+/// One more reference on what is in an `Arc`. Any context.
+///
+/// # Safety
+///
+/// `value` comes from [`Arc::as_ptr`], and somebody holds a reference during the call.
+pub(crate) unsafe fn share<T>(value: *const T) -> Arc<T> {
+    // SAFETY: By the function's contract. The reference that this is made from is not ours to drop.
+    let borrowed = core::mem::ManuallyDrop::new(unsafe { Arc::from_raw(value) });
+    Arc::clone(&borrowed)
+}
+
 /// Appends to a vector. May sleep.
 pub(crate) fn push<T>(vec: &mut KVec<T>, value: T) -> Result {
     let _nofs = NoFs::enter();

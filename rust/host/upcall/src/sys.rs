@@ -456,7 +456,32 @@ impl Drop for Counted {
 }
 
 /// A reference-counted value.
-pub(crate) struct Arc<T>(rt::Arc<(T, Counted)>);
+pub(crate) struct Arc<T>(rt::Arc<Inner<T>>);
+
+/// The value comes first, so that a pointer to it is one to the whole.
+#[repr(C)]
+struct Inner<T> {
+    value: T,
+    _counted: Counted,
+}
+
+impl<T> Arc<T> {
+    pub(crate) fn as_ptr(this: &Self) -> *const T {
+        rt::Arc::as_ptr(&this.0).cast()
+    }
+}
+
+/// One more reference on what is in an `Arc`.
+///
+/// # Safety
+///
+/// `value` comes from [`Arc::as_ptr`], and somebody holds a reference during the call.
+pub(crate) unsafe fn share<T>(value: *const T) -> Arc<T> {
+    // SAFETY: By the function's contract. The reference that this is made from is not ours to drop.
+    let borrowed =
+        core::mem::ManuallyDrop::new(unsafe { rt::Arc::from_raw(value.cast::<Inner<T>>()) });
+    Arc(rt::Arc::clone(&borrowed))
+}
 
 impl<T> Clone for Arc<T> {
     fn clone(&self) -> Self {
@@ -468,7 +493,7 @@ impl<T> Deref for Arc<T> {
     type Target = T;
 
     fn deref(&self) -> &T {
-        &self.0 .0
+        &self.0.value
     }
 }
 
@@ -477,7 +502,10 @@ pub(crate) fn new_arc<T>(value: T) -> Result<Arc<T>> {
         return Err(ENOMEM);
     }
     ledger().arcs += 1;
-    Ok(Arc(rt::Arc::new((value, Counted))))
+    Ok(Arc(rt::Arc::new(Inner {
+        value,
+        _counted: Counted,
+    })))
 }
 
 pub(crate) fn push<T>(vec: &mut KVec<T>, value: T) -> Result {

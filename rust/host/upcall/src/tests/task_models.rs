@@ -11,11 +11,12 @@ use crate::harness::*;
 use crate::ready::{Link, ReadyList};
 use crate::sys::{self, rt, Atomic, Cell, Full, Relaxed};
 use crate::{block_on, Cancelled, JoinHandle};
-use core::future::poll_fn;
+use core::future::{poll_fn, Future};
 use core::pin::{pin, Pin};
 use core::ptr::NonNull;
 use core::task::{Poll, Waker};
 use rt::thread;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 
 /// The worker is the caller: runs until the task is finished.
@@ -677,6 +678,66 @@ fn scope_dropped_inside_an_upcall() {
         host.pump();
         assert!(handle.is_finished());
         drop((handle, done, outer, wakers));
+    });
+}
+
+#[test]
+fn scope_dropped_inside_an_upcall_with_a_request() {
+    // The drop cannot wait for the request, so the scope around it does.
+    model(2, || {
+        let host = Host::new();
+        let outer = host.scope();
+        let inner = host.scope();
+        let worker = host.worker();
+        let request = inner.spawner().enter().unwrap();
+        let over = Arc::new(AtomicBool::new(false));
+        let is_over = over.clone();
+        let thread = thread::spawn(move || {
+            sys::interrupt(|| {
+                over.store(true, Ordering::Relaxed);
+                drop(request);
+            })
+        });
+        drop(outer.spawn(async move { drop(inner) }).unwrap());
+        block_on(outer.join()).unwrap();
+        assert!(is_over.load(Ordering::Relaxed));
+        thread.join().unwrap();
+        worker.stop();
+    });
+}
+
+#[test]
+fn join_dropped_inside_an_upcall_against_the_last_member() {
+    model(2, || {
+        let host = Host::new();
+        let outer = host.scope();
+        let inner = host.scope();
+        let worker = host.worker();
+        let request = inner.spawner().enter().unwrap();
+        let over = Arc::new(AtomicBool::new(false));
+        let is_over = over.clone();
+        let thread = thread::spawn(move || {
+            sys::interrupt(|| {
+                over.store(true, Ordering::Relaxed);
+                drop(request);
+            })
+        });
+        let task = outer
+            .spawn(async move {
+                let mut join = Box::pin(inner.join());
+                // Polled once, so that it left the scope and waits, and then dropped.
+                poll_fn(|cx| {
+                    let _ = join.as_mut().poll(cx);
+                    Poll::Ready(())
+                })
+                .await;
+            })
+            .unwrap();
+        drop(task);
+        block_on(outer.join()).unwrap();
+        assert!(is_over.load(Ordering::Relaxed));
+        thread.join().unwrap();
+        worker.stop();
     });
 }
 
