@@ -180,6 +180,14 @@ impl<P: Payload> Request<P> {
     }
 }
 
+/// Calls `submit_all`, whose requests reach the device together, and merged where they are neighbours.
+///
+/// For a batch that is submitted in process context; inside an upcall it is so anyway, for all
+/// upcalls of one run. May sleep where submitting may.
+pub fn plugged(submit_all: impl FnOnce()) {
+    sys::with_plug(submit_all);
+}
+
 /// A submitted request.
 ///
 /// A future of the result and the payload. The request was submitted already; awaiting it only

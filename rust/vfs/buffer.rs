@@ -28,7 +28,7 @@ use kernel::prelude::*;
 use kernel::sync::atomic::Full;
 use kernel::sync::barrier::smp_mb;
 use kernel::types::Opaque;
-use upcall::bio::{submit, Io, Op, Payload, Segment};
+use upcall::bio::{plugged, submit, Io, Op, Payload, Segment};
 use upcall_bindings as ub;
 
 /// A reference on a buffer of the block device.
@@ -256,14 +256,16 @@ impl Disk {
         if self.cached_buffer(wanted).is_some() {
             return;
         }
-        for block in blocks {
-            let Some(head) = self.cache().get_nowait(block) else {
-                return;
-            };
-            if !head.is_uptodate() && head.try_lock() && self.start_read(&head).is_err() {
-                return;
+        plugged(|| {
+            for block in blocks {
+                let Some(head) = self.cache().get_nowait(block) else {
+                    return;
+                };
+                if !head.is_uptodate() && head.try_lock() && self.start_read(&head).is_err() {
+                    return;
+                }
             }
-        }
+        });
     }
 }
 
