@@ -316,7 +316,7 @@ impl<F: FileSystem> Ops<F> {
 
     /// # Safety
     ///
-    /// The caller owns `stage`, by the access rules of the module.
+    /// As [`fill_super`](Self::fill_super).
     unsafe fn fill(sb: *mut ub::super_block, fc: *mut ub::fs_context) -> Result {
         // SAFETY: As in `fill_super`.
         let (options, silent) = unsafe {
