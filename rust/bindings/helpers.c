@@ -9,6 +9,7 @@
 #include <linux/sched.h>
 #include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
+#include <linux/sched/task_stack.h>
 #include <linux/slab.h>
 #include <linux/wait_bit.h>
 
@@ -35,6 +36,29 @@ void upcall_park(atomic_t *events, int seen)
 		schedule();
 	}
 	__set_current_state(TASK_RUNNING);
+}
+
+u64 upcall_now(void)
+{
+	return ktime_get_ns();
+}
+
+/* Starts a timer that was never set up, at a time of the monotonic clock. */
+void upcall_timer_start(struct hrtimer *timer, enum hrtimer_restart (*fire)(struct hrtimer *), u64 at)
+{
+	if (object_is_on_stack(timer))
+		hrtimer_setup_on_stack(timer, fire, CLOCK_MONOTONIC, HRTIMER_MODE_ABS);
+	else
+		hrtimer_setup(timer, fire, CLOCK_MONOTONIC, HRTIMER_MODE_ABS);
+	hrtimer_start(timer, ns_to_ktime(at), HRTIMER_MODE_ABS);
+}
+
+/* Waits for the handler if it is running. */
+void upcall_timer_cancel(struct hrtimer *timer)
+{
+	hrtimer_cancel(timer);
+	if (object_is_on_stack(timer))
+		destroy_hrtimer_on_stack(timer);
 }
 
 /*

@@ -8,6 +8,7 @@
 #include <linux/bio.h>
 #include <linux/buffer_head.h>
 #include <linux/fs.h>
+#include <linux/hrtimer.h>
 #include <linux/iomap.h>
 #include <linux/pagemap.h>
 #include <linux/posix_acl.h>
@@ -20,6 +21,9 @@
 /* Threads and workqueues */
 void upcall_wait_for_completions(void);
 bool upcall_interrupted(void);
+u64 upcall_now(void);
+void upcall_timer_start(struct hrtimer *timer, enum hrtimer_restart (*fire)(struct hrtimer *), u64 at);
+void upcall_timer_cancel(struct hrtimer *timer);
 void upcall_park(atomic_t *events, int seen);
 struct workqueue_struct *upcall_alloc_ordered_workqueue(const char *name, unsigned int flags);
 unsigned int upcall_memalloc_nofs_save(void);

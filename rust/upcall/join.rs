@@ -68,6 +68,240 @@ impl<F: Future> Future for JoinAll<F> {
     }
 }
 
+/// The future of [`try_join_all`].
+#[must_use = "a future does nothing unless it is awaited"]
+pub struct TryJoinAll<F: Future>(JoinAll<F>);
+
+/// Waits for all of `futures`, and gives the values of all or the first error.
+///
+/// Otherwise as [`join_all`]; what is not done when one fails is dropped with the future.
+pub fn try_join_all<F, T, E>(futures: impl IntoIterator<Item = F>) -> sys::Result<TryJoinAll<F>>
+where
+    F: Future<Output = Result<T, E>>,
+    E: From<sys::Error>,
+{
+    Ok(TryJoinAll(join_all(futures)?))
+}
+
+impl<F, T, E> Future for TryJoinAll<F>
+where
+    F: Future<Output = Result<T, E>>,
+    E: From<sys::Error>,
+{
+    type Output = Result<KVec<T>, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        // SAFETY: As in `JoinAll`.
+        let this = unsafe { self.get_unchecked_mut() };
+        let mut pending = false;
+        for slot in this.0.slots.iter_mut() {
+            if let Slot::Pending(future) = slot {
+                // SAFETY: As above.
+                match unsafe { Pin::new_unchecked(future) }.poll(cx) {
+                    Poll::Ready(Ok(value)) => *slot = Slot::Ready(Ok(value)),
+                    Poll::Ready(Err(error)) => {
+                        *slot = Slot::Taken;
+                        return Poll::Ready(Err(error));
+                    }
+                    Poll::Pending => pending = true,
+                }
+            }
+        }
+        if pending {
+            return Poll::Pending;
+        }
+        let mut values = KVec::new();
+        for slot in this.0.slots.iter_mut() {
+            if let Slot::Ready(Ok(value)) = core::mem::replace(slot, Slot::Taken) {
+                if let Err(error) = sys::push(&mut values, value) {
+                    return Poll::Ready(Err(error.into()));
+                }
+            }
+        }
+        Poll::Ready(Ok(values))
+    }
+}
+
+/// Futures that are waited for together, in place: what [`join!`](crate::join!) makes of its arguments.
+pub trait Together {
+    /// The outputs, in the same order.
+    type Output;
+
+    #[doc(hidden)]
+    fn poll_together(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output>;
+}
+
+/// The future of [`join!`](crate::join!).
+#[must_use = "a future does nothing unless it is awaited"]
+#[doc(hidden)]
+pub struct Join<T>(pub T);
+
+impl<T: Together> Future for Join<T> {
+    type Output = T::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        // SAFETY: The field is pinned with `self`.
+        unsafe { self.map_unchecked_mut(|this| &mut this.0) }.poll_together(cx)
+    }
+}
+
+/// What [`try_join!`](crate::try_join!) makes of its arguments.
+pub trait TryTogether<Error> {
+    /// The values, in the same order.
+    type Values;
+
+    #[doc(hidden)]
+    fn try_poll_together(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Self::Values, Error>>;
+}
+
+/// The future of [`try_join!`](crate::try_join!).
+#[must_use = "a future does nothing unless it is awaited"]
+#[doc(hidden)]
+pub struct TryJoin<T, E>(pub T, pub core::marker::PhantomData<E>);
+
+impl<T: TryTogether<E>, E> Future for TryJoin<T, E> {
+    type Output = Result<T::Values, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        // SAFETY: The field is pinned with `self`.
+        unsafe { self.map_unchecked_mut(|this| &mut this.0) }.try_poll_together(cx)
+    }
+}
+
+#[doc(hidden)]
+pub struct Member<F: Future>(Slot<F>);
+
+impl<F: Future> Member<F> {
+    #[doc(hidden)]
+    pub fn new(future: F) -> Self {
+        Self(Slot::Pending(future))
+    }
+
+    /// Polls the future unless it is done. Returns whether it is.
+    fn poll(&mut self, cx: &mut Context<'_>) -> bool {
+        if let Slot::Pending(future) = &mut self.0 {
+            // SAFETY: The member is part of a pinned `Join`, and the output replaces the future in
+            // place.
+            match unsafe { Pin::new_unchecked(future) }.poll(cx) {
+                Poll::Ready(output) => self.0 = Slot::Ready(output),
+                Poll::Pending => return false,
+            }
+        }
+        true
+    }
+
+    /// Takes the error out, if the output is one.
+    fn take_error<T, E>(&mut self) -> Option<E>
+    where
+        F: Future<Output = Result<T, E>>,
+    {
+        if !matches!(self.0, Slot::Ready(Err(_))) {
+            return None;
+        }
+        self.take()?.err()
+    }
+
+    fn take(&mut self) -> Option<F::Output> {
+        // A future is never moved.
+        if !matches!(self.0, Slot::Ready(_)) {
+            return None;
+        }
+        match core::mem::replace(&mut self.0, Slot::Taken) {
+            Slot::Ready(output) => Some(output),
+            _ => None,
+        }
+    }
+}
+
+macro_rules! together {
+    ($($name:ident $value:ident $index:tt),+) => {
+        impl<$($name: Future),+> Together for ($(Member<$name>,)+) {
+            type Output = ($($name::Output,)+);
+
+            fn poll_together(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+                // SAFETY: The futures are polled where they are, and never moved.
+                let this = unsafe { self.get_unchecked_mut() };
+                let mut done = true;
+                $(done &= this.$index.poll(cx);)+
+                if !done {
+                    return Poll::Pending;
+                }
+                match ($(this.$index.take(),)+) {
+                    ($(Some($name),)+) => Poll::Ready(($($name,)+)),
+                    // Polled after completion.
+                    _ => Poll::Pending,
+                }
+            }
+        }
+
+        impl<E, $($value, $name: Future<Output = Result<$value, E>>),+> TryTogether<E>
+            for ($(Member<$name>,)+)
+        {
+            type Values = ($($value,)+);
+
+            fn try_poll_together(
+                self: Pin<&mut Self>,
+                cx: &mut Context<'_>,
+            ) -> Poll<Result<Self::Values, E>> {
+                // SAFETY: As above.
+                let this = unsafe { self.get_unchecked_mut() };
+                let mut done = true;
+                $(
+                    if !this.$index.poll(cx) {
+                        done = false;
+                    } else if let Some(error) = this.$index.take_error() {
+                        return Poll::Ready(Err(error));
+                    }
+                )+
+                if !done {
+                    return Poll::Pending;
+                }
+                match ($(this.$index.take(),)+) {
+                    ($(Some(Ok($name)),)+) => Poll::Ready(Ok(($($name,)+))),
+                    // Polled after completion.
+                    _ => Poll::Pending,
+                }
+            }
+        }
+    };
+}
+
+#[allow(
+    non_snake_case,
+    reason = "the names of the types are also those of the outputs"
+)]
+mod tuples {
+    use super::*;
+
+    together!(A T 0, B U 1);
+    together!(A T 0, B U 1, C V 2);
+    together!(A T 0, B U 1, C V 2, D W 3);
+    together!(A T 0, B U 1, C V 2, D W 3, F X 4);
+    together!(A T 0, B U 1, C V 2, D W 3, F X 4, G Y 5);
+}
+
+/// Waits for two to six futures of any types, in the caller's task, and gives a tuple of their outputs.
+///
+/// Without memory of its own: the futures are part of the caller's. Dropping it drops them.
+#[macro_export]
+macro_rules! join {
+    ($($future:expr),+ $(,)?) => {
+        $crate::Join(($($crate::JoinMember::new($future),)+)).await
+    };
+}
+
+/// [`join!`](crate::join!) for futures that give a `Result` with the same error: a tuple of their
+/// values, or the first error, at once. What is not done then is dropped.
+#[macro_export]
+macro_rules! try_join {
+    ($($future:expr),+ $(,)?) => {
+        $crate::TryJoin(($($crate::JoinMember::new($future),)+), ::core::marker::PhantomData).await
+    };
+}
+
 /// Lets the other tasks that are ready run before the caller goes on.
 ///
 /// # Cancellation

@@ -14,8 +14,14 @@
 //! | [`ready`] | the lock-free ready list |
 //! | [`done`] | a one-shot completion |
 //! | [`block_on`](mod@block_on) | from synchronous to asynchronous code |
-//! | [`join`] | [`join_all`] |
-//! | [`rwsem`] | [`RwSemaphore`] |
+//! | [`join`](mod@join) | [`join_all`], [`join!`], [`try_join!`], [`yield_now`] |
+//! | [`race`](mod@race) | [`race`](fn@race), [`select!`] |
+//! | [`chain`] | [`run`], and what comes [`then`](Chain::then) |
+//! | [`join_set`] | [`JoinSet`]: many tasks, so many at a time |
+//! | [`semaphore`] | [`Semaphore`]: the queue of those who wait, fair |
+//! | [`rwsem`] | [`RwSemaphore`] and [`Mutex`], made of it |
+//! | [`channel`](mod@channel), [`oneshot`](mod@oneshot), [`notify`] | values and events between tasks |
+//! | [`time`] | [`sleep`], [`timeout`](fn@timeout), [`interval`] |
 //! | [`bio`] | block requests as futures |
 //! | [`block`] | [`Block`], the owned page |
 //! | [`sys`] | what the portable core takes from the kernel, or from the host when it is tested |
@@ -34,24 +40,43 @@ compile_error!(
 pub mod bio;
 mod block;
 mod block_on;
+mod chain;
+pub mod channel;
 mod done;
 mod executor;
 mod join;
+mod join_set;
 mod module;
+mod notify;
+pub mod oneshot;
+mod race;
 mod ready;
 mod rwsem;
 mod scope;
+mod semaphore;
 mod state;
 mod sys;
 mod task;
+mod time;
 
 pub use block::Block;
 pub use block_on::{block_on, on_worker};
+pub use chain::{run, Chain, Then};
+pub use channel::channel;
 pub use executor::Executor;
-pub use join::{join_all, yield_now, JoinAll};
-pub use rwsem::{Read, ReadGuard, RwSemaphore, Write, WriteGuard};
+pub use join::{
+    join_all, try_join_all, yield_now, Join, JoinAll, Member as JoinMember, Together, TryJoin,
+    TryJoinAll, TryTogether,
+};
+pub use join_set::JoinSet;
+pub use notify::Notify;
+pub use oneshot::oneshot;
+pub use race::{race, Either, Race};
+pub use rwsem::{Locking, Mutex, MutexGuard, Read, ReadGuard, RwSemaphore, Write, WriteGuard};
 pub use scope::{Member, Scope, Spawner};
+pub use semaphore::{Acquiring, Closed, Permit, Semaphore, TryError};
 pub use task::{Cancelled, JoinHandle};
+pub use time::{interval, sleep, sleep_until, timeout, Elapsed, Instant, Interval, Sleep};
 
 use kernel::prelude::*;
 use module::Runtime;

@@ -241,6 +241,11 @@ impl Scope {
         spawn(&self.inner, self.inner.executor, future, true)
     }
 
+    /// Cancels the tasks, and takes no more. Any that is running is cancelled after its poll.
+    pub fn cancel(&self) {
+        self.inner.cancel(false);
+    }
+
     /// Waits until every member of the scope is done: the join of fork-join.
     ///
     /// # Cancellation

@@ -2,6 +2,7 @@
 
 //! The kernel's back end of [`sys`](super).
 
+use crate::done::Done;
 use crate::executor::Executor;
 use core::cell::UnsafeCell;
 use core::marker::PhantomData;
@@ -19,7 +20,7 @@ use upcall_bindings as ub;
 pub(crate) use core::alloc::Layout;
 pub(crate) use kernel::alloc::KVec;
 pub(crate) use kernel::error::{Error, Result};
-pub(crate) use kernel::prelude::{ECANCELED, EDEADLK, ENOMEM, ESHUTDOWN};
+pub(crate) use kernel::prelude::{EAGAIN, ECANCELED, EDEADLK, ENOMEM, ESHUTDOWN, ETIMEDOUT};
 pub(crate) use kernel::sync::atomic::{Acquire, Atomic, Full, Relaxed, Release};
 pub(crate) use kernel::sync::Arc;
 
@@ -211,6 +212,71 @@ pub(crate) fn with_plug(f: impl FnOnce()) {
     f();
     // SAFETY: As above.
     unsafe { ub::blk_finish_plug(plug.get()) };
+}
+
+/// The time of the monotonic clock, in nanoseconds. Any context.
+pub(crate) fn now() -> u64 {
+    // SAFETY: No conditions.
+    unsafe { ub::upcall_now() }
+}
+
+/// A timer that completes a [`Done`] in interrupt context.
+pub(crate) struct Timer {
+    raw: Opaque<ub::hrtimer>,
+    done: Done,
+}
+
+// SAFETY: The kernel's timers are made to be started and cancelled by any thread.
+unsafe impl Send for Timer {}
+// SAFETY: As above.
+unsafe impl Sync for Timer {}
+
+impl Timer {
+    pub(crate) fn new() -> Self {
+        Self {
+            raw: Opaque::uninit(),
+            done: Done::new(),
+        }
+    }
+
+    /// What it completes.
+    pub(crate) fn done(&self) -> &Done {
+        &self.done
+    }
+
+    /// Starts it, to fire at `at` by [`now`].
+    ///
+    /// # Safety
+    ///
+    /// Called once. The timer stays where it is until it was [cancelled](Self::cancel).
+    pub(crate) unsafe fn start(&self, at: u64) {
+        // SAFETY: By the function's contract; the function fits the type.
+        unsafe { ub::upcall_timer_start(self.raw.get(), Some(Self::fire), at) };
+    }
+
+    /// Cancels it, and waits for a handler that is running. Process context.
+    ///
+    /// # Safety
+    ///
+    /// It was started, and is cancelled once, by the thread that started it if it lies on a stack.
+    pub(crate) unsafe fn cancel(&self) {
+        // SAFETY: By the function's contract.
+        unsafe { ub::upcall_timer_cancel(self.raw.get()) };
+    }
+
+    /// # Safety
+    ///
+    /// Called by the kernel alone, in interrupt context, for a timer that [`start`](Self::start) started.
+    unsafe extern "C" fn fire(raw: *mut ub::hrtimer) -> ub::hrtimer_restart {
+        // SAFETY: The hrtimer is embedded in a timer, which stays until `cancel` saw us return.
+        let this = unsafe {
+            &*raw
+                .byte_sub(core::mem::offset_of!(Timer, raw))
+                .cast::<Timer>()
+        };
+        this.done.complete();
+        ub::hrtimer_restart::HRTIMER_NORESTART
+    }
 }
 
 /// What starts an executor's run: a work item on a workqueue of its own.

@@ -10,6 +10,7 @@
 // The models order no failures.
 #![cfg_attr(loom, allow(dead_code))]
 
+use crate::done::Done;
 use core::marker::PhantomData;
 use core::ops::{Deref, DerefMut};
 use core::ptr::NonNull;
@@ -71,8 +72,10 @@ pub(crate) mod rt {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Error(i32);
 
+pub(crate) const EAGAIN: Error = Error(11);
 pub(crate) const ENOMEM: Error = Error(12);
 pub(crate) const EDEADLK: Error = Error(35);
+pub(crate) const ETIMEDOUT: Error = Error(110);
 pub(crate) const ESHUTDOWN: Error = Error(108);
 pub(crate) const ECANCELED: Error = Error(125);
 
@@ -708,4 +711,75 @@ unsafe fn parker_drop(park: *const ()) {
     ledger().parkers -= 1;
     // SAFETY: As above; the reference goes with the waker.
     unsafe { std::sync::Arc::decrement_strong_count(park.cast::<Park>()) };
+}
+
+/// The clock of the timers, and those that are started: it moves by [`advance`] alone.
+static CLOCK: std::sync::Mutex<Clock> = std::sync::Mutex::new(Clock {
+    now: 0,
+    timers: Vec::new(),
+});
+
+struct Clock {
+    now: u64,
+    /// When, and the address of the [`Done`].
+    timers: Vec<(u64, usize)>,
+}
+
+fn clock() -> std::sync::MutexGuard<'static, Clock> {
+    CLOCK
+        .lock()
+        .unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+pub(crate) fn now() -> u64 {
+    clock().now
+}
+
+/// How many timers are started and did not fire.
+pub(crate) fn timers() -> usize {
+    clock().timers.len()
+}
+
+/// Moves the clock on, and fires what is due as an interrupt handler would, the earliest first. Not
+/// for models: nothing waits for a handler that runs in another thread.
+pub(crate) fn advance(duration: core::time::Duration) {
+    let end = now() + duration.as_nanos() as u64;
+    loop {
+        let mut clock = clock();
+        clock.timers.sort_unstable();
+        let Some(&(at, done)) = clock.timers.first().filter(|timer| timer.0 <= end) else {
+            clock.now = end;
+            return;
+        };
+        clock.timers.remove(0);
+        clock.now = clock.now.max(at);
+        drop(clock);
+        // SAFETY: A timer that is dropped is cancelled before.
+        interrupt(|| unsafe { &*(done as *const Done) }.complete());
+    }
+}
+
+/// A timer that completes a [`Done`].
+pub(crate) struct Timer(Done);
+
+impl Timer {
+    pub(crate) fn new() -> Self {
+        Self(Done::new())
+    }
+
+    pub(crate) fn done(&self) -> &Done {
+        &self.0
+    }
+
+    pub(crate) unsafe fn start(&self, at: u64) {
+        clock()
+            .timers
+            .push((at, core::ptr::from_ref(&self.0) as usize));
+    }
+
+    pub(crate) unsafe fn cancel(&self) {
+        might_sleep();
+        let done = core::ptr::from_ref(&self.0) as usize;
+        clock().timers.retain(|timer| timer.1 != done);
+    }
 }

@@ -7,7 +7,7 @@
 
 use crate::harness::*;
 use crate::sys::rt::thread;
-use crate::{block_on, RwSemaphore};
+use crate::{block_on, Closed, RwSemaphore, Semaphore, TryError};
 use core::future::Future;
 use core::pin::Pin;
 use core::task::{Poll, Waker};
@@ -20,7 +20,7 @@ fn sem() -> Shared<Sem> {
 }
 
 fn add_one(sem: &Sem) {
-    *block_on(sem.write()).unwrap() += 1;
+    *block_on(sem.write()).unwrap().unwrap() += 1;
 }
 
 /// Queues `future`, which has to wait.
@@ -61,7 +61,7 @@ fn writers_and_readers_exclude_each_other() {
         let shared = sem();
         let sem = shared.get();
         let writers = [(); 2].map(|()| thread::spawn(move || add_one(sem)));
-        let value = *block_on(sem.read()).unwrap();
+        let value = *block_on(sem.read()).unwrap().unwrap();
         assert!(value <= 2);
         for writer in writers {
             writer.join().unwrap();
@@ -77,14 +77,14 @@ fn try_lock_excludes_and_publishes() {
         let sem = shared.get();
         let threads = [(); 2].map(|()| {
             thread::spawn(move || match sem.try_write() {
-                Some(mut guard) => {
+                Ok(mut guard) => {
                     *guard += 1;
                     1
                 }
-                None => 0,
+                Err(_) => 0,
             })
         });
-        if let Some(guard) = sem.try_read() {
+        if let Ok(guard) = sem.try_read() {
             assert!(*guard <= 2);
         }
         let sum = threads.map(|thread| thread.join().unwrap()).iter().sum();
@@ -99,7 +99,7 @@ fn writer_hands_its_data_to_a_writer() {
         let sem = shared.get();
         let mut guard = sem.try_write().unwrap();
         let thread = thread::spawn(move || {
-            let mut guard = block_on(sem.write()).unwrap();
+            let mut guard = block_on(sem.write()).unwrap().unwrap();
             assert_eq!(*guard, 7);
             *guard = 8;
         });
@@ -116,9 +116,9 @@ fn hand_off_against_drop(write: bool) {
         let sem = shared.get();
         let mut guard = sem.try_write().unwrap();
         let waiter: Pin<Box<dyn Future<Output = ()> + Send>> = if write {
-            queued(async { *sem.write().await += 1 })
+            queued(async { *sem.write().await.unwrap() += 1 })
         } else {
-            queued(async { assert_eq!(*sem.read().await, 1) })
+            queued(async { assert_eq!(*sem.read().await.unwrap(), 1) })
         };
         // Somebody behind, to whom the lock goes in the end.
         let behind = thread::spawn(move || add_one(sem));
@@ -148,7 +148,7 @@ fn granted_but_unobserved_lock_goes_to_the_next() {
         let sem = shared.get();
         let guard = sem.try_write().unwrap();
         let first = queued(sem.write());
-        let second = queued(async { *sem.write().await += 1 });
+        let second = queued(async { *sem.write().await.unwrap() += 1 });
         drop(guard);
         // `first` has the lock and does not know.
         let thread = thread::spawn(move || {
@@ -194,7 +194,8 @@ fn drop_of_the_first_waiting_writer_lets_in_the_readers_behind() {
         let sem = shared.get();
         let guard = sem.try_read().unwrap();
         let writer = queued(sem.write());
-        let readers = [(); 2].map(|()| thread::spawn(move || drop(block_on(sem.read()).unwrap())));
+        let readers =
+            [(); 2].map(|()| thread::spawn(move || drop(block_on(sem.read()).unwrap().unwrap())));
         drop(writer);
         // They do not wait for us.
         for reader in readers {
@@ -211,7 +212,7 @@ fn drop_of_a_waiter_against_enqueue() {
         let shared = sem();
         let sem = shared.get();
         let guard = sem.try_read().unwrap();
-        let writer = queued(async { *sem.write().await += 1 });
+        let writer = queued(async { *sem.write().await.unwrap() += 1 });
         let unlocks = thread::spawn(move || drop(guard));
         let drops = thread::spawn(move || drop(writer));
         add_one(sem);
@@ -240,7 +241,7 @@ fn two_readers_unlock_against_a_queued_writer() {
         let shared = sem();
         let sem = shared.get();
         let guards = [sem.try_read().unwrap(), sem.try_read().unwrap()];
-        let mut writer = queued(async { *sem.write().await += 1 });
+        let mut writer = queued(async { *sem.write().await.unwrap() += 1 });
         let threads = guards.map(|guard| {
             thread::spawn(move || {
                 assert_eq!(*guard, 0);
@@ -282,12 +283,12 @@ fn downgrade_lets_in_the_readers_before_a_writer_and_not_the_writer() {
         let sem = shared.get();
         let mut guard = sem.try_write().unwrap();
         let reader = queued(sem.read());
-        let mut writer = queued(async { *sem.write().await += 1 });
+        let mut writer = queued(async { *sem.write().await.unwrap() += 1 });
         let behind = queued(sem.read());
         let thread = thread::spawn(move || block_on(writer.as_mut()).unwrap());
         *guard = 1;
         let guard = guard.downgrade();
-        let reader = granted(reader);
+        let reader = granted(reader).unwrap();
         assert_eq!((*reader, *guard), (1, 1), "a writer came in between");
         let mut behind = behind;
         assert!(
@@ -295,7 +296,7 @@ fn downgrade_lets_in_the_readers_before_a_writer_and_not_the_writer() {
             "a reader got past a writer"
         );
         drop((reader, guard));
-        assert_eq!(*block_on(behind.as_mut()).unwrap(), 2);
+        assert_eq!(*block_on(behind.as_mut()).unwrap().unwrap(), 2);
         drop(behind);
         thread.join().unwrap();
         check_free(sem, 2);
@@ -308,7 +309,7 @@ fn downgrade_against_enqueue() {
         let shared = sem();
         let sem = shared.get();
         let mut guard = sem.try_write().unwrap();
-        let reader = thread::spawn(move || assert_eq!(*block_on(sem.read()).unwrap(), 1));
+        let reader = thread::spawn(move || assert_eq!(*block_on(sem.read()).unwrap().unwrap(), 1));
         *guard = 1;
         let guard = guard.downgrade();
         // The reader comes in beside us.
@@ -326,13 +327,82 @@ fn nobody_gets_past_a_waiter() {
         let guard = sem.try_read().unwrap();
         let writer = queued(sem.write());
         let thread = thread::spawn(move || {
-            assert!(sem.try_read().is_none(), "a reader got past a writer");
-            assert!(sem.try_write().is_none(), "a writer got past a writer");
+            assert!(sem.try_read().is_err(), "a reader got past a writer");
+            assert!(sem.try_write().is_err(), "a writer got past a writer");
         });
         drop(guard);
         // The writer has the lock, and does not know.
         thread.join().unwrap();
         drop(granted(writer));
         check_free(sem, 0);
+    });
+}
+
+#[test]
+fn close_against_acquire() {
+    model(3, || {
+        let shared = sem();
+        let sem = shared.get();
+        let guard = sem.try_write().unwrap();
+        let thread = thread::spawn(move || match block_on(sem.write()).unwrap() {
+            Ok(mut guard) => *guard += 1,
+            Err(Closed) => assert_eq!(sem.try_read().err(), Some(TryError::Closed)),
+        });
+        let closer = thread::spawn(move || sem.close());
+        drop(guard);
+        thread.join().unwrap();
+        closer.join().unwrap();
+        assert_eq!(
+            poll_once(Box::pin(sem.read()).as_mut()).map(|r| r.err()),
+            Poll::Ready(Some(Closed))
+        );
+    });
+}
+
+#[test]
+fn close_against_drop_of_a_waiter() {
+    model(3, || {
+        let shared = sem();
+        let sem = shared.get();
+        let guard = sem.try_read().unwrap();
+        let waiter = queued(sem.write());
+        let behind = queued(sem.read());
+        let dropper = thread::spawn(move || drop(waiter));
+        sem.close();
+        dropper.join().unwrap();
+        // Let in by the drop, or refused by the close.
+        drop(granted(behind));
+        drop(guard);
+    });
+}
+
+#[test]
+fn permits_go_to_the_first_who_wants_many() {
+    model(3, || {
+        let shared = Shared::new(Semaphore::new(2));
+        let semaphore = shared.get();
+        let one = semaphore.try_acquire(1).unwrap();
+        let many = queued(semaphore.acquire(2));
+        assert_eq!(semaphore.try_acquire(1).err(), Some(TryError::Busy));
+        let thread = thread::spawn(move || drop(block_on(semaphore.acquire(1)).unwrap().unwrap()));
+        drop(one);
+        drop(granted(many).unwrap());
+        thread.join().unwrap();
+        assert_eq!(semaphore.available(), 2);
+    });
+}
+
+#[test]
+fn release_against_drop_of_one_who_wants_many() {
+    model(3, || {
+        let shared = Shared::new(Semaphore::new(0));
+        let semaphore = shared.get();
+        let many = queued(semaphore.acquire(2));
+        let few = thread::spawn(move || block_on(semaphore.acquire(1)).unwrap().unwrap().forget());
+        let dropper = thread::spawn(move || drop(many));
+        semaphore.release(1);
+        dropper.join().unwrap();
+        few.join().unwrap();
+        assert_eq!(semaphore.available(), 0);
     });
 }

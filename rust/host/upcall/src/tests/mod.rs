@@ -3,6 +3,8 @@
 //! The tests. Each is named by the contract or the interleaving that it pins.
 
 #[cfg(not(loom))]
+mod combinators;
+#[cfg(not(loom))]
 mod contracts;
 #[cfg(loom)]
 mod lock_models;
@@ -10,5 +12,7 @@ mod lock_models;
 mod rwsem_property;
 #[cfg(not(loom))]
 mod stress;
+#[cfg(loom)]
+mod sync_models;
 #[cfg(loom)]
 mod task_models;

@@ -91,8 +91,12 @@ impl<'a> Future<'a> {
 
     fn poll(&mut self, waker: &Waker) -> Poll<Guard<'a>> {
         match self {
-            Self::Read(future) => poll_with(future.as_mut(), waker).map(Guard::Read),
-            Self::Write(future) => poll_with(future.as_mut(), waker).map(Guard::Write),
+            Self::Read(future) => {
+                poll_with(future.as_mut(), waker).map(|guard| Guard::Read(guard.unwrap()))
+            }
+            Self::Write(future) => {
+                poll_with(future.as_mut(), waker).map(|guard| Guard::Write(guard.unwrap()))
+            }
         }
     }
 }
@@ -141,7 +145,7 @@ fn run(seed: u64, steps: usize) {
                     Kind::Read => sem.try_read().map(Guard::Read),
                     Kind::Write => sem.try_write().map(Guard::Write),
                 };
-                assert_eq!(guard.is_some(), model.try_lock(kind), "{}", context());
+                assert_eq!(guard.is_ok(), model.try_lock(kind), "{}", context());
                 guard.map_or(User::Idle, User::Holding)
             }
             User::Idle => {

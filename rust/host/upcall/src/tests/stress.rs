@@ -241,14 +241,14 @@ fn rwsem_torture_on_both_doors() {
 /// One random acquisition. Returns the number of writes.
 async fn step(sem: &RwSemaphore<Pair>, random: &mut Random) -> usize {
     match random.below(8) {
-        0..=2 => sem.read().await.read(),
+        0..=2 => sem.read().await.unwrap().read(),
         3 => {
-            if let Some(guard) = sem.try_read() {
+            if let Ok(guard) = sem.try_read() {
                 guard.read();
             }
         }
         4 | 5 => {
-            let guard = sem.write().await;
+            let guard = sem.write().await.unwrap();
             guard.write();
             if random.one_in(2) {
                 let guard = guard.downgrade();
@@ -265,9 +265,9 @@ async fn step(sem: &RwSemaphore<Pair>, random: &mut Random) -> usize {
             let mut write = Box::pin(sem.write());
             core::future::poll_fn(|cx| {
                 let ready = if n == 6 {
-                    poll_with(read.as_mut(), cx.waker()).map(|guard| guard.read())
+                    poll_with(read.as_mut(), cx.waker()).map(|guard| guard.unwrap().read())
                 } else {
-                    poll_with(write.as_mut(), cx.waker()).map(|guard| guard.read())
+                    poll_with(write.as_mut(), cx.waker()).map(|guard| guard.unwrap().read())
                 };
                 if ready.is_ready() || polls == 0 {
                     return core::task::Poll::Ready(());

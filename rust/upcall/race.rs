@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The first of several futures.
+
+use core::future::Future;
+use core::pin::Pin;
+use core::task::{Context, Poll};
+
+/// One of two values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Either<A, B> {
+    /// Of the first future.
+    Left(A),
+    /// Of the second future.
+    Right(B),
+}
+
+/// The future of [`race`].
+#[must_use = "a future does nothing unless it is awaited"]
+pub struct Race<A, B>(A, B);
+
+/// Waits for `a` or `b`, whichever is ready first; for `a` if both are.
+///
+/// The other is dropped with the future, unfinished. To go on with it later, pass a `Pin<&mut _>` of
+/// it. [`select!`](crate::select) is more pleasant for more than two.
+///
+/// # Cancellation
+///
+/// Dropping it drops both.
+pub fn race<A: Future, B: Future>(a: A, b: B) -> Race<A, B> {
+    Race(a, b)
+}
+
+impl<A: Future, B: Future> Future for Race<A, B> {
+    type Output = Either<A::Output, B::Output>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        // SAFETY: The fields are pinned with `self`.
+        let (a, b) = unsafe {
+            let this = self.get_unchecked_mut();
+            (
+                Pin::new_unchecked(&mut this.0),
+                Pin::new_unchecked(&mut this.1),
+            )
+        };
+        if let Poll::Ready(value) = a.poll(cx) {
+            return Poll::Ready(Either::Left(value));
+        }
+        b.poll(cx).map(Either::Right)
+    }
+}
+
+/// Waits for the first of several futures, drops the others, and goes on in its arm.
+///
+/// Arms are `pattern = future => expression`. The futures are polled in the order in which they are
+/// written. The expressions run in the surrounding function: they may `return`, `break` and `.await`.
+///
+/// ```ignore
+/// let answer = select! {
+///     block = device_read => block?,
+///     () = sleep(Duration::from_millis(100)) => return Err(ETIMEDOUT),
+/// };
+/// ```
+#[macro_export]
+macro_rules! select {
+    (@future $future:expr) => { $future };
+    (@future $future:expr, $($rest:expr),+) => {
+        $crate::race($future, $crate::select!(@future $($rest),+))
+    };
+    (@arms $result:expr; $pattern:pat => $then:expr) => {
+        match $result { $pattern => $then }
+    };
+    (@arms $result:expr; $pattern:pat => $then:expr, $($rest:tt)+) => {
+        match $result {
+            $crate::Either::Left($pattern) => $then,
+            $crate::Either::Right(result) => $crate::select!(@arms result; $($rest)+),
+        }
+    };
+    ($($pattern:pat = $future:expr => $then:expr),+ $(,)?) => {
+        $crate::select!(@arms $crate::select!(@future $($future),+).await; $($pattern => $then),+)
+    };
+}

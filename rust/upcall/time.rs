@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Waiting for a time.
+//!
+//! C header: [`include/linux/hrtimer.h`](srctree/include/linux/hrtimer.h).
+//!
+//! # Concurrency
+//!
+//! The timer lies inside the pinned future and needs no memory of its own. Its handler runs in hard
+//! interrupt context and completes the future's [`Done`](super::done::Done). Dropping the future cancels the timer,
+//! which waits for a handler that is running: a few instructions, on another CPU. Process context.
+
+use super::race::{race, Either, Race};
+use super::sys::{self, Timer};
+use core::future::Future;
+use core::marker::PhantomPinned;
+use core::ops::Add;
+use core::pin::Pin;
+use core::task::{Context, Poll};
+use core::time::Duration;
+
+/// A time of the monotonic clock, which stands still while the system is suspended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Instant(u64);
+
+impl Instant {
+    /// The time now. Any context.
+    pub fn now() -> Self {
+        Self(sys::now())
+    }
+
+    /// How long it is since `earlier`; zero if that is later.
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_nanos(self.0.saturating_sub(earlier.0))
+    }
+}
+
+impl Add<Duration> for Instant {
+    type Output = Self;
+
+    /// A time too far away, some centuries, is the last that there is.
+    fn add(self, duration: Duration) -> Self {
+        let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+        Self(self.0.saturating_add(nanos).min(i64::MAX as u64))
+    }
+}
+
+/// The future of [`sleep_until`].
+#[must_use = "a future does nothing unless it is awaited"]
+pub struct Sleep {
+    at: Instant,
+    timer: Timer,
+    started: bool,
+    _pinned: PhantomPinned,
+}
+
+/// Waits until `at`, or a little longer; not at all if `at` is over.
+///
+/// # Cancellation
+///
+/// Dropping it cancels the timer.
+pub fn sleep_until(at: Instant) -> Sleep {
+    Sleep {
+        at,
+        timer: Timer::new(),
+        started: false,
+        _pinned: PhantomPinned,
+    }
+}
+
+/// Waits for `duration`, from now on. See [`sleep_until`].
+pub fn sleep(duration: Duration) -> Sleep {
+    sleep_until(Instant::now() + duration)
+}
+
+impl Future for Sleep {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        // SAFETY: Nothing is moved out of it.
+        let this = unsafe { self.get_unchecked_mut() };
+        if !this.started {
+            if Instant::now() >= this.at {
+                return Poll::Ready(());
+            }
+            this.started = true;
+            // SAFETY: The future is pinned, and cancels the timer before it goes.
+            unsafe { this.timer.start(this.at.0) };
+        }
+        // SAFETY: `&mut self` makes us the one waiter.
+        unsafe { this.timer.done().poll(cx) }
+    }
+}
+
+impl Drop for Sleep {
+    fn drop(&mut self) {
+        if self.started {
+            // SAFETY: It was started once.
+            unsafe { self.timer.cancel() };
+        }
+    }
+}
+
+/// The time that [`timeout`] gave was over first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Elapsed;
+
+impl From<Elapsed> for sys::Error {
+    fn from(_: Elapsed) -> Self {
+        sys::ETIMEDOUT
+    }
+}
+
+/// Waits for `future`, but no longer than `duration`, from now on; it is then dropped.
+///
+/// # Cancellation
+///
+/// Dropping it drops `future`.
+pub fn timeout<F: Future>(
+    duration: Duration,
+    future: F,
+) -> impl Future<Output = Result<F::Output, Elapsed>> {
+    Timeout(Some(race(future, sleep(duration))))
+}
+
+/// The future of [`timeout`], until it is ready.
+struct Timeout<F>(Option<Race<F, Sleep>>);
+
+impl<F: Future> Future for Timeout<F> {
+    type Output = Result<F::Output, Elapsed>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        // SAFETY: The field is pinned with `self`.
+        let mut race = unsafe { self.map_unchecked_mut(|this| &mut this.0) };
+        let Some(running) = race.as_mut().as_pin_mut() else {
+            // Polled after completion.
+            return Poll::Pending;
+        };
+        let Poll::Ready(first) = running.poll(cx) else {
+            return Poll::Pending;
+        };
+        race.set(None);
+        Poll::Ready(match first {
+            Either::Left(output) => Ok(output),
+            Either::Right(()) => Err(Elapsed),
+        })
+    }
+}
+
+/// Ticks at fixed intervals. See [`interval`].
+pub struct Interval {
+    next: Instant,
+    period: Duration,
+}
+
+/// Makes ticks every `period`, the first at once.
+///
+/// `period` is at least a microsecond. Ticks that were missed are left out.
+pub fn interval(period: Duration) -> Interval {
+    Interval {
+        next: Instant::now(),
+        period: period.max(Duration::from_micros(1)),
+    }
+}
+
+impl Interval {
+    /// Waits for the next tick and gives the time that it was due.
+    ///
+    /// # Cancellation
+    ///
+    /// A tick that was not waited for to its end comes with the next call.
+    pub async fn tick(&mut self) -> Instant {
+        let due = self.next;
+        sleep_until(due).await;
+        let late = Instant::now().since(due).as_nanos();
+        // The first that is not over.
+        let steps = late.saturating_sub(1).checked_div(self.period.as_nanos());
+        let steps = u32::try_from(steps.unwrap_or(0)).unwrap_or(u32::MAX);
+        self.next = due + self.period.saturating_mul(steps.saturating_add(1));
+        due
+    }
+}

@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The sketches that the project began with, in today's words; `Documentation/sketches.md` has both.
+//!
+//! The volume is mounted at `/mnt` and has a file `pages`, of which each page begins with the number
+//! of another: 32 bits, little-endian. Page after page is read, in every way in which upcalls can be
+//! put together. Logs what each sketch found; the module does not load if one fails.
+
+use aext4::door::{Ino, Volume};
+use kernel::prelude::*;
+use kernel::sync::Arc;
+use upcall::{block_on, join_all, run, try_join, Block, Scope};
+
+module! {
+    type: Sketches,
+    name: "sketches",
+    authors: ["The Upcall developers"],
+    description: "Ways to put upcalls together",
+    license: "GPL",
+}
+
+struct Sketches;
+
+struct Pages {
+    volume: Volume,
+    ino: Ino,
+}
+
+type File = Arc<Pages>;
+
+/// Reads a page, and gives the number in it: the operation that everything here is made of.
+async fn read(file: File, page: u32) -> Result<u32> {
+    let mut block = Block::new()?;
+    let offset = u64::from(page) * Block::SIZE as u64;
+    file.volume.read(file.ino, offset, &mut block).await?;
+    let word = block.as_slice().first_chunk().ok_or(ENODATA)?;
+    Ok(u32::from_le_bytes(*word))
+}
+
+/// An upcall of an upcall: each level waits for the next, and passes a value on.
+async fn upcall1(file: File, page: u32) -> Result<u32> {
+    let value = read(file.clone(), page).await?;
+    upcall2(file, value).await
+}
+
+async fn upcall2(file: File, page: u32) -> Result<u32> {
+    read(file, page).await
+}
+
+fn nested(f: File, scope: &Scope) -> Result<KVec<u32>> {
+    let task = scope.spawn(async move { upcall1(f.clone(), read(f, 0).await?).await })?;
+    list([block_on(task)??])
+}
+
+/// Begun now; the caller goes on, and asks for the value when it wants it.
+fn not_blocking(f: File, scope: &Scope) -> Result<KVec<u32>> {
+    let begun = scope.spawn_eager(read(f.clone(), 1))?;
+    let own = block_on(read(f, 2))?;
+    list([block_on(begun)??, own])
+}
+
+fn join_array(f: File, _: &Scope) -> Result<KVec<u32>> {
+    let upcalls = [0, 1, 2].map(|page| upcall1(f.clone(), page));
+    list(block_on(join_all(upcalls)?)??)
+}
+
+fn join_not_blocking(f: File, scope: &Scope) -> Result<KVec<u32>> {
+    let mut handles = KVec::new();
+    for page in 0..3 {
+        handles.push(scope.spawn(read(f.clone(), page))?, GFP_KERNEL)?;
+    }
+    list(block_on(join_all(handles)?)??.into_iter().map(|ended| ended?))
+}
+
+/// Fork-join: the scope ends when all are done.
+fn run_not_blocking(f: File, _: &Scope) -> Result<KVec<u32>> {
+    let inner = Scope::new()?;
+    let a = inner.spawn(read(f.clone(), 3))?;
+    let b = inner.spawn(read(f, 4))?;
+    block_on(inner.join())?;
+    list([block_on(a)??, block_on(b)??])
+}
+
+/// One after the other; the first begins on the caller's thread.
+fn run_blocking(f: File, scope: &Scope) -> Result<KVec<u32>> {
+    let task = scope.spawn_eager(async move {
+        let a = read(f.clone(), 5).await?;
+        let b = read(f.clone(), 6).await?;
+        list([Ok(a), Ok(b), read(f, 7).await])
+    })?;
+    block_on(task)??
+}
+
+fn chain(f: File, _: &Scope) -> Result<KVec<u32>> {
+    let (f1, f2, f3) = (f.clone(), f.clone(), f.clone());
+    let chain = run(read(f, 0))
+        .then(|value| read(f1, value))
+        .then(|value| read(f2, value))
+        .then(|value| read(f3, value));
+    list([block_on(chain)?])
+}
+
+/// Nothing is read before the futures are waited for.
+fn lazy(f: File, _: &Scope) -> Result<KVec<u32>> {
+    let (t1, t2, t3) = (read(f.clone(), 1), read(f.clone(), 2), read(f, 3));
+    let (a, b, c) = block_on(async { try_join!(t1, t2, t3) })??;
+    list([Ok(a), Ok(b), Ok(c)])
+}
+
+fn spawn_async(f: File, scope: &Scope) -> Result<KVec<u32>> {
+    let (t1, t2, t3) = (read(f.clone(), 6), read(f.clone(), 7), read(f, 0));
+    let task = scope.spawn(async { list([Ok(t1.await?), Ok(t2.await?), t3.await]) })?;
+    block_on(task)??
+}
+
+fn list(values: impl IntoIterator<Item = Result<u32>>) -> Result<KVec<u32>> {
+    let mut all = KVec::new();
+    for value in values {
+        all.push(value?, GFP_KERNEL)?;
+    }
+    Ok(all)
+}
+
+type Sketch = fn(File, &Scope) -> Result<KVec<u32>>;
+
+const SKETCHES: [(&str, Sketch); 9] = [
+    ("c_async_b, c_await_b", nested),
+    ("c_await_nb", not_blocking),
+    ("join(array)", join_array),
+    ("c_async_b_join", join_not_blocking),
+    ("async_run, not blocking", run_not_blocking),
+    ("async_run, blocking", run_blocking),
+    ("run.then.then.then", chain),
+    ("tokio::join", lazy),
+    ("spawn(async)", spawn_async),
+];
+
+impl kernel::Module for Sketches {
+    fn init(_module: &'static ThisModule) -> Result<Self> {
+        let volume = Volume::open(c"/mnt")?;
+        let ino = block_on(volume.lookup(volume.root(), b"pages"))??;
+        let file = Arc::new(Pages { volume, ino }, GFP_KERNEL)?;
+        let scope = Scope::new()?;
+        for (name, sketch) in SKETCHES {
+            pr_info!("{}: {:?}\n", name, sketch(file.clone(), &scope)?);
+        }
+        Ok(Self)
+    }
+}
