@@ -6,7 +6,7 @@
 KDIR ?= /lib/modules/$(shell uname -r)/build
 SHELL := /bin/bash
 
-.PHONY: all modules install clean check-kdir help run shell test lab \
+.PHONY: all modules install clean check-kdir help run shell test lab mutants bench \
 	rustfmt rustfmt-check rustdoc clippy
 
 all: modules
@@ -42,7 +42,7 @@ clean:
 ## Checking the source, with the lab's tools
 
 rustfmt:
-	tools/lab run rustfmt --edition 2021 $$(git ls-files '*.rs')
+	tools/lab run rustfmt --edition 2021 $$(git ls-files -co --exclude-standard '*.rs')
 
 rustfmt-check:
 	tools/check rustfmt
@@ -66,6 +66,14 @@ shell:
 
 test:
 	tools/test
+
+mutants:
+	tools/lab run tools/mutants
+
+## Measuring, in simulated time
+
+bench:
+	tools/vm --sim --mem 8192 --timeout 3600 -- bench/vfs
 
 help:
 	@sed -n 's/^## \(.*\)/\n\1/p; s/^\([a-z-]*\):.*/    make \1/p' Makefile | grep -v 'check-kdir'

@@ -69,7 +69,11 @@ fn join_not_blocking(f: File, scope: &Scope) -> Result<KVec<u32>> {
     for page in 0..3 {
         handles.push(scope.spawn(read(f.clone(), page))?, GFP_KERNEL)?;
     }
-    list(block_on(join_all(handles)?)??.into_iter().map(|ended| ended?))
+    list(
+        block_on(join_all(handles)?)??
+            .into_iter()
+            .map(|ended| ended?),
+    )
 }
 
 /// Fork-join: the scope ends when all are done.

@@ -11,8 +11,8 @@ use kernel::prelude::*;
 use kernel::sync::atomic::{Atomic, Relaxed};
 use kernel::sync::Arc;
 use upcall::{
-    block_on, channel, interval, join, oneshot, run, select, sleep, sleep_until, timeout, try_join, yield_now, Closed,
-    Instant, JoinSet, Mutex, Notify, RwSemaphore, Scope, Semaphore,
+    block_on, channel, interval, join, oneshot, run, select, sleep, sleep_until, timeout, try_join,
+    yield_now, Closed, Instant, JoinSet, Mutex, Notify, RwSemaphore, Scope, Semaphore,
 };
 
 module! {
@@ -53,7 +53,9 @@ async fn timers() -> Result {
     sleep(20 * MS).await;
     check!(Instant::now().since(start) >= 20 * MS);
     sleep_until(start).await;
-    check!(timeout(20 * MS, core::future::pending::<()>()).await.is_err());
+    check!(timeout(20 * MS, core::future::pending::<()>())
+        .await
+        .is_err());
     check!(timeout(10_000 * MS, sleep(MS)).await.is_ok());
     let mut ticks = interval(5 * MS);
     let first = ticks.tick().await;
@@ -93,7 +95,14 @@ async fn pipeline(scope: Arc<Mutex<JoinSet<Result<(), Closed>>>>) -> Result {
 /// Counts with every kind of lock, from many tasks.
 async fn locks(scope: Scope) -> Result {
     const TASKS: usize = 64;
-    let counters = Arc::new((Mutex::new(0usize), RwSemaphore::new(0usize), Semaphore::new(2)), GFP_KERNEL)?;
+    let counters = Arc::new(
+        (
+            Mutex::new(0usize),
+            RwSemaphore::new(0usize),
+            Semaphore::new(2),
+        ),
+        GFP_KERNEL,
+    )?;
     let inside = Arc::new(Atomic::<usize>::new(0), GFP_KERNEL)?;
     let mut set = JoinSet::new(scope, 16)?;
     for n in 0..TASKS {

@@ -150,7 +150,8 @@ impl<F: Future> Future for Timeout<F> {
 /// Ticks at fixed intervals. See [`interval`].
 pub struct Interval {
     next: Instant,
-    period: Duration,
+    /// In nanoseconds, not 0.
+    period: u64,
 }
 
 /// Makes ticks every `period`, the first at once.
@@ -159,7 +160,7 @@ pub struct Interval {
 pub fn interval(period: Duration) -> Interval {
     Interval {
         next: Instant::now(),
-        period: period.max(Duration::from_micros(1)),
+        period: u64::try_from(period.as_nanos()).map_or(u64::MAX, |nanos| nanos.max(1000)),
     }
 }
 
@@ -172,11 +173,11 @@ impl Interval {
     pub async fn tick(&mut self) -> Instant {
         let due = self.next;
         sleep_until(due).await;
-        let late = Instant::now().since(due).as_nanos();
+        let late = Instant::now().0.saturating_sub(due.0);
         // The first that is not over.
-        let steps = late.saturating_sub(1).checked_div(self.period.as_nanos());
-        let steps = u32::try_from(steps.unwrap_or(0)).unwrap_or(u32::MAX);
-        self.next = due + self.period.saturating_mul(steps.saturating_add(1));
+        let missed = late.saturating_sub(1).checked_div(self.period);
+        let steps = missed.unwrap_or(0).saturating_add(1);
+        self.next = due + Duration::from_nanos(self.period.saturating_mul(steps));
         due
     }
 }
