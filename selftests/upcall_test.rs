@@ -10,9 +10,10 @@ use core::time::Duration;
 use kernel::prelude::*;
 use kernel::sync::atomic::{Atomic, Relaxed};
 use kernel::sync::Arc;
+use upcall::bio::Device;
 use upcall::{
     block_on, channel, interval, join, oneshot, run, select, sleep, sleep_until, timeout, try_join,
-    yield_now, Closed, Instant, JoinSet, Mutex, Notify, RwSemaphore, Scope, Semaphore,
+    yield_now, Block, Closed, Instant, JoinSet, Mutex, Notify, RwSemaphore, Scope, Semaphore,
 };
 
 module! {
@@ -26,6 +27,10 @@ module! {
             default: 100,
             description: "How many tasks are left waiting in each way",
         },
+        device: u32 {
+            default: 0,
+            description: "1: write to /dev/upcall_test, of 64 MiB",
+        },
     },
 }
 
@@ -36,6 +41,8 @@ struct UpcallTest {
 }
 
 const MS: Duration = Duration::from_millis(1);
+/// Not over before the test is, also on a machine that is emulated and busy.
+const LONG: Duration = Duration::from_secs(1_000_000);
 
 /// Fails the load, and says where.
 macro_rules! check {
@@ -56,18 +63,18 @@ async fn timers() -> Result {
     check!(timeout(20 * MS, core::future::pending::<()>())
         .await
         .is_err());
-    check!(timeout(10_000 * MS, sleep(MS)).await.is_ok());
+    check!(timeout(LONG, sleep(MS)).await.is_ok());
     let mut ticks = interval(5 * MS);
     let first = ticks.tick().await;
     check!(ticks.tick().await.since(first) >= 5 * MS);
-    let slower = async { sleep(50 * MS).await };
+    let slower = async { sleep(LONG).await };
     let first = select! {
         () = slower => "slower",
         () = sleep(5 * MS) => "faster",
     };
     check!(first == "faster");
     // Dropped before it fires
-    let _ = join!(timeout(MS, sleep(10_000 * MS)), yield_now());
+    let _ = join!(timeout(MS, sleep(LONG)), yield_now());
     Ok(())
 }
 
@@ -145,6 +152,55 @@ async fn values() -> Result {
     Ok(())
 }
 
+/// Writes pages at the same time, in no order, and reads them back.
+async fn device(scope: Scope, disk: Device) -> Result {
+    const PAGES: u64 = 256;
+    const SIZE: usize = Block::SIZE;
+    check!(disk.size() == 64 << 20);
+    let mut set = JoinSet::new(scope, 32)?;
+    for n in 0..PAGES {
+        let disk = disk.clone();
+        let write = async move {
+            let page = n.wrapping_mul(37) & (PAGES - 1);
+            let mut block = Block::new()?;
+            block.as_mut_slice().fill(page as u8);
+            let pos = page * SIZE as u64;
+            block.write(&disk, pos, 0, SIZE, page % 2 == 0).await
+        };
+        set.spawn(write).await?.transpose()?.transpose()?;
+    }
+    while let Some(ended) = set.next().await {
+        ended??;
+    }
+    disk.flush().await?;
+    let mut block = Block::new()?;
+    for page in 0..PAGES {
+        block.as_mut_slice().fill(0xee);
+        block.read(&disk, page * SIZE as u64, 0, SIZE).await?;
+        check!(block.as_slice().iter().all(|&byte| byte == page as u8));
+    }
+    check!(block.write(&disk, 3, 0, SIZE, false).await == Err(EINVAL));
+    check!(block.write(&disk, 64 << 20, 0, SIZE, false).await.is_err());
+    check!(disk.discard(1, 512).await == Err(EINVAL));
+    disk.discard(SIZE as u64, 4 * SIZE as u64).await?;
+    for (page, byte) in [(0, 0), (1, 0), (4, 0), (5, 5)] {
+        block.read(&disk, page * SIZE as u64, 0, SIZE).await?;
+        check!(block.as_slice().iter().all(|&b| b == byte));
+    }
+    // Not every kernel's null_blk can
+    match disk.write_zeroes(5 * SIZE as u64, SIZE as u64).await {
+        Err(error) => check!(error == EOPNOTSUPP),
+        Ok(()) => {
+            block.read(&disk, 5 * SIZE as u64, 0, SIZE).await?;
+            check!(block.as_slice().iter().all(|&b| b == 0));
+        }
+    }
+    // Given up while the device writes
+    let soon = Duration::from_micros(1);
+    let _ = timeout(soon, block.write(&disk, 0, 0, SIZE, true)).await;
+    Ok(())
+}
+
 /// What is never to be had.
 struct Never {
     lock: RwSemaphore<()>,
@@ -162,7 +218,7 @@ fn leave_pending(scope: &Scope, never: &Arc<Never>, count: u32) -> Result {
     })?;
     let (tx, mut rx) = channel::<u32>(1)?;
     let receiver = scope.spawn(async move { rx.recv().await })?;
-    let aborted = scope.spawn(sleep(3_600_000 * MS))?;
+    let aborted = scope.spawn(sleep(LONG))?;
     for i in 0..count {
         let n = || never.clone();
         let (a, b, c, d, e) = (n(), n(), n(), n(), n());
@@ -175,7 +231,7 @@ fn leave_pending(scope: &Scope, never: &Arc<Never>, count: u32) -> Result {
         scope.spawn(async move {
             let _ = e.lock.write().await;
         })?;
-        scope.spawn(sleep(3_600_000 * MS + i * MS))?;
+        scope.spawn(sleep(LONG + i * MS))?;
         // Always ready
         if i < 10 {
             scope.spawn(async {
@@ -187,14 +243,14 @@ fn leave_pending(scope: &Scope, never: &Arc<Never>, count: u32) -> Result {
         let (tx, rx) = oneshot::<u32>()?;
         scope.spawn(rx)?;
         scope.spawn(async move {
-            sleep(3_600_000 * MS).await;
+            sleep(LONG).await;
             tx.send(1)
         })?;
     }
     scope.spawn(receiver)?;
     scope.spawn(aborted)?;
     scope.spawn(async move {
-        sleep(3_600_000 * MS).await;
+        sleep(LONG).await;
         tx.send(1).await
     })?;
     Ok(())
@@ -210,6 +266,17 @@ impl kernel::Module for UpcallTest {
         let set = Arc::new(Mutex::new(JoinSet::new(Scope::new()?, 2)?), GFP_KERNEL)?;
         block_on(pipeline(set))??;
         block_on(scope.spawn(locks(Scope::new()?))?)???;
+        if module_parameters::device.value() != 0 {
+            // By the path of this thread: the executor's has no file system.
+            check!(Device::open(c"/dev/no such", false, &scope).err() == Some(ENOENT));
+            let open = |scope: &Scope| Device::open(c"/dev/upcall_test", true, scope);
+            let inner = Scope::new()?;
+            let disk = open(&inner)?;
+            block_on(device(inner, disk))??;
+            let inner = Scope::new()?;
+            let disk = open(&inner)?;
+            block_on(scope.spawn(device(inner, disk))?)???;
+        }
         let never = Arc::new(
             Never {
                 lock: RwSemaphore::new(()),

@@ -43,6 +43,24 @@ pub(crate) struct Node {
     users: Atomic<u32>,
 }
 
+/// Makes a node that is in no table.
+///
+/// Not in the caller, which is an `async fn` and so compiled into whatever module polls it: lockdep
+/// would have the lock's name from there.
+#[inline(never)]
+fn new_node(inode: Inode, place: (u64, u32), inline: KVec<u8>) -> Result<Arc<Node>> {
+    Arc::pin_init(
+        pin_init!(Node {
+            inode,
+            place,
+            inline,
+            runs <- new_spinlock!(RunCache::new()),
+            users: Atomic::new(0),
+        }),
+        GFP_KERNEL,
+    )
+}
+
 /// A reference on a node that is, or was, in the table.
 pub(crate) struct NodeRef(Arc<Node>);
 
@@ -191,16 +209,7 @@ impl Volume {
         let inode = parsed.or_report(self, about)?;
         layout::map::verify_root(&inode, geo).or_report(self, about)?;
         let inline = self.inline_of(raw, &inode)?;
-        Arc::pin_init(
-            pin_init!(Node {
-                inode,
-                place: (pblk.0, offset),
-                inline,
-                runs <- new_spinlock!(RunCache::new()),
-                users: Atomic::new(0),
-            }),
-            GFP_KERNEL,
-        )
+        new_node(inode, (pblk.0, offset), inline)
     }
 
     /// Copies what lies in the inode.

@@ -93,6 +93,22 @@ void upcall_memalloc_nofs_restore(unsigned int flags)
 	memalloc_nofs_restore(flags);
 }
 
+/* Not exclusively: such a file needs no more than fput(). */
+struct file *upcall_open_bdev(const char *path, bool write)
+{
+	return bdev_file_open_by_path(path, BLK_OPEN_READ | (write ? BLK_OPEN_WRITE : 0), NULL, NULL);
+}
+
+struct block_device *upcall_file_bdev(struct file *file)
+{
+	return file_bdev(file);
+}
+
+u64 upcall_bdev_size(struct block_device *bdev)
+{
+	return bdev_nr_bytes(bdev);
+}
+
 bool upcall_bdev_nowait(struct block_device *bdev)
 {
 	return bdev_nowait(bdev);

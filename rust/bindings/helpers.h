@@ -31,6 +31,9 @@ void upcall_memalloc_nofs_restore(unsigned int flags);
 
 /* Block devices and bios */
 bool upcall_bdev_nowait(struct block_device *bdev);
+struct file *upcall_open_bdev(const char *path, bool write);
+struct block_device *upcall_file_bdev(struct file *file);
+u64 upcall_bdev_size(struct block_device *bdev);
 unsigned int upcall_dma_alignment(struct block_device *bdev);
 unsigned int upcall_logical_block_size(struct block_device *bdev);
 int upcall_blk_status_to_errno(blk_status_t status);

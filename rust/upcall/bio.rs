@@ -40,8 +40,10 @@ use core::pin::Pin;
 use core::ptr::NonNull;
 use core::task::{Context, Poll};
 use kernel::bindings;
-use kernel::error::to_result;
+use kernel::error::{from_err_ptr, to_result};
+use kernel::fs::File;
 use kernel::prelude::*;
+use kernel::sync::aref::ARef;
 use kernel::types::Opaque;
 use upcall_bindings as ub;
 
@@ -52,6 +54,16 @@ pub enum Op {
     Read,
     /// Read metadata, on which other operations wait.
     ReadMeta,
+    /// Write data.
+    Write,
+    /// Write data, and be done only when it is on stable media.
+    WriteFua,
+    /// Bring what was written to stable media. Without data.
+    Flush,
+    /// Forget what is there. Without data.
+    Discard,
+    /// Write zeroes. Without data.
+    WriteZeroes,
 }
 
 impl Op {
@@ -59,6 +71,11 @@ impl Op {
         match self {
             Op::Read => ub::req_op_REQ_OP_READ,
             Op::ReadMeta => ub::req_op_REQ_OP_READ | ub::UPCALL_REQ_META | ub::UPCALL_REQ_PRIO,
+            Op::Write => ub::req_op_REQ_OP_WRITE | ub::UPCALL_REQ_SYNC,
+            Op::WriteFua => ub::req_op_REQ_OP_WRITE | ub::UPCALL_REQ_SYNC | ub::UPCALL_REQ_FUA,
+            Op::Flush => ub::req_op_REQ_OP_WRITE | ub::UPCALL_REQ_PREFLUSH,
+            Op::Discard => ub::req_op_REQ_OP_DISCARD,
+            Op::WriteZeroes => ub::req_op_REQ_OP_WRITE_ZEROES,
         }
     }
 }
@@ -70,6 +87,8 @@ pub struct Device {
     scope: Spawner,
     nowait: bool,
     logical_block_size: u32,
+    /// Keeps the device open, if we opened it.
+    file: Option<ARef<File>>,
 }
 
 // SAFETY: A block device may be used from any thread.
@@ -92,7 +111,77 @@ impl Device {
             nowait: unsafe { ub::upcall_bdev_nowait(bdev.as_ptr()) },
             // SAFETY: As above.
             logical_block_size: unsafe { ub::upcall_logical_block_size(bdev.as_ptr()) },
+            file: None,
         }
+    }
+
+    /// Opens the device at `path`, for requests that belong to `scope`; for writing too if `write`.
+    ///
+    /// The path is the calling thread's; a worker has no file system, and finds nothing. Others may use the
+    /// device as well. It stays open as long as the returned device, a clone of it or one
+    /// of its requests is there. Fails with the errors of opening a device. May sleep.
+    pub fn open(path: &CStr, write: bool, scope: &Scope) -> Result<Self> {
+        // SAFETY: The path is a C string.
+        let file = from_err_ptr(unsafe { ub::upcall_open_bdev(path.as_char_ptr(), write) })?;
+        // SAFETY: The file was opened, and its reference is ours. It belongs to no thread's table of
+        // files, so that nobody uses its position.
+        let file: ARef<File> = unsafe { ARef::from_raw(NonNull::new_unchecked(file.cast())) };
+        // SAFETY: The file is that of a block device.
+        let bdev = unsafe { ub::upcall_file_bdev(file.as_ptr().cast()) };
+        // SAFETY: Every request has a clone of the device, which keeps it open.
+        let mut device = unsafe { Self::new(NonNull::new_unchecked(bdev.cast()), scope) };
+        device.file = Some(file);
+        Ok(device)
+    }
+
+    /// The size, in bytes.
+    pub fn size(&self) -> u64 {
+        // SAFETY: The device is open.
+        unsafe { ub::upcall_bdev_size(self.bdev.as_ptr()) }
+    }
+
+    /// Brings all that was written before, and is done, to stable media.
+    ///
+    /// # Cancellation
+    ///
+    /// The device goes on with what was begun. So in the next two.
+    pub async fn flush(&self) -> Result {
+        self.without_data(Op::Flush, 0, 0)?.await.0
+    }
+
+    /// Tells the device that the content of `len` bytes from byte `pos` on is not needed any more.
+    ///
+    /// Both are multiples of the logical block size. What is read there later may be anything. Fails with
+    /// `EOPNOTSUPP` if the device has no use for it.
+    pub async fn discard(&self, pos: u64, len: u64) -> Result {
+        self.range(Op::Discard, pos, len).await
+    }
+
+    /// Makes `len` bytes from byte `pos` on zero, without sending them.
+    ///
+    /// Both are multiples of the logical block size. Fails with `EOPNOTSUPP` if the device cannot.
+    pub async fn write_zeroes(&self, pos: u64, len: u64) -> Result {
+        self.range(Op::WriteZeroes, pos, len).await
+    }
+
+    async fn range(&self, op: Op, pos: u64, len: u64) -> Result {
+        let end = pos.checked_add(len).ok_or(EINVAL)?;
+        if (pos | len) & u64::from(self.logical_block_size).wrapping_sub(1) != 0 {
+            return Err(EINVAL);
+        }
+        let mut at = pos;
+        while at < end {
+            // A bio counts with 32 bits.
+            let size = (end - at).min(1 << 30);
+            self.without_data(op, at, size as u32)?.await.0?;
+            at += size;
+        }
+        Ok(())
+    }
+
+    fn without_data(&self, op: Op, pos: u64, size: u32) -> Result<Io<Nothing>> {
+        // SAFETY: There are no segments.
+        unsafe { submit_sized(self, op, pos, size, core::iter::empty(), Nothing) }
     }
 
     /// The smallest unit that the device reads, in bytes: a power of two.
@@ -111,6 +200,11 @@ pub trait Payload: Send + 'static {
     /// Called once when the device is done. Any context: it may not sleep.
     fn end(&mut self, _result: Result) {}
 }
+
+/// The payload of a request without data.
+struct Nothing;
+
+impl Payload for Nothing {}
 
 /// A part of a request's memory.
 pub struct Segment {
@@ -222,6 +316,23 @@ pub unsafe fn submit<P: Payload>(
     segments: impl ExactSizeIterator<Item = Segment>,
     payload: P,
 ) -> Result<Io<P>> {
+    // SAFETY: By the function's contract.
+    unsafe { submit_sized(device, op, pos, 0, segments, payload) }
+}
+
+/// [`submit`], for `size` bytes more than the segments have.
+///
+/// # Safety
+///
+/// As for [`submit`].
+unsafe fn submit_sized<P: Payload>(
+    device: &Device,
+    op: Op,
+    pos: u64,
+    mut size: u32,
+    segments: impl ExactSizeIterator<Item = Segment>,
+    payload: P,
+) -> Result<Io<P>> {
     let count = segments.len();
     let table = sys::Layout::array::<ub::bio_vec>(count).map_err(|_| EINVAL)?;
     let (memory, table) = sys::Layout::new::<Request<P>>()
@@ -232,7 +343,6 @@ pub unsafe fn submit<P: Payload>(
     let request: NonNull<Request<P>> = sys::alloc(memory).ok_or(ENOMEM)?.cast();
     // SAFETY: The table lies inside the allocation.
     let table: NonNull<ub::bio_vec> = unsafe { request.cast::<u8>().add(table).cast() };
-    let mut size = 0;
     let mut used = 0;
     for (i, segment) in segments.take(count).enumerate() {
         let vec = ub::bio_vec {
@@ -300,10 +410,16 @@ unsafe fn start(head: NonNull<Head>, flags: u32) {
     unsafe {
         let this = head.as_ref();
         let bio = this.bio.get();
+        // The block layer looks at a table that is there, also if it has no entries.
+        let table = if this.segments == 0 {
+            core::ptr::null_mut()
+        } else {
+            this.table.as_ptr()
+        };
         ub::bio_init(
             bio,
             this.device.bdev.as_ptr(),
-            this.table.as_ptr(),
+            table,
             this.segments,
             this.opf | flags,
         );

@@ -75,19 +75,52 @@ impl Block {
     ///
     /// Dropping the future leaves the block vacant.
     pub async fn read(&mut self, device: &Device, pos: u64, offset: usize, len: usize) -> Result {
+        self.transfer(device, Op::Read, pos, offset, len).await
+    }
+
+    /// Writes `len` bytes of the block, from byte `offset` of it on, to byte `pos` of the device.
+    ///
+    /// With `fua` the data is on stable media when the future is ready; else a
+    /// [`flush`](Device::flush) brings it there. A vacant block is written as zeroes. Otherwise as
+    /// [`read`](Self::read).
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the future leaves the block vacant; the device writes nevertheless.
+    pub async fn write(
+        &mut self,
+        device: &Device,
+        pos: u64,
+        offset: usize,
+        len: usize,
+        fua: bool,
+    ) -> Result {
+        let op = if fua { Op::WriteFua } else { Op::Write };
+        self.transfer(device, op, pos, offset, len).await
+    }
+
+    async fn transfer(
+        &mut self,
+        device: &Device,
+        op: Op,
+        pos: u64,
+        offset: usize,
+        len: usize,
+    ) -> Result {
         if len == 0 {
             return Ok(());
         }
-        let io = self.start_read(device, pos, offset, len)?;
+        let io = self.start(device, op, pos, offset, len)?;
         let (result, page) = io.await;
         self.page = page.map(|page| page.0);
         result
     }
 
-    /// Submits a read and returns at once; see [`read`](Self::read).
-    fn start_read(
+    /// Submits a transfer and returns at once.
+    fn start(
         &mut self,
         device: &Device,
+        op: Op,
         pos: u64,
         offset: usize,
         len: usize,
@@ -106,15 +139,7 @@ impl Block {
             len: len as u32,
         };
         // SAFETY: The page goes along with the request.
-        unsafe {
-            submit(
-                device,
-                Op::Read,
-                pos,
-                core::iter::once(segment),
-                OnePage(page),
-            )
-        }
+        unsafe { submit(device, op, pos, core::iter::once(segment), OnePage(page)) }
     }
 
     /// Gives the block a page, filled with zeroes, if it is vacant. Fails with `ENOMEM`. May sleep.

@@ -71,13 +71,17 @@ unsafe impl<T: Send> Send for Lock<T> {}
 // SAFETY: As above.
 unsafe impl<T: Send> Sync for Lock<T> {}
 
+/// One for all, and not a literal: [`Lock::new`] may be compiled into a user's module, whose
+/// literals are others, and go with it. Lockdep keeps the pointer as long as the class.
+static LOCK_NAME: [kernel::ffi::c_char; 7] = *b"upcall\0";
+
 impl<T> Lock<T> {
     pub(crate) fn new(value: T, class: Pin<&'static kernel::sync::LockClassKey>) -> Self {
         let raw = Opaque::uninit();
         // SAFETY: `raw` is fresh memory; name and class are static. No initialised spinlock points
         // to itself on a kernel that is not PREEMPT_RT, and there we do not build (`lib.rs`).
         unsafe {
-            bindings::__spin_lock_init(raw.get(), c"upcall".as_char_ptr(), class.as_ptr());
+            bindings::__spin_lock_init(raw.get(), LOCK_NAME.as_ptr(), class.as_ptr());
         }
         Self {
             raw,
