@@ -32,9 +32,11 @@ check-kdir:
 modules: check-kdir
 	$(MAKE) -C $(KDIR) M=$(CURDIR) modules
 
-install: modules
-	$(MAKE) -C $(KDIR) M=$(CURDIR) modules_install
-	depmod -a
+# Without the samples and the tests
+install: check-kdir
+	$(MAKE) -C $(KDIR) M=$(CURDIR) UPCALL_ONLY=y modules
+	$(MAKE) -C $(KDIR) M=$(CURDIR) UPCALL_ONLY=y modules_install
+	depmod -b "$(INSTALL_MOD_PATH)/" -a "$$(cat $(KDIR)/include/config/kernel.release)"
 
 clean:
 	@if [ -e $(KDIR)/Makefile ]; then $(MAKE) -C $(KDIR) M=$(CURDIR) clean; fi
