@@ -681,6 +681,20 @@ fn scope_dropped_inside_an_upcall() {
     });
 }
 
+/// A request of `scope`, and the thread whose interrupt ends it; the flag says that it did.
+fn request(scope: &crate::Scope) -> (Arc<AtomicBool>, thread::JoinHandle<()>) {
+    let member = scope.spawner().enter().unwrap();
+    let over = Arc::new(AtomicBool::new(false));
+    let is_over = over.clone();
+    let thread = thread::spawn(move || {
+        sys::interrupt(|| {
+            over.store(true, Ordering::Relaxed);
+            drop(member);
+        })
+    });
+    (is_over, thread)
+}
+
 #[test]
 fn scope_dropped_inside_an_upcall_with_a_request() {
     // The drop cannot wait for the request, so the scope around it does.
@@ -689,15 +703,7 @@ fn scope_dropped_inside_an_upcall_with_a_request() {
         let outer = host.scope();
         let inner = host.scope();
         let worker = host.worker();
-        let request = inner.spawner().enter().unwrap();
-        let over = Arc::new(AtomicBool::new(false));
-        let is_over = over.clone();
-        let thread = thread::spawn(move || {
-            sys::interrupt(|| {
-                over.store(true, Ordering::Relaxed);
-                drop(request);
-            })
-        });
+        let (is_over, thread) = request(&inner);
         drop(outer.spawn(async move { drop(inner) }).unwrap());
         block_on(outer.join()).unwrap();
         assert!(is_over.load(Ordering::Relaxed));
@@ -713,15 +719,7 @@ fn join_dropped_inside_an_upcall_against_the_last_member() {
         let outer = host.scope();
         let inner = host.scope();
         let worker = host.worker();
-        let request = inner.spawner().enter().unwrap();
-        let over = Arc::new(AtomicBool::new(false));
-        let is_over = over.clone();
-        let thread = thread::spawn(move || {
-            sys::interrupt(|| {
-                over.store(true, Ordering::Relaxed);
-                drop(request);
-            })
-        });
+        let (is_over, thread) = request(&inner);
         let task = outer
             .spawn(async move {
                 let mut join = Box::pin(inner.join());
