@@ -12,8 +12,9 @@ use kernel::sync::atomic::{Atomic, Relaxed};
 use kernel::sync::Arc;
 use upcall::bio::Device;
 use upcall::{
-    block_on, channel, interval, join, oneshot, run, select, sleep, sleep_until, timeout, try_join,
-    yield_now, Block, Closed, Instant, JoinSet, Mutex, Notify, RwSemaphore, Scope, Semaphore,
+    block_on, channel, current, interval, join, on_worker, oneshot, run, select, sleep,
+    sleep_until, timeout, try_join, yield_now, Block, Closed, Executor, Instant, JoinSet, Mutex,
+    Notify, RwSemaphore, Scope, Semaphore,
 };
 
 module! {
@@ -35,6 +36,8 @@ module! {
 }
 
 struct UpcallTest {
+    /// Tasks on an executor of its own wait too.
+    _own: Scope,
     /// Dropped first: its tasks wait for the rest.
     _scope: Scope,
     _never: Arc<Never>,
@@ -152,6 +155,83 @@ async fn values() -> Result {
     Ok(())
 }
 
+/// Executors of our own, beside the default one.
+fn executors() -> Result {
+    check!(current().is_none());
+    let own = Executor::new(c"upcall_test_own")?;
+    let scope = own.scope()?;
+    let inside = own.clone();
+    let ours = scope.named(c"test: inside").spawn(async move {
+        yield_now().await;
+        let me = current().ok_or(EINVAL)?;
+        check!(me.name == "test: inside" && me.polls == 2 && me.id > 0);
+        check!(inside.is_current() && on_worker());
+        check!(!Executor::shared()?.is_current());
+        Ok(())
+    })?;
+    block_on(ours)???;
+    let sleeper = own.clone();
+    let blocking = scope.spawner().spawn_blocking(move || {
+        // SAFETY: We may sleep.
+        unsafe { kernel::bindings::msleep(1) };
+        !sleeper.is_current() && !on_worker()
+    })?;
+    check!(block_on(blocking)??);
+
+    // Two threads that wake each other
+    let pair = Arc::new((Notify::new(), Notify::new()), GFP_KERNEL)?;
+    let default = Scope::new()?;
+    let (a, b) = (pair.clone(), pair);
+    let ping = scope.spawn(async move {
+        for _ in 0..1000 {
+            a.0.notify_one();
+            a.1.notified().await?;
+        }
+        Ok::<_, Closed>(())
+    })?;
+    let pong = default.spawn(async move {
+        for _ in 0..1000 {
+            b.0.notified().await?;
+            b.1.notify_one();
+        }
+        Ok::<_, Closed>(())
+    })?;
+    block_on(ping)???;
+    block_on(pong)???;
+
+    // The handle goes before the scope, and the scope's last reference by the executor itself
+    drop(own);
+    block_on(scope.spawn(yield_now())?)??;
+    drop(scope);
+    for n in 0..20u32 {
+        let own = if n & 1 == 0 {
+            Executor::new(c"short")?
+        } else {
+            Executor::sleeper(c"short_sleeper")?
+        };
+        let scope = own.scope()?;
+        drop(own);
+        for _ in 0..10 {
+            scope.spawn(sleep(LONG))?;
+            scope.spawn(async {
+                loop {
+                    yield_now().await;
+                }
+            })?;
+        }
+        // A scope that only its tasks have
+        let spawner = scope.spawner();
+        scope.spawn(async move {
+            sleep(LONG).await;
+            drop(spawner);
+        })?;
+        if n & 2 == 0 {
+            block_on(scope.spawn(yield_now())?)??;
+        }
+    }
+    Ok(())
+}
+
 /// Writes pages at the same time, in no order, and reads them back.
 async fn device(scope: Scope, disk: Device) -> Result {
     const PAGES: u64 = 256;
@@ -261,6 +341,7 @@ impl kernel::Module for UpcallTest {
         let scope = Scope::new()?;
         block_on(timers())??;
         block_on(scope.spawn(timers())?)???;
+        executors()?;
         block_on(values())??;
         block_on(scope.spawn(values())?)???;
         let set = Arc::new(Mutex::new(JoinSet::new(Scope::new()?, 2)?), GFP_KERNEL)?;
@@ -287,7 +368,13 @@ impl kernel::Module for UpcallTest {
             GFP_KERNEL,
         )?;
         leave_pending(&scope, &never, module_parameters::pending.value())?;
+        let own = Executor::new(c"upcall_test")?.scope()?;
+        for _ in 0..module_parameters::pending.value() {
+            own.named(c"test: on its own").spawn(sleep(LONG))?;
+            own.spawner().spawn_blocking(|| ())?;
+        }
         Ok(Self {
+            _own: own,
             _scope: scope,
             _never: never,
         })

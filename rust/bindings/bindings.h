@@ -22,6 +22,7 @@
 #include <linux/posix_acl.h>
 #include <linux/posix_acl_xattr.h>
 #include <linux/sched.h>
+#include <linux/sched/clock.h>
 #include <linux/sched/mm.h>
 #include <linux/seq_file.h>
 #include <linux/statfs.h>
@@ -30,6 +31,7 @@
 #include <linux/xattr.h>
 
 #include "helpers.h"
+#include "trace.h"
 
 /* Macros with casts, which bindgen does not evaluate. */
 const u32 RUST_CONST_HELPER_UPCALL_REQ_META = (__force u32)REQ_META;

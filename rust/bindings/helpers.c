@@ -43,6 +43,51 @@ u64 upcall_now(void)
 	return ktime_get_ns();
 }
 
+bool upcall_is_kworker(void)
+{
+	return current->flags & PF_WQ_WORKER;
+}
+
+/* The count of those who use something; whoever takes it down waits for zero. */
+void upcall_users_enter(atomic_t *users)
+{
+	atomic_inc(users);
+}
+
+void upcall_users_leave(atomic_t *users)
+{
+	/* What they used may be freed once the count is zero: only its address is used after. */
+	if (atomic_dec_and_test(users))
+		wake_up_var(users);
+}
+
+void upcall_users_wait(atomic_t *users)
+{
+	wait_var_event(users, !atomic_read_acquire(users));
+}
+
+void upcall_warn_long_poll(const char *name, unsigned int len, u64 ns)
+{
+	pr_warn_ratelimited("upcall: one poll of \"%.*s\" held the thread for %llu us\n", len, name,
+			    div_u64(ns, NSEC_PER_USEC));
+}
+
+/* Guards the list of scopes.  A scope can end in interrupt context. */
+static DEFINE_SPINLOCK(registry);
+
+unsigned long upcall_registry_lock(void)
+{
+	unsigned long flags;
+
+	spin_lock_irqsave(&registry, flags);
+	return flags;
+}
+
+void upcall_registry_unlock(unsigned long flags)
+{
+	spin_unlock_irqrestore(&registry, flags);
+}
+
 /* Starts a timer that was never set up, at a time of the monotonic clock. */
 void upcall_timer_start(struct hrtimer *timer, enum hrtimer_restart (*fire)(struct hrtimer *), u64 at)
 {
@@ -325,23 +370,6 @@ void upcall_statfs_fsid(struct kstatfs *st, const struct super_block *sb)
 bool upcall_sb_rdonly(const struct super_block *sb)
 {
 	return sb_rdonly(sb);
-}
-
-void upcall_reading_begin(atomic_t *reading)
-{
-	atomic_inc(reading);
-}
-
-void upcall_reading_end(atomic_t *reading)
-{
-	/* The inode may be freed once the count is zero: only its address is used after. */
-	if (atomic_dec_and_test(reading))
-		wake_up_var(reading);
-}
-
-void upcall_reading_wait(atomic_t *reading)
-{
-	wait_var_event(reading, !atomic_read_acquire(reading));
 }
 
 /* Whether one more line may be logged: ten in five seconds. */

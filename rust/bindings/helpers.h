@@ -22,12 +22,29 @@
 void upcall_wait_for_completions(void);
 bool upcall_interrupted(void);
 u64 upcall_now(void);
+bool upcall_is_kworker(void);
+void upcall_users_enter(atomic_t *users);
+void upcall_users_leave(atomic_t *users);
+void upcall_users_wait(atomic_t *users);
+void upcall_warn_long_poll(const char *name, unsigned int len, u64 ns);
+unsigned long upcall_registry_lock(void);
+void upcall_registry_unlock(unsigned long flags);
 void upcall_timer_start(struct hrtimer *timer, enum hrtimer_restart (*fire)(struct hrtimer *), u64 at);
 void upcall_timer_cancel(struct hrtimer *timer);
 void upcall_park(atomic_t *events, int seen);
 struct workqueue_struct *upcall_alloc_ordered_workqueue(const char *name, unsigned int flags);
 unsigned int upcall_memalloc_nofs_save(void);
 void upcall_memalloc_nofs_restore(unsigned int flags);
+
+/* Tracepoints, for whoever checked their keys */
+void upcall_do_trace_spawn(u64 task, const char *executor, const char *name, unsigned int len);
+void upcall_do_trace_wake(u64 task);
+void upcall_do_trace_poll_begin(u64 task);
+void upcall_do_trace_poll_end(u64 task, bool ready);
+void upcall_do_trace_cancel(u64 task);
+void upcall_do_trace_complete(u64 task);
+void upcall_do_trace_bio_submit(const struct bio *bio);
+void upcall_do_trace_bio_complete(const struct bio *bio, u64 sector, int error);
 
 /* Block devices and bios */
 bool upcall_bdev_nowait(struct block_device *bdev);
@@ -91,9 +108,6 @@ void upcall_set_large_folios(struct inode *inode);
 void upcall_inode_nohighmem(struct inode *inode);
 void upcall_statfs_fsid(struct kstatfs *st, const struct super_block *sb);
 bool upcall_sb_rdonly(const struct super_block *sb);
-void upcall_reading_begin(atomic_t *reading);
-void upcall_reading_end(atomic_t *reading);
-void upcall_reading_wait(atomic_t *reading);
 bool upcall_ratelimit(struct ratelimit_state *state, const char *label);
 void upcall_ratelimit_init(struct ratelimit_state *state);
 void upcall_invalidate_bdev(struct block_device *bdev);

@@ -29,9 +29,10 @@
 //! Threads that are not workers submit directly. There is no retry of a request that failed.
 
 use crate::done::Done;
-use crate::executor::{Executor, Runnable};
+use crate::executor::{Core, Runnable};
 use crate::module;
 use crate::scope::{Member, Scope, Spawner};
+use crate::stats::Wait;
 use crate::sys::{self, Atomic, Cell, Full};
 use core::future::Future;
 use core::marker::PhantomData;
@@ -231,7 +232,8 @@ struct Head {
     size: u32,
     segments: u16,
     device: Device,
-    executor: NonNull<Executor>,
+    /// The default one, which releases it.
+    executor: NonNull<Core>,
     member: ManuallyDrop<Member>,
     memory: sys::Layout,
     table: NonNull<ub::bio_vec>,
@@ -385,7 +387,7 @@ unsafe fn submit_sized<P: Payload>(
     let head: NonNull<Head> = request.cast();
     // SAFETY: One of the two references goes with the bio. On a worker nothing may wait.
     unsafe {
-        if !executor.as_ref().is_current() {
+        if !sys::on_worker() {
             start(head, 0);
         } else if device.nowait {
             start(head, ub::UPCALL_REQ_NOWAIT);
@@ -428,6 +430,7 @@ unsafe fn start(head: NonNull<Head>, flags: u32) {
         (*bio).bi_iter.bi_size = this.size;
         (*bio).bi_end_io = Some(end_io);
         (*bio).bi_private = head.as_ptr().cast();
+        sys::trace::bio_submit(bio);
         ub::submit_bio(bio);
     }
 }
@@ -467,6 +470,7 @@ unsafe extern "C" fn end_io(bio: *mut ub::bio) {
             return sleeper_submits(head);
         }
         let errno = ub::upcall_blk_status_to_errno(status);
+        sys::trace::bio_complete(bio, this.sector, errno);
         this.status.with_mut(|status| *status = errno);
         (this.end)(head, to_result(errno));
         // Before the reference goes: until then the waker's code is there.
@@ -495,7 +499,11 @@ unsafe fn run(runnable: NonNull<Runnable>) {
             start(head, 0);
         } else {
             let scope = this.member.scope();
-            this.executor.as_ref().within(scope, || release(head));
+            let executor = this.executor;
+            executor
+                .as_ref()
+                .within(scope, core::ptr::null(), || release(head));
+            executor.as_ref().stats().tick();
         }
     }
 }
@@ -533,7 +541,7 @@ impl<P: Payload> Future for Io<P> {
     /// Gives the result and the payload; the payload is `None` if it was given out before.
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         // SAFETY: `&mut self` makes us the one waiter.
-        if unsafe { self.head().done.poll(cx) }.is_pending() {
+        if unsafe { self.head().done.poll(cx, Wait::Bio) }.is_pending() {
             return Poll::Pending;
         }
         // SAFETY: The request is done, so status and payload are ours.

@@ -15,6 +15,7 @@
 //! Process context. No value is dropped and no waker called under the spinlock.
 
 use super::semaphore::{Closed, Semaphore, TryError};
+use super::stats::Wait;
 use super::sys::{self, Arc, Atomic, Full, KVec, Lock, Relaxed};
 
 /// A queue with room for a fixed number of values.
@@ -105,7 +106,7 @@ impl<T: Send> Sender<T> {
     ///
     /// The value is sent when the future is ready, and dropped with a future that is dropped before.
     pub async fn send(&self, value: T) -> Result<(), Closed> {
-        self.0.space.acquire(1).await?.forget();
+        self.0.space.acquire_as(1, Wait::Channel).await?.forget();
         self.put(value);
         Ok(())
     }
@@ -158,7 +159,12 @@ impl<T: Send> Receiver<T> {
     /// No value is lost by dropping the future.
     pub async fn recv(&mut self) -> Option<T> {
         // Nobody closes `items`.
-        self.0.items.acquire(1).await.ok()?.forget();
+        self.0
+            .items
+            .acquire_as(1, Wait::Channel)
+            .await
+            .ok()?
+            .forget();
         self.take()
     }
 

@@ -25,7 +25,9 @@
 //! `DONE` and freed the memory. So the waiter frees nothing before the completer lets go: the memory
 //! that holds a `Done` is refcounted by both sides (task, bio request).
 
+use super::stats::Wait;
 use super::sys::{Acquire, Atomic, Cell, Full, Relaxed};
+use super::task;
 use core::task::{Context, Poll, Waker};
 
 const EMPTY: usize = 0;
@@ -72,13 +74,13 @@ impl Done {
         }
     }
 
-    /// Polls for completion.
+    /// Polls for completion, of what a task waits for as `what`.
     ///
     /// # Safety
     ///
     /// The caller has exclusive use of the waiting side: no other `poll` or
     /// [`disarm`](Self::disarm) runs at the same time.
-    pub(crate) unsafe fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
+    pub(crate) unsafe fn poll(&self, cx: &mut Context<'_>, what: Wait) -> Poll<()> {
         match self.state.load(Acquire) {
             DONE => return Poll::Ready(()),
             ARMED => {
@@ -98,6 +100,7 @@ impl Done {
         });
         drop(old);
         if self.state.cmpxchg(EMPTY, ARMED, Full).is_ok() {
+            task::waits(cx, what);
             return Poll::Pending;
         }
         // Completed in between: the completer saw `EMPTY` and left the slot to us.

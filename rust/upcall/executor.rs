@@ -5,16 +5,27 @@
 //! # Concurrency
 //!
 //! Any context pushes on the ready list; whoever finds it empty rings the bell. The bell starts
-//! [`Executor::run`] on the worker, and never twice at the same time: in the kernel this is the
+//! [`Core::run`] on the worker, and never twice at the same time: in the kernel this is the
 //! non-reentrancy of a work item. `backlog` belongs to that run alone.
 //!
 //! No wake is lost: a push that comes before the run's last look at the list is seen by it, one that
 //! comes later finds the list empty and rings. A run that stops because its budget is used up leaves
 //! a non-empty list behind, to which nobody rings; it rings for itself.
+//!
+//! # Lifetime
+//!
+//! Handles, scopes among them, keep the core. A waker has no handle: it holds a task, which has a scope
+//! only until it is complete. So a waker is inside a read section of RCU from before it looks at the
+//! state of the task until it has rung. Whoever drops the last handle, in any context, hands
+//! the core over to be taken down in process context (`sys::retire`): after a grace period nobody
+//! pushes any more, and after the last run nobody uses it.
 
 use super::ready::{Batch, Link, ReadyList};
 use super::scope::ScopeInner;
+use super::stats::Stats;
 use super::sys::{self, Arc, Atomic, Bell, Cell, Relaxed};
+use super::task::Header;
+use core::mem::ManuallyDrop;
 use core::ptr::{null, NonNull};
 
 /// How many runnables one run takes on before it lets others have the CPU.
@@ -44,41 +55,120 @@ impl Runnable {
 }
 
 /// One thread that polls tasks.
+///
+/// This is a handle on it, which can be cloned. Each [`Scope`](crate::Scope) has one on the executor that its tasks run on.
+/// When the last is dropped, in any context, the thread ends in its own time.
 pub struct Executor {
-    ready: ReadyList,
-    /// What is left of a batch when the budget is used up. Touched by the worker alone.
-    backlog: Cell<Batch>,
-    /// The thread that is inside [`Executor::run`], or 0.
-    worker: Atomic<usize>,
-    /// The scope whose member is being run, or null. Touched by the worker alone.
-    scope: Cell<*const ScopeInner>,
-    bell: Bell,
+    /// Taken out by the destructor alone.
+    core: ManuallyDrop<Arc<Core>>,
 }
 
-// SAFETY: `backlog` and `scope` are touched by the one worker alone; all else is made to be shared.
-unsafe impl Send for Executor {}
-// SAFETY: As above.
-unsafe impl Sync for Executor {}
-
 impl Executor {
-    /// Makes an executor that `bell` starts.
-    pub(crate) fn new(bell: Bell) -> Self {
-        Self {
+    /// Makes an executor that `bell` starts. `sleeps` is whether its runnables may.
+    pub(crate) fn with_bell(bell: Bell, sleeps: bool) -> sys::Result<Self> {
+        let core = Core {
+            retirement: Runnable::new(Core::retire),
             ready: ReadyList::new(),
             backlog: Cell::new(Batch::new()),
             worker: Atomic::new(0),
-            scope: Cell::new(null()),
+            running: Cell::new((null(), null())),
+            stats: Stats::new(),
+            sleeps,
             bell,
+        };
+        Ok(Self {
+            core: ManuallyDrop::new(sys::new_arc(core)?),
+        })
+    }
+
+    /// The handle that `core` is a reference of.
+    #[cfg(MODULE)]
+    pub(crate) fn from_core(core: Arc<Core>) -> Self {
+        Self {
+            core: ManuallyDrop::new(core),
         }
     }
 
+    /// The executor itself, which lives at least as long as the handle.
+    pub(crate) fn core(&self) -> &Core {
+        &self.core
+    }
+
+    /// Where it is.
+    pub(crate) fn as_ptr(&self) -> NonNull<Core> {
+        NonNull::from(self.core())
+    }
+
+    /// Gives the reference away.
+    #[cfg(MODULE)]
+    pub(crate) fn into_core(self) -> Arc<Core> {
+        let mut this = ManuallyDrop::new(self);
+        // SAFETY: The destructor does not run.
+        unsafe { ManuallyDrop::take(&mut this.core) }
+    }
+
+    /// Whether the caller is this executor's worker, inside a poll.
+    pub fn is_current(&self) -> bool {
+        self.core.is_current()
+    }
+}
+
+impl Clone for Executor {
+    fn clone(&self) -> Self {
+        Self {
+            core: self.core.clone(),
+        }
+    }
+}
+
+impl Drop for Executor {
+    fn drop(&mut self) {
+        // SAFETY: The destructor runs once, and nothing uses the field after.
+        sys::retire(unsafe { ManuallyDrop::take(&mut self.core) });
+    }
+}
+
+/// What the handles of an executor share.
+#[repr(C)]
+pub(crate) struct Core {
+    /// The first field: what is pushed on another executor to take this one down.
+    retirement: Runnable,
+    ready: ReadyList,
+    /// What is left of a batch when the budget is used up. Touched by the worker alone.
+    backlog: Cell<Batch>,
+    /// The thread that is inside [`Core::run`], or 0.
+    worker: Atomic<usize>,
+    /// The scope whose member is being run, and the task if it is one, or null. Touched by the
+    /// worker alone.
+    running: Cell<(*const ScopeInner, *const Header)>,
+    stats: Stats,
+    sleeps: bool,
+    bell: Bell,
+}
+
+// SAFETY: `backlog` and `running` are touched by the one worker alone; all else is made to be shared.
+unsafe impl Send for Core {}
+// SAFETY: As above.
+unsafe impl Sync for Core {}
+
+impl Core {
     /// Where the bell is, for the kernel to find the executor from its work item.
     #[cfg(MODULE)]
-    pub(crate) const BELL_OFFSET: usize = core::mem::offset_of!(Executor, bell);
+    pub(crate) const BELL_OFFSET: usize = core::mem::offset_of!(Core, bell);
 
     /// The bell, to be hung up once the executor has its final address.
     pub(crate) fn bell(&self) -> &Bell {
         &self.bell
+    }
+
+    /// Its figures.
+    pub(crate) fn stats(&self) -> &Stats {
+        &self.stats
+    }
+
+    /// Whether its runnables may sleep.
+    pub(crate) fn sleeps(&self) -> bool {
+        self.sleeps
     }
 
     /// Queues `runnable`. Any context.
@@ -95,33 +185,66 @@ impl Executor {
     }
 
     /// Whether the caller is this executor's worker, inside a poll.
-    pub fn is_current(&self) -> bool {
+    pub(crate) fn is_current(&self) -> bool {
         self.worker.load(Relaxed) == sys::current()
     }
 
-    /// Runs `f` for a member of `scope`.
+    /// Runs `f` for a member of `scope`, which is `task` if it is one.
     ///
     /// # Safety
     ///
     /// Called by the worker, from a [`Runnable`], which calls it once. The member keeps `scope`
-    /// alive until `f` has called the user's code for the last time.
-    pub(crate) unsafe fn within(&self, scope: *const ScopeInner, f: impl FnOnce()) {
+    /// alive until `f` has called the user's code for the last time, and `task` is alive as long.
+    pub(crate) unsafe fn within(
+        &self,
+        scope: *const ScopeInner,
+        task: *const Header,
+        f: impl FnOnce(),
+    ) {
         // SAFETY: We are the worker.
-        self.scope.with_mut(|current| unsafe { *current = scope });
+        self.running
+            .with_mut(|running| unsafe { *running = (scope, task) });
         f();
         // SAFETY: As above.
-        self.scope.with_mut(|current| unsafe { *current = null() });
+        self.running
+            .with_mut(|running| unsafe { *running = (null(), null()) });
     }
 
     /// The scope whose member the caller is, if the caller is user code on this executor's worker.
     pub(crate) fn current_scope(&self) -> Option<Arc<ScopeInner>> {
-        if !self.is_current() {
-            return None;
-        }
-        // SAFETY: We are the worker.
-        let scope = self.scope.with(|current| unsafe { *current });
+        let (scope, _) = self.running()?;
         // SAFETY: User code runs inside `within`, so the scope is there, in an `Arc`.
         (!scope.is_null()).then(|| unsafe { sys::share(scope) })
+    }
+
+    /// The task that is being run, if the caller is the worker, and runs one.
+    #[cfg(MODULE)]
+    pub(crate) fn current_task(&self) -> Option<NonNull<Header>> {
+        NonNull::new(self.running()?.1.cast_mut())
+    }
+
+    /// What is being run, if the caller is the worker.
+    fn running(&self) -> Option<(*const ScopeInner, *const Header)> {
+        // SAFETY: We are the worker.
+        self.is_current()
+            .then(|| self.running.with(|running| unsafe { *running }))
+    }
+
+    /// Takes down an executor whose last handle is gone.
+    ///
+    /// # Safety
+    ///
+    /// Called by the sleeper, for what [`sys::retire`] pushed.
+    #[cfg_attr(
+        not(MODULE),
+        allow(unused_variables, reason = "a host drops its executors itself")
+    )]
+    unsafe fn retire(retirement: NonNull<Runnable>) {
+        #[cfg(MODULE)]
+        // SAFETY: The runnable is the first field of a core of which nobody else has a handle.
+        unsafe {
+            crate::module::take_down(retirement.cast())
+        }
     }
 
     /// Runs what is ready, at most [`BUDGET`] runnables.
@@ -131,6 +254,8 @@ impl Executor {
     /// Called by the bell alone, never twice at the same time.
     pub(crate) unsafe fn run(&self) {
         self.worker.store(sys::current(), Relaxed);
+        self.stats.runs.add(1);
+        self.stats.tick();
         // SAFETY: We are the one worker.
         let take = |backlog: *mut Batch| unsafe { core::mem::replace(&mut *backlog, Batch::new()) };
         let mut batch = self.backlog.with_mut(take);

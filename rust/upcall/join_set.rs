@@ -13,6 +13,7 @@
 use super::channel::Ring;
 use super::scope::Scope;
 use super::semaphore::{Semaphore, TryError};
+use super::stats::Wait;
 use super::sys::{self, Arc, Lock};
 use super::task::Cancelled;
 use core::future::Future;
@@ -87,7 +88,11 @@ impl<T: Send + 'static> JoinSet<T> {
             return Ok(None);
         }
         // Nobody closes `finished`.
-        self.inner.finished.acquire(1).await?.forget();
+        self.inner
+            .finished
+            .acquire_as(1, Wait::Task)
+            .await?
+            .forget();
         // The output stays where it is until the task is there.
         if let Err(error) = self.spawn_one(future) {
             self.inner.finished.release(1);
@@ -141,7 +146,12 @@ impl<T: Send + 'static> JoinSet<T> {
             return None;
         }
         // Nobody closes `finished`.
-        self.inner.finished.acquire(1).await.ok()?.forget();
+        self.inner
+            .finished
+            .acquire_as(1, Wait::Task)
+            .await
+            .ok()?
+            .forget();
         Some(self.take())
     }
 

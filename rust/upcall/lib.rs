@@ -9,6 +9,7 @@
 //! |---|---|
 //! | [`executor`] | the one thread: ready list, budget, worker |
 //! | [`scope`] | fork-join, and safe unloading |
+//! | [`registry`], [`stats`], [`eyes`] | all that there is, its figures, and debugfs |
 //! | [`task`] | the one allocation of a task, wakers, [`JoinHandle`] |
 //! | [`state`] | a task's state word |
 //! | [`ready`] | the lock-free ready list |
@@ -44,6 +45,7 @@ mod chain;
 pub mod channel;
 mod done;
 mod executor;
+mod eyes;
 mod join;
 mod join_set;
 mod module;
@@ -51,10 +53,12 @@ mod notify;
 pub mod oneshot;
 mod race;
 mod ready;
+mod registry;
 mod rwsem;
 mod scope;
 mod semaphore;
 mod state;
+mod stats;
 mod sys;
 mod task;
 mod time;
@@ -64,6 +68,7 @@ pub use block_on::{block_on, on_worker};
 pub use chain::{run, Chain, Then};
 pub use channel::channel;
 pub use executor::Executor;
+pub use eyes::{current, Current};
 pub use join::{
     join_all, try_join_all, yield_now, Join, JoinAll, Member as JoinMember, Together, TryJoin,
     TryJoinAll, TryTogether,
@@ -80,7 +85,6 @@ pub use time::{interval, sleep, sleep_until, timeout, Elapsed, Instant, Interval
 
 use kernel::prelude::*;
 use module::Runtime;
-pub use module::Worker;
 
 module! {
     type: Runtime,

@@ -1,30 +1,51 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The module: makes the default executor, and takes it down.
+//! The module: makes the default executor, and takes executors down.
+//!
+//! # Executors
+//!
+//! An executor is an ordered workqueue with one work item. The queue has a rescuer
+//! (`WQ_MEM_RECLAIM`), so that the executor runs also when no thread can be made: it may be what frees memory. It is not
+//! freezable: while the system goes to sleep others still read and write files, until the devices
+//! stop, and a task that waits for them waits as long as they do. Its thread
+//! is bound to no CPU, so that one that goes away takes nothing along: the workqueue moves the thread,
+//! and the kernel moves the timers.
 
-use crate::executor::Executor;
+use crate::executor::{Core, Executor};
+use crate::eyes;
+use crate::registry;
 use crate::scope::Scope;
-use crate::sys::Bell;
+use crate::sys::{self, Bell};
 use core::ptr::{null_mut, NonNull};
 use kernel::bindings;
+use kernel::debugfs;
 use kernel::prelude::*;
 use kernel::sync::atomic::{Acquire, Atomic, Release};
+use kernel::sync::{static_lock_class, Arc, LockClassKey};
 use upcall_bindings as ub;
 
 /// The default executor. Set before any user of the module can be loaded, cleared after the last
 /// was removed; so is the sleeper.
-static EXECUTOR: Atomic<*mut Executor> = Atomic::new(null_mut());
+static EXECUTOR: Atomic<*mut Core> = Atomic::new(null_mut());
 
-/// The executor whose runnables may sleep.
-static SLEEPER: Atomic<*mut Executor> = Atomic::new(null_mut());
+/// The default sleeper: runs what must wait in the kernel, so that the executor need not.
+static SLEEPER: Atomic<*mut Core> = Atomic::new(null_mut());
+
+/// How many executors there are beside these two.
+static OTHERS: Atomic<i32> = Atomic::new(0);
+
+fn others() -> *mut bindings::atomic_t {
+    // An `Atomic<i32>` is an `atomic_t`.
+    core::ptr::from_ref(&OTHERS).cast_mut().cast()
+}
 
 /// The default executor.
-pub(crate) fn executor() -> Result<NonNull<Executor>> {
+pub(crate) fn executor() -> Result<NonNull<Core>> {
     NonNull::new(EXECUTOR.load(Acquire)).ok_or(ENODEV)
 }
 
-/// The sleeper: runs what must wait in the kernel, so that the executor need not.
-pub(crate) fn sleeper() -> Result<NonNull<Executor>> {
+/// The default sleeper.
+pub(crate) fn sleeper() -> Result<NonNull<Core>> {
     NonNull::new(SLEEPER.load(Acquire)).ok_or(ENODEV)
 }
 
@@ -33,109 +54,159 @@ impl Scope {
     ///
     /// Fails with `ENOMEM`. May sleep.
     pub fn new() -> Result<Self> {
-        // SAFETY: Both live as long as this module, which outlives its users.
-        unsafe { Scope::on_both(executor()?, sleeper()?) }
+        Scope::on(&Executor::shared()?, &Executor::shared_sleeper()?)
+    }
+}
+
+impl Executor {
+    /// Makes an executor with a thread of its own. Its tasks may not sleep.
+    ///
+    /// The name, of at most 23 bytes, is seen in the thread's name and in debugfs. Fails with `ENOMEM`. May sleep.
+    pub fn new(name: &CStr) -> Result<Self> {
+        Self::other(name, bindings::wq_flags_WQ_HIGHPRI, false)
     }
 
-    /// Makes an empty scope on the default executor, with a sleeper of its own.
+    /// Makes a sleeper: an executor for work that may sleep, one piece after the other.
+    ///
+    /// A volume whose device may keep a thread waiting has one of its own, for others not to wait too.
+    /// Otherwise as [`new`](Self::new).
+    pub fn sleeper(name: &CStr) -> Result<Self> {
+        Self::other(name, 0, true)
+    }
+
+    /// The default executor, which all share who need none of their own.
+    pub fn shared() -> Result<Self> {
+        // SAFETY: The module's data has a handle, and is there as long as it has users.
+        Ok(Self::from_core(unsafe { sys::share(executor()?.as_ptr()) }))
+    }
+
+    /// The default sleeper.
+    pub fn shared_sleeper() -> Result<Self> {
+        // SAFETY: As above.
+        Ok(Self::from_core(unsafe { sys::share(sleeper()?.as_ptr()) }))
+    }
+
+    /// Makes an empty scope on this executor, and on the default sleeper.
     ///
     /// Fails with `ENOMEM`. May sleep.
-    ///
-    /// # Safety
-    ///
-    /// `sleeper` outlives the scope and everything spawned in it.
-    pub unsafe fn with_sleeper(sleeper: &Worker) -> Result<Self> {
-        let sleeper = NonNull::from(&*sleeper.executor);
-        // SAFETY: The default executor lives as long as this module; the rest is our contract.
-        unsafe { Scope::on_both(executor()?, sleeper) }
-    }
-}
-
-/// A workqueue of our own.
-struct Queue(NonNull<ub::workqueue_struct>);
-
-// SAFETY: Workqueues are made to be shared between threads.
-unsafe impl Send for Queue {}
-// SAFETY: As above.
-unsafe impl Sync for Queue {}
-
-impl Queue {
-    fn new(name: &CStr, flags: u32) -> Result<Self> {
-        // SAFETY: `name` is copied.
-        let queue = unsafe { ub::upcall_alloc_ordered_workqueue(name.as_char_ptr(), flags) };
-        NonNull::new(queue).map(Self).ok_or(ENOMEM)
-    }
-}
-
-impl Drop for Queue {
-    fn drop(&mut self) {
-        // SAFETY: The queue is ours. The call waits for work that is running or queued.
-        unsafe { bindings::destroy_workqueue(self.0.as_ptr().cast()) };
-    }
-}
-
-/// An executor with a thread of its own.
-///
-/// A scope that is made with one runs on it what may sleep. Dropping it waits for what runs, so it is dropped
-/// after the scopes, and not by itself.
-pub struct Worker {
-    /// Dropped first: no work may run when the executor goes.
-    _queue: Queue,
-    executor: Pin<KBox<Executor>>,
-}
-
-impl Worker {
-    /// Makes a worker for what may sleep. Fails with `ENOMEM`. May sleep.
-    pub fn sleeper(name: &CStr) -> Result<Self> {
-        Self::new(name, bindings::wq_flags_WQ_MEM_RECLAIM)
+    pub fn scope(&self) -> Result<Scope> {
+        Scope::on(self, &Self::shared_sleeper()?)
     }
 
-    fn new(name: &CStr, flags: u32) -> Result<Self> {
-        let queue = Queue::new(name, flags)?;
-        let bell = Bell::new(queue.0.as_ptr().cast());
-        let executor = KBox::pin(Executor::new(bell), GFP_KERNEL)?;
+    fn other(name: &CStr, flags: u32, sleeps: bool) -> Result<Self> {
+        let this = Self::build(name, flags, sleeps, static_lock_class!())?;
+        // SAFETY: It is a count.
+        unsafe { ub::upcall_users_enter(others().cast()) };
+        Ok(this)
+    }
+
+    /// `key` is of a class of its own for the one that takes down others, and waits for their work.
+    fn build(
+        name: &CStr,
+        flags: u32,
+        sleeps: bool,
+        key: Pin<&'static LockClassKey>,
+    ) -> Result<Self> {
+        let flags = flags | bindings::wq_flags_WQ_MEM_RECLAIM;
+        let this = Self::with_bell(Bell::new(name, flags)?, sleeps)?;
         // SAFETY: The executor has its final address, and nobody knows of it yet.
-        unsafe { executor.bell().hang() };
-        Ok(Self {
-            _queue: queue,
-            executor,
-        })
+        unsafe { this.core().bell().hang(key) };
+        registry::add(this.core());
+        Ok(this)
     }
+}
 
-    fn as_ptr(&self) -> *mut Executor {
-        core::ptr::from_ref(&*self.executor).cast_mut()
+/// Gives a handle back. Any context.
+pub(crate) fn retire(core: Arc<Core>) {
+    let Some(core) = Arc::into_unique_or_drop(core) else {
+        return;
+    };
+    let core = Arc::into_raw(Arc::from(core));
+    // There is a user, to whom it belongs, so the sleeper is there.
+    if let Ok(sleeper) = sleeper() {
+        // SAFETY: We have the last reference, and pass it on. The core begins with a runnable.
+        unsafe {
+            sleeper
+                .as_ref()
+                .push(NonNull::new_unchecked(core.cast_mut()).cast())
+        };
     }
+}
+
+/// Takes down an executor that [`retire`] handed over.
+///
+/// # Safety
+///
+/// `core` is its only reference, which is passed on. Process context.
+pub(crate) unsafe fn take_down(core: NonNull<Core>) {
+    // SAFETY: By the function's contract.
+    unsafe {
+        end(&Arc::from_raw(core.as_ptr()));
+        ub::upcall_users_leave(others().cast());
+    }
+}
+
+/// Ends the thread of an executor. What is on its list is run before.
+///
+/// # Safety
+///
+/// Nobody has a handle but the caller. Process context, and not the executor's own.
+unsafe fn end(core: &Arc<Core>) {
+    registry::remove(core);
+    // SAFETY: We may sleep.
+    unsafe { bindings::synchronize_rcu() };
+    // SAFETY: Nobody pushes any more: wakers have left their read sections, and others had handles.
+    unsafe { core.bell().take_down() };
 }
 
 /// The module's data.
+#[pin_data(PinnedDrop)]
 pub(crate) struct Runtime {
-    _executor: Worker,
-    _sleeper: Worker,
+    /// Dropped first: it looks at all else.
+    #[pin]
+    eyes: debugfs::Scope<()>,
+    both: [Option<Executor>; 2],
 }
 
-impl kernel::Module for Runtime {
-    fn init(_module: &'static ThisModule) -> Result<Self> {
-        let executor = Worker::new(
-            c"upcall",
-            bindings::wq_flags_WQ_MEM_RECLAIM | bindings::wq_flags_WQ_HIGHPRI,
-        )?;
-        let sleeper = Worker::sleeper(c"upcall_sleeper")?;
-        SLEEPER.store(sleeper.as_ptr(), Release);
-        EXECUTOR.store(executor.as_ptr(), Release);
-        Ok(Self {
-            _executor: executor,
-            _sleeper: sleeper,
-        })
+impl kernel::InPlaceModule for Runtime {
+    fn init(_module: &'static ThisModule) -> impl PinInit<Self, Error> {
+        try_pin_init!(Self {
+            both: {
+                let sleeper = Executor::build(c"upcall_sleeper", 0, true, static_lock_class!())?;
+                let flags = bindings::wq_flags_WQ_HIGHPRI;
+                let executor = Executor::build(c"upcall", flags, false, static_lock_class!())?;
+                SLEEPER.store(sleeper.as_ptr().as_ptr(), Release);
+                EXECUTOR.store(executor.as_ptr().as_ptr(), Release);
+                [Some(executor), Some(sleeper)]
+            },
+            eyes <- eyes::open(),
+        }? Error)
     }
 }
 
-impl Drop for Runtime {
-    fn drop(&mut self) {
+#[pinned_drop]
+impl PinnedDrop for Runtime {
+    fn drop(self: Pin<&mut Self>) {
         // Every user's scopes are gone, and with them all tasks and requests; but the completion
         // that let the last of them go may still be in its last instructions.
         // SAFETY: Process context, without any lock.
         unsafe { ub::upcall_wait_for_completions() };
+        // Executors whose last handle was just dropped.
+        // SAFETY: As above.
+        unsafe { ub::upcall_users_wait(others().cast()) };
         EXECUTOR.store(null_mut(), Release);
+        // The sleeper last: it may still be leaving `take_down`.
+        // SAFETY: Nothing is moved.
+        for executor in &mut unsafe { self.get_unchecked_mut() }.both {
+            let Some(executor) = executor.take() else {
+                continue;
+            };
+            match Arc::into_unique_or_drop(executor.into_core()) {
+                // SAFETY: It is the last handle, and this is the thread that removes the module.
+                Some(core) => unsafe { end(&Arc::from(core)) },
+                None => sys::warn_if!(true, "an executor has a user that is gone"),
+            }
+        }
         SLEEPER.store(null_mut(), Release);
     }
 }

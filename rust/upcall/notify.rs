@@ -9,6 +9,7 @@
 //! one. Whoever takes it sees what all of the notifiers did before.
 
 use super::semaphore::{Closed, Semaphore};
+use super::stats::Wait;
 
 /// Wakes tasks that wait for something to happen.
 pub struct Notify(Semaphore);
@@ -41,7 +42,7 @@ impl Notify {
     ///
     /// A notification that a dropped future was given goes to the next.
     pub async fn notified(&self) -> Result<(), Closed> {
-        self.0.acquire(1).await?.forget();
+        self.0.acquire_as(1, Wait::Notify).await?.forget();
         Ok(())
     }
 }

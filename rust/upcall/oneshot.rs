@@ -11,6 +11,7 @@
 
 use super::done::Done;
 use super::semaphore::Closed;
+use super::stats::Wait;
 use super::sys::{self, Acquire, Arc, Atomic, Cell, Release};
 use core::future::Future;
 use core::pin::Pin;
@@ -81,7 +82,7 @@ impl<T: Send> Future for Receiver<T> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         // SAFETY: `&mut self` makes us the one waiter.
-        if unsafe { self.0.done.poll(cx) }.is_pending() {
+        if unsafe { self.0.done.poll(cx, Wait::Oneshot) }.is_pending() {
             return Poll::Pending;
         }
         // SAFETY: The sender is done, so the value is ours.

@@ -12,6 +12,7 @@
 //! [`Mutex`] is the asynchronous relative of `struct mutex`: a semaphore of one permit.
 
 use super::semaphore::{Acquiring, Closed, Semaphore, TryError};
+use super::stats::Wait;
 use super::sys::{self, Cell};
 use core::future::Future;
 use core::marker::PhantomData;
@@ -72,7 +73,7 @@ impl<T: ?Sized> RwSemaphore<T> {
     pub fn read(&self) -> Read<'_, T> {
         Read {
             sem: self,
-            acquiring: self.semaphore.acquire(1),
+            acquiring: self.semaphore.acquire_as(1, Wait::Lock),
         }
     }
 
@@ -84,7 +85,7 @@ impl<T: ?Sized> RwSemaphore<T> {
     pub fn write(&self) -> Write<'_, T> {
         Write {
             sem: self,
-            acquiring: self.semaphore.acquire(ALL),
+            acquiring: self.semaphore.acquire_as(ALL, Wait::Lock),
         }
     }
 
@@ -273,7 +274,7 @@ impl<T: ?Sized> Mutex<T> {
     pub fn lock(&self) -> Locking<'_, T> {
         Locking {
             sem: self,
-            acquiring: self.semaphore.acquire(1),
+            acquiring: self.semaphore.acquire_as(1, Wait::Lock),
         }
     }
 

@@ -26,10 +26,12 @@
 //! A scope that is leaked (`mem::forget`), or owned by one of its own tasks, waits for nobody; the
 //! module that did so may not be removed.
 
-use super::executor::Executor;
+use super::executor::{Core, Executor};
+use super::stats::Wait;
 use super::sys::{self, Arc, Atomic, Cell, Full, Lock, Relaxed};
 use super::task::{self, Header, JoinHandle, Siblings};
 use super::{block_on, done::Done, state};
+use core::ffi::CStr;
 use core::future::Future;
 use core::ptr::NonNull;
 
@@ -40,12 +42,15 @@ pub(crate) struct ScopeInner {
     tasks: Lock<TaskList>,
     /// What a scope that was dropped on a worker is a member of.
     parent: Cell<Option<Member>>,
-    executor: NonNull<Executor>,
+    executor: Executor,
     /// Runs what may sleep.
-    sleeper: NonNull<Executor>,
+    sleeper: Executor,
+    /// Its place in the list of all scopes.
+    #[cfg_attr(not(MODULE), allow(dead_code, reason = "nobody looks"))]
+    pub(crate) enrolled: sys::Enrolled,
 }
 
-// SAFETY: The executor is shareable and outlives all scopes; all else is made to be shared.
+// SAFETY: All of it is made to be shared.
 unsafe impl Send for ScopeInner {}
 // SAFETY: As above.
 unsafe impl Sync for ScopeInner {}
@@ -98,7 +103,7 @@ impl TaskList {
 
 impl ScopeInner {
     /// Adds a member, unless the scope is over.
-    fn enter(&self) -> bool {
+    pub(crate) fn enter(&self) -> bool {
         let mut members = self.members.load(Relaxed);
         while members != 0 {
             match self.members.cmpxchg(members, members + 1, Full) {
@@ -114,8 +119,10 @@ impl ScopeInner {
         if self.members.fetch_sub(1, Full) == 1 {
             // SAFETY: Nobody joins from zero, so `parent` is ours.
             let parent = self.parent.with_mut(|parent| unsafe { (*parent).take() });
+            let listed = sys::strike(self);
             self.empty.complete();
             drop(parent);
+            drop(listed);
         }
     }
 
@@ -129,10 +136,21 @@ impl ScopeInner {
     }
 
     /// The executor whose worker the caller is, if it is one of the scope's.
-    fn current(&self) -> Option<&Executor> {
-        // SAFETY: Executors outlive their scopes.
-        let both = unsafe { [self.executor.as_ref(), self.sleeper.as_ref()] };
+    fn current(&self) -> Option<&Core> {
+        let both = [self.executor.core(), self.sleeper.core()];
         both.into_iter().find(|executor| executor.is_current())
+    }
+
+    /// Calls `f` for each task that is not complete, under the list's lock.
+    #[cfg(MODULE)]
+    pub(crate) fn for_each(&self, mut f: impl FnMut(&Header)) {
+        let mut tasks = self.tasks.lock();
+        let mut next = tasks.first;
+        while let Some(task) = next {
+            // SAFETY: The list keeps its tasks alive.
+            f(unsafe { task.as_ref() });
+            next = tasks.siblings(task, |s| s.next);
+        }
     }
 
     /// Becomes a member of `parent`, for the caller's own membership, until the last member leaves.
@@ -180,28 +198,10 @@ pub struct Scope {
 }
 
 impl Scope {
-    /// Makes an empty scope whose tasks run on `executor`, whatever they do.
-    ///
-    /// # Safety
-    ///
-    /// `executor` outlives the scope and everything spawned in it.
-    #[cfg(not(MODULE))]
-    pub(crate) unsafe fn on(executor: NonNull<Executor>) -> sys::Result<Self> {
-        // SAFETY: By the function's contract.
-        unsafe { Self::on_both(executor, executor) }
-    }
-
     /// Makes an empty scope whose tasks run on `executor`, and on `sleeper` if they may sleep.
     ///
-    /// Fails with `ENOMEM`. May sleep.
-    ///
-    /// # Safety
-    ///
-    /// Both executors outlive the scope and everything spawned in it.
-    pub(crate) unsafe fn on_both(
-        executor: NonNull<Executor>,
-        sleeper: NonNull<Executor>,
-    ) -> sys::Result<Self> {
+    /// It keeps both. Fails with `ENOMEM`. May sleep.
+    pub fn on(executor: &Executor, sleeper: &Executor) -> sys::Result<Self> {
         let inner = sys::new_arc(ScopeInner {
             members: Atomic::new(1),
             empty: Done::new(),
@@ -210,9 +210,11 @@ impl Scope {
                 closed: false,
             }),
             parent: Cell::new(None),
-            executor,
-            sleeper,
+            executor: executor.clone(),
+            sleeper: sleeper.clone(),
+            enrolled: sys::Enrolled::new(),
         })?;
+        sys::enroll(&inner);
         Ok(Self { inner, left: false })
     }
 
@@ -220,7 +222,13 @@ impl Scope {
     pub fn spawner(&self) -> Spawner {
         Spawner {
             inner: self.inner.clone(),
+            name: None,
         }
+    }
+
+    /// [`spawner`](Self::spawner), whose tasks are called `name`. See [`Spawner::named`].
+    pub fn named(&self, name: &'static CStr) -> Spawner {
+        self.spawner().named(name)
     }
 
     /// Queues `future` for the executor. See [`Spawner::spawn`].
@@ -229,7 +237,7 @@ impl Scope {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        spawn(&self.inner, self.inner.executor, future, false)
+        spawn(&self.inner, &self.inner.executor, None, future, false)
     }
 
     /// Polls `future` once here, and queues it only if it is pending. See [`Spawner::spawn_eager`].
@@ -238,7 +246,7 @@ impl Scope {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        spawn(&self.inner, self.inner.executor, future, true)
+        spawn(&self.inner, &self.inner.executor, None, future, true)
     }
 
     /// Cancels the tasks, and takes no more. Any that is running is cancelled after its poll.
@@ -255,7 +263,7 @@ impl Scope {
         self.left = true;
         self.inner.leave();
         // SAFETY: The scope is ours, and so is the waiting side of `empty`.
-        core::future::poll_fn(|cx| unsafe { self.inner.empty.poll(cx) }).await;
+        core::future::poll_fn(|cx| unsafe { self.inner.empty.poll(cx, Wait::Scope) }).await;
     }
 }
 
@@ -271,7 +279,9 @@ impl Drop for Scope {
                 inner.leave();
             }
             // SAFETY: The scope is ours, and so is the waiting side of `empty`.
-            return block_on::wait(core::future::poll_fn(|cx| unsafe { inner.empty.poll(cx) }));
+            return block_on::wait(core::future::poll_fn(|cx| unsafe {
+                inner.empty.poll(cx, Wait::Scope)
+            }));
         };
         inner.cancel(true);
         // SAFETY: The scope is ours, and so is the waiting side of `empty`.
@@ -295,9 +305,16 @@ impl Drop for Scope {
 #[derive(Clone)]
 pub struct Spawner {
     inner: Arc<ScopeInner>,
+    name: Option<&'static CStr>,
 }
 
 impl Spawner {
+    /// Gives its tasks a name, for those who look. Without one a task has the type of its future.
+    pub fn named(mut self, name: &'static CStr) -> Self {
+        self.name = Some(name);
+        self
+    }
+
     /// Queues `future` for the executor.
     ///
     /// The future runs even if the returned handle is dropped. Fails with `ENOMEM`, and with
@@ -308,7 +325,7 @@ impl Spawner {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        spawn(&self.inner, self.inner.executor, future, false)
+        spawn(&self.inner, &self.inner.executor, self.name, future, false)
     }
 
     /// Polls `future` once on the caller's thread, and queues it only if it is pending.
@@ -319,7 +336,7 @@ impl Spawner {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        spawn(&self.inner, self.inner.executor, future, true)
+        spawn(&self.inner, &self.inner.executor, self.name, future, true)
     }
 
     /// Runs `work`, which may sleep, on the scope's sleeper: a thread of its own, which does one thing
@@ -332,14 +349,13 @@ impl Spawner {
         work: impl FnOnce() -> T + Send + 'static,
     ) -> sys::Result<JoinHandle<T>> {
         let work = async move { work() };
-        spawn(&self.inner, self.inner.sleeper, work, false)
+        spawn(&self.inner, &self.inner.sleeper, self.name, work, false)
     }
 
     /// The scope's sleeper.
     #[cfg(MODULE)]
-    pub(crate) fn sleeper(&self) -> &Executor {
-        // SAFETY: Executors outlive their scopes.
-        unsafe { self.inner.sleeper.as_ref() }
+    pub(crate) fn sleeper(&self) -> &Core {
+        self.inner.sleeper.core()
     }
 
     /// Counts something as a member of the scope that is no task, until the guard is dropped.
@@ -359,7 +375,19 @@ pub struct Member {
 }
 
 impl Member {
+    /// The member that a successful [`ScopeInner::enter`] made.
+    #[cfg(MODULE)]
+    pub(crate) fn entered(inner: Arc<ScopeInner>) -> Self {
+        Self { inner }
+    }
+
     /// Whose member it is.
+    #[cfg(MODULE)]
+    pub(crate) fn inner(&self) -> &ScopeInner {
+        &self.inner
+    }
+
+    /// Where the scope is.
     #[cfg(MODULE)]
     pub(crate) fn scope(&self) -> *const ScopeInner {
         Arc::as_ptr(&self.inner)
@@ -374,7 +402,8 @@ impl Drop for Member {
 
 fn spawn<F>(
     scope: &Arc<ScopeInner>,
-    executor: NonNull<Executor>,
+    executor: &Executor,
+    name: Option<&'static CStr>,
     future: F,
     eager: bool,
 ) -> sys::Result<JoinHandle<F::Output>>
@@ -387,32 +416,43 @@ where
     } else {
         state::SCHEDULED
     };
-    let task = task::new(future, executor, scope.clone(), bits)?;
-    let listed = {
+    let task = task::new(future, name, executor.as_ptr(), scope.clone(), bits)?;
+    // SAFETY: `task::new` made one reference for the handle, one for the list and one for the
+    // poller; `bits` gives the right to do what is done with it.
+    unsafe {
+        begin(scope, task, eager)?;
+        Ok(JoinHandle::new(task))
+    }
+}
+
+/// Adds a new task to the scope, and polls it if `eager`, or else queues it.
+///
+/// # Safety
+///
+/// The task was made for the scope and for what is done with it, and nobody else knows of it. The
+/// references of list and poller are passed on.
+unsafe fn begin(scope: &ScopeInner, task: NonNull<Header>, eager: bool) -> sys::Result<()> {
+    {
         let mut tasks = scope.tasks.lock();
         // Under the lock: once the drop of the scope has closed the list, a spawner is no member
         // even for a moment.
-        let open = !tasks.closed && scope.enter();
-        if open {
-            tasks.insert(task);
+        if tasks.closed || !scope.enter() {
+            drop(tasks);
+            // SAFETY: The task is not on any list.
+            unsafe { task::discard(task) };
+            return Err(sys::ESHUTDOWN);
         }
-        open
-    };
-    if !listed {
-        // SAFETY: The task is not on any list yet.
-        unsafe { task::discard(task) };
-        return Err(sys::ESHUTDOWN);
+        tasks.insert(task);
     }
-    // SAFETY: `task::new` made one reference for the handle, and one for the list or the poller;
-    // `bits` gave us the right to do what we do.
+    sys::trace::spawn(task);
+    // SAFETY: By the function's contract. The caller has the handle's reference, and the scope.
     unsafe {
-        let handle = JoinHandle::new(task);
         if eager {
             let _nofs = sys::NoFs::enter();
-            task::poll(task);
+            task::poll(task, None);
         } else {
-            executor.as_ref().push(task.cast());
+            task.as_ref().executor.as_ref().push(task.cast());
         }
-        Ok(handle)
     }
+    Ok(())
 }

@@ -34,7 +34,9 @@
 //! A release touches the semaphore after the permits are free, but it borrows the semaphore until
 //! it returns, so that nobody frees it meanwhile.
 
+use super::stats::Wait;
 use super::sys::{self, Acquire, Atomic, Cell, Full, Lock, Relaxed, Release};
+use super::task;
 use core::future::Future;
 use core::marker::PhantomPinned;
 use core::pin::Pin;
@@ -200,6 +202,11 @@ impl Semaphore {
     /// A waiting future that is dropped leaves the queue; permits that were already handed to it go
     /// to the next.
     pub fn acquire(&self, count: usize) -> Acquiring<'_> {
+        self.acquire_as(count, Wait::Semaphore)
+    }
+
+    /// [`acquire`](Self::acquire), shown as waiting for `what`.
+    pub(crate) fn acquire_as(&self, count: usize, what: Wait) -> Acquiring<'_> {
         Acquiring {
             semaphore: self,
             waiter: Waiter {
@@ -212,6 +219,7 @@ impl Semaphore {
                 }),
             },
             step: Step::New,
+            what,
             _pinned: PhantomPinned,
         }
     }
@@ -382,6 +390,7 @@ pub struct Acquiring<'a> {
     semaphore: &'a Semaphore,
     waiter: Waiter,
     step: Step,
+    what: Wait,
     _pinned: PhantomPinned,
 }
 
@@ -441,6 +450,7 @@ impl<'a> Future for Acquiring<'a> {
         };
         if verdict == WAITS {
             this.step = Step::Waiting;
+            task::waits(cx, this.what);
             return Poll::Pending;
         }
         this.step = Step::Done;

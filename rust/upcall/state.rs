@@ -68,6 +68,12 @@ impl State {
         Self(Atomic::new(bits))
     }
 
+    /// The bits, as they were a moment ago. It orders nothing.
+    #[cfg(MODULE)]
+    pub(crate) fn look(&self) -> usize {
+        self.0.load(Relaxed)
+    }
+
     /// Replaces the word by what `f` makes of it; `f` also says what to do next.
     fn update<R>(&self, mut f: impl FnMut(usize) -> (usize, R)) -> R {
         let mut old = self.0.load(Relaxed);

@@ -26,10 +26,12 @@
 //! of its tasks still exist.
 
 use super::done::Done;
-use super::executor::{Executor, Runnable};
+use super::executor::{Core, Runnable};
 use super::scope::ScopeInner;
 use super::state::{self, Next, State};
-use super::sys::{self, Arc, Cell};
+use super::stats::{Stats, Wait};
+use super::sys::{self, Arc, Cell, Counter};
+use core::ffi::CStr;
 use core::future::Future;
 use core::marker::PhantomData;
 use core::mem::{ManuallyDrop, MaybeUninit};
@@ -53,11 +55,42 @@ pub(crate) struct Header {
     runnable: Runnable,
     pub(crate) state: State,
     done: Done,
-    executor: NonNull<Executor>,
+    pub(crate) executor: NonNull<Core>,
     scope: Cell<Option<Arc<ScopeInner>>>,
     pub(crate) siblings: Cell<Siblings>,
     vtable: &'static VTable,
     memory: sys::Layout,
+    given_name: Option<&'static CStr>,
+    /// By `sys::stamp`, as is `woken`.
+    pub(crate) spawned: u64,
+    /// Its number.
+    pub(crate) id: u64,
+    /// When it last became ready.
+    woken: Counter,
+    pub(crate) polls: Counter,
+    /// What it waits for: the number of a [`Wait`].
+    pub(crate) waits: Counter,
+}
+
+impl Header {
+    /// The name that it was spawned with, or the type of its future. In the text of the user's
+    /// module: only for who knows that the task is not complete.
+    pub(crate) fn name(&self) -> &'static str {
+        match self.given_name {
+            // It was checked when the name was given.
+            Some(name) => name.to_str().unwrap_or("?"),
+            None => (self.vtable.name)(),
+        }
+    }
+}
+
+/// Notes that the task whose context this is, if it is a task's, waits for `what`.
+pub(crate) fn waits(cx: &Context<'_>, what: Wait) {
+    if core::ptr::eq(cx.waker().vtable(), &WAKER) {
+        // SAFETY: It is the waker of a task, and holds or borrows a reference.
+        let header = unsafe { &*cx.waker().data().cast::<Header>() };
+        header.waits.set(what as u64);
+    }
 }
 
 /// The neighbours of a task in its scope's list.
@@ -75,6 +108,8 @@ struct VTable {
     clear: unsafe fn(NonNull<Header>),
     /// Moves the output, if any, to an `Option<F::Output>`.
     take: unsafe fn(NonNull<Header>, *mut ()),
+    /// The name of the type.
+    name: fn() -> &'static str,
 }
 
 #[repr(C)]
@@ -91,6 +126,7 @@ enum Stage<F: Future> {
 
 impl<F: Future> Task<F> {
     const VTABLE: VTable = VTable {
+        name: core::any::type_name::<F>,
         poll: Self::poll,
         clear: Self::clear,
         take: Self::take,
@@ -151,7 +187,8 @@ impl<F: Future> Task<F> {
 /// scope's, and one for the list or the poller.
 pub(crate) fn new<F>(
     future: F,
-    executor: NonNull<Executor>,
+    given_name: Option<&'static CStr>,
+    executor: NonNull<Core>,
     scope: Arc<ScopeInner>,
     bits: usize,
 ) -> sys::Result<NonNull<Header>>
@@ -161,6 +198,7 @@ where
 {
     let memory = sys::Layout::new::<Task<F>>();
     let task: NonNull<Task<F>> = sys::alloc(memory).ok_or(sys::ENOMEM)?.cast();
+    let now = sys::stamp();
     let header = Header {
         runnable: Runnable::new(run),
         state: State::new(bits | state::HANDLE | 3 * state::REF),
@@ -174,6 +212,12 @@ where
         }),
         vtable: &Task::<F>::VTABLE,
         memory,
+        given_name,
+        spawned: now,
+        id: sys::new_id(),
+        woken: Counter::new(now),
+        polls: Counter::new(0),
+        waits: Counter::new(Wait::Other as u64),
     };
     // SAFETY: The memory is fresh, large enough and aligned.
     unsafe {
@@ -233,10 +277,16 @@ unsafe fn take_scope(header: NonNull<Header>) -> Option<Arc<ScopeInner>> {
 
 /// # Safety
 ///
-/// The state machine told the caller to push, with a reference.
+/// The state machine told the caller to push, with a reference. The caller is in a read section of
+/// RCU that began before, or else keeps the executor (`executor`'s *Lifetime*).
 unsafe fn push(header: NonNull<Header>) {
-    // SAFETY: The executor outlives its tasks; the rest is the caller's contract.
-    unsafe { header.as_ref().executor.as_ref().push(header.cast()) }
+    // SAFETY: The caller has a reference, by which the executor is there: it is the worker, or holds
+    // the scope, or was in the read section before the task could be complete.
+    unsafe {
+        let this = header.as_ref();
+        this.woken.set(sys::stamp());
+        this.executor.as_ref().push(header.cast())
+    }
 }
 
 /// Runs a task that the executor took from the ready list.
@@ -261,12 +311,15 @@ unsafe fn run(runnable: NonNull<Runnable>) {
             // SAFETY: The executor outlives its tasks, and its worker calls us. The task is a member
             // of its scope until `complete` has called the user's code for the last time.
             unsafe {
-                this.executor.as_ref().within(scope, || {
+                this.executor.as_ref().within(scope, header.as_ptr(), || {
+                    let stats = this.executor.as_ref().stats();
                     // We own `RUNNING`, and the reference is ours.
                     if let Next::Poll = next {
-                        poll(header)
+                        stats.poll(this.woken.get());
+                        poll(header, Some(stats))
                     } else {
-                        cancel(header)
+                        cancel(header);
+                        stats.tick();
                     }
                 })
             }
@@ -277,20 +330,34 @@ unsafe fn run(runnable: NonNull<Runnable>) {
     }
 }
 
-/// Polls the future once and acts on what comes of it.
+/// Polls the future once and acts on what comes of it. The worker brings its `stats`.
 ///
 /// # Safety
 ///
-/// The caller owns `RUNNING` and passes on a reference.
-pub(crate) unsafe fn poll(header: NonNull<Header>) {
+/// The caller owns `RUNNING` and passes on a reference. Unless it is the worker it keeps the executor.
+pub(crate) unsafe fn poll(header: NonNull<Header>, stats: Option<&Stats>) {
     // SAFETY: We have a reference.
     let this = unsafe { header.as_ref() };
+    this.polls.add(1);
+    this.waits.set(Wait::Other as u64);
+    sys::trace::poll_begin(header);
     // The waker borrows our reference.
     // SAFETY: The vtable keeps the contract of `RawWaker`, and the waker does not outlive the
     // reference: it is not dropped, and clones take references of their own.
     let waker = ManuallyDrop::new(unsafe { Waker::from_raw(raw_waker(header)) });
     // SAFETY: We own `RUNNING`.
-    if unsafe { (this.vtable.poll)(header, &mut Context::from_waker(&waker)) } {
+    let ready = unsafe { (this.vtable.poll)(header, &mut Context::from_waker(&waker)) };
+    if let Some(stats) = stats {
+        let took = stats.polled();
+        // The executor runs us.
+        // SAFETY: As above. A sleeper's work may take its time.
+        if took > sys::poll_limit() && !unsafe { this.executor.as_ref() }.sleeps() {
+            // The task is not complete, so the name is there.
+            sys::warn_long_poll(this.name(), took);
+        }
+    }
+    sys::trace::poll_end(header, ready);
+    if ready {
         // SAFETY: As above; the stage holds the output.
         return unsafe { complete(header) };
     }
@@ -310,6 +377,7 @@ pub(crate) unsafe fn poll(header: NonNull<Header>) {
 ///
 /// The caller owns `RUNNING` and passes on a reference.
 pub(crate) unsafe fn cancel(header: NonNull<Header>) {
+    sys::trace::cancel(header);
     // SAFETY: We own `RUNNING`.
     unsafe {
         (header.as_ref().vtable.clear)(header);
@@ -335,6 +403,7 @@ unsafe fn complete(header: NonNull<Header>) {
         // SAFETY: There is no `JoinHandle`, and will be none, so the stage is ours.
         unsafe { (this.vtable.clear)(header) };
     }
+    sys::trace::complete(header);
     this.done.complete();
     // From here on no code and no data of the user's module is touched.
     // SAFETY: As above.
@@ -351,6 +420,7 @@ unsafe fn complete(header: NonNull<Header>) {
 ///
 /// The caller has a reference.
 pub(crate) unsafe fn abort(header: NonNull<Header>) {
+    let _rcu = sys::read_section();
     // SAFETY: We have a reference.
     if unsafe { header.as_ref() }.state.abort() == Next::Push {
         // SAFETY: `abort` tells us to.
@@ -393,8 +463,10 @@ unsafe fn waker_wake(data: *const ()) {
 unsafe fn waker_wake_by_ref(data: *const ()) {
     // SAFETY: A waker has a reference.
     let header = unsafe { NonNull::new_unchecked(data.cast_mut().cast::<Header>()) };
+    let _rcu = sys::read_section();
     // SAFETY: As above.
     if unsafe { header.as_ref() }.state.wake() == Next::Push {
+        sys::trace::wake(header);
         // SAFETY: `wake` tells us to.
         unsafe { push(header) }
     }
@@ -463,7 +535,7 @@ impl<T> Future for JoinHandle<T> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         // SAFETY: `&mut self` makes us the one waiter.
-        if unsafe { self.header().done.poll(cx) }.is_pending() {
+        if unsafe { self.header().done.poll(cx, Wait::Task) }.is_pending() {
             return Poll::Pending;
         }
         let mut output: MaybeUninit<Option<T>> = MaybeUninit::new(None);

@@ -11,6 +11,7 @@
 //! which waits for a handler that is running: a few instructions, on another CPU. Process context.
 
 use super::race::{race, Either, Race};
+use super::stats::Wait;
 use super::sys::{self, Timer};
 use core::future::Future;
 use core::marker::PhantomPinned;
@@ -88,7 +89,7 @@ impl Future for Sleep {
             unsafe { this.timer.start(this.at.0) };
         }
         // SAFETY: `&mut self` makes us the one waiter.
-        unsafe { this.timer.done().poll(cx) }
+        unsafe { this.timer.done().poll(cx, Wait::Timer) }
     }
 }
 

@@ -78,7 +78,7 @@ pub(crate) unsafe extern "C" fn evict<F: FileSystem>(inode: *mut ub::inode) {
     // SAFETY: The VFS passes an inode of ours without users.
     unsafe {
         ub::truncate_inode_pages_final(&raw mut (*inode).i_data);
-        ub::upcall_reading_wait(&raw mut (*this).reading);
+        ub::upcall_users_wait(&raw mut (*this).reading);
         ub::clear_inode(inode);
     }
 }

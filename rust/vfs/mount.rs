@@ -27,7 +27,7 @@ use kernel::prelude::*;
 use kernel::sync::atomic::{Acquire, Atomic, Release};
 use kernel::sync::Arc;
 use kernel::types::Opaque;
-use upcall::{block_on, Scope, Worker};
+use upcall::{block_on, Executor, Scope};
 use upcall_bindings as ub;
 
 /// The registration of a file system type. Lives in a `static`, since lockdep classes are in it.
@@ -133,8 +133,6 @@ pub struct MountOption<'a> {
 pub(crate) struct Mounted<F> {
     pub(crate) fs: Arc<F>,
     scope: Option<Scope>,
-    /// Dropped after the scope.
-    _sleeper: Worker,
     pub(crate) cache: *mut ub::kmem_cache,
 }
 
@@ -327,9 +325,7 @@ impl<F: FileSystem> Ops<F> {
                 (*fc).sb_flags & ub::UPCALL_SB_SILENT != 0,
             )
         };
-        let sleeper = Worker::sleeper(F::NAME)?;
-        // SAFETY: The sleeper is dropped after the scope, here and in `Mounted`.
-        let scope = unsafe { Scope::with_sleeper(&sleeper) }?;
+        let scope = Scope::on(&Executor::shared()?, &Executor::sleeper(F::NAME)?)?;
         // SAFETY: The device is open until `kill_sb`, and the scope ends before.
         let disk = unsafe {
             // What programs wrote to the device is to be seen by requests too.
@@ -362,7 +358,6 @@ impl<F: FileSystem> Ops<F> {
                 Mounted {
                     fs,
                     scope: Some(scope),
-                    _sleeper: sleeper,
                     cache: F::registration().cache.load(Acquire),
                 },
                 GFP_KERNEL,

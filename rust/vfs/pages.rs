@@ -266,7 +266,7 @@ impl<F: FileSystem> Readahead<F> {
         // SAFETY: By the function's contract. The folios are locked, so the inode is not evicted
         // before the count says that we use it.
         unsafe {
-            ub::upcall_reading_begin(reading);
+            ub::upcall_users_enter(reading);
             ub::upcall_readahead_take(&mut taken, rac);
             Self {
                 rac: taken,
@@ -288,7 +288,7 @@ impl<F> Drop for Readahead<F> {
         // SAFETY: What is left of the request is ours. The inode may go after the last line.
         unsafe {
             ub::upcall_readahead_drop_rest(&mut self.rac);
-            ub::upcall_reading_end(self.reading.as_ptr());
+            ub::upcall_users_leave(self.reading.as_ptr());
         }
     }
 }

@@ -3,7 +3,7 @@
 //! The kernel's back end of [`sys`](super).
 
 use crate::done::Done;
-use crate::executor::Executor;
+use crate::executor::Core;
 use core::cell::UnsafeCell;
 use core::marker::PhantomData;
 use core::ops::{Deref, DerefMut};
@@ -23,6 +23,10 @@ pub(crate) use kernel::error::{Error, Result};
 pub(crate) use kernel::prelude::{EAGAIN, ECANCELED, EDEADLK, ENOMEM, ESHUTDOWN, ETIMEDOUT};
 pub(crate) use kernel::sync::atomic::{Acquire, Atomic, Full, Relaxed, Release};
 pub(crate) use kernel::sync::Arc;
+
+pub(crate) use crate::eyes::poll_limit;
+pub(crate) use crate::module::retire;
+pub(crate) use crate::registry::{enroll, strike, Enrolled};
 
 /// `UnsafeCell` with the interface of loom's.
 pub(crate) struct Cell<T: ?Sized>(UnsafeCell<T>);
@@ -185,10 +189,64 @@ pub(crate) fn current() -> usize {
     kernel::task::Task::current_raw() as usize
 }
 
-/// Whether the caller is the default executor's worker, inside a poll.
+/// The executor whose worker the caller is, inside a poll.
+pub(crate) fn current_executor() -> Option<NonNull<Core>> {
+    // SAFETY: No conditions.
+    if !unsafe { ub::upcall_is_kworker() } {
+        return None;
+    }
+    crate::registry::find_executor(|core| core.is_current().then(|| NonNull::from(core)))
+}
+
+/// Whether the caller is the worker of an executor whose runnables may not sleep, inside a poll.
 pub(crate) fn on_worker() -> bool {
-    // SAFETY: The executor lives as long as the module.
-    crate::module::executor().is_ok_and(|executor| unsafe { executor.as_ref() }.is_current())
+    // SAFETY: It is there as long as it runs us.
+    current_executor().is_some_and(|core| !unsafe { core.as_ref() }.sleeps())
+}
+
+/// A read section: what was found in it is not freed before it ends, if freed under RCU.
+pub(crate) fn read_section() -> kernel::sync::rcu::Guard {
+    kernel::sync::rcu::read_lock()
+}
+
+/// A figure that orders nothing. One thread at a time changes it.
+pub(crate) struct Counter(Atomic<u64>);
+
+impl Counter {
+    pub(crate) const fn new(value: u64) -> Self {
+        Self(Atomic::new(value))
+    }
+
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+
+    pub(crate) fn set(&self, value: u64) {
+        self.0.store(value, Relaxed);
+    }
+
+    pub(crate) fn add(&self, value: u64) {
+        self.set(self.get().wrapping_add(value));
+    }
+}
+
+/// The time of the clock for figures, in nanoseconds: the cheapest, not the same on all CPUs.
+pub(crate) fn stamp() -> u64 {
+    // SAFETY: No conditions.
+    unsafe { ub::local_clock() }
+}
+
+/// The number of a task.
+pub(crate) fn new_id() -> u64 {
+    static LAST: Atomic<u64> = Atomic::new(0);
+    LAST.fetch_add(1, Relaxed).wrapping_add(1)
+}
+
+/// Logs that one poll of task `name` took `took` nanoseconds; not each time, if that comes often.
+#[cold]
+pub(crate) fn warn_long_poll(name: &str, took: u64) {
+    // SAFETY: The name has this length.
+    unsafe { ub::upcall_warn_long_poll(name.as_ptr().cast(), name.len() as c_uint, took) };
 }
 
 /// A scope in which no allocation recurses into a file system.
@@ -283,37 +341,88 @@ impl Timer {
     }
 }
 
+/// The longest name of an executor, with the zero at its end.
+pub(crate) const NAME_LEN: usize = 24;
+
 /// What starts an executor's run: a work item on a workqueue of its own.
 pub(crate) struct Bell {
-    queue: *mut bindings::workqueue_struct,
+    /// Null once it was destroyed.
+    queue: Atomic<*mut bindings::workqueue_struct>,
     work: Opaque<bindings::work_struct>,
+    /// Ends with a zero.
+    name: [u8; NAME_LEN],
+    /// The next in the list of executors.
+    next: Atomic<*mut Core>,
 }
 
 impl Bell {
-    /// Makes a bell whose work goes to `queue`, an ordered workqueue that outlives it.
-    pub(crate) fn new(queue: *mut bindings::workqueue_struct) -> Self {
-        Self {
-            queue,
-            work: Opaque::uninit(),
+    /// Makes a bell with an ordered workqueue of that name, of which the first bytes are used.
+    ///
+    /// Fails with `ENOMEM`.
+    pub(crate) fn new(name: &CStr, flags: u32) -> Result<Self> {
+        let mut bytes = [0; NAME_LEN];
+        for (to, from) in bytes[..NAME_LEN - 1].iter_mut().zip(name.to_bytes()) {
+            *to = *from;
         }
+        // SAFETY: The name ends with a zero, and is copied.
+        let queue = unsafe { ub::upcall_alloc_ordered_workqueue(bytes.as_ptr().cast(), flags) };
+        if queue.is_null() {
+            return Err(ENOMEM);
+        }
+        Ok(Self {
+            queue: Atomic::new(queue.cast()),
+            work: Opaque::uninit(),
+            name: bytes,
+            next: Atomic::new(core::ptr::null_mut()),
+        })
     }
 
-    /// Initialises the work item, once the bell has its final address.
+    /// The executor's name.
+    pub(crate) fn name(&self) -> &CStr {
+        CStr::from_bytes_until_nul(&self.name).unwrap_or(c"")
+    }
+
+    /// The name, with at least one zero at its end.
+    pub(crate) fn name_bytes(&self) -> &[u8; NAME_LEN] {
+        &self.name
+    }
+
+    /// The link of the list of executors.
+    pub(crate) fn next(&self) -> &Atomic<*mut Core> {
+        &self.next
+    }
+
+    /// Initialises the work item, of the class of `key`, once the bell has its final address.
     ///
     /// # Safety
     ///
-    /// The bell is that of a pinned [`Executor`], was not rung yet, and is hung once.
-    pub(crate) unsafe fn hang(&self) {
+    /// The bell is that of a pinned [`Core`], was not rung yet, and is hung once.
+    pub(crate) unsafe fn hang(&self, key: Pin<&'static kernel::sync::LockClassKey>) {
         // SAFETY: The memory is ours and will not move; the work function fits the type.
         unsafe {
             bindings::init_work_with_key(
                 self.work.get(),
                 Some(Self::work),
                 false,
-                c"upcall".as_char_ptr(),
-                kernel::sync::static_lock_class!().as_ptr(),
+                LOCK_NAME.as_ptr(),
+                key.as_ptr(),
             )
         };
+    }
+
+    /// Ends the thread. A run that is pending or in progress is finished before, and so are those that it rings
+    /// for. May sleep.
+    ///
+    /// # Safety
+    ///
+    /// Nobody rings any more but the run itself. Not called by it, nor twice at the same time.
+    pub(crate) unsafe fn take_down(&self) {
+        let queue = self.queue.load(Relaxed);
+        if !queue.is_null() {
+            // SAFETY: The queue is ours.
+            unsafe { bindings::destroy_workqueue(queue) };
+            self.queue.store(core::ptr::null_mut(), Relaxed);
+        }
     }
 
     /// Starts a run, unless one is pending already. Any context.
@@ -322,7 +431,7 @@ impl Bell {
         unsafe {
             bindings::queue_work_on(
                 bindings::wq_misc_consts_WORK_CPU_UNBOUND as c_int,
-                self.queue,
+                self.queue.load(Relaxed),
                 self.work.get(),
             )
         };
@@ -332,10 +441,17 @@ impl Bell {
     ///
     /// Called by the workqueue alone, for a work item that [`hang`](Self::hang) initialised.
     unsafe extern "C" fn work(work: *mut bindings::work_struct) {
-        let offset = Executor::BELL_OFFSET + core::mem::offset_of!(Bell, work);
+        let offset = Core::BELL_OFFSET + core::mem::offset_of!(Bell, work);
         // SAFETY: The work is embedded in a bell, and the bell in an executor. A work item of an
         // ordered queue never runs twice at the same time.
-        unsafe { (*work.byte_sub(offset).cast::<Executor>()).run() };
+        unsafe { (*work.byte_sub(offset).cast::<Core>()).run() };
+    }
+}
+
+impl Drop for Bell {
+    fn drop(&mut self) {
+        // SAFETY: An executor that ran was taken down before; one that was never used has no run.
+        unsafe { self.take_down() };
     }
 }
 

@@ -19,6 +19,8 @@
 mod linux;
 #[cfg(MODULE)]
 pub(crate) use linux::*;
+#[cfg(MODULE)]
+pub(crate) mod trace;
 
 #[cfg(not(MODULE))]
 #[path = "../../host/upcall/src/sys.rs"]

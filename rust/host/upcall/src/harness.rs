@@ -6,12 +6,11 @@
 // The models and the other tests each use their part.
 #![allow(dead_code)]
 
-use crate::executor::Executor;
+use crate::executor::{Core, Executor};
 use crate::sys::{self, rt, Acquire, Atomic, Bell, Ledger, Relaxed, Release};
 use crate::Scope;
 use core::future::Future;
 use core::pin::Pin;
-use core::ptr::NonNull;
 use core::task::{Context, Poll, Waker};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Once};
@@ -57,15 +56,15 @@ fn alone() -> std::sync::MutexGuard<'static, ()> {
 
 /// An executor, run by its owner or by a thread.
 #[derive(Clone)]
-pub(crate) struct Host(Arc<Executor>);
+pub(crate) struct Host(Executor);
 
 impl Host {
     pub(crate) fn new() -> Self {
-        Self(Arc::new(Executor::new(Bell::new())))
+        Self(Executor::with_bell(Bell::new(), false).unwrap())
     }
 
-    pub(crate) fn executor(&self) -> &Executor {
-        &self.0
+    pub(crate) fn executor(&self) -> &Core {
+        self.0.core()
     }
 
     pub(crate) fn scope(&self) -> Scope {
@@ -73,25 +72,24 @@ impl Host {
     }
 
     pub(crate) fn try_scope(&self) -> sys::Result<Scope> {
-        // SAFETY: A test keeps its host until its scopes are gone.
-        unsafe { Scope::on(NonNull::from(&*self.0)) }
+        Scope::on(&self.0, &self.0)
     }
 
     fn run(&self) {
         // SAFETY: The bell was answered, and lets nobody else run.
-        unsafe { self.0.run() };
-        self.0.bell().finish();
+        unsafe { self.executor().run() };
+        self.executor().bell().finish();
     }
 
     /// Waits for the bell and runs once.
     pub(crate) fn run_once(&self) {
-        assert!(self.0.bell().wait());
+        assert!(self.executor().bell().wait());
         self.run();
     }
 
     /// Runs once, if the bell was rung.
     pub(crate) fn try_run(&self) -> bool {
-        let due = self.0.bell().answer();
+        let due = self.executor().bell().answer();
         if due {
             self.run();
         }
@@ -107,7 +105,7 @@ impl Host {
     pub(crate) fn worker(&self) -> Worker {
         let host = self.clone();
         let thread = rt::thread::spawn(move || {
-            while host.0.bell().wait() {
+            while host.executor().bell().wait() {
                 host.run();
             }
         });
@@ -127,7 +125,7 @@ pub(crate) struct Worker {
 impl Worker {
     /// Ends the thread once nothing is pending.
     pub(crate) fn stop(self) {
-        self.host.0.bell().hang_up();
+        self.host.executor().bell().hang_up();
         self.thread.join().unwrap();
     }
 }

@@ -38,6 +38,8 @@ mod scope;
 mod semaphore;
 #[path = "../../../upcall/state.rs"]
 mod state;
+#[path = "../../../upcall/stats.rs"]
+mod stats;
 #[path = "../../../upcall/sys/mod.rs"]
 mod sys;
 #[path = "../../../upcall/task.rs"]
@@ -45,7 +47,7 @@ mod task;
 #[path = "../../../upcall/time.rs"]
 mod time;
 
-pub use block_on::block_on;
+pub use block_on::{block_on, on_worker};
 pub use chain::{run, Chain, Then};
 pub use channel::channel;
 pub use executor::Executor;

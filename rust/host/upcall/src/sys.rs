@@ -523,6 +523,78 @@ pub(crate) fn current() -> usize {
     HERE.with(|here| here.id)
 }
 
+/// A figure that orders nothing, also not in a model.
+pub(crate) struct Counter(std::sync::atomic::AtomicU64);
+
+impl Counter {
+    pub(crate) const fn new(value: u64) -> Self {
+        Self(std::sync::atomic::AtomicU64::new(value))
+    }
+
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+
+    pub(crate) fn add(&self, value: u64) {
+        self.set(self.get() + value);
+    }
+}
+
+pub(crate) fn new_id() -> u64 {
+    0
+}
+
+/// The clock of the counters. It stands still.
+pub(crate) fn stamp() -> u64 {
+    0
+}
+
+pub(crate) fn poll_limit() -> u64 {
+    u64::MAX
+}
+
+pub(crate) fn warn_long_poll(_name: &str, _took: u64) {}
+
+/// Nobody looks.
+pub(crate) struct Enrolled;
+
+impl Enrolled {
+    pub(crate) fn new() -> Self {
+        Self
+    }
+}
+
+pub(crate) fn enroll(_scope: &Arc<crate::scope::ScopeInner>) {}
+
+pub(crate) fn strike(_scope: &crate::scope::ScopeInner) -> Option<Arc<crate::scope::ScopeInner>> {
+    None
+}
+
+/// Nobody traces.
+pub(crate) mod trace {
+    use super::NonNull;
+    use crate::task::Header;
+
+    pub(crate) fn spawn(_task: NonNull<Header>) {}
+    pub(crate) fn wake(_task: NonNull<Header>) {}
+    pub(crate) fn poll_begin(_task: NonNull<Header>) {}
+    pub(crate) fn poll_end(_task: NonNull<Header>, _ready: bool) {}
+    pub(crate) fn complete(_task: NonNull<Header>) {}
+    pub(crate) fn cancel(_task: NonNull<Header>) {}
+}
+
+/// A test keeps its executors longer than everybody who pushes.
+pub(crate) fn read_section() {}
+
+/// The last handle is gone, or some other.
+pub(crate) fn retire(core: Arc<crate::executor::Core>) {
+    drop(core);
+}
+
 pub(crate) fn on_worker() -> bool {
     HERE.with(|here| here.worker.get())
 }

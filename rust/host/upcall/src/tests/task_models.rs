@@ -9,6 +9,7 @@ use crate::done::Done;
 use crate::executor::Runnable;
 use crate::harness::*;
 use crate::ready::{Link, ReadyList};
+use crate::stats::Wait;
 use crate::sys::{self, rt, Atomic, Cell, Full, Relaxed};
 use crate::{block_on, Cancelled, JoinHandle};
 use core::future::{poll_fn, Future};
@@ -505,7 +506,7 @@ fn done_publishes_to_a_poll() {
         let count = Count::new();
         let waker = Waker::from(count.clone());
         // SAFETY: We are the one waiter.
-        let poll = poll_fn(|cx| unsafe { published.done.poll(cx) });
+        let poll = poll_fn(|cx| unsafe { published.done.poll(cx, Wait::Other) });
         let ready = poll_with(pin!(poll), &waker).is_ready();
         if ready {
             published.check();
@@ -525,7 +526,7 @@ fn done_publishes_to_a_poll_with_another_waker() {
         let counts = [Count::new(), Count::new()];
         let wakers = counts.clone().map(Waker::from);
         // SAFETY: We are the one waiter.
-        let poll = || poll_fn(|cx| unsafe { published.done.poll(cx) });
+        let poll = || poll_fn(|cx| unsafe { published.done.poll(cx, Wait::Other) });
         assert!(poll_with(pin!(poll()), &wakers[0]).is_pending());
         let completes = published.clone();
         let thread = thread::spawn(move || completes.complete());
@@ -548,7 +549,7 @@ fn done_publishes_to_a_poll_with_the_same_waker() {
         let count = Count::new();
         let waker = Waker::from(count.clone());
         // SAFETY: We are the one waiter.
-        let poll = || poll_fn(|cx| unsafe { published.done.poll(cx) });
+        let poll = || poll_fn(|cx| unsafe { published.done.poll(cx, Wait::Other) });
         assert!(poll_with(pin!(poll()), &waker).is_pending());
         let completes = published.clone();
         let thread = thread::spawn(move || completes.complete());
@@ -570,7 +571,7 @@ fn done_against_disarm() {
         let count = Count::new();
         let waker = Waker::from(count.clone());
         // SAFETY: We are the one waiter.
-        let poll = poll_fn(|cx| unsafe { published.done.poll(cx) });
+        let poll = poll_fn(|cx| unsafe { published.done.poll(cx, Wait::Other) });
         assert!(poll_with(pin!(poll), &waker).is_pending());
         let completes = published.clone();
         let thread = thread::spawn(move || completes.complete());
@@ -594,7 +595,11 @@ fn done_by_two_completers() {
         let count = Count::new();
         let waker = Waker::from(count.clone());
         // SAFETY: We are the one waiter.
-        assert!(poll_with(pin!(poll_fn(|cx| unsafe { done.poll(cx) })), &waker).is_pending());
+        assert!(poll_with(
+            pin!(poll_fn(|cx| unsafe { done.poll(cx, Wait::Other) })),
+            &waker
+        )
+        .is_pending());
         let threads = [(); 2].map(|()| {
             let done = done.clone();
             thread::spawn(move || done.complete())

@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! All executors and all scopes there are.
+//!
+//! # Concurrency
+//!
+//! Both lists are changed under one lock, which is for any context: a scope can end in an interrupt.
+//! Executors are read under RCU; one is freed a grace period after it was removed.
+//!
+//! The list has a reference on each scope, from when it is made until its last member leaves. Who
+//! walks it becomes a member of the scope at which it is: that one then stays in the list, and with it
+//! the user's module.
+
+use crate::executor::Core;
+use crate::scope::{Member, ScopeInner};
+use crate::sys::{share, Acquire, Atomic, Cell, Relaxed, Release};
+use core::ptr::{from_ref, null, null_mut};
+use kernel::sync::{rcu, Arc};
+use upcall_bindings as ub;
+
+static EXECUTORS: Atomic<*mut Core> = Atomic::new(null_mut());
+static SCOPES: Atomic<*mut ScopeInner> = Atomic::new(null_mut());
+
+/// Runs `f` under the lock.
+fn locked<R>(f: impl FnOnce() -> R) -> R {
+    // SAFETY: Taken and released on the same thread, and `f` does not sleep.
+    let flags = unsafe { ub::upcall_registry_lock() };
+    let result = f();
+    // SAFETY: As above.
+    unsafe { ub::upcall_registry_unlock(flags) };
+    result
+}
+
+/// Adds an executor.
+pub(crate) fn add(core: &Core) {
+    locked(|| {
+        core.bell().next().store(EXECUTORS.load(Relaxed), Relaxed);
+        EXECUTORS.store(from_ref(core).cast_mut(), Release);
+    });
+}
+
+/// Removes an executor. It may be read until a grace period is over.
+pub(crate) fn remove(core: &Core) {
+    locked(|| {
+        let mut link = &EXECUTORS;
+        loop {
+            let at = link.load(Relaxed);
+            // SAFETY: What is in the list was added, and is not freed while we hold the lock.
+            let Some(this) = (unsafe { at.as_ref() }) else {
+                return;
+            };
+            if core::ptr::eq(this, core) {
+                return link.store(this.bell().next().load(Relaxed), Release);
+            }
+            link = this.bell().next();
+        }
+    });
+}
+
+/// Calls `f` for each executor until it gives something. `f` does not sleep.
+pub(crate) fn find_executor<R>(mut f: impl FnMut(&Core) -> Option<R>) -> Option<R> {
+    let _rcu = rcu::read_lock();
+    let mut at = EXECUTORS.load(Acquire);
+    // SAFETY: We are in a read section, in which nothing in the list is freed.
+    while let Some(core) = unsafe { at.as_ref() } {
+        if let Some(result) = f(core) {
+            return Some(result);
+        }
+        at = core.bell().next().load(Acquire);
+    }
+    None
+}
+
+/// The neighbours of a scope in the list. Under the lock.
+pub(crate) struct Enrolled(Cell<(*const ScopeInner, *const ScopeInner)>);
+
+impl Enrolled {
+    pub(crate) fn new() -> Self {
+        Self(Cell::new((null(), null())))
+    }
+
+    /// Gives access to the pointers to the one before and the one after.
+    fn links<R>(
+        scope: *const ScopeInner,
+        f: impl FnOnce(&mut (*const ScopeInner, *const ScopeInner)) -> R,
+    ) -> R {
+        // SAFETY: The scope is in the list, whose reference keeps it, and we hold the lock.
+        unsafe { (*scope).enrolled.0.with_mut(|links| f(&mut *links)) }
+    }
+}
+
+/// Adds a scope, once.
+pub(crate) fn enroll(scope: &Arc<ScopeInner>) {
+    let scope = Arc::into_raw(scope.clone());
+    locked(|| {
+        let next = SCOPES.load(Relaxed).cast_const();
+        Enrolled::links(scope, |links| *links = (null(), next));
+        if !next.is_null() {
+            Enrolled::links(next, |links| links.0 = scope);
+        }
+        SCOPES.store(scope.cast_mut(), Relaxed);
+    });
+}
+
+/// Removes a scope whose last member left, and gives the list's reference back.
+pub(crate) fn strike(scope: &ScopeInner) -> Arc<ScopeInner> {
+    locked(|| {
+        let (prev, next) = Enrolled::links(scope, |links| *links);
+        if prev.is_null() {
+            SCOPES.store(next.cast_mut(), Relaxed);
+        } else {
+            Enrolled::links(prev, |links| links.1 = next);
+        }
+        if !next.is_null() {
+            Enrolled::links(next, |links| links.0 = prev);
+        }
+    });
+    // SAFETY: `enroll` gave the list a reference, and the scope is struck once.
+    unsafe { Arc::from_raw(scope) }
+}
+
+/// Calls `f` for each scope that is not over. It may sleep.
+pub(crate) fn for_each_scope(mut f: impl FnMut(&ScopeInner)) {
+    let mut at: Option<Member> = None;
+    loop {
+        let next = locked(|| {
+            let mut scope = match &at {
+                None => SCOPES.load(Relaxed).cast_const(),
+                Some(member) => Enrolled::links(member.scope(), |links| links.1),
+            };
+            // SAFETY: What is in the list is kept by the list's reference, while we hold the lock.
+            while let Some(this) = unsafe { scope.as_ref() } {
+                if this.enter() {
+                    // SAFETY: As above. We have become a member.
+                    return Some(unsafe { Member::entered(share(scope)) });
+                }
+                scope = Enrolled::links(scope, |links| links.1);
+            }
+            None
+        });
+        // Outside the lock: it may be the last to leave.
+        at = next;
+        let Some(member) = &at else { return };
+        f(member.inner());
+    }
+}

@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What is counted, for those who look: see [`eyes`](super::eyes).
+//!
+//! Counters order nothing, and each has one writer; whoever reads them sees what was true a moment
+//! ago. A poll costs one reading of the clock, and a wake another.
+
+use super::sys::{self, Counter};
+
+/// How many classes of latency are told apart.
+pub(crate) const CLASSES: usize = 20;
+
+/// The figures of an executor. Written by its worker.
+pub(crate) struct Stats {
+    /// The last reading of the clock.
+    clock: Counter,
+    /// How often the worker was started.
+    pub(crate) runs: Counter,
+    pub(crate) polls: Counter,
+    /// The longest poll, in nanoseconds.
+    pub(crate) longest: Counter,
+    /// How often a task waited for its turn: class 0 less than 1 us, class `n` less than `2^n` us,
+    /// the last all that is longer.
+    pub(crate) latency: [Counter; CLASSES],
+}
+
+impl Stats {
+    pub(crate) fn new() -> Self {
+        Self {
+            clock: Counter::new(0),
+            runs: Counter::new(0),
+            polls: Counter::new(0),
+            longest: Counter::new(0),
+            latency: [const { Counter::new(0) }; CLASSES],
+        }
+    }
+
+    /// The worker starts, or what it did last was no poll.
+    pub(crate) fn tick(&self) {
+        self.clock.set(sys::stamp());
+    }
+
+    /// A poll begins, of a task that was woken at `woken`.
+    pub(crate) fn poll(&self, woken: u64) {
+        let waited = self.clock.get().saturating_sub(woken);
+        let class = (u64::BITS - (waited >> 10).leading_zeros()) as usize;
+        self.latency[class.min(CLASSES - 1)].add(1);
+    }
+
+    /// The poll is over. Returns how long it took, in nanoseconds.
+    pub(crate) fn polled(&self) -> u64 {
+        let now = sys::stamp();
+        let took = now.saturating_sub(self.clock.get());
+        self.clock.set(now);
+        self.polls.add(1);
+        if took > self.longest.get() {
+            self.longest.set(took);
+        }
+        took
+    }
+}
+
+/// What a task waits for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wait {
+    /// A future that is not of this crate.
+    Other,
+    #[cfg_attr(not(MODULE), allow(dead_code, reason = "the host has no devices"))]
+    Bio,
+    Timer,
+    Lock,
+    Semaphore,
+    Task,
+    Scope,
+    Oneshot,
+    Channel,
+    Notify,
+}
+
+impl Wait {
+    /// All of them, in order.
+    #[cfg(MODULE)]
+    const NAMES: [&'static str; 10] = [
+        "other",
+        "bio",
+        "timer",
+        "lock",
+        "semaphore",
+        "task",
+        "scope",
+        "oneshot",
+        "channel",
+        "notify",
+    ];
+
+    /// The name of the one with this number.
+    #[cfg(MODULE)]
+    pub(crate) fn name(number: u64) -> &'static str {
+        Self::NAMES.get(number as usize).unwrap_or(&"?")
+    }
+}
