@@ -3,6 +3,8 @@
  * Static inlines and macros of the kernel that Rust cannot call, as functions.
  */
 #include <linux/backing-dev.h>
+#include <linux/lockdep.h>
+#include <linux/mempool.h>
 #include <linux/panic.h>
 #include <linux/ratelimit.h>
 #include <linux/rcupdate.h>
@@ -37,6 +39,65 @@ void upcall_park(atomic_t *events, int seen)
 	}
 	__set_current_state(TASK_RUNNING);
 }
+
+/* As above, and returns false if the thread was killed before. */
+bool upcall_park_killable(atomic_t *events, int seen)
+{
+	bool woken;
+
+	for (;;) {
+		set_current_state(TASK_KILLABLE);
+		woken = atomic_read(events) != seen;
+		if (woken || fatal_signal_pending(current))
+			break;
+		schedule();
+	}
+	__set_current_state(TASK_RUNNING);
+	return woken;
+}
+
+mempool_t *upcall_mempool_create(int count, size_t size)
+{
+	return mempool_create_kmalloc_pool(count, size);
+}
+
+void *upcall_mempool_alloc(mempool_t *pool, bool wait)
+{
+	return mempool_alloc(pool, wait ? GFP_NOIO : GFP_NOWAIT);
+}
+
+void upcall_mempool_free(void *element, mempool_t *pool)
+{
+	mempool_free(element, pool);
+}
+
+#ifdef CONFIG_LOCKDEP
+/* Without a key the lock is one whose order nobody checks. */
+void upcall_dep_init(struct lockdep_map *map, const char *name, struct lock_class_key *key)
+{
+	lockdep_init_map_wait(map, name, key ?: &__lockdep_no_validate__, 0, LD_WAIT_SLEEP);
+}
+
+void upcall_dep_read(struct lockdep_map *map)
+{
+	rwsem_acquire_read(map, 0, 0, _RET_IP_);
+}
+
+void upcall_dep_write(struct lockdep_map *map)
+{
+	rwsem_acquire(map, 0, 0, _RET_IP_);
+}
+
+void upcall_dep_downgrade(struct lockdep_map *map)
+{
+	lock_downgrade(map, _RET_IP_);
+}
+
+void upcall_dep_release(struct lockdep_map *map)
+{
+	rwsem_release(map, _RET_IP_);
+}
+#endif
 
 u64 upcall_now(void)
 {

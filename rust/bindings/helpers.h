@@ -10,6 +10,8 @@
 #include <linux/fs.h>
 #include <linux/hrtimer.h>
 #include <linux/iomap.h>
+#include <linux/lockdep_types.h>
+#include <linux/mempool.h>
 #include <linux/pagemap.h>
 #include <linux/posix_acl.h>
 #include <linux/ratelimit_types.h>
@@ -32,9 +34,22 @@ void upcall_registry_unlock(unsigned long flags);
 void upcall_timer_start(struct hrtimer *timer, enum hrtimer_restart (*fire)(struct hrtimer *), u64 at);
 void upcall_timer_cancel(struct hrtimer *timer);
 void upcall_park(atomic_t *events, int seen);
+bool upcall_park_killable(atomic_t *events, int seen);
 struct workqueue_struct *upcall_alloc_ordered_workqueue(const char *name, unsigned int flags);
 unsigned int upcall_memalloc_nofs_save(void);
 void upcall_memalloc_nofs_restore(unsigned int flags);
+
+/* Memory that is set aside */
+mempool_t *upcall_mempool_create(int count, size_t size);
+void *upcall_mempool_alloc(mempool_t *pool, bool wait);
+void upcall_mempool_free(void *element, mempool_t *pool);
+
+/* What lockdep is told of locks that are held by threads; there if CONFIG_LOCKDEP is */
+void upcall_dep_init(struct lockdep_map *map, const char *name, struct lock_class_key *key);
+void upcall_dep_read(struct lockdep_map *map);
+void upcall_dep_write(struct lockdep_map *map);
+void upcall_dep_downgrade(struct lockdep_map *map);
+void upcall_dep_release(struct lockdep_map *map);
 
 /* Tracepoints, for whoever checked their keys */
 void upcall_do_trace_spawn(u64 task, const char *executor, const char *name, unsigned int len);

@@ -31,6 +31,7 @@
 use crate::done::Done;
 use crate::executor::{Core, Runnable};
 use crate::module;
+use crate::reserve::Reserve;
 use crate::scope::{Member, Scope, Spawner};
 use crate::stats::Wait;
 use crate::sys::{self, Atomic, Cell, Full};
@@ -90,6 +91,8 @@ pub struct Device {
     logical_block_size: u32,
     /// Keeps the device open, if we opened it.
     file: Option<ARef<File>>,
+    reserve: Option<Reserve>,
+    priority: u16,
 }
 
 // SAFETY: A block device may be used from any thread.
@@ -113,6 +116,8 @@ impl Device {
             // SAFETY: As above.
             logical_block_size: unsafe { ub::upcall_logical_block_size(bdev.as_ptr()) },
             file: None,
+            reserve: None,
+            priority: 0,
         }
     }
 
@@ -133,6 +138,19 @@ impl Device {
         let mut device = unsafe { Self::new(NonNull::new_unchecked(bdev.cast()), scope) };
         device.file = Some(file);
         Ok(device)
+    }
+
+    /// Gives the device's requests memory that was set aside. `ENOMEM` then also means that a request does
+    /// not fit, or, inside an upcall, that the reserve is used up.
+    pub fn reserved(mut self, reserve: &Reserve) -> Self {
+        self.reserve = Some(reserve.clone());
+        self
+    }
+
+    /// Gives the device's requests a priority, for the device's scheduler to heed.
+    pub fn with_priority(mut self, priority: Priority) -> Self {
+        self.priority = priority.0;
+        self
     }
 
     /// The size, in bytes.
@@ -196,6 +214,35 @@ impl Device {
     }
 }
 
+/// The priority of requests, as of the system call `ioprio_set`.
+///
+/// C header: [`include/uapi/linux/ioprio.h`](srctree/include/uapi/linux/ioprio.h).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Priority(u16);
+
+impl Priority {
+    /// Before all others, for one who may keep all others waiting. Level 0 is the first, 7 the last.
+    pub const fn real_time(level: u8) -> Self {
+        Self::new(1, level)
+    }
+
+    /// The usual class. Level 0 is the first, 7 the last; a thread has 4.
+    pub const fn best_effort(level: u8) -> Self {
+        Self::new(2, level)
+    }
+
+    /// When nobody else needs the device.
+    pub const fn idle() -> Self {
+        Self::new(3, 0)
+    }
+
+    const fn new(class: u16, level: u8) -> Self {
+        // Levels above the last are the last.
+        let level = if level > 7 { 7 } else { level };
+        Self(class << 13 | level as u16)
+    }
+}
+
 /// What a request carries: the owner of the memory that its segments point to.
 pub trait Payload: Send + 'static {
     /// Called once when the device is done. Any context: it may not sleep.
@@ -242,6 +289,9 @@ struct Head {
     drop_payload: unsafe fn(NonNull<Head>),
     bio: Opaque<ub::bio>,
 }
+
+/// The size of what all requests begin with, in bytes.
+pub(crate) const HEAD_SIZE: usize = size_of::<Head>();
 
 #[repr(C)]
 struct Request<P> {
@@ -342,7 +392,9 @@ unsafe fn submit_sized<P: Payload>(
         .map_err(|_| EINVAL)?;
     let executor = module::executor()?;
     let member = device.scope.enter().ok_or(ESHUTDOWN)?;
-    let request: NonNull<Request<P>> = sys::alloc(memory).ok_or(ENOMEM)?.cast();
+    let request: NonNull<Request<P>> = sys::alloc(memory, device.reserve.as_ref())
+        .ok_or(ENOMEM)?
+        .cast();
     // SAFETY: The table lies inside the allocation.
     let table: NonNull<ub::bio_vec> = unsafe { request.cast::<u8>().add(table).cast() };
     let mut used = 0;
@@ -428,6 +480,7 @@ unsafe fn start(head: NonNull<Head>, flags: u32) {
         (*bio).bi_vcnt = this.segments;
         (*bio).bi_iter.bi_sector = this.sector;
         (*bio).bi_iter.bi_size = this.size;
+        (*bio).bi_ioprio = this.device.priority;
         (*bio).bi_end_io = Some(end_io);
         (*bio).bi_private = head.as_ptr().cast();
         sys::trace::bio_submit(bio);
@@ -519,9 +572,10 @@ unsafe fn release(head: NonNull<Head>) {
     unsafe {
         let this = head.as_ptr();
         ((*this).drop_payload)(head);
+        let reserve = (*this).device.reserve.take();
         core::ptr::drop_in_place(&raw mut (*this).device);
         let member = ManuallyDrop::take(&mut (*this).member);
-        sys::free(head.cast(), (*this).memory);
+        sys::free(head.cast(), (*this).memory, reserve.as_ref());
         drop(member);
     }
 }

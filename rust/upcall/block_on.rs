@@ -10,7 +10,7 @@
 //! reference on the thread, and a late wake is a spurious one, which every sleeper of the kernel
 //! has to expect.
 
-use super::sys::{self, Parker};
+use super::sys::{self, Parker, Token};
 use core::future::Future;
 use core::mem::ManuallyDrop;
 use core::pin::pin;
@@ -32,13 +32,38 @@ pub fn block_on<F: Future>(future: F) -> sys::Result<F::Output> {
     Ok(wait(future))
 }
 
-/// Whether the caller is a poll on the default executor's worker, where [`block_on`] is refused.
+/// [`block_on`], given up when the calling thread is killed.
+///
+/// Fails with `EINTR` when a fatal signal comes before the future is ready, which is then dropped. Only for futures that
+/// may be dropped at any point, and whose effect nobody misses.
+pub fn block_on_killable<F: Future>(future: F) -> sys::Result<F::Output> {
+    if sys::on_worker() {
+        sys::warn_if!(true, "block_on_killable() inside an upcall");
+        return Err(sys::EDEADLK);
+    }
+    park_until(future, Parker::park_killable).ok_or(sys::EINTR)
+}
+
+/// Whether the caller is a poll on the worker of an executor whose tasks may not sleep, where [`block_on`] is refused.
 pub fn on_worker() -> bool {
     sys::on_worker()
 }
 
 /// [`block_on`], for a caller that knows that it is not on a worker.
 pub(crate) fn wait<F: Future>(future: F) -> F::Output {
+    let park = |parker: &Parker, token| {
+        parker.park(token);
+        true
+    };
+    match park_until(future, park) {
+        Some(output) => output,
+        // `park` never gives up.
+        None => unreachable!(),
+    }
+}
+
+/// Polls `future` until it is ready, and calls `park` between polls, until that gives up.
+fn park_until<F: Future>(future: F, park: impl Fn(&Parker, Token) -> bool) -> Option<F::Output> {
     let mut future = pin!(future);
     let parker = Parker::current();
     // Borrowed: clones take references of their own.
@@ -47,8 +72,10 @@ pub(crate) fn wait<F: Future>(future: F) -> F::Output {
     loop {
         let token = parker.token();
         if let Poll::Ready(output) = future.as_mut().poll(&mut cx) {
-            return output;
+            return Some(output);
         }
-        parker.park(token);
+        if !park(&parker, token) {
+            return None;
+        }
     }
 }

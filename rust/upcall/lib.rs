@@ -23,6 +23,7 @@
 //! | [`rwsem`] | [`RwSemaphore`] and [`Mutex`], made of it |
 //! | [`channel`](mod@channel), [`oneshot`](mod@oneshot), [`notify`] | values and events between tasks |
 //! | [`time`] | [`sleep`], [`timeout`](fn@timeout), [`interval`] |
+//! | [`reserve`] | memory for what must go on when there is none |
 //! | [`bio`] | block requests as futures |
 //! | [`block`] | [`Block`], the owned page |
 //! | [`sys`] | what the portable core takes from the kernel, or from the host when it is tested |
@@ -54,6 +55,7 @@ pub mod oneshot;
 mod race;
 mod ready;
 mod registry;
+mod reserve;
 mod rwsem;
 mod scope;
 mod semaphore;
@@ -64,7 +66,7 @@ mod task;
 mod time;
 
 pub use block::Block;
-pub use block_on::{block_on, on_worker};
+pub use block_on::{block_on, block_on_killable, on_worker};
 pub use chain::{run, Chain, Then};
 pub use channel::channel;
 pub use executor::Executor;
@@ -77,9 +79,13 @@ pub use join_set::JoinSet;
 pub use notify::Notify;
 pub use oneshot::oneshot;
 pub use race::{race, Either, Race};
-pub use rwsem::{Locking, Mutex, MutexGuard, Read, ReadGuard, RwSemaphore, Write, WriteGuard};
+pub use reserve::Reserve;
+pub use rwsem::{
+    Blocking, Locking, Mutex, MutexGuard, Read, ReadGuard, RwSemaphore, Write, WriteGuard,
+};
 pub use scope::{Member, Scope, Spawner};
 pub use semaphore::{Acquiring, Closed, Permit, Semaphore, TryError};
+pub use sys::LockClass;
 pub use task::{Cancelled, JoinHandle};
 pub use time::{interval, sleep, sleep_until, timeout, Elapsed, Instant, Interval, Sleep};
 

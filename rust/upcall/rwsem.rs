@@ -13,7 +13,7 @@
 
 use super::semaphore::{Acquiring, Closed, Semaphore, TryError};
 use super::stats::Wait;
-use super::sys::{self, Cell};
+use super::sys::{self, Cell, DepMap, Held, LockClass};
 use core::future::Future;
 use core::marker::PhantomData;
 use core::ops::{Deref, DerefMut};
@@ -28,6 +28,7 @@ const ALL: usize = Semaphore::MAX;
 /// Guards may be held across an `.await`. See the [module documentation](self).
 pub struct RwSemaphore<T: ?Sized> {
     semaphore: Semaphore,
+    dep: DepMap,
     value: Cell<T>,
 }
 
@@ -41,8 +42,17 @@ impl<T> RwSemaphore<T> {
     pub fn new(value: T) -> Self {
         Self {
             semaphore: Semaphore::new(ALL),
+            dep: DepMap::new(None),
             value: Cell::new(value),
         }
+    }
+
+    /// Lets lockdep check its order to other locks, where threads take it by the synchronous door.
+    ///
+    /// See [`lock_class!`](crate::lock_class).
+    pub fn with_class(mut self, class: LockClass) -> Self {
+        self.dep = DepMap::new(Some(class));
+        self
     }
 
     /// Returns the value. Nobody can hold the lock.
@@ -93,21 +103,25 @@ impl<T: ?Sized> RwSemaphore<T> {
     ///
     /// Fails with `ESHUTDOWN` once the lock is closed, and with `EDEADLK` on an executor's worker if
     /// it would have to wait.
-    pub fn read_blocking(&self) -> sys::Result<ReadGuard<'_, T>> {
-        match self.try_read() {
-            Err(TryError::Busy) => Ok(super::block_on(self.read())??),
-            result => Ok(result?),
-        }
+    pub fn read_blocking(&self) -> sys::Result<Blocking<'_, ReadGuard<'_, T>>> {
+        let held = self.dep.read();
+        let guard = match self.try_read() {
+            Err(TryError::Busy) => super::block_on(self.read())??,
+            result => result?,
+        };
+        Ok(Blocking { held, guard })
     }
 
     /// Takes the lock for writing from synchronous code. May sleep.
     ///
     /// Fails as [`read_blocking`](Self::read_blocking) does.
-    pub fn write_blocking(&self) -> sys::Result<WriteGuard<'_, T>> {
-        match self.try_write() {
-            Err(TryError::Busy) => Ok(super::block_on(self.write())??),
-            result => Ok(result?),
-        }
+    pub fn write_blocking(&self) -> sys::Result<Blocking<'_, WriteGuard<'_, T>>> {
+        let held = self.dep.write();
+        let guard = match self.try_write() {
+            Err(TryError::Busy) => super::block_on(self.write())??,
+            result => result?,
+        };
+        Ok(Blocking { held, guard })
     }
 
     /// Refuses the lock to all who wait and to all who come; those who hold it go on.
@@ -231,11 +245,47 @@ impl<T: ?Sized> Drop for WriteGuard<'_, T> {
     }
 }
 
+/// A guard that the calling thread got by the synchronous door, and keeps: lockdep follows it.
+///
+/// Dropping it releases the lock. It is not [`Send`], so that nobody holds it across an `.await` in a task.
+#[must_use = "the lock is released when the guard is dropped"]
+pub struct Blocking<'a, G> {
+    /// Dropped first, as the kernel's locks tell before they do.
+    held: Held<'a>,
+    guard: G,
+}
+
+impl<'a, T: ?Sized> Blocking<'a, WriteGuard<'a, T>> {
+    /// [`WriteGuard::downgrade`].
+    pub fn downgrade(self) -> Blocking<'a, ReadGuard<'a, T>> {
+        self.held.downgrade();
+        Blocking {
+            held: self.held,
+            guard: self.guard.downgrade(),
+        }
+    }
+}
+
+impl<G: Deref> Deref for Blocking<'_, G> {
+    type Target = G::Target;
+
+    fn deref(&self) -> &G::Target {
+        &self.guard
+    }
+}
+
+impl<G: DerefMut> DerefMut for Blocking<'_, G> {
+    fn deref_mut(&mut self) -> &mut G::Target {
+        &mut self.guard
+    }
+}
+
 /// A fair mutex whose waiters are futures.
 ///
 /// The guard may be held across an `.await`.
 pub struct Mutex<T: ?Sized> {
     semaphore: Semaphore,
+    dep: DepMap,
     value: Cell<T>,
 }
 
@@ -249,8 +299,17 @@ impl<T> Mutex<T> {
     pub fn new(value: T) -> Self {
         Self {
             semaphore: Semaphore::new(1),
+            dep: DepMap::new(None),
             value: Cell::new(value),
         }
+    }
+
+    /// Lets lockdep check its order to other locks, where threads take it by the synchronous door.
+    ///
+    /// See [`lock_class!`](crate::lock_class).
+    pub fn with_class(mut self, class: LockClass) -> Self {
+        self.dep = DepMap::new(Some(class));
+        self
     }
 
     /// Returns the value. Nobody can hold the lock.
@@ -279,11 +338,13 @@ impl<T: ?Sized> Mutex<T> {
     }
 
     /// Takes the lock from synchronous code. May sleep. Fails as [`RwSemaphore::read_blocking`] does.
-    pub fn lock_blocking(&self) -> sys::Result<MutexGuard<'_, T>> {
-        match self.try_lock() {
-            Err(TryError::Busy) => Ok(super::block_on(self.lock())??),
-            result => Ok(result?),
-        }
+    pub fn lock_blocking(&self) -> sys::Result<Blocking<'_, MutexGuard<'_, T>>> {
+        let held = self.dep.write();
+        let guard = match self.try_lock() {
+            Err(TryError::Busy) => super::block_on(self.lock())??,
+            result => result?,
+        };
+        Ok(Blocking { held, guard })
     }
 
     /// Refuses the lock to all who wait and to all who come; whoever holds it goes on.

@@ -29,7 +29,7 @@
 use super::executor::{Core, Executor};
 use super::stats::Wait;
 use super::sys::{self, Arc, Atomic, Cell, Full, Lock, Relaxed};
-use super::task::{self, Header, JoinHandle, Siblings};
+use super::task::{self, Header, How, JoinHandle, Siblings};
 use super::{block_on, done::Done, state};
 use core::ffi::CStr;
 use core::future::Future;
@@ -222,7 +222,7 @@ impl Scope {
     pub fn spawner(&self) -> Spawner {
         Spawner {
             inner: self.inner.clone(),
-            name: None,
+            how: How::default(),
         }
     }
 
@@ -237,7 +237,13 @@ impl Scope {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        spawn(&self.inner, &self.inner.executor, None, future, false)
+        spawn(
+            &self.inner,
+            &self.inner.executor,
+            &How::default(),
+            future,
+            false,
+        )
     }
 
     /// Polls `future` once here, and queues it only if it is pending. See [`Spawner::spawn_eager`].
@@ -246,7 +252,13 @@ impl Scope {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        spawn(&self.inner, &self.inner.executor, None, future, true)
+        spawn(
+            &self.inner,
+            &self.inner.executor,
+            &How::default(),
+            future,
+            true,
+        )
     }
 
     /// Cancels the tasks, and takes no more. Any that is running is cancelled after its poll.
@@ -305,13 +317,21 @@ impl Drop for Scope {
 #[derive(Clone)]
 pub struct Spawner {
     inner: Arc<ScopeInner>,
-    name: Option<&'static CStr>,
+    how: How,
 }
 
 impl Spawner {
     /// Gives its tasks a name, for those who look. Without one a task has the type of its future.
     pub fn named(mut self, name: &'static CStr) -> Self {
-        self.name = Some(name);
+        self.how.name = Some(name);
+        self
+    }
+
+    /// Gives its tasks memory that was set aside. `ENOMEM` then also means that the future does not
+    /// fit, or, inside an upcall, that the reserve is used up.
+    #[cfg(MODULE)]
+    pub fn reserved(mut self, reserve: &sys::Reserve) -> Self {
+        self.how.reserve = Some(reserve.clone());
         self
     }
 
@@ -325,7 +345,7 @@ impl Spawner {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        spawn(&self.inner, &self.inner.executor, self.name, future, false)
+        spawn(&self.inner, &self.inner.executor, &self.how, future, false)
     }
 
     /// Polls `future` once on the caller's thread, and queues it only if it is pending.
@@ -336,7 +356,7 @@ impl Spawner {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        spawn(&self.inner, &self.inner.executor, self.name, future, true)
+        spawn(&self.inner, &self.inner.executor, &self.how, future, true)
     }
 
     /// Runs `work`, which may sleep, on the scope's sleeper: a thread of its own, which does one thing
@@ -349,7 +369,7 @@ impl Spawner {
         work: impl FnOnce() -> T + Send + 'static,
     ) -> sys::Result<JoinHandle<T>> {
         let work = async move { work() };
-        spawn(&self.inner, &self.inner.sleeper, self.name, work, false)
+        spawn(&self.inner, &self.inner.sleeper, &self.how, work, false)
     }
 
     /// The scope's sleeper.
@@ -403,7 +423,7 @@ impl Drop for Member {
 fn spawn<F>(
     scope: &Arc<ScopeInner>,
     executor: &Executor,
-    name: Option<&'static CStr>,
+    how: &How,
     future: F,
     eager: bool,
 ) -> sys::Result<JoinHandle<F::Output>>
@@ -416,7 +436,7 @@ where
     } else {
         state::SCHEDULED
     };
-    let task = task::new(future, name, executor.as_ptr(), scope.clone(), bits)?;
+    let task = task::new(future, how, executor.as_ptr(), scope.clone(), bits)?;
     // SAFETY: `task::new` made one reference for the handle, one for the list and one for the
     // poller; `bits` gives the right to do what is done with it.
     unsafe {

@@ -30,7 +30,7 @@ use super::executor::{Core, Runnable};
 use super::scope::ScopeInner;
 use super::state::{self, Next, State};
 use super::stats::{Stats, Wait};
-use super::sys::{self, Arc, Cell, Counter};
+use super::sys::{self, Arc, Cell, Counter, Reserve};
 use core::ffi::CStr;
 use core::future::Future;
 use core::marker::PhantomData;
@@ -60,6 +60,8 @@ pub(crate) struct Header {
     pub(crate) siblings: Cell<Siblings>,
     vtable: &'static VTable,
     memory: sys::Layout,
+    /// Where the memory is from. Taken out by the one who frees it.
+    reserve: Option<Reserve>,
     given_name: Option<&'static CStr>,
     /// By `sys::stamp`, as is `woken`.
     pub(crate) spawned: u64,
@@ -183,11 +185,18 @@ impl<F: Future> Task<F> {
     }
 }
 
+/// What a spawner says of its tasks.
+#[derive(Clone, Default)]
+pub(crate) struct How {
+    pub(crate) name: Option<&'static CStr>,
+    pub(crate) reserve: Option<Reserve>,
+}
+
 /// Makes a task of `future` with `bits` set, and three references: the caller's `JoinHandle`, the
 /// scope's, and one for the list or the poller.
 pub(crate) fn new<F>(
     future: F,
-    given_name: Option<&'static CStr>,
+    how: &How,
     executor: NonNull<Core>,
     scope: Arc<ScopeInner>,
     bits: usize,
@@ -197,7 +206,9 @@ where
     F::Output: Send + 'static,
 {
     let memory = sys::Layout::new::<Task<F>>();
-    let task: NonNull<Task<F>> = sys::alloc(memory).ok_or(sys::ENOMEM)?.cast();
+    let task: NonNull<Task<F>> = sys::alloc(memory, how.reserve.as_ref())
+        .ok_or(sys::ENOMEM)?
+        .cast();
     let now = sys::stamp();
     let header = Header {
         runnable: Runnable::new(run),
@@ -212,7 +223,8 @@ where
         }),
         vtable: &Task::<F>::VTABLE,
         memory,
-        given_name,
+        reserve: how.reserve.clone(),
+        given_name: how.name,
         spawned: now,
         id: sys::new_id(),
         woken: Counter::new(now),
@@ -250,7 +262,10 @@ unsafe fn free(header: NonNull<Header>) {
     // SAFETY: By the above nobody uses the memory any more. What the header owns beside the stage
     // are the scope, which was taken out at completion, and a waker in `done`, which the
     // `JoinHandle` or the completer took out.
-    unsafe { sys::free(header.cast(), header.as_ref().memory) }
+    unsafe {
+        let reserve = (*header.as_ptr()).reserve.take();
+        sys::free(header.cast(), header.as_ref().memory, reserve.as_ref())
+    }
 }
 
 /// Drops a reference. Any context.

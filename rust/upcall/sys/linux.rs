@@ -20,13 +20,14 @@ use upcall_bindings as ub;
 pub(crate) use core::alloc::Layout;
 pub(crate) use kernel::alloc::KVec;
 pub(crate) use kernel::error::{Error, Result};
-pub(crate) use kernel::prelude::{EAGAIN, ECANCELED, EDEADLK, ENOMEM, ESHUTDOWN, ETIMEDOUT};
+pub(crate) use kernel::prelude::{EAGAIN, ECANCELED, EDEADLK, EINTR, ENOMEM, ESHUTDOWN, ETIMEDOUT};
 pub(crate) use kernel::sync::atomic::{Acquire, Atomic, Full, Relaxed, Release};
 pub(crate) use kernel::sync::Arc;
 
 pub(crate) use crate::eyes::poll_limit;
 pub(crate) use crate::module::retire;
 pub(crate) use crate::registry::{enroll, strike, Enrolled};
+pub(crate) use crate::reserve::Reserve;
 
 /// `UnsafeCell` with the interface of loom's.
 pub(crate) struct Cell<T: ?Sized>(UnsafeCell<T>);
@@ -132,8 +133,11 @@ impl<T> Drop for LockGuard<'_, T> {
     }
 }
 
-/// Allocates memory, without reclaim from a file system that may be waiting for us. May sleep.
-pub(crate) fn alloc(layout: Layout) -> Option<NonNull<u8>> {
+/// Allocates memory, from the reserve if there is one, without reclaim from a file system that may be waiting for us. May sleep.
+pub(crate) fn alloc(layout: Layout, reserve: Option<&Reserve>) -> Option<NonNull<u8>> {
+    if let Some(reserve) = reserve {
+        return reserve.alloc(layout);
+    }
     let _nofs = NoFs::enter();
     Kmalloc::alloc(layout, GFP_KERNEL, NumaNode::NO_NODE)
         .ok()
@@ -144,10 +148,15 @@ pub(crate) fn alloc(layout: Layout) -> Option<NonNull<u8>> {
 ///
 /// # Safety
 ///
-/// `memory` comes from [`alloc`] with the same layout, and is not used any more.
-pub(crate) unsafe fn free(memory: NonNull<u8>, layout: Layout) {
+/// `memory` comes from [`alloc`] with the same layout and reserve, and is not used any more.
+pub(crate) unsafe fn free(memory: NonNull<u8>, layout: Layout, reserve: Option<&Reserve>) {
     // SAFETY: By the function's contract.
-    unsafe { Kmalloc::free(memory, layout) };
+    unsafe {
+        match reserve {
+            Some(reserve) => reserve.free(memory),
+            None => Kmalloc::free(memory, layout),
+        }
+    }
 }
 
 /// Makes an `Arc`. May sleep.
@@ -465,6 +474,9 @@ pub(crate) struct Parker {
     not_send: PhantomData<NotThreadSafe>,
 }
 
+/// An event count.
+pub(crate) type Token = i32;
+
 const EVENT_COUNTS: usize = 64;
 
 static EVENTS: [Atomic<i32>; EVENT_COUNTS] = [const { Atomic::new(0) }; EVENT_COUNTS];
@@ -495,15 +507,22 @@ impl Parker {
     }
 
     /// The count to pass to [`park`](Self::park), read before the condition is checked.
-    pub(crate) fn token(&self) -> i32 {
+    pub(crate) fn token(&self) -> Token {
         events(self.task.as_ptr().cast()).load(Acquire)
     }
 
     /// Sleeps until the count is no longer `token`.
-    pub(crate) fn park(&self, token: i32) {
+    pub(crate) fn park(&self, token: Token) {
         let count = core::ptr::from_ref(events(self.task.as_ptr().cast()));
         // SAFETY: An `Atomic<i32>` is an `atomic_t`.
         unsafe { ub::upcall_park(count.cast_mut().cast(), token) };
+    }
+
+    /// [`park`](Self::park). Returns `false` if the thread was killed before.
+    pub(crate) fn park_killable(&self, token: Token) -> bool {
+        let count = core::ptr::from_ref(events(self.task.as_ptr().cast()));
+        // SAFETY: As above.
+        unsafe { ub::upcall_park_killable(count.cast_mut().cast(), token) }
     }
 }
 

@@ -20,10 +20,18 @@ mod linux;
 #[cfg(MODULE)]
 pub(crate) use linux::*;
 #[cfg(MODULE)]
+mod dep;
+#[cfg(MODULE)]
 pub(crate) mod trace;
+#[cfg(MODULE)]
+pub use dep::LockClass;
+#[cfg(MODULE)]
+pub(crate) use dep::{DepMap, Held};
 
 #[cfg(not(MODULE))]
 #[path = "../../host/upcall/src/sys.rs"]
 mod host;
+#[cfg(not(MODULE))]
+pub use host::LockClass;
 #[cfg(not(MODULE))]
 pub(crate) use host::*;

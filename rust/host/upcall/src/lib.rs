@@ -47,7 +47,7 @@ mod task;
 #[path = "../../../upcall/time.rs"]
 mod time;
 
-pub use block_on::{block_on, on_worker};
+pub use block_on::{block_on, block_on_killable, on_worker};
 pub use chain::{run, Chain, Then};
 pub use channel::channel;
 pub use executor::Executor;
@@ -59,9 +59,12 @@ pub use join_set::JoinSet;
 pub use notify::Notify;
 pub use oneshot::oneshot;
 pub use race::{race, Either, Race};
-pub use rwsem::{Locking, Mutex, MutexGuard, Read, ReadGuard, RwSemaphore, Write, WriteGuard};
+pub use rwsem::{
+    Blocking, Locking, Mutex, MutexGuard, Read, ReadGuard, RwSemaphore, Write, WriteGuard,
+};
 pub use scope::{Member, Scope, Spawner};
 pub use semaphore::{Acquiring, Closed, Permit, Semaphore, TryError};
+pub use sys::LockClass;
 pub use task::{Cancelled, JoinHandle};
 pub use time::{interval, sleep, sleep_until, timeout, Elapsed, Instant, Interval, Sleep};
 

@@ -72,6 +72,7 @@ pub(crate) mod rt {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Error(i32);
 
+pub(crate) const EINTR: Error = Error(4);
 pub(crate) const EAGAIN: Error = Error(11);
 pub(crate) const ENOMEM: Error = Error(12);
 pub(crate) const EDEADLK: Error = Error(35);
@@ -422,7 +423,39 @@ fn fails() -> bool {
     }
 }
 
-pub(crate) fn alloc(layout: Layout) -> Option<NonNull<u8>> {
+/// There are none on the host.
+#[derive(Clone)]
+pub struct Reserve;
+
+/// Nobody checks the order of locks.
+#[derive(Clone, Copy)]
+pub struct LockClass;
+
+/// A lock, as nobody sees it.
+pub(crate) struct DepMap;
+
+impl DepMap {
+    pub(crate) fn new(_class: Option<LockClass>) -> Self {
+        Self
+    }
+
+    pub(crate) fn read(&self) -> Held<'_> {
+        Held(PhantomData)
+    }
+
+    pub(crate) fn write(&self) -> Held<'_> {
+        Held(PhantomData)
+    }
+}
+
+/// The calling thread holds a lock.
+pub(crate) struct Held<'a>(PhantomData<(&'a (), *mut ())>);
+
+impl Held<'_> {
+    pub(crate) fn downgrade(&self) {}
+}
+
+pub(crate) fn alloc(layout: Layout, _reserve: Option<&Reserve>) -> Option<NonNull<u8>> {
     if fails() {
         return None;
     }
@@ -436,7 +469,7 @@ pub(crate) fn alloc(layout: Layout) -> Option<NonNull<u8>> {
 /// # Safety
 ///
 /// `memory` comes from [`alloc`] with the same layout, and is not used any more.
-pub(crate) unsafe fn free(memory: NonNull<u8>, layout: Layout) {
+pub(crate) unsafe fn free(memory: NonNull<u8>, layout: Layout, _reserve: Option<&Reserve>) {
     let mut ledger = ledger();
     assert_eq!(
         ledger.live.remove(&(memory.as_ptr() as usize)),
@@ -705,6 +738,9 @@ impl Bell {
     }
 }
 
+/// An event count.
+pub(crate) type Token = usize;
+
 /// The event count of a thread.
 struct Park {
     count: rt::Mutex<usize>,
@@ -739,11 +775,17 @@ impl Parker {
         }
     }
 
-    pub(crate) fn token(&self) -> usize {
+    pub(crate) fn token(&self) -> Token {
         *self.park.count.lock().unwrap()
     }
 
-    pub(crate) fn park(&self, token: usize) {
+    /// Nobody is killed.
+    pub(crate) fn park_killable(&self, token: Token) -> bool {
+        self.park(token);
+        true
+    }
+
+    pub(crate) fn park(&self, token: Token) {
         might_sleep();
         assert!(!on_worker(), "a worker sleeps");
         let mut count = self.park.count.lock().unwrap();
