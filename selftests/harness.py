@@ -109,6 +109,11 @@ def cleanup():
 
 # ---- commands and modules ----
 
+def put(path, value):
+    with open(path, "w") as f:
+        f.write(str(value))
+
+
 def run(*command, input=None, ok=True):
     """Run COMMAND and return its output, stderr included."""
     done = subprocess.run([str(w) for w in command], input=input, text=True,
@@ -334,6 +339,50 @@ class Log:
 
     def close(self):
         os.close(self.fd)
+
+
+# ---- allocations that fail ----
+
+FAIL = "/sys/kernel/debug"
+
+
+def text_of(module):
+    """(first, last) address of a module."""
+    with open("/proc/modules") as f:
+        for line in f:
+            name, size, *_, address = line.split(" (")[0].split()
+            if name == module:
+                return int(address, 16), int(address, 16) + int(size)
+    raise AssertionError(f"{module} is not loaded")
+
+
+class Injection:
+    """Allocations that have MODULE among their callers fail, in any context."""
+
+    def __init__(self, kind, module, percent):
+        if not os.path.exists(f"{FAIL}/{kind}"):
+            raise Skip(f"this kernel has no {kind}")
+        first, last = text_of(module)
+        self.dir = f"{FAIL}/{kind}"
+        for name, value in (("task-filter", "N"), ("interval", 1), ("times", 1000000),
+                            ("verbose", 0), ("ignore-gfp-wait", "N"), ("stacktrace-depth", 32),
+                            ("require-start", f"{first:#x}"), ("require-end", f"{last:#x}"),
+                            ("probability", 0)):
+            put(f"{self.dir}/{name}", value)
+        if kind == "fail_page_alloc":
+            put(f"{self.dir}/min-order", 0)
+            put(f"{self.dir}/ignore-gfp-highmem", "N")
+        self.percent = percent
+
+    def on(self):
+        put(f"{self.dir}/probability", self.percent)
+
+    def off(self):
+        put(f"{self.dir}/probability", 0)
+
+    def failed(self):
+        with open(f"{self.dir}/times") as f:
+            return 1000000 - int(f.read())
 
 
 # ---- processes with a time limit ----
