@@ -6,7 +6,7 @@
 KDIR ?= /lib/modules/$(shell uname -r)/build
 SHELL := /bin/bash
 
-.PHONY: all modules install clean check-kdir help run shell test lab mutants bench \
+.PHONY: all modules install clean check-kdir help run shell test nightly lab mutants bench \
 	rustfmt rustfmt-check rustdoc clippy
 
 all: modules
@@ -68,6 +68,9 @@ shell:
 
 test:
 	tools/test
+
+nightly:
+	tools/test --nightly
 
 mutants:
 	tools/lab run tools/mutants

@@ -328,7 +328,7 @@ impl Locks {
             Err(error) => verify!(false, "a permit is lost: {error:?}"),
         }
         for (door, stats) in DOORS.iter().zip(&self.waited) {
-            for ((_, kind), waited) in KINDS.iter().zip(stats) {
+            for (n, ((_, kind), waited)) in KINDS.iter().zip(stats).enumerate() {
                 let us = |nanos: u64| nanos / 1000;
                 pr_info!(
                     "locks: {door} {kind}: {} times, waited {}/{}/{} us\n",
@@ -337,7 +337,9 @@ impl Locks {
                     us(waited.average()),
                     us(waited.max())
                 );
-                verify!(!long || waited.count() > 0, "{door} {kind} starved");
+                // Nothing is promised to those who try.
+                let starved = long && n != TRY && waited.count() == 0;
+                verify!(!starved, "{door} {kind} starved");
                 verify!(waited.max() < LONGEST, "{door} {kind} waited too long");
             }
         }
