@@ -21,6 +21,17 @@ pub struct Chain<F>(F);
 /// Begins a chain with `first`.
 ///
 /// Steps give a `Result`. The first error ends the chain, and is what the chain gives.
+///
+/// ```
+/// # use kernel::prelude::*;
+/// # use upcall::run;
+/// # async fn example() -> Result<u32> {
+/// run(async { Ok(20u32) })
+///     .then(|n| async move { Ok(n + 1) })
+///     .then(|n| async move { n.checked_mul(2).ok_or(EOVERFLOW) })
+///     .await
+/// # }
+/// ```
 pub fn run<F, T, E>(first: F) -> Chain<F>
 where
     F: Future<Output = Result<T, E>>,

@@ -84,6 +84,24 @@ impl<T> Inner<T> {
 }
 
 /// Makes a channel for `capacity` values, at least one. Fails with `ENOMEM`. May sleep.
+///
+/// ```
+/// # use kernel::prelude::*;
+/// # use upcall::{channel, Scope};
+/// # async fn example(scope: &Scope) -> Result<u32> {
+/// let (tx, mut rx) = channel(16)?;
+/// for n in 0..4 {
+///     let tx = tx.clone();
+///     scope.spawn(async move { tx.send(n).await })?;
+/// }
+/// drop(tx);
+/// let mut sum = 0;
+/// while let Some(n) = rx.recv().await {
+///     sum += n;
+/// }
+/// # Ok(sum)
+/// # }
+/// ```
 pub fn channel<T: Send>(capacity: usize) -> sys::Result<(Sender<T>, Receiver<T>)> {
     let capacity = capacity.clamp(1, Semaphore::MAX);
     let inner = sys::new_arc(Inner {

@@ -28,6 +28,21 @@ pub struct JoinAll<F: Future> {
 /// # Cancellation
 ///
 /// Dropping it drops the futures that are not done, and the outputs of those that are.
+///
+/// ```
+/// # use kernel::prelude::*;
+/// # use upcall::{join_all, Scope};
+/// # async fn example(scope: &Scope) -> Result {
+/// let mut handles = KVec::new();
+/// for n in 0..3 {
+///     handles.push(scope.spawn(async move { n * n })?, GFP_KERNEL)?;
+/// }
+/// for square in join_all(handles)?.await? {
+///     pr_info!("{}\n", square?);
+/// }
+/// # Ok(())
+/// # }
+/// ```
 pub fn join_all<F: Future>(futures: impl IntoIterator<Item = F>) -> sys::Result<JoinAll<F>> {
     let mut slots = KVec::new();
     for future in futures {
@@ -286,6 +301,14 @@ mod tuples {
 /// Waits for two to six futures of any types, in the caller's task, and gives a tuple of their outputs.
 ///
 /// Without memory of its own: the futures are part of the caller's. Dropping it drops them.
+///
+/// ```
+/// # use upcall::join;
+/// # async fn example() {
+/// let (a, b) = join!(async { 1 }, async { "two" });
+/// # let _ = (a, b);
+/// # }
+/// ```
 #[macro_export]
 macro_rules! join {
     ($($future:expr),+ $(,)?) => {
@@ -295,6 +318,18 @@ macro_rules! join {
 
 /// [`join!`](crate::join!) for futures that give a `Result` with the same error: a tuple of their
 /// values, or the first error, at once. What is not done then is dropped.
+///
+/// ```
+/// # use kernel::prelude::*;
+/// # use upcall::{bio::Device, try_join, Block};
+/// # async fn example(device: &Device, a: &mut Block, b: &mut Block) -> Result {
+/// try_join!(
+///     a.read(device, 0, 0, Block::SIZE),
+///     b.read(device, 1 << 20, 0, Block::SIZE),
+/// )?;
+/// # Ok(())
+/// # }
+/// ```
 #[macro_export]
 macro_rules! try_join {
     ($($future:expr),+ $(,)?) => {

@@ -26,6 +26,26 @@ struct Inner<T> {
 /// A set of tasks of a scope of their own.
 ///
 /// Dropping it drops the scope: its tasks are cancelled.
+///
+/// ```
+/// # use kernel::prelude::*;
+/// # use upcall::{JoinSet, Scope};
+/// # async fn example(items: &[u32]) -> Result<u32> {
+/// # let read = |n| async move { Ok::<u32, Error>(n) };
+/// // Eight at a time
+/// let mut set = JoinSet::new(Scope::new()?, 8)?;
+/// let mut sum = 0;
+/// for &item in items {
+///     if let Some(value) = set.spawn(read(item)).await? {
+///         sum += value??;
+///     }
+/// }
+/// while let Some(value) = set.next().await {
+///     sum += value??;
+/// }
+/// # Ok(sum)
+/// # }
+/// ```
 pub struct JoinSet<T: Send + 'static> {
     /// Dropped first: its tasks use the rest.
     scope: Scope,

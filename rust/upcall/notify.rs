@@ -12,6 +12,16 @@ use super::semaphore::{Closed, Semaphore};
 use super::stats::Wait;
 
 /// Wakes tasks that wait for something to happen.
+///
+/// ```
+/// # use upcall::Notify;
+/// # async fn example(changed: &Notify, work: impl Fn()) {
+/// // Until the other side closes it
+/// while changed.notified().await.is_ok() {
+///     work();
+/// }
+/// # }
+/// ```
 pub struct Notify(Semaphore);
 
 impl Default for Notify {

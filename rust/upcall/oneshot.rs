@@ -30,6 +30,16 @@ unsafe impl<T: Send> Send for Inner<T> {}
 unsafe impl<T: Send> Sync for Inner<T> {}
 
 /// Makes a sender and a receiver for one value. Fails with `ENOMEM`. May sleep.
+///
+/// ```
+/// # use kernel::prelude::*;
+/// # use upcall::{oneshot, Scope};
+/// # async fn example(scope: &Scope) -> Result<u32> {
+/// let (answer, question) = oneshot()?;
+/// scope.spawn(async move { answer.send(42) })?;
+/// Ok(question.await?)
+/// # }
+/// ```
 pub fn oneshot<T: Send>() -> sys::Result<(Sender<T>, Receiver<T>)> {
     let inner = sys::new_arc(Inner {
         value: Cell::new(None),

@@ -27,6 +27,16 @@ pub struct Race<A, B>(A, B);
 /// # Cancellation
 ///
 /// Dropping it drops both.
+///
+/// ```
+/// # use upcall::{race, Either, JoinHandle, Notify};
+/// # async fn example(task: JoinHandle<u32>, stop: &Notify) -> Option<u32> {
+/// match race(task, stop.notified()).await {
+///     Either::Left(value) => value.ok(),
+///     Either::Right(_) => None,
+/// }
+/// # }
+/// ```
 pub fn race<A: Future, B: Future>(a: A, b: B) -> Race<A, B> {
     Race(a, b)
 }
@@ -55,11 +65,17 @@ impl<A: Future, B: Future> Future for Race<A, B> {
 /// Arms are `pattern = future => expression`. The futures are polled in the order in which they are
 /// written. The expressions run in the surrounding function: they may `return`, `break` and `.await`.
 ///
-/// ```ignore
+/// ```
+/// # use core::{future::Future, time::Duration};
+/// # use kernel::prelude::*;
+/// # use upcall::{select, sleep};
+/// # async fn example(device_read: impl Future<Output = Result<u32>>) -> Result<u32> {
 /// let answer = select! {
 ///     block = device_read => block?,
 ///     () = sleep(Duration::from_millis(100)) => return Err(ETIMEDOUT),
 /// };
+/// # Ok(answer)
+/// # }
 /// ```
 #[macro_export]
 macro_rules! select {

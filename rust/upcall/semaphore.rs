@@ -148,6 +148,19 @@ impl Queue {
 }
 
 /// A fair counting semaphore whose waiters are futures. See the [module documentation](self).
+///
+/// ```
+/// # use kernel::prelude::*;
+/// # use upcall::Semaphore;
+/// # async fn example(in_flight: &Semaphore) -> Result {
+/// // At most as many of these as there are permits
+/// let permit = in_flight.acquire(1).await?;
+/// # let request = async { Ok::<_, Error>(()) };
+/// request.await?;
+/// drop(permit);
+/// # Ok(())
+/// # }
+/// ```
 pub struct Semaphore {
     word: Atomic<usize>,
     queue: Lock<Queue>,

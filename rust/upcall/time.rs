@@ -117,6 +117,16 @@ impl From<Elapsed> for sys::Error {
 /// # Cancellation
 ///
 /// Dropping it drops `future`.
+///
+/// ```
+/// # use core::time::Duration;
+/// # use kernel::prelude::*;
+/// # use upcall::{timeout, Notify};
+/// # async fn example(event: &Notify) -> Result {
+/// timeout(Duration::from_secs(1), event.notified()).await??;
+/// # Ok(())
+/// # }
+/// ```
 pub fn timeout<F: Future>(
     duration: Duration,
     future: F,
@@ -158,6 +168,18 @@ pub struct Interval {
 /// Makes ticks every `period`, the first at once.
 ///
 /// `period` is at least a microsecond. Ticks that were missed are left out.
+///
+/// ```
+/// # use core::time::Duration;
+/// # use upcall::interval;
+/// # async fn example(work: impl Fn()) {
+/// let mut ticks = interval(Duration::from_millis(10));
+/// loop {
+///     ticks.tick().await;
+///     work();
+/// }
+/// # }
+/// ```
 pub fn interval(period: Duration) -> Interval {
     Interval {
         next: Instant::now(),
