@@ -14,7 +14,7 @@
 //! device that the tests of [`upcall::bio`] use.
 
 use kernel::prelude::*;
-use kernel::sync::atomic::{Acquire, Atomic, Release};
+use kernel::sync::atomic::{Atomic, Release};
 use upcall::bio::Device;
 use upcall::Scope;
 
@@ -61,21 +61,15 @@ impl Drop for Tests {
     }
 }
 
-/// The device.
-fn device() -> Result<&'static Device> {
-    // SAFETY: It is there as long as the module, which outlives its tests.
-    unsafe { DEVICE.load(Acquire).as_ref() }.ok_or(ENODEV)
-}
-
 #[kunit_tests(upcall)]
 mod tests {
-    use super::device;
+    use super::DEVICE;
     use core::future::{pending, Future};
     use core::pin::pin;
     use core::task::{Context, Poll, Waker};
     use core::time::Duration;
     use kernel::prelude::*;
-    use kernel::sync::atomic::{Atomic, Full, Relaxed};
+    use kernel::sync::atomic::{Acquire, Atomic, Full, Relaxed};
     use kernel::sync::Arc;
     use upcall::bio::{self, Device, Op, Payload, Segment};
     use upcall::*;
@@ -91,6 +85,12 @@ mod tests {
                 return Err(EINVAL);
             }
         };
+    }
+
+    /// The device.
+    fn device() -> Result<&'static Device> {
+        // SAFETY: It is there as long as the module, which outlives its tests.
+        unsafe { DEVICE.load(Acquire).as_ref() }.ok_or(ENODEV)
     }
 
     /// On this thread, and as a task.
@@ -123,10 +123,12 @@ mod tests {
     #[test]
     fn block_on_gives_the_output() -> Result {
         ensure!(block_on(async { 7 })? == 7);
-        ensure!(block_on(async {
-            yield_now().await;
-            8
-        })? == 8);
+        ensure!(
+            block_on(async {
+                yield_now().await;
+                8
+            })? == 8
+        );
         Ok(())
     }
 
@@ -297,7 +299,9 @@ mod tests {
             };
             let all = join_all((0..3).map(later))?.await?;
             ensure!(all.as_slice() == [0, 1, 2]);
-            ensure!(join_all(core::iter::empty::<core::future::Ready<u8>>())?.await?.is_empty());
+            ensure!(join_all(core::iter::empty::<core::future::Ready<u8>>())?
+                .await?
+                .is_empty());
             Ok(())
         })
     }

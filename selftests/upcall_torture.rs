@@ -268,8 +268,8 @@ impl Drop for Thread {
 }
 
 /// Calls `f` with the number of each CPU.
-fn each_cpu(mut f: impl FnMut(u32) -> Result) -> Result {
-    (0..kernel::cpu::nr_cpu_ids().min(4)).try_for_each(|cpu| f(cpu))
+fn each_cpu(f: impl FnMut(u32) -> Result) -> Result {
+    (0..kernel::cpu::nr_cpu_ids().min(4)).try_for_each(f)
 }
 
 struct Torture {

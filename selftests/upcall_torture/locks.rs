@@ -337,8 +337,8 @@ impl Locks {
                     us(waited.average()),
                     us(waited.max())
                 );
-                // Nothing is promised to those who try.
-                let starved = long && n != TRY && waited.count() == 0;
+                // Nothing is promised to those who try, or have no patience.
+                let starved = long && n != TRY && n != GIVE_UP && waited.count() == 0;
                 verify!(!starved, "{door} {kind} starved");
                 verify!(waited.max() < LONGEST, "{door} {kind} waited too long");
             }
@@ -382,7 +382,10 @@ async fn aborter(locks: Arc<Locks>, scope: upcall::Spawner, mut rng: Rng) {
     while !stopped() {
         let kind = rng.below(KINDS.len() as u32) as usize;
         let Ok(victim) = scope.spawn(actor(locks.clone(), rng.fork(), kind)) else {
-            verify!(crate::tolerable(Err(ENOMEM)) || stopped(), "spawning an actor");
+            verify!(
+                crate::tolerable(Err(ENOMEM)) || stopped(),
+                "spawning an actor"
+            );
             continue;
         };
         sleep(rng.micros(3000)).await;

@@ -59,9 +59,18 @@ impl Spin {
             self.trip.average(),
             self.trip.max()
         );
-        verify!(between <= self.spinners, "spinners got past an ordinary task");
-        verify!(!long || self.ordinary.load(Relaxed) > 1, "ordinary tasks starved");
-        verify!(!long || self.trip.count() > 1, "the executor did not answer a thread");
+        verify!(
+            between <= self.spinners,
+            "spinners got past an ordinary task"
+        );
+        verify!(
+            !long || self.ordinary.load(Relaxed) > 1,
+            "ordinary tasks starved"
+        );
+        verify!(
+            !long || self.trip.count() > 1,
+            "the executor did not answer a thread"
+        );
     }
 }
 
@@ -109,7 +118,8 @@ pub(crate) fn start(
                 };
                 let value = block_on(task);
                 verify!(value.is_ok(), "a thread may block");
-                spin.trip.add(Instant::now().since(began).as_micros() as u64);
+                spin.trip
+                    .add(Instant::now().since(began).as_micros() as u64);
             }
         })?;
         Ok(threads.push(thread, GFP_KERNEL)?)

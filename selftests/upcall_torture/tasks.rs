@@ -19,8 +19,8 @@ use kernel::sync::Arc;
 use kernel::types::Opaque;
 use upcall::bio::Device;
 use upcall::{
-    block_on, channel, join, oneshot, race, select, sleep, timeout, yield_now, Block,
-    Instant, JoinHandle, JoinSet, Notify, Scope, Semaphore, Spawner,
+    block_on, channel, join, oneshot, race, select, sleep, timeout, yield_now, Block, Instant,
+    JoinHandle, JoinSet, Notify, Scope, Semaphore, Spawner,
 };
 
 /// How the futures of a wave ended.
@@ -172,7 +172,10 @@ impl Env {
         );
         for (kind, count) in self.kinds.iter().enumerate() {
             let never = kind as u32 == NEVER || (self.disks[0].is_none() && matches!(kind, 5 | 6));
-            verify!(!long || never || count.get() > 0, "no task of kind {kind} finished");
+            verify!(
+                !long || never || count.get() > 0,
+                "no task of kind {kind} finished"
+            );
         }
     }
 }
@@ -451,7 +454,10 @@ async fn set(env: Arc<Env>, mut rng: Rng) -> Result {
     }
     set.abort_all();
     while let Some(result) = set.next().await {
-        verify!(result.unwrap_or(MAGIC) == MAGIC, "the value of a set's task");
+        verify!(
+            result.unwrap_or(MAGIC) == MAGIC,
+            "the value of a set's task"
+        );
         ended += 1;
     }
     verify!(spawned == ended, "{spawned} in a set, {ended} out of it");
@@ -537,18 +543,24 @@ async fn wave(env: Arc<Env>, mut rng: Rng, count: usize) -> Result {
             _ => {}
         }
     }
-    finish(&env, &mut rng, end, scope, kept, alarms, &tally, (refused, detached)).await;
+    finish(
+        &env,
+        &mut rng,
+        end,
+        scope,
+        kept,
+        alarms,
+        &tally,
+        (refused, detached),
+    )
+    .await;
     env.waves.add(1);
     env.took.add(Instant::now().since(began).as_millis() as u64);
     Ok(())
 }
 
 /// The last of the kept tasks is aborted by an interrupt.
-fn abort_later(
-    kept: &mut KVVec<Kept>,
-    alarms: &mut KVec<KBox<Alarm>>,
-    rng: &mut Rng,
-) -> Result {
+fn abort_later(kept: &mut KVVec<Kept>, alarms: &mut KVec<KBox<Alarm>>, rng: &mut Rng) -> Result {
     let mut alarm = Alarm::new()?;
     alarms.reserve(1, GFP_KERNEL)?;
     // One that is never ready stays where it is found again.
@@ -612,30 +624,48 @@ async fn finish(
         }
         if let Some(handle) = alarm.stop() {
             victims += 1;
-            verify!(end == End::Await || handle.is_finished(), "a victim is left");
+            verify!(
+                end == End::Await || handle.is_finished(),
+                "a victim is left"
+            );
             count(handle.await);
         }
     }
     let mut handles = 0u64;
     while let Some(Kept { handle, .. }) = kept.pop() {
         handles += 1;
-        verify!(end == End::Await || handle.is_finished(), "a task is left after its scope");
+        verify!(
+            end == End::Await || handle.is_finished(),
+            "a task is left after its scope"
+        );
         count(handle.await);
     }
     if let Some(scope) = scope {
         scope.join().await;
     }
     let made = tally.made.get();
-    verify!(tally.complete(), "{} of {made} futures were not dropped",
-        made - tally.finished.get() - tally.dropped.get());
+    verify!(
+        tally.complete(),
+        "{} of {made} futures were not dropped",
+        made - tally.finished.get() - tally.dropped.get()
+    );
     verify!(made == refused + detached + victims + handles, "tasks made");
     let gone = tally.dropped.get() - refused;
     if matches!(end, End::Await | End::Join) {
         // Those without a handle were aborted by nobody.
-        verify!(gone == cancelled, "{gone} cancelled, handles say {cancelled}");
-        verify!(tally.finished.get() == finished + detached, "tasks finished");
+        verify!(
+            gone == cancelled,
+            "{gone} cancelled, handles say {cancelled}"
+        );
+        verify!(
+            tally.finished.get() == finished + detached,
+            "tasks finished"
+        );
     } else {
-        verify!((cancelled..=cancelled + detached).contains(&gone), "tasks cancelled");
+        verify!(
+            (cancelled..=cancelled + detached).contains(&gone),
+            "tasks cancelled"
+        );
     }
     env.total.made.add(made);
     env.total.finished.add(tally.finished.get());
