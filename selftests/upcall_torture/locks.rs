@@ -145,6 +145,7 @@ pub(crate) struct Locks {
     waited: [[Stats; KINDS.len()]; 2],
     began: Instant,
     gave_up: Atomic<u64>,
+    refused: Atomic<u64>,
     aborted: Atomic<u64>,
 }
 
@@ -168,6 +169,7 @@ impl Locks {
                 waited: [const { [const { Stats::new() }; KINDS.len()] }; 2],
                 began: Instant::now(),
                 gave_up: Atomic::new(0),
+                refused: Atomic::new(0),
                 aborted: Atomic::new(0),
             },
             GFP_KERNEL,
@@ -290,6 +292,24 @@ impl Locks {
         yield_now().await;
     }
 
+    /// Waits for the lock, and is dropped when it is handed over, without having seen it.
+    async fn refuse(&self, writes: bool) {
+        let (mut read, mut write) = (pin!(self.lock.read()), pin!(self.lock.write()));
+        let mut queued = false;
+        poll_fn(|cx| {
+            if core::mem::replace(&mut queued, true) {
+                return Poll::Ready(());
+            }
+            if writes {
+                write.as_mut().poll(cx).map(drop)
+            } else {
+                read.as_mut().poll(cx).map(drop)
+            }
+        })
+        .await;
+        self.refused.fetch_add(1, Relaxed);
+    }
+
     /// Now and then all are quiet for a while but those who try: they get the lock only if nobody waits.
     fn quiet(&self, kind: usize) -> bool {
         let millis = Instant::now().since(self.began).as_millis() as u64;
@@ -307,7 +327,11 @@ impl Locks {
                 let soon = if rng.below(2) == 0 { 500 } else { 20_000 };
                 let soon = rng.micros(soon);
                 let mut inner = rng.fork();
-                let in_time = match rng.below(3) {
+                let in_time = match rng.below(4) {
+                    3 => {
+                        self.refuse(rng.below(2) == 0).await;
+                        Ok(())
+                    }
                     0 => timeout(soon, self.read(&mut inner, door, kind)).await,
                     1 => timeout(soon, self.write(&mut inner, door, kind, false)).await,
                     _ => timeout(soon, self.write(&mut inner, door, kind, true)).await,
@@ -344,8 +368,9 @@ impl Locks {
             }
         }
         pr_info!(
-            "locks: {} gave up, {} aborted, {} waited, at most {} of {} got past\n",
+            "locks: {} gave up, {} did not take it, {} aborted, {} waited, at most {} of {} got past\n",
             self.gave_up.load(Relaxed),
+            self.refused.load(Relaxed),
             self.aborted.load(Relaxed),
             self.lock.contended(),
             self.passed.load(Relaxed),
