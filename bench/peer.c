@@ -9,7 +9,9 @@
 #include <linux/bio.h>
 #include <linux/blkdev.h>
 #include <linux/completion.h>
+#include <linux/cpumask.h>
 #include <linux/debugfs.h>
+#include <linux/kernel_stat.h>
 #include <linux/kthread.h>
 #include <linux/llist.h>
 #include <linux/module.h>
@@ -144,6 +146,8 @@ static u64 run_rwsem(u64 count)
 
 /* ---- Reads of a device ---- */
 
+static struct bio_set bios;
+
 struct reads {
 	struct block_device *bdev;
 	u64 count;
@@ -161,6 +165,8 @@ struct reads {
 
 struct slot {
 	struct bio bio;
+	/* The one that is out: ours, or one that was allocated for the read. */
+	struct bio *out;
 	struct bio_vec vec;
 	struct page *page;
 	struct llist_node node;
@@ -177,16 +183,24 @@ static sector_t random_sector(struct reads *reads, u64 n)
 	return ((z ^ (z >> 31)) & (reads->pages - 1)) << (PAGE_SHIFT - SECTOR_SHIFT);
 }
 
-static void prepare(struct slot *slot, u64 n)
+static struct bio *prepare(struct slot *slot, u64 n, bool allocate)
 {
-	bio_init(&slot->bio, slot->reads->bdev, &slot->vec, 1, REQ_OP_READ);
-	__bio_add_page(&slot->bio, slot->page, PAGE_SIZE, 0);
-	slot->bio.bi_iter.bi_sector = random_sector(slot->reads, n);
+	struct bio *bio = &slot->bio;
+
+	if (allocate)
+		bio = bio_alloc_bioset(slot->reads->bdev, 1, REQ_OP_READ, GFP_NOIO, &bios);
+	else
+		bio_init(bio, slot->reads->bdev, &slot->vec, 1, REQ_OP_READ);
+	__bio_add_page(bio, slot->page, PAGE_SIZE, 0);
+	bio->bi_iter.bi_sector = random_sector(slot->reads, n);
+	bio->bi_private = slot;
+	slot->out = bio;
+	return bio;
 }
 
 static void read_done(struct bio *bio)
 {
-	struct slot *slot = container_of(bio, struct slot, bio);
+	struct slot *slot = bio->bi_private;
 	struct reads *reads = slot->reads;
 
 	/* Whoever finds the list empty wakes. */
@@ -195,15 +209,18 @@ static void read_done(struct bio *bio)
 }
 
 /*
- * One thread with a number of bios, each of which goes out again when it is done. Bios and
- * pages are made once. What is done together is submitted together, if plugged.
+ * One thread with a number of reads in flight, each of which is followed by another when it is
+ * done. Pages are made once. So are the bios, which is as cheap as it gets, or they are allocated
+ * for each read, which is usual. What is done together is submitted together, if plugged.
  */
-static u64 run_bios(struct reads *reads, struct slot *slots, unsigned int depth, bool plugged,
+static u64 run_bios(struct reads *reads, struct slot *slots, unsigned int depth, const char *how,
 		    u64 *sleeps, u64 *sleeps_submitting)
 {
+	bool allocate = !strcmp(how, "allocated"), plugged = allocate || !strcmp(how, "plugged");
 	struct llist_node *list;
 	struct blk_plug plug;
 	struct slot *slot, *next;
+	struct bio *bio;
 	unsigned long before;
 	u64 start, n, out = 0;
 	unsigned int i;
@@ -227,16 +244,20 @@ static u64 run_bios(struct reads *reads, struct slot *slots, unsigned int depth,
 		if (plugged)
 			blk_start_plug(&plug);
 		llist_for_each_entry_safe(slot, next, list, node) {
-			if (slot->bio.bi_status)
-				atomic_inc(&reads->errors);
+			if (slot->out) {
+				if (slot->out->bi_status)
+					atomic_inc(&reads->errors);
+				if (allocate)
+					bio_put(slot->out);
+			}
 			n = atomic64_inc_return(&reads->next) - 1;
 			if (n >= reads->count) {
 				out--;
 				continue;
 			}
-			prepare(slot, n);
-			slot->bio.bi_end_io = read_done;
-			submit_bio(&slot->bio);
+			bio = prepare(slot, n, allocate);
+			bio->bi_end_io = read_done;
+			submit_bio(bio);
 		}
 		if (plugged)
 			blk_finish_plug(&plug);
@@ -252,8 +273,7 @@ static int read_in_thread(void *data)
 	u64 n;
 
 	while ((n = atomic64_inc_return(&reads->next) - 1) < reads->count) {
-		prepare(slot, n);
-		if (submit_bio_wait(&slot->bio))
+		if (submit_bio_wait(prepare(slot, n, false)))
 			atomic_inc(&reads->errors);
 	}
 	atomic64_add(current->nvcsw + current->nivcsw, &reads->switches);
@@ -340,10 +360,12 @@ static int run_reads(const char *name, const char *path, unsigned int depth, u64
 		snprintf(result, sizeof(result), "ns=%llu ops=%llu threads=%u switches=%lld bytes=%lu\n",
 			 ns, count, depth, atomic64_read(&reads->switches),
 			 depth * (THREAD_SIZE + sizeof(struct task_struct)));
-	} else {
-		ns = run_bios(reads, slots, depth, !strcmp(name, "plugged"), &sleeps, &submitting);
+	} else if (!strcmp(name, "bios") || !strcmp(name, "plugged") || !strcmp(name, "allocated")) {
+		ns = run_bios(reads, slots, depth, name, &sleeps, &submitting);
 		snprintf(result, sizeof(result), "ns=%llu ops=%llu sleeps=%llu sleeps_submitting=%llu\n",
 			 ns, count, sleeps, submitting);
+	} else {
+		atomic_inc(&reads->errors);
 	}
 	err = atomic_read(&reads->errors) ? -EIO : 0;
 	free_slots(slots, depth);
@@ -418,13 +440,25 @@ static const struct file_operations run_fops = {
 	.write = run_write,
 };
 
+/* In microseconds, for the instructions that a run took: those of the time that was not idle. */
+static int idle_get(void *data, u64 *us)
+{
+	int cpu;
+
+	*us = 0;
+	for_each_online_cpu(cpu)
+		*us += get_cpu_idle_time_us(cpu, NULL) + get_cpu_iowait_time_us(cpu, NULL);
+	return 0;
+}
+DEFINE_DEBUGFS_ATTRIBUTE(idle_fops, idle_get, NULL, "%llu\n");
+
 static struct dentry *dir;
 
 static int __init peer_init(void)
 {
 	ordered = alloc_ordered_workqueue("upcall_peer", WQ_MEM_RECLAIM | WQ_HIGHPRI);
 	unordered = alloc_workqueue("upcall_peer_u", WQ_MEM_RECLAIM | WQ_HIGHPRI | WQ_UNBOUND, 0);
-	if (!ordered || !unordered) {
+	if (!ordered || !unordered || bioset_init(&bios, 64, 0, BIOSET_NEED_BVECS)) {
 		if (ordered)
 			destroy_workqueue(ordered);
 		if (unordered)
@@ -433,12 +467,14 @@ static int __init peer_init(void)
 	}
 	dir = debugfs_create_dir("upcall_peer", NULL);
 	debugfs_create_file("run", 0600, dir, NULL, &run_fops);
+	debugfs_create_file("idle_us", 0400, dir, NULL, &idle_fops);
 	return 0;
 }
 
 static void __exit peer_exit(void)
 {
 	debugfs_remove(dir);
+	bioset_exit(&bios);
 	destroy_workqueue(ordered);
 	destroy_workqueue(unordered);
 }
