@@ -75,10 +75,10 @@ nightly:
 mutants:
 	tools/lab run tools/mutants
 
-## Measuring, in simulated time
+## Measuring, in simulated time (BENCH=T1,B1, LAT=100us,2ms)
 
 bench:
-	tools/vm --sim --mem 8192 --timeout 3600 -- bench/vfs
+	BENCH="$(BENCH)" LAT="$(LAT)" bench/run
 
 help:
 	@sed -n 's/^## \(.*\)/\n\1/p; s/^\([a-z-]*\):.*/    make \1/p' Makefile | grep -v 'check-kdir'

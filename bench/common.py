@@ -74,6 +74,10 @@ def remove(name):
 
 # ---- Devices ----
 
+# As they were made, for the configuration
+DEVICES = {}
+
+
 def null_blk(name, mib, latency_ns, depth=1024, **attributes):
     """A disk in memory that answers each request after the same time; at once if that is 0."""
     run("modprobe", "null_blk", "nr_devices=0")
@@ -86,6 +90,8 @@ def null_blk(name, mib, latency_ns, depth=1024, **attributes):
     for key, value in {**settings, **attributes, "power": 1}.items():
         put(f"{directory}/{key}", value)
     put(f"/sys/block/{name}/queue/scheduler", "none")
+    DEVICES[f"{name}, {latency_name(latency_ns)}"] = {
+        **settings, **attributes, "scheduler": "none", "nr_requests": int(get(f"/sys/block/{name}/queue/nr_requests"))}
     return f"/dev/{name}"
 
 
@@ -197,14 +203,14 @@ class Results:
         print(f"{id:5} {engine:28} {in_flight or '-':>9} {latency_name(latency_ns or 0):>6} {row['ns_per_op']:10.1f} "
               f"{row['insn_per_op']:10.1f} {row['reads_per_op']:6.2f} {ratio(row['ratio_to_limit']):>7} "
               f"{ratio(row['ratio_to_best_peer']):>7} {apart:6.2f}%"
-              + "".join(f"  {key}={value}" for key, value in costs[-1].also.items()), flush=True)
+              + "".join(f"  {key}={value}" for key, value in {**costs[-1].also, **also}.items()), flush=True)
         return ns
 
     def bar(self, id, what, value, limit, at_least=False):
         """A goal, and whether it is met."""
         met = value >= limit if at_least else value <= limit
         self.bars.append({"id": id, "what": what, "value": round(value, 3), "bar": limit, "met": met})
-        print(f"{id:5} {'met   ' if met else 'MISSED'} {what}: {value:.3g}, bar {'>=' if at_least else '<='} {limit}",
+        print(f"{id:5} {'met   ' if met else 'MISSED'} {what}: {value:.4g}, bar {'>=' if at_least else '<='} {limit}",
               flush=True)
 
     def note(self, **notes):
@@ -226,7 +232,10 @@ class Results:
             replaced = {same(row) for row in new}
             saved[kind] = [row for row in saved[kind] if same(row) not in replaced] + new
         saved["configuration"].update(configuration())
-        saved["configuration"].setdefault("notes", {}).update(self.notes)
+        saved["configuration"]["programs"] = {
+            **saved["configuration"].get("programs", {}), os.path.basename(sys.argv[0]): {
+                "memory_mib": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") >> 20,
+                "devices": DEVICES, **self.notes}}
         with open(path + ".new", "w") as f:
             # A row a line: results are compared by diff
             f.write('{"configuration": ' + json.dumps(saved["configuration"], indent=1))
@@ -243,16 +252,12 @@ def configuration():
         "kernel": platform.release(),
         "command_line": get("/proc/cmdline").strip(),
         "cpus": os.cpu_count(),
-        "memory_mib": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") >> 20,
         **json.loads(os.environ.get("BENCH_HOST", "{}")),
     }
 
 
 def main(ids, measure):
-    """The program: `--ids` prints the ids, anything else measures what is chosen."""
-    if sys.argv[1:] == ["--ids"]:
-        print(*ids)
-        return
+    """The program: measures those of IDS that are chosen."""
     if os.geteuid() != 0 or not os.path.exists("/run/vm"):
         sys.exit(f"{sys.argv[0]} runs in the machine: make bench")
     started = time.monotonic()
