@@ -114,17 +114,11 @@ def device_reads(device):
 
 # ---- Costs ----
 
-def idle_ns():
-    """How long the processor has been idle since the boot."""
-    return int(get("/sys/kernel/debug/upcall_peer/idle_us")) * 1000
-
-
 class Cost:
-    """What one run of a point cost. All but `ns` is of one operation."""
+    """What one run of a point cost, of one operation, and what else it counted."""
 
-    def __init__(self, ns, ops, idle=0, reads=0, **also):
+    def __init__(self, ns, ops, reads=0, **also):
         self.ns_per_op = ns / ops
-        self.insn_per_op = max(ns - idle, 0) / ops
         self.reads_per_op = reads / ops
         self.also = also
 
@@ -132,19 +126,13 @@ class Cost:
 def observed(work, device=None):
     """Runs WORK, which returns (nanoseconds, operations, what else it counted)."""
     reads = device_reads(device) if device else 0
-    idle = idle_ns()
     ns, ops, also = work()
-    idle = idle_ns() - idle
-    return Cost(ns, ops, idle, device_reads(device) - reads if device else 0, **also)
+    return Cost(ns, ops, device_reads(device) - reads if device else 0, **also)
 
 
 def spread(values):
     """In percent of the least."""
     return 100 * (max(values) / min(values) - 1) if min(values) else 0.0
-
-
-def median(values):
-    return sorted(values)[len(values) // 2]
 
 
 def mean(values):
@@ -184,16 +172,26 @@ class Results:
         self.rows = []
         self.bars = []
         self.notes = {}
+        # What points cost without a latency, which is in instructions
+        self.insn = {}
         print(WORDS)
         print(f"{'id':5} {'engine':28} {'in flight':>9} {'L':>6} {'ns/op':>10} {'insn/op':>10} {'reads':>6} "
               f"{'/limit':>7} {'/peer':>7} {'spread':>7}", flush=True)
 
     def row(self, id, engine, in_flight, latency_ns, costs, apart, limit=None, peer=None, **also):
-        """LIMIT and PEER are ns per operation of the bio limit and the best peer."""
+        """LIMIT and PEER are ns per operation of the bio limit and the best peer.
+
+        A run that waits does not tell its instructions. They are those of the same point on a device
+        that answers at once, if that was measured before.
+        """
         ns = mean([cost.ns_per_op for cost in costs])
+        point = id, engine, in_flight, also.get("what")
+        if not latency_ns:
+            self.insn[point] = round(ns, 1)
+        insn = self.insn.get(point)
         row = {"id": id, "engine": engine, "in_flight": in_flight, "latency_ns": latency_ns,
                "ns_per_op": round(ns, 1),
-               "insn_per_op": round(mean([cost.insn_per_op for cost in costs]), 1),
+               "insn_per_op": insn,
                "reads_per_op": round(mean([cost.reads_per_op for cost in costs]), 3),
                "ratio_to_limit": round(ns / limit, 3) if limit else None,
                "ratio_to_best_peer": round(ns / peer, 3) if peer else None,
@@ -201,7 +199,7 @@ class Results:
         self.rows.append(row)
         ratio = lambda value: "-" if value is None else f"{value:.3f}"
         print(f"{id:5} {engine:28} {in_flight or '-':>9} {latency_name(latency_ns or 0):>6} {row['ns_per_op']:10.1f} "
-              f"{row['insn_per_op']:10.1f} {row['reads_per_op']:6.2f} {ratio(row['ratio_to_limit']):>7} "
+              f"{'-' if insn is None else insn:>10} {row['reads_per_op']:6.2f} {ratio(row['ratio_to_limit']):>7} "
               f"{ratio(row['ratio_to_best_peer']):>7} {apart:6.2f}%"
               + "".join(f"  {key}={value}" for key, value in {**costs[-1].also, **also}.items()), flush=True)
         return ns
@@ -262,8 +260,6 @@ def main(ids, measure):
         sys.exit(f"{sys.argv[0]} runs in the machine: make bench")
     started = time.monotonic()
     results = Results()
-    insert("peer")
     measure(chosen(ids), results)
-    remove("peer")
     results.save()
     print(f"{time.monotonic() - started:.1f} simulated seconds")

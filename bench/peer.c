@@ -9,9 +9,7 @@
 #include <linux/bio.h>
 #include <linux/blkdev.h>
 #include <linux/completion.h>
-#include <linux/cpumask.h>
 #include <linux/debugfs.h>
-#include <linux/kernel_stat.h>
 #include <linux/kthread.h>
 #include <linux/llist.h>
 #include <linux/module.h>
@@ -440,18 +438,6 @@ static const struct file_operations run_fops = {
 	.write = run_write,
 };
 
-/* In microseconds, for the instructions that a run took: those of the time that was not idle. */
-static int idle_get(void *data, u64 *us)
-{
-	int cpu;
-
-	*us = 0;
-	for_each_online_cpu(cpu)
-		*us += get_cpu_idle_time_us(cpu, NULL) + get_cpu_iowait_time_us(cpu, NULL);
-	return 0;
-}
-DEFINE_DEBUGFS_ATTRIBUTE(idle_fops, idle_get, NULL, "%llu\n");
-
 static struct dentry *dir;
 
 static int __init peer_init(void)
@@ -467,7 +453,6 @@ static int __init peer_init(void)
 	}
 	dir = debugfs_create_dir("upcall_peer", NULL);
 	debugfs_create_file("run", 0600, dir, NULL, &run_fops);
-	debugfs_create_file("idle_us", 0400, dir, NULL, &idle_fops);
 	return 0;
 }
 
