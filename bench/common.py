@@ -80,7 +80,8 @@ DEVICES = {}
 
 def null_blk(name, mib, latency_ns, depth=1024, **attributes):
     """A disk in memory that answers each request after the same time; at once if that is 0."""
-    run("modprobe", "null_blk", "nr_devices=0")
+    if not os.path.isdir("/sys/module/null_blk"):
+        run("modprobe", "null_blk", "nr_devices=0")
     if not os.path.isdir("/sys/kernel/config/nullb"):
         run("mount", "-t", "configfs", "configfs", "/sys/kernel/config")
     directory = f"/sys/kernel/config/nullb/{name}"

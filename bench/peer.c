@@ -156,7 +156,6 @@ struct reads {
 	struct llist_head done;
 	struct task_struct *submitter;
 	/* Of many threads: */
-	atomic_t threads;
 	atomic64_t switches;
 	struct completion all;
 };
@@ -275,9 +274,8 @@ static int read_in_thread(void *data)
 			atomic_inc(&reads->errors);
 	}
 	atomic64_add(current->nvcsw + current->nivcsw, &reads->switches);
-	if (atomic_dec_and_test(&reads->threads))
-		kthread_complete_and_exit(&reads->all, 0);
-	return 0;
+	/* Does not come back here, where the module may be gone. */
+	kthread_complete_and_exit(&reads->all, 0);
 }
 
 /* A thread for each read that is in flight. */
@@ -287,20 +285,13 @@ static u64 run_kthreads(struct reads *reads, struct slot *slots, unsigned int de
 	unsigned int i;
 
 	init_completion(&reads->all);
-	/* One more, so that the first threads do not end the run. */
-	atomic_set(&reads->threads, 1);
 	for (i = 0; i < depth; i++) {
-		struct task_struct *thread;
-
-		atomic_inc(&reads->threads);
-		thread = kthread_run(read_in_thread, &slots[i], "upcall_peer");
-		if (IS_ERR(thread)) {
-			atomic_dec(&reads->threads);
+		if (IS_ERR(kthread_run(read_in_thread, &slots[i], "upcall_peer"))) {
 			atomic_inc(&reads->errors);
 			break;
 		}
 	}
-	if (!atomic_dec_and_test(&reads->threads))
+	while (i--)
 		wait_for_completion(&reads->all);
 	return ktime_get_ns() - start;
 }
@@ -338,8 +329,7 @@ static int run_reads(const char *name, const char *path, unsigned int depth, u64
 	struct file *file;
 	int err = -ENOMEM;
 
-	/* Not on the stack: the last thread may still be at it. */
-	reads = kzalloc(sizeof(*reads), GFP_KERNEL);
+	reads = kzalloc_obj(*reads);
 	if (!reads)
 		return err;
 	file = bdev_file_open_by_path(path, BLK_OPEN_READ, NULL, NULL);
@@ -355,12 +345,15 @@ static int run_reads(const char *name, const char *path, unsigned int depth, u64
 		goto close;
 	if (!strcmp(name, "kthreads")) {
 		ns = run_kthreads(reads, slots, depth);
-		snprintf(result, sizeof(result), "ns=%llu ops=%llu threads=%u switches=%lld bytes=%lu\n",
+		snprintf(result, sizeof(result),
+			 "ns=%llu ops=%llu threads=%u switches=%lld bytes=%lu\n",
 			 ns, count, depth, atomic64_read(&reads->switches),
 			 depth * (THREAD_SIZE + sizeof(struct task_struct)));
-	} else if (!strcmp(name, "bios") || !strcmp(name, "plugged") || !strcmp(name, "allocated")) {
+	} else if (!strcmp(name, "bios") || !strcmp(name, "plugged") ||
+		   !strcmp(name, "allocated")) {
 		ns = run_bios(reads, slots, depth, name, &sleeps, &submitting);
-		snprintf(result, sizeof(result), "ns=%llu ops=%llu sleeps=%llu sleeps_submitting=%llu\n",
+		snprintf(result, sizeof(result),
+			 "ns=%llu ops=%llu sleeps=%llu sleeps_submitting=%llu\n",
 			 ns, count, sleeps, submitting);
 	} else {
 		atomic_inc(&reads->errors);
