@@ -328,7 +328,8 @@ fn try_read(count: u64) -> Result<u64> {
 /// What readers share.
 struct Reads {
     device: Device,
-    pages: u64,
+    /// Of the numbers of the pages that are read.
+    mask: u64,
     count: u64,
     next: Atomic<u64>,
     errors: Atomic<u64>,
@@ -338,11 +339,11 @@ impl Reads {
     fn new(path: &str, scope: &Scope, count: u64) -> Result<Arc<Self>> {
         let path = CString::try_from_fmt(fmt!("{path}"))?;
         let device = Device::open(&path, false, scope)?;
-        // The largest power of two
-        let pages = 1 << (device.size() / Block::SIZE as u64).max(1).ilog2();
+        // As far as the largest power of two. Not by ilog2(), whose panic objtool does not know
+        let unused = (device.size() / Block::SIZE as u64).leading_zeros() + 1;
         let reads = Self {
             device,
-            pages,
+            mask: u64::MAX.checked_shr(unused).unwrap_or(0),
             count,
             next: Atomic::new(0),
             errors: Atomic::new(0),
@@ -356,7 +357,7 @@ impl Reads {
         let z = n.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (n < self.count).then_some(((z ^ (z >> 31)) & (self.pages - 1)) * Block::SIZE as u64)
+        (n < self.count).then_some(((z ^ (z >> 31)) & self.mask) * Block::SIZE as u64)
     }
 
     async fn run(self: Arc<Self>, mut block: Block) {
