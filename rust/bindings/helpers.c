@@ -14,6 +14,9 @@
 #include <linux/sched/task_stack.h>
 #include <linux/slab.h>
 #include <linux/wait_bit.h>
+#ifdef CONFIG_X86_64
+#include <asm/tsc.h>
+#endif
 
 #include "helpers.h"
 
@@ -102,6 +105,34 @@ void upcall_dep_release(struct lockdep_map *map)
 u64 upcall_now(void)
 {
 	return ktime_get_ns();
+}
+
+/* The time of a unit of the clock that sys::stamp() reads, in nanoseconds << shift. */
+u64 upcall_stamp_scale(unsigned int shift)
+{
+#ifdef CONFIG_X86_64
+	return tsc_khz ? div_u64((u64)NSEC_PER_MSEC << shift, tsc_khz) : 0;
+#else
+	return 1ULL << shift;
+#endif
+}
+
+/* With a constructor the memory is not cleared when it is allocated: it is written whole. */
+static void upcall_cache_object(void *object)
+{
+}
+
+struct kmem_cache *upcall_cache_create(unsigned int size)
+{
+	char name[16];
+
+	snprintf(name, sizeof(name), "upcall-%u", size);
+	return kmem_cache_create(name, size, 0, 0, upcall_cache_object);
+}
+
+void *upcall_cache_alloc(struct kmem_cache *cache)
+{
+	return kmem_cache_alloc(cache, GFP_NOFS);
 }
 
 bool upcall_is_kworker(void)

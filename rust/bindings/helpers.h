@@ -25,6 +25,7 @@ void upcall_wait_for_completions(void);
 bool upcall_interrupted(void);
 u64 upcall_now(void);
 bool upcall_is_kworker(void);
+u64 upcall_stamp_scale(unsigned int shift);
 void upcall_users_enter(atomic_t *users);
 void upcall_users_leave(atomic_t *users);
 void upcall_users_wait(atomic_t *users);
@@ -38,6 +39,10 @@ bool upcall_park_killable(atomic_t *events, int seen);
 struct workqueue_struct *upcall_alloc_ordered_workqueue(const char *name, unsigned int flags);
 unsigned int upcall_memalloc_nofs_save(void);
 void upcall_memalloc_nofs_restore(unsigned int flags);
+
+/* Memory of tasks and requests */
+struct kmem_cache *upcall_cache_create(unsigned int size);
+void *upcall_cache_alloc(struct kmem_cache *cache);
 
 /* Memory that is set aside */
 mempool_t *upcall_mempool_create(int count, size_t size);

@@ -278,7 +278,11 @@ struct Head {
     sector: u64,
     size: u32,
     segments: u16,
-    device: Device,
+    priority: u16,
+    bdev: NonNull<ub::block_device>,
+    /// Keeps the device open, if we opened it.
+    file: Option<ARef<File>>,
+    reserve: Option<Reserve>,
     /// The default one, which releases it.
     executor: NonNull<Core>,
     member: ManuallyDrop<Member>,
@@ -420,7 +424,10 @@ unsafe fn submit_sized<P: Payload>(
         sector: pos >> bindings::SECTOR_SHIFT,
         size,
         segments: used,
-        device: device.clone(),
+        bdev: device.bdev,
+        file: device.file.clone(),
+        reserve: device.reserve.clone(),
+        priority: device.priority,
         executor,
         member: ManuallyDrop::new(member),
         memory,
@@ -439,7 +446,8 @@ unsafe fn submit_sized<P: Payload>(
     let head: NonNull<Head> = request.cast();
     // SAFETY: One of the two references goes with the bio. On a worker nothing may wait.
     unsafe {
-        if !sys::on_worker() {
+        // The default executor first, which is the quickest to know.
+        if !executor.as_ref().is_current() && !sys::on_worker() {
             start(head, 0);
         } else if device.nowait {
             start(head, ub::UPCALL_REQ_NOWAIT);
@@ -472,7 +480,7 @@ unsafe fn start(head: NonNull<Head>, flags: u32) {
         };
         ub::bio_init(
             bio,
-            this.device.bdev.as_ptr(),
+            this.bdev.as_ptr(),
             table,
             this.segments,
             this.opf | flags,
@@ -480,7 +488,7 @@ unsafe fn start(head: NonNull<Head>, flags: u32) {
         (*bio).bi_vcnt = this.segments;
         (*bio).bi_iter.bi_sector = this.sector;
         (*bio).bi_iter.bi_size = this.size;
-        (*bio).bi_ioprio = this.device.priority;
+        (*bio).bi_ioprio = this.priority;
         (*bio).bi_end_io = Some(end_io);
         (*bio).bi_private = head.as_ptr().cast();
         sys::trace::bio_submit(bio);
@@ -499,7 +507,7 @@ unsafe fn sleeper_submits(head: NonNull<Head>) {
     unsafe {
         let this = head.as_ref();
         this.submit.store(true, sys::Relaxed);
-        this.device.scope.sleeper().push(head.cast());
+        this.member.inner().sleeper().push(head.cast());
     }
 }
 
@@ -522,7 +530,11 @@ unsafe extern "C" fn end_io(bio: *mut ub::bio) {
         if nowait && (status == ub::UPCALL_BLK_STS_AGAIN || status == ub::UPCALL_BLK_STS_NOTSUPP) {
             return sleeper_submits(head);
         }
-        let errno = ub::upcall_blk_status_to_errno(status);
+        let errno = if status == 0 {
+            0
+        } else {
+            ub::upcall_blk_status_to_errno(status)
+        };
         sys::trace::bio_complete(bio, this.sector, errno);
         this.status.with_mut(|status| *status = errno);
         (this.end)(head, to_result(errno));
@@ -572,8 +584,8 @@ unsafe fn release(head: NonNull<Head>) {
     unsafe {
         let this = head.as_ptr();
         ((*this).drop_payload)(head);
-        let reserve = (*this).device.reserve.take();
-        core::ptr::drop_in_place(&raw mut (*this).device);
+        let reserve = (*this).reserve.take();
+        core::ptr::drop_in_place(&raw mut (*this).file);
         let member = ManuallyDrop::take(&mut (*this).member);
         sys::free(head.cast(), (*this).memory, reserve.as_ref());
         drop(member);

@@ -3,7 +3,10 @@
 //! [`Block`]: an owned page that reads move in and out of requests.
 
 use crate::bio::{submit, Device, Io, Op, Payload, Segment};
+use core::future::Future;
+use core::pin::Pin;
 use core::ptr::NonNull;
+use core::task::{ready, Context, Poll};
 use kernel::bindings;
 use kernel::page::{Page, PAGE_SIZE};
 use kernel::prelude::*;
@@ -74,8 +77,14 @@ impl Block {
     /// # Cancellation
     ///
     /// Dropping the future leaves the block vacant.
-    pub async fn read(&mut self, device: &Device, pos: u64, offset: usize, len: usize) -> Result {
-        self.transfer(device, Op::Read, pos, offset, len).await
+    pub fn read<'a>(
+        &'a mut self,
+        device: &'a Device,
+        pos: u64,
+        offset: usize,
+        len: usize,
+    ) -> Transfer<'a> {
+        self.transfer(device, Op::Read, pos, offset, len)
     }
 
     /// Writes `len` bytes of the block, from byte `offset` of it on, to byte `pos` of the device.
@@ -87,33 +96,37 @@ impl Block {
     /// # Cancellation
     ///
     /// Dropping the future leaves the block vacant; the device writes nevertheless.
-    pub async fn write(
-        &mut self,
-        device: &Device,
+    pub fn write<'a>(
+        &'a mut self,
+        device: &'a Device,
         pos: u64,
         offset: usize,
         len: usize,
         fua: bool,
-    ) -> Result {
+    ) -> Transfer<'a> {
         let op = if fua { Op::WriteFua } else { Op::Write };
-        self.transfer(device, op, pos, offset, len).await
+        self.transfer(device, op, pos, offset, len)
     }
 
-    async fn transfer(
-        &mut self,
-        device: &Device,
+    fn transfer<'a>(
+        &'a mut self,
+        device: &'a Device,
         op: Op,
         pos: u64,
         offset: usize,
         len: usize,
-    ) -> Result {
-        if len == 0 {
-            return Ok(());
+    ) -> Transfer<'a> {
+        // What does not fit is refused when it is started.
+        let narrow = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        Transfer {
+            block: self,
+            device,
+            op,
+            pos,
+            offset: narrow(offset),
+            len: narrow(len),
+            io: None,
         }
-        let io = self.start(device, op, pos, offset, len)?;
-        let (result, page) = io.await;
-        self.page = page.map(|page| page.0);
-        result
     }
 
     /// Submits a transfer and returns at once.
@@ -148,6 +161,44 @@ impl Block {
             *self = Self::new()?;
         }
         Ok(())
+    }
+}
+
+/// The future of [`Block::read`] and [`Block::write`]. Nothing happens before it is polled.
+#[must_use = "a future does nothing unless it is awaited"]
+pub struct Transfer<'a> {
+    block: &'a mut Block,
+    device: &'a Device,
+    pos: u64,
+    io: Option<Io<OnePage>>,
+    offset: u32,
+    len: u32,
+    op: Op,
+}
+
+impl Future for Transfer<'_> {
+    type Output = Result;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result> {
+        let this = &mut *self;
+        if this.io.is_none() {
+            if this.len == 0 {
+                return Poll::Ready(Ok(()));
+            }
+            let (offset, len) = (this.offset as usize, this.len as usize);
+            this.io = Some(
+                this.block
+                    .start(this.device, this.op, this.pos, offset, len)?,
+            );
+        }
+        let Some(io) = &mut this.io else {
+            return Poll::Pending;
+        };
+        let (result, page) = ready!(Pin::new(io).poll(cx));
+        this.block.page = page.map(|page| page.0);
+        this.io = None;
+        this.len = 0;
+        Poll::Ready(result)
     }
 }
 

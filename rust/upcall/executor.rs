@@ -201,13 +201,13 @@ impl Core {
         task: *const Header,
         f: impl FnOnce(),
     ) {
-        // SAFETY: We are the worker.
-        self.running
-            .with_mut(|running| unsafe { *running = (scope, task) });
+        let set = |to| {
+            // SAFETY: We are the worker.
+            self.running.with_mut(|running| unsafe { *running = to });
+        };
+        set((scope, task));
         f();
-        // SAFETY: As above.
-        self.running
-            .with_mut(|running| unsafe { *running = (null(), null()) });
+        set((null(), null()));
     }
 
     /// The scope whose member the caller is, if the caller is user code on this executor's worker.
@@ -225,9 +225,11 @@ impl Core {
 
     /// What is being run, if the caller is the worker.
     fn running(&self) -> Option<(*const ScopeInner, *const Header)> {
+        if !self.is_current() {
+            return None;
+        }
         // SAFETY: We are the worker.
-        self.is_current()
-            .then(|| self.running.with(|running| unsafe { *running }))
+        Some(self.running.with(|running| unsafe { *running }))
     }
 
     /// Takes down an executor whose last handle is gone.
@@ -259,19 +261,29 @@ impl Core {
         // SAFETY: We are the one worker.
         let take = |backlog: *mut Batch| unsafe { core::mem::replace(&mut *backlog, Batch::new()) };
         let mut batch = self.backlog.with_mut(take);
-        sys::with_plug(|| {
-            let _nofs = sys::NoFs::enter();
-            for _ in 0..BUDGET {
-                if batch.is_empty() {
-                    batch = self.ready.take();
-                }
-                let Some(link) = batch.next() else { break };
-                let runnable: NonNull<Runnable> = link.cast();
-                // SAFETY: Links on our list are the first fields of live runnables, and the
-                // reference that was pushed with it is now ours to pass on.
-                unsafe { (runnable.as_ref().run)(runnable) };
+        let nofs = sys::NoFs::enter();
+        let mut budget = BUDGET;
+        while budget != 0 {
+            if batch.is_empty() {
+                batch = self.ready.take();
             }
-        });
+            if batch.is_empty() {
+                break;
+            }
+            // One plug for what became ready together: what becomes ready meanwhile may come for as
+            // long as we run, and would keep the first requests from the device.
+            sys::with_plug(|| {
+                while budget != 0 {
+                    let Some(link) = batch.next() else { break };
+                    budget -= 1;
+                    let runnable: NonNull<Runnable> = link.cast();
+                    // SAFETY: Links on our list are the first fields of live runnables, and the
+                    // reference that was pushed with it is now ours to pass on.
+                    unsafe { (runnable.as_ref().run)(runnable) };
+                }
+            });
+        }
+        drop(nofs);
         self.worker.store(0, Relaxed);
         if !batch.is_empty() || !self.ready.is_empty() {
             // SAFETY: We are the one worker.

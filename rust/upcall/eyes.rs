@@ -36,13 +36,13 @@ pub(crate) fn poll_limit() -> u64 {
 /// Makes the directory.
 pub(crate) fn open() -> impl PinInit<debugfs::Scope<()>> {
     debugfs::Scope::dir((), c"upcall", |unit, dir| {
-        dir.read_callback_file(c"executors", unit, &|_, f| executors(f));
-        dir.read_callback_file(c"tasks", unit, &|_, f| tasks(f));
+        dir.read_callback_file(c"executors", unit, &|(), f| executors(f));
+        dir.read_callback_file(c"tasks", unit, &|(), f| tasks(f));
         dir.read_write_callback_file(
             c"poll_limit_us",
             unit,
-            &|_, f| writeln!(f, "{}", microseconds(POLL_LIMIT.get())),
-            &|_, reader| set_poll_limit(reader),
+            &|(), f| writeln!(f, "{}", microseconds(POLL_LIMIT.get())),
+            &|(), reader| set_poll_limit(reader),
         );
     })
 }
@@ -176,7 +176,7 @@ fn scope_tasks(scope: &ScopeInner, now: u64, f: &mut fmt::Formatter<'_>) -> fmt:
             task.id,
             executor.bell().name().to_str().unwrap_or("?"),
             state_name(task.state.look()),
-            microseconds(now.saturating_sub(task.spawned)) / 1000,
+            microseconds(sys::nanoseconds(now.wrapping_sub(task.spawned))) / 1000,
             task.polls.get(),
             Wait::name(task.waits.get()),
             task.name(),
@@ -228,7 +228,7 @@ pub struct Current {
     /// Its name.
     pub name: &'static str,
     /// How often it was polled, this time included.
-    pub polls: u64,
+    pub polls: u32,
 }
 
 /// The task whose poll the caller is in, if it is run by an executor; `None` elsewhere, also inside a first

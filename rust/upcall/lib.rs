@@ -65,7 +65,7 @@ mod sys;
 mod task;
 mod time;
 
-pub use block::Block;
+pub use block::{Block, Transfer};
 pub use block_on::{block_on, block_on_killable, on_worker};
 pub use chain::{run, Chain, Then};
 pub use channel::channel;

@@ -15,13 +15,13 @@ use crate::executor::{Core, Executor};
 use crate::eyes;
 use crate::registry;
 use crate::scope::Scope;
-use crate::sys::{self, Bell};
+use crate::sys::{self, Acquire, Atomic, Bell, Release};
 use core::ptr::{null_mut, NonNull};
 use kernel::bindings;
 use kernel::debugfs;
 use kernel::prelude::*;
-use kernel::sync::atomic::{Acquire, Atomic, Release};
 use kernel::sync::{static_lock_class, Arc, LockClassKey};
+use kernel::types::ScopeGuard;
 use upcall_bindings as ub;
 
 /// The default executor. Set before any user of the module can be loaded, cleared after the last
@@ -172,11 +172,15 @@ impl kernel::InPlaceModule for Runtime {
     fn init(_module: &'static ThisModule) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
             both: {
+                sys::calibrate();
+                sys::make_caches()?;
+                let caches = ScopeGuard::new(sys::destroy_caches);
                 let sleeper = Executor::build(c"upcall_sleeper", 0, true, static_lock_class!())?;
                 let flags = bindings::wq_flags_WQ_HIGHPRI;
                 let executor = Executor::build(c"upcall", flags, false, static_lock_class!())?;
                 SLEEPER.store(sleeper.as_ptr().as_ptr(), Release);
                 EXECUTOR.store(executor.as_ptr().as_ptr(), Release);
+                caches.dismiss();
                 [Some(executor), Some(sleeper)]
             },
             eyes <- eyes::open(),
@@ -208,5 +212,6 @@ impl PinnedDrop for Runtime {
             }
         }
         SLEEPER.store(null_mut(), Release);
+        sys::destroy_caches();
     }
 }

@@ -9,7 +9,8 @@
 //!
 //! # Concurrency
 //!
-//! `members` counts what is alive: tasks, requests, and one for the `Scope` itself. Whoever brings
+//! `members` counts what is alive: tasks, requests, and one for the `Scope` itself; its highest bit says that
+//! the scope was cancelled. Whoever brings
 //! it to zero completes `empty`, once. Nobody joins from zero. The list of tasks is protected by a
 //! lock; each listed task is kept alive by one reference that the list owns. Cancelling takes the
 //! tasks off the list one by one, so the lock is never held while a future is dropped.
@@ -35,6 +36,9 @@ use core::ffi::CStr;
 use core::future::Future;
 use core::ptr::NonNull;
 
+/// In `members`: nothing may be added any more, the scope was cancelled.
+const CLOSED: usize = 1 << (usize::BITS - 1);
+
 /// What the handles and the members of a scope share.
 pub(crate) struct ScopeInner {
     members: Atomic<usize>,
@@ -58,8 +62,6 @@ unsafe impl Sync for ScopeInner {}
 /// The tasks of a scope that are not complete.
 struct TaskList {
     first: Option<NonNull<Header>>,
-    /// No task may be added: the scope is being dropped.
-    closed: bool,
 }
 
 impl TaskList {
@@ -104,8 +106,17 @@ impl TaskList {
 impl ScopeInner {
     /// Adds a member, unless the scope is over.
     pub(crate) fn enter(&self) -> bool {
+        self.enter_unless(0)
+    }
+
+    /// Adds a member, unless the scope is over or closed.
+    fn enter_open(&self) -> bool {
+        self.enter_unless(CLOSED)
+    }
+
+    fn enter_unless(&self, bits: usize) -> bool {
         let mut members = self.members.load(Relaxed);
-        while members != 0 {
+        while members & bits == 0 && members & !CLOSED != 0 {
             match self.members.cmpxchg(members, members + 1, Full) {
                 Ok(_) => return true,
                 Err(now) => members = now,
@@ -114,9 +125,20 @@ impl ScopeInner {
         false
     }
 
+    /// Nobody enters any more by [`enter_open`](Self::enter_open).
+    fn close(&self) {
+        let mut members = self.members.load(Relaxed);
+        while members & CLOSED == 0 {
+            match self.members.cmpxchg(members, members | CLOSED, Full) {
+                Ok(_) => return,
+                Err(now) => members = now,
+            }
+        }
+    }
+
     /// Takes a member away. Any context.
     pub(crate) fn leave(&self) {
-        if self.members.fetch_sub(1, Full) == 1 {
+        if self.members.fetch_sub(1, Full) & !CLOSED == 1 {
             // SAFETY: Nobody joins from zero, so `parent` is ours.
             let parent = self.parent.with_mut(|parent| unsafe { (*parent).take() });
             let listed = sys::strike(self);
@@ -124,6 +146,12 @@ impl ScopeInner {
             drop(parent);
             drop(listed);
         }
+    }
+
+    /// The executor that runs what may sleep.
+    #[cfg(MODULE)]
+    pub(crate) fn sleeper(&self) -> &Core {
+        self.sleeper.core()
     }
 
     /// Takes a task off the list before it is complete.
@@ -167,7 +195,7 @@ impl ScopeInner {
     fn cancel(&self, here: bool) {
         loop {
             let mut tasks = self.tasks.lock();
-            tasks.closed = true;
+            self.close();
             let Some(task) = tasks.first else { return };
             tasks.remove(task);
             drop(tasks);
@@ -205,10 +233,7 @@ impl Scope {
         let inner = sys::new_arc(ScopeInner {
             members: Atomic::new(1),
             empty: Done::new(),
-            tasks: sys::new_lock!(TaskList {
-                first: None,
-                closed: false,
-            }),
+            tasks: sys::new_lock!(TaskList { first: None }),
             parent: Cell::new(None),
             executor: executor.clone(),
             sleeper: sleeper.clone(),
@@ -372,17 +397,11 @@ impl Spawner {
         spawn(&self.inner, &self.inner.sleeper, &self.how, work, false)
     }
 
-    /// The scope's sleeper.
-    #[cfg(MODULE)]
-    pub(crate) fn sleeper(&self) -> &Core {
-        self.inner.sleeper.core()
-    }
-
     /// Counts something as a member of the scope that is no task, until the guard is dropped.
     ///
     /// Returns `None` once the scope ends. Process context.
     pub fn enter(&self) -> Option<Member> {
-        let entered = !self.inner.tasks.lock().closed && self.inner.enter();
+        let entered = self.inner.enter_open();
         entered.then(|| Member {
             inner: self.inner.clone(),
         })
@@ -454,9 +473,8 @@ where
 unsafe fn begin(scope: &ScopeInner, task: NonNull<Header>, eager: bool) -> sys::Result<()> {
     {
         let mut tasks = scope.tasks.lock();
-        // Under the lock: once the drop of the scope has closed the list, a spawner is no member
-        // even for a moment.
-        if tasks.closed || !scope.enter() {
+        // Under the lock, where the scope is closed: what is in the list then is all that will be.
+        if !scope.enter_open() {
             drop(tasks);
             // SAFETY: The task is not on any list.
             unsafe { task::discard(task) };

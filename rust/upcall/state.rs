@@ -57,6 +57,20 @@ pub(crate) enum Next {
     Cancel,
     /// Poll the future.
     Poll,
+    /// Free the task: the reference that the caller gave away was the last.
+    Free,
+}
+
+/// Takes a reference away from `s`.
+fn drop_ref(s: usize) -> (usize, Next) {
+    debug_assert!(s >= REF);
+    if s > MAX - REF {
+        (s, Next::Nothing)
+    } else if s - REF < REF {
+        (s - REF, Next::Free)
+    } else {
+        (s - REF, Next::Nothing)
+    }
 }
 
 /// The state word of a task.
@@ -97,6 +111,19 @@ impl State {
                 (s | SCHEDULED, Next::Nothing)
             } else {
                 ((s | SCHEDULED) + REF, Next::Push)
+            }
+        })
+    }
+
+    /// A waker was called that gives its reference away: to the list, or to nobody. Any context.
+    pub(crate) fn wake_and_put(&self) -> Next {
+        self.update(|s| {
+            if s & (COMPLETE | SCHEDULED) != 0 {
+                drop_ref(s)
+            } else if s & RUNNING != 0 {
+                drop_ref(s | SCHEDULED)
+            } else {
+                (s | SCHEDULED, Next::Push)
             }
         })
     }
@@ -148,8 +175,8 @@ impl State {
 
     /// The poll returned `Pending`.
     ///
-    /// After `Cancel` the caller still owns [`RUNNING`]. After `Push` the caller passes the
-    /// reference that it holds itself on to the list: none is added.
+    /// After `Cancel` the caller still owns [`RUNNING`], and its reference. After `Push` it passes the
+    /// reference on to the list: none is added. Otherwise the reference is gone.
     pub(crate) fn pending(&self) -> Next {
         self.update(|s| {
             debug_assert!(s & RUNNING != 0);
@@ -158,7 +185,7 @@ impl State {
             } else if s & SCHEDULED != 0 {
                 (s & !RUNNING, Next::Push)
             } else {
-                (s & !RUNNING, Next::Nothing)
+                drop_ref(s & !RUNNING)
             }
         })
     }
@@ -188,13 +215,6 @@ impl State {
 
     /// Drops a reference. Returns whether it was the last.
     pub(crate) fn put(&self) -> bool {
-        self.update(|s| {
-            debug_assert!(s >= REF);
-            if s > MAX - REF {
-                (s, false)
-            } else {
-                (s - REF, s - REF < REF)
-            }
-        })
+        self.update(drop_ref) == Next::Free
     }
 }

@@ -42,7 +42,7 @@ impl Stats {
 
     /// A poll begins, of a task that was woken at `woken`.
     pub(crate) fn poll(&self, woken: u64) {
-        let waited = self.clock.get().saturating_sub(woken);
+        let waited = sys::nanoseconds(self.clock.get().wrapping_sub(woken));
         let class = (u64::BITS - (waited >> 10).leading_zeros()) as usize;
         self.latency[class.min(CLASSES - 1)].add(1);
     }
@@ -50,7 +50,7 @@ impl Stats {
     /// The poll is over. Returns how long it took, in nanoseconds.
     pub(crate) fn polled(&self) -> u64 {
         let now = sys::stamp();
-        let took = now.saturating_sub(self.clock.get());
+        let took = sys::nanoseconds(now.wrapping_sub(self.clock.get()));
         self.clock.set(now);
         self.polls.add(1);
         if took > self.longest.get() {
@@ -95,7 +95,7 @@ impl Wait {
 
     /// The name of the one with this number.
     #[cfg(MODULE)]
-    pub(crate) fn name(number: u64) -> &'static str {
+    pub(crate) fn name(number: u32) -> &'static str {
         Self::NAMES.get(number as usize).unwrap_or(&"?")
     }
 }

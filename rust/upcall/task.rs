@@ -30,7 +30,7 @@ use super::executor::{Core, Runnable};
 use super::scope::ScopeInner;
 use super::state::{self, Next, State};
 use super::stats::{Stats, Wait};
-use super::sys::{self, Arc, Cell, Counter, Reserve};
+use super::sys::{self, Arc, Cell, Counter, Reserve, SmallCounter};
 use core::ffi::CStr;
 use core::future::Future;
 use core::marker::PhantomData;
@@ -59,19 +59,21 @@ pub(crate) struct Header {
     scope: Cell<Option<Arc<ScopeInner>>>,
     pub(crate) siblings: Cell<Siblings>,
     vtable: &'static VTable,
-    memory: sys::Layout,
     /// Where the memory is from. Taken out by the one who frees it.
     reserve: Option<Reserve>,
-    given_name: Option<&'static CStr>,
-    /// By `sys::stamp`, as is `woken`.
-    pub(crate) spawned: u64,
+    /// The start of the name that was given.
+    given_name: Option<NonNull<u8>>,
     /// Its number.
     pub(crate) id: u64,
-    /// When it last became ready.
+    /// When it last became ready, by [`sys::stamp`].
     woken: Counter,
-    pub(crate) polls: Counter,
+    /// When it was spawned, by the same clock.
+    pub(crate) spawned: u64,
+    /// Size and alignment of its memory.
+    memory: (u32, u32),
+    pub(crate) polls: SmallCounter,
     /// What it waits for: the number of a [`Wait`].
-    pub(crate) waits: Counter,
+    pub(crate) waits: SmallCounter,
 }
 
 impl Header {
@@ -79,8 +81,11 @@ impl Header {
     /// module: only for who knows that the task is not complete.
     pub(crate) fn name(&self) -> &'static str {
         match self.given_name {
-            // It was checked when the name was given.
-            Some(name) => name.to_str().unwrap_or("?"),
+            Some(name) => {
+                // SAFETY: It was a `&'static CStr`.
+                let name = unsafe { sys::static_cstr(name) };
+                name.to_str().unwrap_or("?")
+            }
             None => (self.vtable.name)(),
         }
     }
@@ -91,7 +96,7 @@ pub(crate) fn waits(cx: &Context<'_>, what: Wait) {
     if core::ptr::eq(cx.waker().vtable(), &WAKER) {
         // SAFETY: It is the waker of a task, and holds or borrows a reference.
         let header = unsafe { &*cx.waker().data().cast::<Header>() };
-        header.waits.set(what as u64);
+        header.waits.set(what as u32);
     }
 }
 
@@ -206,6 +211,8 @@ where
     F::Output: Send + 'static,
 {
     let memory = sys::Layout::new::<Task<F>>();
+    let small = |n: usize| u32::try_from(n).map_err(|_| sys::ENOMEM);
+    let sizes = (small(memory.size())?, small(memory.align())?);
     let task: NonNull<Task<F>> = sys::alloc(memory, how.reserve.as_ref())
         .ok_or(sys::ENOMEM)?
         .cast();
@@ -222,14 +229,14 @@ where
             listed: false,
         }),
         vtable: &Task::<F>::VTABLE,
-        memory,
+        memory: sizes,
         reserve: how.reserve.clone(),
-        given_name: how.name,
+        given_name: how.name.map(sys::start_of),
         spawned: now,
         id: sys::new_id(),
         woken: Counter::new(now),
-        polls: Counter::new(0),
-        waits: Counter::new(Wait::Other as u64),
+        polls: SmallCounter::new(0),
+        waits: SmallCounter::new(Wait::Other as u32),
     };
     // SAFETY: The memory is fresh, large enough and aligned.
     unsafe {
@@ -264,7 +271,9 @@ unsafe fn free(header: NonNull<Header>) {
     // `JoinHandle` or the completer took out.
     unsafe {
         let reserve = (*header.as_ptr()).reserve.take();
-        sys::free(header.cast(), header.as_ref().memory, reserve.as_ref())
+        let (size, align) = header.as_ref().memory;
+        let memory = sys::Layout::from_size_align_unchecked(size as usize, align as usize);
+        sys::free(header.cast(), memory, reserve.as_ref())
     }
 }
 
@@ -354,7 +363,7 @@ pub(crate) unsafe fn poll(header: NonNull<Header>, stats: Option<&Stats>) {
     // SAFETY: We have a reference.
     let this = unsafe { header.as_ref() };
     this.polls.add(1);
-    this.waits.set(Wait::Other as u64);
+    this.waits.set(Wait::Other as u32);
     sys::trace::poll_begin(header);
     // The waker borrows our reference.
     // SAFETY: The vtable keeps the contract of `RawWaker`, and the waker does not outlive the
@@ -381,8 +390,10 @@ pub(crate) unsafe fn poll(header: NonNull<Header>, stats: Option<&Stats>) {
         Next::Cancel => unsafe { cancel(header) },
         // SAFETY: `pending` tells us to push, with our reference.
         Next::Push => unsafe { push(header) },
-        // SAFETY: The reference is ours.
-        _ => unsafe { put(header) },
+        // SAFETY: The reference was the last.
+        Next::Free => unsafe { free(header) },
+        // The reference is gone.
+        _ => {}
     }
 }
 
@@ -466,9 +477,18 @@ unsafe fn waker_clone(data: *const ()) -> RawWaker {
 /// As for the function above.
 unsafe fn waker_wake(data: *const ()) {
     // SAFETY: As in `waker_clone`; the reference goes with the waker.
-    unsafe {
-        waker_wake_by_ref(data);
-        waker_drop(data);
+    let header = unsafe { NonNull::new_unchecked(data.cast_mut().cast::<Header>()) };
+    let _rcu = sys::read_section();
+    // SAFETY: As above.
+    match unsafe { header.as_ref() }.state.wake_and_put() {
+        Next::Push => {
+            sys::trace::wake(header);
+            // SAFETY: `wake_and_put` tells us to, with the waker's reference.
+            unsafe { push(header) }
+        }
+        // SAFETY: The reference was the last.
+        Next::Free => unsafe { free(header) },
+        _ => {}
     }
 }
 

@@ -219,24 +219,34 @@ impl Locks {
         }
     }
 
+    /// Whether to use the lock's own synchronous door.
+    fn by_thread(rng: &mut Rng, door: usize, kind: usize) -> bool {
+        door == THREAD && kind != GIVE_UP && rng.below(2) == 0
+    }
+
     async fn read(&self, rng: &mut Rng, door: usize, kind: usize) {
-        let guard = if door == THREAD && kind != GIVE_UP && rng.below(2) == 0 {
-            let began = Instant::now();
-            let guard = self.lock.read_blocking();
-            self.note(door, kind, began);
-            verify!(guard.is_ok(), "nobody closed the lock");
-            guard.ok()
-        } else {
-            self.wait(false, door, kind, self.lock.read()).await
-        };
-        if let Some(guard) = guard {
-            self.reads.fetch_add(1, Relaxed);
+        if Self::by_thread(rng, door, kind) {
+            return self.read_by_thread(rng, kind);
+        }
+        if let Some(guard) = self.wait(false, door, kind, self.lock.read()).await {
             self.look(&guard, rng).await;
+        }
+    }
+
+    /// No function of a task: the guard stays with its thread.
+    fn read_by_thread(&self, rng: &mut Rng, kind: usize) {
+        let began = Instant::now();
+        let guard = self.lock.read_blocking();
+        self.note(THREAD, kind, began);
+        verify!(guard.is_ok(), "nobody closed the lock");
+        if let Ok(guard) = guard {
+            verify!(block_on(self.look(&guard, rng)).is_ok(), "a thread waits");
         }
     }
 
     /// Reads, for a while.
     async fn look(&self, pair: &Pair, rng: &mut Rng) {
+        self.reads.fetch_add(1, Relaxed);
         let inside = Inside::new(self, false);
         let before = pair.look();
         hold(rng).await;
@@ -245,33 +255,57 @@ impl Locks {
     }
 
     async fn write(&self, rng: &mut Rng, door: usize, kind: usize, downgrade: bool) {
-        let guard = if door == THREAD && kind != GIVE_UP && rng.below(2) == 0 {
-            let began = Instant::now();
-            let guard = self.lock.write_blocking();
-            self.note(door, kind, began);
-            verify!(guard.is_ok(), "nobody closed the lock");
-            guard.ok()
-        } else {
-            self.wait(true, door, kind, self.lock.write()).await
+        if Self::by_thread(rng, door, kind) {
+            return self.write_by_thread(rng, kind, downgrade);
+        }
+        let waiting = self.wait(true, door, kind, self.lock.write());
+        let Some(mut guard) = waiting.await else {
+            return;
         };
-        let Some(mut guard) = guard else { return };
-        self.writes.fetch_add(1, Relaxed);
-        let inside = Inside::new(self, true);
-        guard.look();
-        let change = Change::new(&mut guard);
-        hold(rng).await;
-        drop(change);
-        inside.check();
+        let inside = self.change(&mut guard, rng).await;
         if downgrade {
             let written = guard.look();
             let inside = inside.downgrade();
-            let guard = guard.downgrade();
-            // Dropped before the guard
-            let inside = inside;
-            hold(rng).await;
-            verify!(guard.look() == written, "a writer came in between");
-            inside.check();
+            self.unchanged(&guard.downgrade(), written, inside, rng)
+                .await;
         }
+    }
+
+    /// As [`read_by_thread`](Self::read_by_thread).
+    fn write_by_thread(&self, rng: &mut Rng, kind: usize, downgrade: bool) {
+        let began = Instant::now();
+        let guard = self.lock.write_blocking();
+        self.note(THREAD, kind, began);
+        verify!(guard.is_ok(), "nobody closed the lock");
+        let Ok(mut guard) = guard else { return };
+        let inside = block_on(self.change(&mut guard, rng));
+        verify!(inside.is_ok(), "a thread waits");
+        if let (Ok(inside), true) = (inside, downgrade) {
+            let written = guard.look();
+            let inside = inside.downgrade();
+            let guard = guard.downgrade();
+            let done = block_on(self.unchanged(&guard, written, inside, rng));
+            verify!(done.is_ok(), "a thread waits");
+        }
+    }
+
+    /// Writes, for a while.
+    async fn change(&self, pair: &mut Pair, rng: &mut Rng) -> Inside<'_> {
+        self.writes.fetch_add(1, Relaxed);
+        let inside = Inside::new(self, true);
+        pair.look();
+        let change = Change::new(pair);
+        hold(rng).await;
+        drop(change);
+        inside.check();
+        inside
+    }
+
+    /// Goes on reading what it wrote. `inside` is dropped before the guard.
+    async fn unchanged(&self, pair: &Pair, written: u64, inside: Inside<'_>, rng: &mut Rng) {
+        hold(rng).await;
+        verify!(pair.look() == written, "a writer came in between");
+        inside.check();
     }
 
     async fn try_both(&self, rng: &mut Rng, door: usize, kind: usize) {
@@ -279,7 +313,6 @@ impl Locks {
         if rng.below(2) == 0 {
             if let Ok(guard) = self.lock.try_read() {
                 self.note(door, kind, began);
-                self.reads.fetch_add(1, Relaxed);
                 self.look(&guard, rng).await;
             }
         } else if let Ok(mut guard) = self.lock.try_write() {

@@ -21,7 +21,11 @@ pub(crate) use core::alloc::Layout;
 pub(crate) use kernel::alloc::KVec;
 pub(crate) use kernel::error::{Error, Result};
 pub(crate) use kernel::prelude::{EAGAIN, ECANCELED, EDEADLK, EINTR, ENOMEM, ESHUTDOWN, ETIMEDOUT};
+#[cfg(not(CONFIG_X86_64))]
 pub(crate) use kernel::sync::atomic::{Acquire, Atomic, Full, Relaxed, Release};
+
+#[cfg(CONFIG_X86_64)]
+pub(crate) use super::atomic::{Acquire, Atomic, Full, Relaxed, Release};
 pub(crate) use kernel::sync::Arc;
 
 pub(crate) use crate::eyes::poll_limit;
@@ -133,10 +137,47 @@ impl<T> Drop for LockGuard<'_, T> {
     }
 }
 
-/// Allocates memory, from the reserve if there is one, without reclaim from a file system that may be waiting for us. May sleep.
+/// The sizes of the caches, in steps of as many bytes.
+const CACHE_STEP: usize = 64;
+const CACHES: usize = 8;
+
+/// Memory for tasks and requests: less is wasted than by `kmalloc`, and it is not cleared first.
+static CACHE: [Atomic<*mut ub::kmem_cache>; CACHES] =
+    [const { Atomic::new(core::ptr::null_mut()) }; CACHES];
+
+/// Makes the caches. Called once, before there is anything to allocate.
+pub(crate) fn make_caches() -> Result {
+    for (n, cache) in CACHE.iter().enumerate() {
+        // SAFETY: Process context.
+        let raw = unsafe { ub::upcall_cache_create(((n + 1) * CACHE_STEP) as c_uint) };
+        if raw.is_null() {
+            destroy_caches();
+            return Err(ENOMEM);
+        }
+        cache.store(raw, Relaxed);
+    }
+    Ok(())
+}
+
+/// Destroys the caches, when all that came from them is free.
+pub(crate) fn destroy_caches() {
+    for cache in &CACHE {
+        // SAFETY: It was made by `make_caches`, or is null, which is allowed.
+        unsafe { ub::kmem_cache_destroy(cache.xchg(core::ptr::null_mut(), Full)) };
+    }
+}
+
+/// Allocates memory, from the reserve if there is one, without reclaim from a file system that may be
+/// waiting for us. May sleep.
 pub(crate) fn alloc(layout: Layout, reserve: Option<&Reserve>) -> Option<NonNull<u8>> {
     if let Some(reserve) = reserve {
         return reserve.alloc(layout);
+    }
+    let class = layout.size().wrapping_sub(1) / CACHE_STEP;
+    if class < CACHES && layout.align() <= CACHE_STEP {
+        // SAFETY: The cache was made when the module was loaded.
+        let memory = unsafe { ub::upcall_cache_alloc(CACHE[class].load(Relaxed)) };
+        return NonNull::new(memory.cast());
     }
     let _nofs = NoFs::enter();
     Kmalloc::alloc(layout, GFP_KERNEL, NumaNode::NO_NODE)
@@ -150,7 +191,7 @@ pub(crate) fn alloc(layout: Layout, reserve: Option<&Reserve>) -> Option<NonNull
 ///
 /// `memory` comes from [`alloc`] with the same layout and reserve, and is not used any more.
 pub(crate) unsafe fn free(memory: NonNull<u8>, layout: Layout, reserve: Option<&Reserve>) {
-    // SAFETY: By the function's contract.
+    // SAFETY: By the function's contract. `kfree` also frees what is from a cache.
     unsafe {
         match reserve {
             Some(reserve) => reserve.free(memory),
@@ -218,31 +259,90 @@ pub(crate) fn read_section() -> kernel::sync::rcu::Guard {
     kernel::sync::rcu::read_lock()
 }
 
-/// A figure that orders nothing. One thread at a time changes it.
-pub(crate) struct Counter(Atomic<u64>);
+/// Declares a figure that orders nothing, and that one thread at a time changes.
+macro_rules! counter {
+    ($(#[$doc:meta])* $name:ident, $type:ty) => {
+        $(#[$doc])*
+        pub(crate) struct $name(Atomic<$type>);
 
-impl Counter {
-    pub(crate) const fn new(value: u64) -> Self {
-        Self(Atomic::new(value))
+        impl $name {
+            pub(crate) const fn new(value: $type) -> Self {
+                Self(Atomic::new(value))
+            }
+
+            pub(crate) fn get(&self) -> $type {
+                self.0.load(Relaxed)
+            }
+
+            pub(crate) fn set(&self, value: $type) {
+                self.0.store(value, Relaxed);
+            }
+
+            pub(crate) fn add(&self, value: $type) {
+                self.set(self.get().wrapping_add(value));
+            }
+        }
+    };
+}
+counter!(
+    /// A figure.
+    Counter,
+    u64
+);
+counter!(
+    /// A figure for which there is little room.
+    SmallCounter,
+    u32
+);
+
+/// The time by the cheapest clock, in units of its own; differences are for [`nanoseconds`]. Not quite the same on all
+/// CPUs.
+pub(crate) fn stamp() -> u64 {
+    #[cfg(CONFIG_X86_64)]
+    // SAFETY: Every such processor has the instruction, and the kernel may use it.
+    unsafe {
+        core::arch::x86_64::_rdtsc()
     }
-
-    pub(crate) fn get(&self) -> u64 {
-        self.0.load(Relaxed)
-    }
-
-    pub(crate) fn set(&self, value: u64) {
-        self.0.store(value, Relaxed);
-    }
-
-    pub(crate) fn add(&self, value: u64) {
-        self.set(self.get().wrapping_add(value));
+    #[cfg(not(CONFIG_X86_64))]
+    // SAFETY: No conditions.
+    unsafe {
+        ub::local_clock()
     }
 }
 
-/// The time of the clock for figures, in nanoseconds: the cheapest, not the same on all CPUs.
-pub(crate) fn stamp() -> u64 {
+/// How much time a difference of [`stamp`]s is; nothing, if the clock has no known speed.
+pub(crate) fn nanoseconds(stamps: u64) -> u64 {
+    // A stamp of a faster CPU may be a little ahead: a difference that is negative is none.
+    let stamps = if stamps > i64::MAX as u64 { 0 } else { stamps };
+    stamps.wrapping_mul(STAMP.load(Relaxed)) >> STAMP_SHIFT
+}
+
+/// How many `2^-STAMP_SHIFT` nanoseconds a unit of [`stamp`] is.
+static STAMP: Atomic<u64> = Atomic::new(0);
+
+/// Differences of up to `2^(63 - 12)` units at a gigahertz or more can be told: days.
+const STAMP_SHIFT: u32 = 12;
+
+/// Learns the speed of the clock. Called once, when the module is loaded.
+pub(crate) fn calibrate() {
     // SAFETY: No conditions.
-    unsafe { ub::local_clock() }
+    STAMP.store(unsafe { ub::upcall_stamp_scale(STAMP_SHIFT) }, Relaxed);
+}
+
+/// The start of a string.
+pub(crate) fn start_of(string: &'static CStr) -> NonNull<u8> {
+    // SAFETY: A string is not at the null address.
+    unsafe { NonNull::new_unchecked(string.as_char_ptr().cast_mut()) }
+}
+
+/// The string of [`start_of`].
+///
+/// # Safety
+///
+/// The string's module is there.
+pub(crate) unsafe fn static_cstr(start: NonNull<u8>) -> &'static CStr {
+    // SAFETY: By the function's contract.
+    unsafe { CStr::from_char_ptr(start.as_ptr()) }
 }
 
 /// The number of a task.

@@ -8,13 +8,15 @@
 //!
 //! | item | in the kernel | on the host |
 //! |---|---|---|
-//! | [`Atomic`] | `kernel::sync::atomic::Atomic` (LKMM) | std's or loom's atomics |
+//! | [`Atomic`] | its instructions on x86, else `kernel::sync::atomic::Atomic` | std's or loom's atomics |
 //! | [`Cell`] | `core::cell::UnsafeCell` | std's or loom's, which checks the accesses |
 //! | [`Lock`] | `spinlock_t`, never taken in interrupt context | a mutex |
 //! | [`Bell`] | a work item of our workqueue | a condition variable |
 //! | [`Parker`] | `task_struct` and an event count | a condition variable |
 //! | [`alloc`], [`free`] | `kmalloc`, `kfree` | the global allocator |
 
+#[cfg(all(MODULE, CONFIG_X86_64))]
+mod atomic;
 #[cfg(MODULE)]
 mod linux;
 #[cfg(MODULE)]

@@ -556,6 +556,23 @@ pub(crate) fn current() -> usize {
     HERE.with(|here| here.id)
 }
 
+/// A figure for which there would be little room.
+pub(crate) struct SmallCounter(std::sync::atomic::AtomicU32);
+
+impl SmallCounter {
+    pub(crate) const fn new(value: u32) -> Self {
+        Self(std::sync::atomic::AtomicU32::new(value))
+    }
+
+    pub(crate) fn set(&self, value: u32) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+
+    pub(crate) fn add(&self, value: u32) {
+        self.0.fetch_add(value, Ordering::Relaxed);
+    }
+}
+
 /// A figure that orders nothing, also not in a model.
 pub(crate) struct Counter(std::sync::atomic::AtomicU64);
 
@@ -577,6 +594,18 @@ impl Counter {
     }
 }
 
+pub(crate) fn start_of(string: &'static std::ffi::CStr) -> NonNull<u8> {
+    NonNull::new(string.as_ptr().cast_mut().cast()).unwrap()
+}
+
+/// # Safety
+///
+/// It comes from [`start_of`].
+pub(crate) unsafe fn static_cstr(start: NonNull<u8>) -> &'static std::ffi::CStr {
+    // SAFETY: By the function's contract.
+    unsafe { std::ffi::CStr::from_ptr(start.as_ptr().cast()) }
+}
+
 pub(crate) fn new_id() -> u64 {
     0
 }
@@ -584,6 +613,10 @@ pub(crate) fn new_id() -> u64 {
 /// The clock of the counters. It stands still.
 pub(crate) fn stamp() -> u64 {
     0
+}
+
+pub(crate) fn nanoseconds(stamps: u64) -> u64 {
+    stamps
 }
 
 pub(crate) fn poll_limit() -> u64 {

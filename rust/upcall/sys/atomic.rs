@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The atomics of the `kernel` crate, as inline instructions.
+//!
+//! Theirs are calls of C functions, unless the kernel was built with its helpers inlined, which
+//! no distribution's is: a dozen instructions for one, and a task that waits for a request takes
+//! some twenty steps.
+//!
+//! On x86-64 the compiler's own are the instructions that C's macros are: a load is an acquire, a store a
+//! release, and whatever reads and writes is locked, and thereby a full barrier. A failed `cmpxchg`
+//! orders nothing by contract. Other architectures use the crate's.
+
+use core::cell::UnsafeCell;
+use core::sync::atomic::{self as raw, Ordering};
+
+/// No ordering.
+pub(crate) struct Relaxed;
+/// What comes later stays later.
+pub(crate) struct Acquire;
+/// What comes earlier stays earlier.
+pub(crate) struct Release;
+/// Both, and among all of them.
+pub(crate) struct Full;
+
+/// The orderings of an exchange.
+pub(crate) trait Any {
+    const EXCHANGE: Ordering;
+}
+/// The orderings of a load.
+pub(crate) trait AcquireOrRelaxed {
+    const LOAD: Ordering;
+}
+/// The orderings of a store.
+pub(crate) trait ReleaseOrRelaxed {
+    const STORE: Ordering;
+}
+
+impl Any for Relaxed {
+    const EXCHANGE: Ordering = Ordering::Relaxed;
+}
+impl Any for Acquire {
+    const EXCHANGE: Ordering = Ordering::Acquire;
+}
+impl Any for Release {
+    const EXCHANGE: Ordering = Ordering::Release;
+}
+impl Any for Full {
+    const EXCHANGE: Ordering = Ordering::SeqCst;
+}
+impl AcquireOrRelaxed for Relaxed {
+    const LOAD: Ordering = Ordering::Relaxed;
+}
+impl AcquireOrRelaxed for Acquire {
+    const LOAD: Ordering = Ordering::Acquire;
+}
+impl ReleaseOrRelaxed for Relaxed {
+    const STORE: Ordering = Ordering::Relaxed;
+}
+impl ReleaseOrRelaxed for Release {
+    const STORE: Ordering = Ordering::Release;
+}
+
+/// An atomic variable, in memory like its value.
+#[repr(transparent)]
+pub(crate) struct Atomic<T>(UnsafeCell<T>);
+
+// SAFETY: There are operations for numbers and pointers alone, and they are atomic.
+unsafe impl<T> Send for Atomic<T> {}
+// SAFETY: As above.
+unsafe impl<T> Sync for Atomic<T> {}
+
+impl<T> Atomic<T> {
+    pub(crate) const fn new(value: T) -> Self {
+        Self(UnsafeCell::new(value))
+    }
+}
+
+macro_rules! atomic {
+    ([$($generics:tt)*] $type:ty, $raw:ty) => {
+        #[allow(dead_code, reason = "not each type needs each operation")]
+        impl<$($generics)*> Atomic<$type> {
+            #[inline(always)]
+            fn raw(&self) -> &$raw {
+                // SAFETY: The type has the size and the alignment of its atomic.
+                unsafe { <$raw>::from_ptr(self.0.get()) }
+            }
+
+            #[inline(always)]
+            pub(crate) fn load<O: AcquireOrRelaxed>(&self, _: O) -> $type {
+                self.raw().load(O::LOAD)
+            }
+
+            #[inline(always)]
+            pub(crate) fn store<O: ReleaseOrRelaxed>(&self, value: $type, _: O) {
+                self.raw().store(value, O::STORE)
+            }
+
+            #[inline(always)]
+            pub(crate) fn xchg<O: Any>(&self, value: $type, _: O) -> $type {
+                self.raw().swap(value, O::EXCHANGE)
+            }
+
+            #[inline(always)]
+            pub(crate) fn cmpxchg<O: Any>(
+                &self,
+                old: $type,
+                new: $type,
+                _: O,
+            ) -> Result<$type, $type> {
+                self.raw().compare_exchange(old, new, O::EXCHANGE, Ordering::Relaxed)
+            }
+        }
+    };
+    ($($type:ty, $raw:ty);*) => { $(
+        atomic!([] $type, $raw);
+
+        #[allow(dead_code, reason = "not each type needs each operation")]
+        impl Atomic<$type> {
+            #[inline(always)]
+            pub(crate) fn fetch_add<O: Any>(&self, value: $type, _: O) -> $type {
+                self.raw().fetch_add(value, O::EXCHANGE)
+            }
+
+            #[inline(always)]
+            pub(crate) fn fetch_sub<O: Any>(&self, value: $type, _: O) -> $type {
+                self.raw().fetch_sub(value, O::EXCHANGE)
+            }
+        }
+    )* };
+}
+atomic!(usize, raw::AtomicUsize; u64, raw::AtomicU64; u32, raw::AtomicU32; i32, raw::AtomicI32);
+atomic!([] bool, raw::AtomicBool);
+atomic!([P] *mut P, raw::AtomicPtr<P>);
