@@ -10,11 +10,11 @@ use core::time::Duration;
 use kernel::prelude::*;
 use kernel::sync::atomic::{Atomic, Relaxed};
 use kernel::sync::Arc;
-use upcall::bio::Device;
+use upcall::bio::{Device, Priority};
 use upcall::{
-    block_on, channel, current, interval, join, on_worker, oneshot, run, select, sleep,
-    sleep_until, timeout, try_join, yield_now, Block, Closed, Executor, Instant, JoinSet, Mutex,
-    Notify, RwSemaphore, Scope, Semaphore,
+    block_on, block_on_killable, channel, current, interval, join, on_worker, oneshot, run, select,
+    sleep, sleep_until, timeout, try_join, yield_now, Block, Blocks, Closed, Executor, Instant,
+    JoinSet, Mutex, Notify, Reserve, RwSemaphore, Scope, Semaphore,
 };
 
 module! {
@@ -27,6 +27,14 @@ module! {
         pending: u32 {
             default: 100,
             description: "How many tasks are left waiting in each way",
+        },
+        hang: u32 {
+            default: 0,
+            description: "1: wait until the thread is killed",
+        },
+        starve: u32 {
+            default: 0,
+            description: "1: memory that was set aside is all there is",
         },
         device: u32 {
             default: 0,
@@ -279,6 +287,112 @@ async fn device(scope: Scope, disk: Device) -> Result {
     Ok(())
 }
 
+/// Many pages at once, across the borders of requests, with a priority and memory that was set aside.
+async fn many(disk: Device) -> Result {
+    const PAGES: usize = 600;
+    let reserve = Reserve::new(4, 8192)?;
+    let disk = disk
+        .with_priority(Priority::best_effort(0))
+        .reserved(&reserve);
+    let base = 8u64 << 20;
+    let mut blocks = Blocks::new(PAGES)?;
+    check!(blocks.len() == PAGES << 12 && !blocks.is_empty());
+    for n in 0..PAGES {
+        blocks.page_mut(n).fill(n as u8);
+    }
+    let len = blocks.len();
+    blocks.write(&disk, base, 0, len, true).await?;
+    for n in 0..PAGES {
+        blocks.page_mut(n).fill(0);
+    }
+    // All but half a page at each end
+    blocks.read(&disk, base + 2048, 2048, len - 4096).await?;
+    for n in 0..PAGES {
+        let whole = n > 0 && n < PAGES - 1;
+        let (first, last) = if n == 0 { (0, n as u8) } else { (n as u8, 0) };
+        let page = blocks.page(n);
+        check!(page.len() == 4096);
+        check!(whole || (page[0] == first && page[4095] == last));
+        check!(!whole || page.iter().all(|&byte| byte == n as u8));
+    }
+    check!(blocks.page(PAGES).is_empty());
+    check!(blocks.read(&disk, base, 512, len).await == Err(EINVAL));
+    check!(blocks.read(&disk, base + 1, 0, 512).await == Err(EINVAL));
+    check!(blocks.read(&disk, u64::MAX - 511, 0, 512).await.is_err());
+    check!(blocks.read(&disk, 64 << 20, 0, 4096).await.is_err());
+    check!(blocks.page(0).len() == 4096);
+    check!(blocks.read(&disk, base, 0, 0).await.is_ok());
+    // Given up, and then read again
+    let soon = Duration::from_micros(1);
+    let _ = timeout(soon, blocks.read(&disk, base, 0, len)).await;
+    blocks.read(&disk, base, 0, len).await?;
+    for n in 0..PAGES {
+        check!(blocks.page(n).iter().all(|&byte| byte == n as u8));
+    }
+    Ok(())
+}
+
+/// Memory that was set aside serves when there is no other.
+fn reserves(disk: &Device, starve: bool) -> Result {
+    check!(Reserve::new(0, 512).is_err());
+    let reserve = Reserve::new(2, Reserve::OVERHEAD + 256)?;
+    let scope = Scope::new()?;
+    let spawner = scope.spawner().reserved(&reserve);
+    let large = [0u8; 1024];
+    check!(spawner.spawn(async move { large.len() }).err() == Some(ENOMEM));
+    let disk = disk.clone().reserved(&reserve);
+    let mut block = Block::new()?;
+    let starved = Starved::new(starve);
+    if starve {
+        check!(scope.spawn(async {}).err() == Some(ENOMEM));
+    }
+    for n in 0..100u32 {
+        let task = spawner.spawn(async move { n })?;
+        check!(block_on(task)?? == n);
+        block_on(block.write(&disk, 0, 0, 4096, false))??;
+        block_on(block.read(&disk, 0, 0, 4096))??;
+    }
+    drop(starved);
+    // Inside an upcall nobody waits for memory, and it all comes back
+    let held = [spawner.spawn(sleep(LONG))?, spawner.spawn(sleep(LONG))?];
+    let inner = spawner.clone();
+    let refused = scope.spawn(async move {
+        let _few = Starved::new(starve);
+        inner.spawn(async {}).err()
+    })?;
+    let refused = block_on(refused)??;
+    check!(!starve || refused == Some(ENOMEM));
+    for task in held {
+        task.abort();
+        check!(block_on(task)?.is_err());
+    }
+    Ok(())
+}
+
+/// Lets the thread's allocations fail, as `failslab` is set up by the test.
+struct Starved(bool);
+
+impl Starved {
+    fn new(starve: bool) -> Self {
+        set_starved(starve);
+        Self(starve)
+    }
+}
+
+impl Drop for Starved {
+    fn drop(&mut self) {
+        set_starved(false);
+    }
+}
+
+fn set_starved(_starve: bool) {
+    #[cfg(CONFIG_FAULT_INJECTION)]
+    // SAFETY: The flag is the thread's own.
+    unsafe {
+        (*kernel::task::Task::current_raw()).make_it_fail = _starve.into()
+    };
+}
+
 /// What is never to be had.
 struct Never {
     lock: RwSemaphore<()>,
@@ -336,6 +450,10 @@ fn leave_pending(scope: &Scope, never: &Arc<Never>, count: u32) -> Result {
 
 impl kernel::Module for UpcallTest {
     fn init(_module: &'static ThisModule) -> Result<Self> {
+        if module_parameters::hang.value() != 0 {
+            check!(block_on_killable(yield_now()).is_ok());
+            return Err(block_on_killable(sleep(LONG)).err().unwrap_or(EINVAL));
+        }
         let scope = Scope::new()?;
         block_on(timers())??;
         block_on(scope.spawn(timers())?)???;
@@ -352,6 +470,11 @@ impl kernel::Module for UpcallTest {
             let inner = Scope::new()?;
             let disk = open(&inner)?;
             block_on(device(inner, disk))??;
+            let again = Scope::new()?;
+            let disk = open(&again)?;
+            block_on(many(disk.clone()))??;
+            reserves(&disk, module_parameters::starve.value() != 0)?;
+            block_on(again.spawn(many(disk))?)???;
             let inner = Scope::new()?;
             let disk = open(&inner)?;
             block_on(scope.spawn(device(inner, disk))?)???;

@@ -207,7 +207,7 @@ struct OnePage(Page);
 
 impl Payload for OnePage {}
 
-fn address(page: &Page) -> *mut u8 {
+pub(crate) fn address(page: &Page) -> *mut u8 {
     // SAFETY: The page is allocated, and without highmem it is always mapped.
     unsafe { ub::upcall_page_address(page.as_ptr().cast::<ub::page>()).cast() }
 }

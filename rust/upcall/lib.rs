@@ -25,7 +25,7 @@
 //! | [`time`] | [`sleep`], [`timeout`](fn@timeout), [`interval`] |
 //! | [`reserve`] | memory for what must go on when there is none |
 //! | [`bio`] | block requests as futures |
-//! | [`block`] | [`Block`], the owned page |
+//! | [`block`], [`blocks`] | [`Block`], the owned page; [`Blocks`], many |
 //! | [`sys`] | what the portable core takes from the kernel, or from the host when it is tested |
 //!
 //! # Contexts
@@ -42,6 +42,7 @@ compile_error!(
 pub mod bio;
 mod block;
 mod block_on;
+mod blocks;
 mod chain;
 pub mod channel;
 mod done;
@@ -67,6 +68,7 @@ mod time;
 
 pub use block::{Block, Transfer};
 pub use block_on::{block_on, block_on_killable, on_worker};
+pub use blocks::Blocks;
 pub use chain::{run, Chain, Then};
 pub use channel::channel;
 pub use executor::Executor;

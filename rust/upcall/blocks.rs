@@ -1,0 +1,199 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! [`Blocks`]: many owned pages, read and written by as few requests as the device allows.
+
+use crate::bio::{submit, Device, Io, Op, Payload, Segment};
+use crate::block::address;
+use core::mem::take;
+use core::ptr::NonNull;
+use kernel::page::{Page, PAGE_SIZE};
+use kernel::prelude::*;
+
+/// How many pages one request has: every device takes so many segments (`bio_max_segs`).
+const CHUNK: usize = 256;
+
+/// The shifts of a page, and of a chunk.
+const PAGE_SHIFT: u32 = PAGE_SIZE.trailing_zeros();
+const CHUNK_SHIFT: u32 = PAGE_SHIFT + CHUNK.trailing_zeros();
+
+/// A number of owned pages, as one range of bytes.
+///
+/// As with a [`Block`](crate::Block), a transfer takes the pages along. What a transfer that was
+/// dropped had taken is *vacant* afterwards, and gets new pages with the next transfer.
+pub struct Blocks {
+    /// Chunks of [`CHUNK`] pages, of which the last may have fewer; a vacant one has none.
+    chunks: KVec<KVec<Page>>,
+    pages: usize,
+}
+
+impl Blocks {
+    /// Allocates `pages` pages filled with zeroes. Fails with `ENOMEM`. May sleep.
+    pub fn new(pages: usize) -> Result<Self> {
+        let mut this = Self {
+            chunks: KVec::with_capacity(pages.div_ceil(CHUNK), GFP_KERNEL)?,
+            pages,
+        };
+        while this.chunks.len() < this.chunks.capacity().min(pages.div_ceil(CHUNK)) {
+            this.chunks.push(KVec::new(), GFP_KERNEL)?;
+        }
+        for index in 0..this.chunks.len() {
+            this.fill(index)?;
+        }
+        Ok(this)
+    }
+
+    /// The size, in bytes.
+    pub fn len(&self) -> usize {
+        self.pages << PAGE_SHIFT
+    }
+
+    /// Whether there are no pages.
+    pub fn is_empty(&self) -> bool {
+        self.pages == 0
+    }
+
+    /// The bytes of page number `page`; none if it is vacant or not there.
+    pub fn page(&self, page: usize) -> &[u8] {
+        let chunk = self.chunks.get(page / CHUNK);
+        match chunk.and_then(|chunk| chunk.get(page % CHUNK)) {
+            // SAFETY: The page is ours, was zeroed when it was allocated, and is mapped.
+            Some(page) => unsafe { core::slice::from_raw_parts(address(page), PAGE_SIZE) },
+            None => &[],
+        }
+    }
+
+    /// The bytes of page number `page`; none if it is vacant or not there.
+    pub fn page_mut(&mut self, page: usize) -> &mut [u8] {
+        let chunk = self.chunks.get_mut(page / CHUNK);
+        match chunk.and_then(|chunk| chunk.get_mut(page % CHUNK)) {
+            // SAFETY: As in `page`, and we have it to ourselves.
+            Some(page) => unsafe { core::slice::from_raw_parts_mut(address(page), PAGE_SIZE) },
+            None => &mut [],
+        }
+    }
+
+    /// Gives chunk `index` its pages, if it is vacant.
+    fn fill(&mut self, index: usize) -> Result {
+        let count = (self.pages - index * CHUNK).min(CHUNK);
+        let Some(chunk) = self.chunks.get_mut(index) else {
+            return Ok(());
+        };
+        if chunk.is_empty() {
+            let mut pages = KVec::with_capacity(count, GFP_KERNEL)?;
+            for _ in 0..count {
+                pages.push(Page::alloc_page(GFP_KERNEL | __GFP_ZERO)?, GFP_KERNEL)?;
+            }
+            *chunk = pages;
+        }
+        Ok(())
+    }
+
+    /// Reads `len` bytes from byte `pos` of the device, to byte `offset` of the blocks and what follows.
+    ///
+    /// All three are multiples of the device's logical block size, and the range fits the blocks. The
+    /// requests, one for each 256 pages, are submitted together. Fails as [`Block::read`](crate::Block::read)
+    /// does, with the first error; the bytes of the range are then undefined, but never somebody else's.
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the future leaves the pages of its requests vacant.
+    pub async fn read(&mut self, device: &Device, pos: u64, offset: usize, len: usize) -> Result {
+        self.transfer(device, Op::Read, pos, offset, len).await
+    }
+
+    /// Writes `len` bytes, from byte `offset` of the blocks on, to byte `pos` of the device and what follows.
+    ///
+    /// With `fua` the data is on stable media when the future is ready; else a
+    /// [`flush`](Device::flush) brings it there. Vacant pages are written as zeroes. Otherwise as
+    /// [`read`](Self::read).
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the future leaves the pages of its requests vacant; the device writes nevertheless.
+    pub async fn write(
+        &mut self,
+        device: &Device,
+        pos: u64,
+        offset: usize,
+        len: usize,
+        fua: bool,
+    ) -> Result {
+        let op = if fua { Op::WriteFua } else { Op::Write };
+        self.transfer(device, op, pos, offset, len).await
+    }
+
+    async fn transfer(
+        &mut self,
+        device: &Device,
+        op: Op,
+        pos: u64,
+        offset: usize,
+        len: usize,
+    ) -> Result {
+        let mask = u64::from(device.logical_block_size()).wrapping_sub(1);
+        let end = offset.checked_add(len).ok_or(EINVAL)?;
+        if (pos | offset as u64 | len as u64) & mask != 0 || end > self.len() {
+            return Err(EINVAL);
+        }
+        pos.checked_add(len as u64).ok_or(EINVAL)?;
+        let first = offset >> CHUNK_SHIFT;
+        let mut ios: KVec<Io<Chunk>> =
+            KVec::with_capacity((end - offset).div_ceil(CHUNK << PAGE_SHIFT) + 1, GFP_KERNEL)?;
+        let mut result = Ok(());
+        let mut at = offset;
+        while at < end && result.is_ok() {
+            let stop = (((at >> CHUNK_SHIFT) + 1) << CHUNK_SHIFT).min(end);
+            let pos = pos + (at - offset) as u64;
+            result = self
+                .start(device, op, pos, at, stop)
+                .and_then(|io| Ok(ios.push(io, GFP_KERNEL)?));
+            at = stop;
+        }
+        // Also after an error: what was begun brings its pages back.
+        for (n, io) in ios.iter_mut().enumerate() {
+            let (done, chunk) = io.await;
+            if let (Some(place), Some(chunk)) = (self.chunks.get_mut(first + n), chunk) {
+                *place = chunk.0;
+            }
+            result = result.and(done);
+        }
+        result
+    }
+
+    /// Submits a request for the bytes from `at` to `stop`, which lie in one chunk.
+    fn start(
+        &mut self,
+        device: &Device,
+        op: Op,
+        pos: u64,
+        at: usize,
+        stop: usize,
+    ) -> Result<Io<Chunk>> {
+        let index = at >> CHUNK_SHIFT;
+        self.fill(index)?;
+        let base = index << CHUNK_SHIFT;
+        let (at, stop) = (at - base, stop - base);
+        let pages = take(self.chunks.get_mut(index).ok_or(EINVAL)?);
+        let (first, last) = (at >> PAGE_SHIFT, (stop - 1) >> PAGE_SHIFT);
+        // Copies of the pointers: the pages themselves go along as the payload.
+        let mut parts = KVec::with_capacity(last - first + 1, GFP_KERNEL)?;
+        for n in first..=last {
+            let from = at.max(n << PAGE_SHIFT) - (n << PAGE_SHIFT);
+            let to = stop.min((n + 1) << PAGE_SHIFT) - (n << PAGE_SHIFT);
+            let page = pages.get(n).ok_or(EINVAL)?;
+            // SAFETY: A page's pointer is never null.
+            let page = unsafe { NonNull::new_unchecked(page.as_ptr()) };
+            parts.push((page, from as u32, (to - from) as u32), GFP_KERNEL)?;
+        }
+        let segments = parts
+            .iter()
+            .map(|&(page, offset, len)| Segment { page, offset, len });
+        // SAFETY: The pages go along with the request.
+        unsafe { submit(device, op, pos, segments, Chunk(pages)) }
+    }
+}
+
+/// The payload of a request.
+struct Chunk(KVec<Page>);
+
+impl Payload for Chunk {}
