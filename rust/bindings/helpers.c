@@ -215,6 +215,27 @@ bool upcall_interrupted(void)
 	return fatal_signal_pending(current);
 }
 
+/*
+ * A run of an executor that always has something to do.  Its thread has the highest priority, to
+ * answer quickly; one that does not come to an end shares the CPU as others do.  It never sleeps, and
+ * the workqueue's cond_resched() is no quiescent state of RCU tasks; none of our callers is in a
+ * trampoline.
+ */
+int upcall_busy_begin(void)
+{
+	int nice = task_nice(current);
+
+	if (nice < 0)
+		set_user_nice(current, 0);
+	cond_resched_tasks_rcu_qs();
+	return nice;
+}
+
+void upcall_busy_end(int nice)
+{
+	set_user_nice(current, nice);
+}
+
 struct workqueue_struct *upcall_alloc_ordered_workqueue(const char *name, unsigned int flags)
 {
 	return alloc_ordered_workqueue("%s", flags, name);

@@ -23,6 +23,8 @@
 /* Threads and workqueues */
 void upcall_wait_for_completions(void);
 bool upcall_interrupted(void);
+int upcall_busy_begin(void);
+void upcall_busy_end(int nice);
 u64 upcall_now(void);
 bool upcall_is_kworker(void);
 u64 upcall_stamp_scale(unsigned int shift);

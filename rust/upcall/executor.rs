@@ -249,12 +249,12 @@ impl Core {
         }
     }
 
-    /// Runs what is ready, at most [`BUDGET`] runnables.
+    /// Runs what is ready, at most [`BUDGET`] runnables. Returns whether there is more, for which it rang.
     ///
     /// # Safety
     ///
     /// Called by the bell alone, never twice at the same time.
-    pub(crate) unsafe fn run(&self) {
+    pub(crate) unsafe fn run(&self) -> bool {
         self.worker.store(sys::current(), Relaxed);
         self.stats.runs.add(1);
         self.stats.tick();
@@ -285,10 +285,12 @@ impl Core {
         }
         drop(nofs);
         self.worker.store(0, Relaxed);
-        if !batch.is_empty() || !self.ready.is_empty() {
+        let more = !batch.is_empty() || !self.ready.is_empty();
+        if more {
             // SAFETY: We are the one worker.
             self.backlog.with_mut(|backlog| unsafe { *backlog = batch });
             self.bell.ring();
         }
+        more
     }
 }

@@ -462,6 +462,8 @@ pub(crate) struct Bell {
     name: [u8; NAME_LEN],
     /// The next in the list of executors.
     next: Atomic<*mut Core>,
+    /// The last run ended because its budget was used up. Touched by the worker alone.
+    busy: Atomic<bool>,
 }
 
 impl Bell {
@@ -483,6 +485,7 @@ impl Bell {
             work: Opaque::uninit(),
             name: bytes,
             next: Atomic::new(core::ptr::null_mut()),
+            busy: Atomic::new(false),
         })
     }
 
@@ -551,9 +554,18 @@ impl Bell {
     /// Called by the workqueue alone, for a work item that [`hang`](Self::hang) initialised.
     unsafe extern "C" fn work(work: *mut bindings::work_struct) {
         let offset = Core::BELL_OFFSET + core::mem::offset_of!(Bell, work);
-        // SAFETY: The work is embedded in a bell, and the bell in an executor. A work item of an
-        // ordered queue never runs twice at the same time.
-        unsafe { (*work.byte_sub(offset).cast::<Core>()).run() };
+        // SAFETY: The work is embedded in a bell, and the bell in an executor, which stays until we
+        // return.
+        let core = unsafe { &*work.byte_sub(offset).cast::<Core>() };
+        let busy = &core.bell().busy;
+        // SAFETY: Process context, without any lock, also below.
+        let nice = busy.load(Relaxed).then(|| unsafe { ub::upcall_busy_begin() });
+        // SAFETY: A work item of an ordered queue never runs twice at the same time.
+        busy.store(unsafe { core.run() }, Relaxed);
+        if let Some(nice) = nice {
+            // SAFETY: As above.
+            unsafe { ub::upcall_busy_end(nice) };
+        }
     }
 }
 
