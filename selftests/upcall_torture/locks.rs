@@ -280,7 +280,9 @@ impl Locks {
         let Ok(mut guard) = guard else { return };
         let inside = block_on(self.change(&mut guard, rng));
         verify!(inside.is_ok(), "a thread waits");
-        if let (Ok(inside), true) = (inside, downgrade) {
+        // Dropped before the guard
+        let Ok(inside) = inside else { return };
+        if downgrade {
             let written = guard.look();
             let inside = inside.downgrade();
             let guard = guard.downgrade();

@@ -360,6 +360,20 @@ fn close_against_acquire() {
 }
 
 #[test]
+fn close_against_one_who_comes_to_wait() {
+    // Nobody gives the lock back before the waiter was refused.
+    model(3, || {
+        let shared = sem();
+        let sem = shared.get();
+        let guard = sem.try_write().unwrap();
+        let thread = thread::spawn(move || block_on(sem.write()).unwrap().err());
+        sem.close();
+        assert_eq!(thread.join().unwrap(), Some(Closed));
+        drop(guard);
+    });
+}
+
+#[test]
 fn close_against_drop_of_a_waiter() {
     model(3, || {
         let shared = sem();

@@ -147,7 +147,10 @@ fn two_wakers_at_once() {
             let (news, waker) = (news.clone(), wakers.take());
             thread::spawn(move || {
                 news[i].store(true, Relaxed);
-                sys::interrupt(|| waker.wake());
+                sys::interrupt(|| match i {
+                    0 => waker.wake_by_ref(),
+                    _ => waker.wake(),
+                });
             })
         });
         finish(&host, &handle);
