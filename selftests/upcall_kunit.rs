@@ -72,7 +72,7 @@ mod tests {
     use kernel::sync::atomic::{Acquire, Atomic, Full, Relaxed};
     use kernel::sync::Arc;
     use upcall::bio::{self, Device, Op, Payload, Segment};
-    use upcall::*;
+    use upcall::{lock_class, *};
 
     const MS: Duration = Duration::from_millis(1);
     /// Not over before the test is.
@@ -145,7 +145,7 @@ mod tests {
         Ok(())
     }
 
-    // ---- Scope, Spawner, Member, JoinHandle, Cancelled, Worker ----
+    // ---- Scope, Spawner, Member, JoinHandle, Cancelled ----
 
     #[test]
     fn spawn_gives_the_output_by_its_handle() -> Result {
@@ -272,17 +272,83 @@ mod tests {
         Ok(())
     }
 
+    // ---- Executor, Current, Reserve, block_on_killable ----
+
     #[test]
-    fn worker_runs_what_sleeps() -> Result {
-        let worker = Worker::sleeper(c"upcall_kunit")?;
-        // SAFETY: The scope goes before the worker.
-        let scope = unsafe { Scope::with_sleeper(&worker) }?;
-        let slept = scope.spawner().spawn_blocking(|| {
+    fn a_sleeper_runs_what_sleeps() -> Result {
+        let sleeper = Executor::sleeper(c"upcall_kunit")?;
+        let inside = sleeper.clone();
+        let scope = Scope::on(&Executor::shared()?, &sleeper)?;
+        let slept = scope.spawner().spawn_blocking(move || {
             kernel::time::delay::fsleep(kernel::time::Delta::from_millis(1));
-            6
+            inside.is_current() && !on_worker()
         })?;
-        ensure!(block_on(slept)? == Ok(6));
-        drop(scope);
+        ensure!(block_on(slept)? == Ok(true));
+        Ok(())
+    }
+
+    #[test]
+    fn an_executor_of_ones_own_runs_the_tasks_of_its_scopes() -> Result {
+        let own = Executor::new(c"upcall_kunit")?;
+        let scope = own.scope()?;
+        let inside = own.clone();
+        let task = scope.spawn(async move { inside.is_current() && on_worker() })?;
+        ensure!(block_on(task)? == Ok(true));
+        ensure!(!own.is_current() && !Executor::shared()?.is_current());
+        // The scope keeps the executor.
+        drop(own);
+        ensure!(block_on(scope.spawn(yield_now())?)? == Ok(()));
+        Ok(())
+    }
+
+    #[test]
+    fn a_task_knows_its_name() -> Result {
+        ensure!(current().is_none());
+        let scope = Scope::new()?;
+        let task = scope.named(c"kunit").spawn(async {
+            yield_now().await;
+            current().map(|me| (me.name == "kunit", me.polls, me.id > 0))
+        })?;
+        ensure!(block_on(task)? == Ok(Some((true, 2, true))));
+        let unnamed =
+            scope.spawn(async { current().map(|me| me.name.contains("upcall_kunit")) })?;
+        ensure!(block_on(unnamed)? == Ok(Some(true)));
+        Ok(())
+    }
+
+    #[test]
+    fn a_reserve_is_for_what_fits_and_serves_again_and_again() -> Result {
+        ensure!(Reserve::new(0, 512).is_err());
+        let reserve = Reserve::new(1, Reserve::OVERHEAD + 64)?;
+        let scope = Scope::new()?;
+        let reserved = scope.spawner().reserved(&reserve);
+        let large = [0u64; 64];
+        ensure!(reserved.spawn(async move { large.len() }).err() == Some(ENOMEM));
+        for n in 0..100u32 {
+            ensure!(block_on(reserved.spawn(async move { n })?)? == Ok(n));
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn block_on_killable_gives_the_output_of_who_is_not_killed() -> Result {
+        ensure!(block_on_killable(async { 5 })? == 5);
+        ensure!(block_on_killable(sleep(MS)).is_ok());
+        Ok(())
+    }
+
+    #[test]
+    fn a_lock_with_a_class_is_taken_by_threads() -> Result {
+        let outer = RwSemaphore::new(1).with_class(lock_class!(c"kunit outer"));
+        let inner = Mutex::new(2).with_class(lock_class!(c"kunit inner"));
+        for _ in 0..2 {
+            let mut a = outer.write_blocking()?;
+            let b = inner.lock_blocking()?;
+            *a += *b;
+            let a = a.downgrade();
+            drop(b);
+            ensure!(outer.try_read().is_ok() && *a > 2);
+        }
         Ok(())
     }
 
@@ -783,6 +849,31 @@ mod tests {
             // The device has the page, for a while.
             drop(timeout(Duration::ZERO, block.read(device, 0, 0, SIZE)).await);
             block.read(device, 0, 0, SIZE).await
+        })
+    }
+
+    #[test]
+    fn blocks_are_written_and_read_across_requests() -> Result {
+        both(|| async {
+            let device = device()?;
+            let (pages, base) = (300, 1 << 20);
+            let mut blocks = Blocks::new(pages)?;
+            ensure!(blocks.len() == pages * SIZE && !blocks.is_empty());
+            for page in 0..pages {
+                blocks.page_mut(page).fill(page as u8);
+            }
+            blocks.write(device, base, 0, pages * SIZE, false).await?;
+            let mut half = Blocks::new(pages)?;
+            let (from, len) = (255 * SIZE + 512, 2 * SIZE);
+            half.read(device, base + from as u64, from, len).await?;
+            ensure!(half.page(255)[511] == 0 && half.page(255)[512] == 255);
+            ensure!(half.page(256)[0] == 0 && half.page(257)[511] == 1);
+            ensure!(half.page(257)[512] == 0 && half.page(pages).is_empty());
+            ensure!(half.read(device, base, SIZE, pages * SIZE).await == Err(EINVAL));
+            ensure!(half.read(device, 1, 0, SIZE).await == Err(EINVAL));
+            ensure!(half.read(device, device.size(), 0, SIZE).await == Err(EIO));
+            ensure!(half.page(0).len() == SIZE);
+            Ok(())
         })
     }
 
