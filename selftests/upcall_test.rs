@@ -352,9 +352,10 @@ fn reserves(disk: &Device, starve: bool) -> Result {
         block_on(block.write(&disk, 0, 0, 4096, false))??;
         block_on(block.read(&disk, 0, 0, 4096))??;
     }
+    // All of it, if there was no other
+    let held = [spawner.spawn(sleep(LONG))?, spawner.spawn(sleep(LONG))?];
     drop(starved);
     // Inside an upcall nobody waits for memory, and it all comes back
-    let held = [spawner.spawn(sleep(LONG))?, spawner.spawn(sleep(LONG))?];
     let inner = spawner.clone();
     let refused = scope.spawn(async move {
         let _few = Starved::new(starve);

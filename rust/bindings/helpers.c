@@ -3,6 +3,8 @@
  * Static inlines and macros of the kernel that Rust cannot call, as functions.
  */
 #include <linux/backing-dev.h>
+#include <linux/delay.h>
+#include <linux/ktime.h>
 #include <linux/lockdep.h>
 #include <linux/mempool.h>
 #include <linux/panic.h>
@@ -15,6 +17,7 @@
 #include <linux/slab.h>
 #include <linux/wait_bit.h>
 #ifdef CONFIG_X86_64
+#include <asm/msr.h>
 #include <asm/tsc.h>
 #endif
 
@@ -107,11 +110,22 @@ u64 upcall_now(void)
 	return ktime_get_ns();
 }
 
-/* The time of a unit of the clock that sys::stamp() reads, in nanoseconds << shift. */
+/*
+ * The time of a unit of the clock that sys::stamp() reads, in nanoseconds << shift.  May sleep: a
+ * kernel that does not trust the clock has not measured it.
+ */
 u64 upcall_stamp_scale(unsigned int shift)
 {
 #ifdef CONFIG_X86_64
-	return tsc_khz ? div_u64((u64)NSEC_PER_MSEC << shift, tsc_khz) : 0;
+	u64 stamp, ns;
+
+	if (tsc_khz)
+		return div_u64((u64)NSEC_PER_MSEC << shift, tsc_khz);
+	stamp = rdtsc();
+	ns = ktime_get_ns();
+	msleep(50);
+	ns = ktime_get_ns() - ns;
+	return div64_u64(ns << shift, (rdtsc() - stamp) ?: 1);
 #else
 	return 1ULL << shift;
 #endif
