@@ -9,7 +9,7 @@
 use aext4::door::{Ino, Volume};
 use kernel::prelude::*;
 use kernel::sync::Arc;
-use upcall::{block_on, join_all, run, try_join, Block, Scope};
+use upcall::{block_on, join_all, run, try_join, Block, Executor, Scope};
 
 module! {
     type: Sketches,
@@ -117,6 +117,13 @@ fn spawn_async(f: File, scope: &Scope) -> Result<KVec<u32>> {
     block_on(task)??
 }
 
+/// A thread of its own, as long as the scope.
+fn own_runtime(f: File, _: &Scope) -> Result<KVec<u32>> {
+    let scope = Executor::new(c"sketches")?.scope()?;
+    let task = scope.named(c"a read").spawn(read(f, 2))?;
+    list([block_on(task)??])
+}
+
 fn list(values: impl IntoIterator<Item = Result<u32>>) -> Result<KVec<u32>> {
     let mut all = KVec::new();
     for value in values {
@@ -127,7 +134,7 @@ fn list(values: impl IntoIterator<Item = Result<u32>>) -> Result<KVec<u32>> {
 
 type Sketch = fn(File, &Scope) -> Result<KVec<u32>>;
 
-const SKETCHES: [(&str, Sketch); 9] = [
+const SKETCHES: [(&str, Sketch); 10] = [
     ("c_async_b, c_await_b", nested),
     ("c_await_nb", not_blocking),
     ("join(array)", join_array),
@@ -137,6 +144,7 @@ const SKETCHES: [(&str, Sketch); 9] = [
     ("run.then.then.then", chain),
     ("tokio::join", lazy),
     ("spawn(async)", spawn_async),
+    ("runtime::new", own_runtime),
 ];
 
 impl kernel::Module for Sketches {

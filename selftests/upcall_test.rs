@@ -371,12 +371,12 @@ fn reserves(disk: &Device, starve: bool) -> Result {
 }
 
 /// Lets the thread's allocations fail, as `failslab` is set up by the test.
-struct Starved(bool);
+struct Starved;
 
 impl Starved {
     fn new(starve: bool) -> Self {
         set_starved(starve);
-        Self(starve)
+        Self
     }
 }
 

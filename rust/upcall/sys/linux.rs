@@ -558,12 +558,16 @@ impl Bell {
         // return.
         let core = unsafe { &*work.byte_sub(offset).cast::<Core>() };
         let busy = &core.bell().busy;
-        // SAFETY: Process context, without any lock, also below.
-        let nice = busy.load(Relaxed).then(|| unsafe { ub::upcall_busy_begin() });
+        let nice = if busy.load(Relaxed) {
+            // SAFETY: Process context, without any lock.
+            Some(unsafe { ub::upcall_busy_begin() })
+        } else {
+            None
+        };
         // SAFETY: A work item of an ordered queue never runs twice at the same time.
         busy.store(unsafe { core.run() }, Relaxed);
         if let Some(nice) = nice {
-            // SAFETY: As above.
+            // SAFETY: Process context, without any lock.
             unsafe { ub::upcall_busy_end(nice) };
         }
     }

@@ -103,7 +103,7 @@ fn wake_after_complete() {
         let thread = thread::spawn(move || {
             sys::interrupt(|| {
                 late.wake_by_ref();
-                late.wake_by_ref();
+                late.clone().wake();
                 drop(late);
             })
         });
