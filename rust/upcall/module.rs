@@ -21,7 +21,6 @@ use kernel::bindings;
 use kernel::debugfs;
 use kernel::prelude::*;
 use kernel::sync::{static_lock_class, Arc, LockClassKey};
-use kernel::types::ScopeGuard;
 use upcall_bindings as ub;
 
 /// The default executor. Set before any user of the module can be loaded, cleared after the last
@@ -160,37 +159,49 @@ unsafe fn end(core: &Arc<Core>) {
 }
 
 /// The module's data.
-#[pin_data(PinnedDrop)]
+#[pin_data]
 pub(crate) struct Runtime {
     /// Dropped first: it looks at all else.
     #[pin]
     eyes: debugfs::Scope<()>,
-    both: [Option<Executor>; 2],
+    _defaults: Defaults,
 }
 
 impl kernel::InPlaceModule for Runtime {
     fn init(_module: &'static ThisModule) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
-            both: {
-                sys::calibrate();
-                sys::make_caches()?;
-                let caches = ScopeGuard::new(sys::destroy_caches);
-                let sleeper = Executor::build(c"upcall_sleeper", 0, true, static_lock_class!())?;
-                let flags = bindings::wq_flags_WQ_HIGHPRI;
-                let executor = Executor::build(c"upcall", flags, false, static_lock_class!())?;
-                SLEEPER.store(sleeper.as_ptr().as_ptr(), Release);
-                EXECUTOR.store(executor.as_ptr().as_ptr(), Release);
-                caches.dismiss();
-                [Some(executor), Some(sleeper)]
-            },
+            _defaults: Defaults::new()?,
             eyes <- eyes::open(),
         }? Error)
     }
 }
 
-#[pinned_drop]
-impl PinnedDrop for Runtime {
-    fn drop(self: Pin<&mut Self>) {
+/// What is there as long as the module: the caches, the default executor and the default sleeper.
+struct Defaults {
+    /// The sleeper is taken down last: it takes down others.
+    executors: [Option<Executor>; 2],
+}
+
+impl Defaults {
+    fn new() -> Result<Self> {
+        sys::calibrate();
+        sys::make_caches()?;
+        let mut this = Self {
+            executors: [None, None],
+        };
+        let sleeper = Executor::build(c"upcall_sleeper", 0, true, static_lock_class!())?;
+        SLEEPER.store(sleeper.as_ptr().as_ptr(), Release);
+        this.executors[1] = Some(sleeper);
+        let flags = bindings::wq_flags_WQ_HIGHPRI;
+        let executor = Executor::build(c"upcall", flags, false, static_lock_class!())?;
+        EXECUTOR.store(executor.as_ptr().as_ptr(), Release);
+        this.executors[0] = Some(executor);
+        Ok(this)
+    }
+}
+
+impl Drop for Defaults {
+    fn drop(&mut self) {
         // Every user's scopes are gone, and with them all tasks and requests; but the completion
         // that let the last of them go may still be in its last instructions.
         // SAFETY: Process context, without any lock.
@@ -199,9 +210,7 @@ impl PinnedDrop for Runtime {
         // SAFETY: As above.
         unsafe { ub::upcall_users_wait(others().cast()) };
         EXECUTOR.store(null_mut(), Release);
-        // The sleeper last: it may still be leaving `take_down`.
-        // SAFETY: Nothing is moved.
-        for executor in &mut unsafe { self.get_unchecked_mut() }.both {
+        for executor in &mut self.executors {
             let Some(executor) = executor.take() else {
                 continue;
             };
