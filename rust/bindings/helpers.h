@@ -15,6 +15,7 @@
 #include <linux/pagemap.h>
 #include <linux/posix_acl.h>
 #include <linux/ratelimit_types.h>
+#include <linux/seq_file.h>
 #include <linux/statfs.h>
 #include <linux/wait.h>
 #include <linux/workqueue.h>
@@ -57,6 +58,14 @@ void upcall_dep_read(struct lockdep_map *map);
 void upcall_dep_write(struct lockdep_map *map);
 void upcall_dep_downgrade(struct lockdep_map *map);
 void upcall_dep_release(struct lockdep_map *map);
+
+/* debugfs, and what it asks of Rust */
+void upcall_eyes_open(void);
+void upcall_eyes_close(void);
+void upcall_rs_show_executors(struct seq_file *file);
+void upcall_rs_show_tasks(struct seq_file *file);
+u64 upcall_rs_poll_limit(void);
+int upcall_rs_set_poll_limit(u64 us);
 
 /* Tracepoints, for whoever checked their keys */
 void upcall_do_trace_spawn(u64 task, const char *executor, const char *name, unsigned int len);

@@ -140,6 +140,11 @@ impl Device {
         Ok(device)
     }
 
+    /// Whether its requests have memory that was set aside.
+    pub(crate) fn has_reserve(&self) -> bool {
+        self.reserve.is_some()
+    }
+
     /// Gives the device's requests memory that was set aside. `ENOMEM` then also means that a request does
     /// not fit, or, inside an upcall, that the reserve is used up.
     pub fn reserved(mut self, reserve: &Reserve) -> Self {
@@ -200,7 +205,8 @@ impl Device {
 
     fn without_data(&self, op: Op, pos: u64, size: u32) -> Result<Io<Nothing>> {
         // SAFETY: There are no segments.
-        unsafe { submit_sized(self, op, pos, size, core::iter::empty(), Nothing) }
+        unsafe { submit_or_return(self, op, pos, size, core::iter::empty(), Nothing) }
+            .map_err(|(error, _)| error)
     }
 
     /// The smallest unit that the device reads, in bytes: a power of two.
@@ -373,32 +379,38 @@ pub unsafe fn submit<P: Payload>(
     payload: P,
 ) -> Result<Io<P>> {
     // SAFETY: By the function's contract.
-    unsafe { submit_sized(device, op, pos, 0, segments, payload) }
+    unsafe { submit_or_return(device, op, pos, 0, segments, payload) }.map_err(|(error, _)| error)
 }
 
-/// [`submit`], for `size` bytes more than the segments have.
+/// [`submit`], for `size` bytes more than the segments have. Gives the payload back if it fails.
 ///
 /// # Safety
 ///
 /// As for [`submit`].
-unsafe fn submit_sized<P: Payload>(
+pub(crate) unsafe fn submit_or_return<P: Payload>(
     device: &Device,
     op: Op,
     pos: u64,
     mut size: u32,
     segments: impl ExactSizeIterator<Item = Segment>,
     payload: P,
-) -> Result<Io<P>> {
+) -> Result<Io<P>, (Error, P)> {
     let count = segments.len();
-    let table = sys::Layout::array::<ub::bio_vec>(count).map_err(|_| EINVAL)?;
-    let (memory, table) = sys::Layout::new::<Request<P>>()
-        .extend(table)
-        .map_err(|_| EINVAL)?;
-    let executor = module::executor()?;
-    let member = device.scope.enter().ok_or(ESHUTDOWN)?;
-    let request: NonNull<Request<P>> = sys::alloc(memory, device.reserve.as_ref())
-        .ok_or(ENOMEM)?
-        .cast();
+    let prepare = || {
+        let table = sys::Layout::array::<ub::bio_vec>(count).map_err(|_| EINVAL)?;
+        let (memory, table) = sys::Layout::new::<Request<P>>()
+            .extend(table)
+            .map_err(|_| EINVAL)?;
+        let executor = module::executor()?;
+        let member = device.scope.enter().ok_or(ESHUTDOWN)?;
+        let request = sys::alloc(memory, device.reserve.as_ref()).ok_or(ENOMEM)?;
+        Ok((memory, table, executor, member, request))
+    };
+    let (memory, table, executor, member, request) = match prepare() {
+        Ok(prepared) => prepared,
+        Err(error) => return Err((error, payload)),
+    };
+    let request: NonNull<Request<P>> = request.cast();
     // SAFETY: The table lies inside the allocation.
     let table: NonNull<ub::bio_vec> = unsafe { request.cast::<u8>().add(table).cast() };
     let mut used = 0;

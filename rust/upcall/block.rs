@@ -2,7 +2,7 @@
 
 //! [`Block`]: an owned page that reads move in and out of requests.
 
-use crate::bio::{submit, Device, Io, Op, Payload, Segment};
+use crate::bio::{submit_or_return, Device, Io, Op, Payload, Segment};
 use core::future::Future;
 use core::pin::Pin;
 use core::ptr::NonNull;
@@ -152,7 +152,14 @@ impl Block {
             len: len as u32,
         };
         // SAFETY: The page goes along with the request.
-        unsafe { submit(device, op, pos, core::iter::once(segment), OnePage(page)) }
+        let io = unsafe {
+            submit_or_return(device, op, pos, 0, core::iter::once(segment), OnePage(page))
+        };
+        // What was not submitted keeps its content.
+        io.map_err(|(error, page)| {
+            self.page = Some(page.0);
+            error
+        })
     }
 
     /// Gives the block a page, filled with zeroes, if it is vacant. Fails with `ENOMEM`. May sleep.

@@ -2,7 +2,7 @@
 
 //! [`Blocks`]: many owned pages, read and written by as few requests as the device allows.
 
-use crate::bio::{submit, Device, Io, Op, Payload, Segment};
+use crate::bio::{submit_or_return, Device, Io, Op, Payload, Segment};
 use crate::block::address;
 use core::mem::take;
 use core::ptr::NonNull;
@@ -91,7 +91,8 @@ impl Blocks {
     /// Reads `len` bytes from byte `pos` of the device, to byte `offset` of the blocks and what follows.
     ///
     /// All three are multiples of the device's logical block size, and the range fits the blocks. The
-    /// requests, one for each 256 pages, are submitted together. Fails as [`Block::read`](crate::Block::read)
+    /// requests, one for each 256 pages, are submitted together; one after the other if the device has a
+    /// [`Reserve`](crate::Reserve). Fails as [`Block::read`](crate::Block::read)
     /// does, with the first error; the bytes of the range are then undefined, but never somebody else's.
     ///
     /// # Cancellation
@@ -136,27 +137,38 @@ impl Blocks {
             return Err(EINVAL);
         }
         pos.checked_add(len as u64).ok_or(EINVAL)?;
-        let first = offset >> CHUNK_SHIFT;
-        let mut ios: KVec<Io<Chunk>> =
-            KVec::with_capacity((end - offset).div_ceil(CHUNK << PAGE_SHIFT) + 1, GFP_KERNEL)?;
+        let count = (end - offset).div_ceil(CHUNK << PAGE_SHIFT) + 1;
+        let mut ios: KVec<(usize, Io<Chunk>)> = KVec::with_capacity(count, GFP_KERNEL)?;
         let mut result = Ok(());
         let mut at = offset;
         while at < end && result.is_ok() {
             let stop = (((at >> CHUNK_SHIFT) + 1) << CHUNK_SHIFT).min(end);
-            let pos = pos + (at - offset) as u64;
-            result = self
-                .start(device, op, pos, at, stop)
-                .and_then(|io| Ok(ios.push(io, GFP_KERNEL)?));
+            match self.start(device, op, pos + (at - offset) as u64, at, stop) {
+                // Within the capacity.
+                Ok(io) => result = Ok(ios.push((at >> CHUNK_SHIFT, io), GFP_KERNEL)?),
+                Err(error) => result = Err(error),
+            }
             at = stop;
+            // Nobody waits for memory that he has himself.
+            if device.has_reserve() {
+                result = result.and(self.finish(&mut ios).await);
+            }
         }
         // Also after an error: what was begun brings its pages back.
-        for (n, io) in ios.iter_mut().enumerate() {
+        result.and(self.finish(&mut ios).await)
+    }
+
+    /// Waits for requests, and puts their pages back. Gives the first error.
+    async fn finish(&mut self, ios: &mut KVec<(usize, Io<Chunk>)>) -> Result {
+        let mut result = Ok(());
+        for (index, io) in ios.iter_mut() {
             let (done, chunk) = io.await;
-            if let (Some(place), Some(chunk)) = (self.chunks.get_mut(first + n), chunk) {
+            if let (Some(place), Some(chunk)) = (self.chunks.get_mut(*index), chunk) {
                 *place = chunk.0;
             }
             result = result.and(done);
         }
+        ios.clear();
         result
     }
 
@@ -173,14 +185,14 @@ impl Blocks {
         self.fill(index)?;
         let base = index << CHUNK_SHIFT;
         let (at, stop) = (at - base, stop - base);
-        let pages = take(self.chunks.get_mut(index).ok_or(EINVAL)?);
+        let place = self.chunks.get_mut(index).ok_or(EINVAL)?;
         let (first, last) = (at >> PAGE_SHIFT, (stop - 1) >> PAGE_SHIFT);
         // Copies of the pointers: the pages themselves go along as the payload.
         let mut parts = KVec::with_capacity(last - first + 1, GFP_KERNEL)?;
         for n in first..=last {
             let from = at.max(n << PAGE_SHIFT) - (n << PAGE_SHIFT);
             let to = stop.min((n + 1) << PAGE_SHIFT) - (n << PAGE_SHIFT);
-            let page = pages.get(n).ok_or(EINVAL)?;
+            let page = place.get(n).ok_or(EINVAL)?;
             // SAFETY: A page's pointer is never null.
             let page = unsafe { NonNull::new_unchecked(page.as_ptr()) };
             parts.push((page, from as u32, (to - from) as u32), GFP_KERNEL)?;
@@ -188,8 +200,14 @@ impl Blocks {
         let segments = parts
             .iter()
             .map(|&(page, offset, len)| Segment { page, offset, len });
+        let chunk = Chunk(take(place));
         // SAFETY: The pages go along with the request.
-        unsafe { submit(device, op, pos, segments, Chunk(pages)) }
+        let io = unsafe { submit_or_return(device, op, pos, 0, segments, chunk) };
+        // What was not submitted keeps its content.
+        io.map_err(|(error, chunk)| {
+            *place = chunk.0;
+            error
+        })
     }
 }
 

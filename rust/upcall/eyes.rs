@@ -17,13 +17,16 @@ use crate::scope::ScopeInner;
 use crate::state;
 use crate::stats::{Wait, CLASSES};
 use crate::sys::{self, Counter};
-use crate::task::{self, Header};
+use crate::task::Header;
 use core::ptr::{from_ref, NonNull};
 use kernel::alloc::KVVec;
-use kernel::debugfs;
+use kernel::bindings;
+use kernel::ffi::c_int;
 use kernel::fmt;
 use kernel::prelude::*;
-use kernel::uaccess::UserSliceReader;
+use kernel::seq_file::SeqFile;
+use kernel::seq_print;
+use upcall_bindings as ub;
 
 /// In nanoseconds.
 static POLL_LIMIT: Counter = Counter::new(100_000_000);
@@ -33,18 +36,76 @@ pub(crate) fn poll_limit() -> u64 {
     POLL_LIMIT.get()
 }
 
-/// Makes the directory.
-pub(crate) fn open() -> impl PinInit<debugfs::Scope<()>> {
-    debugfs::Scope::dir((), c"upcall", |unit, dir| {
-        dir.read_callback_file(c"executors", unit, &|(), f| executors(f));
-        dir.read_callback_file(c"tasks", unit, &|(), f| tasks(f));
-        dir.read_write_callback_file(
-            c"poll_limit_us",
-            unit,
-            &|(), f| writeln!(f, "{}", microseconds(POLL_LIMIT.get())),
-            &|(), reader| set_poll_limit(reader),
-        );
-    })
+/// The directory, while it is there.
+pub(crate) struct Eyes(());
+
+impl Eyes {
+    /// Makes the directory. Without debugfs it is not there.
+    pub(crate) fn open() -> Self {
+        // SAFETY: Called once, by a thread that may sleep.
+        unsafe { ub::upcall_eyes_open() };
+        Self(())
+    }
+}
+
+impl Drop for Eyes {
+    fn drop(&mut self) {
+        // SAFETY: It was opened.
+        unsafe { ub::upcall_eyes_close() };
+    }
+}
+
+/// What a function writes.
+struct Shown(fn(&mut fmt::Formatter<'_>) -> fmt::Result);
+
+impl fmt::Display for Shown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        (self.0)(f)
+    }
+}
+
+/// Shows `executors`.
+///
+/// # Safety
+///
+/// Called by C, with a file that is being read.
+#[no_mangle]
+unsafe extern "C" fn upcall_rs_show_executors(file: *mut bindings::seq_file) {
+    // SAFETY: By the function's contract.
+    seq_print!(unsafe { SeqFile::from_raw(file) }, "{}", Shown(executors));
+}
+
+/// Shows `tasks`.
+///
+/// # Safety
+///
+/// Called by C, with a file that is being read.
+#[no_mangle]
+unsafe extern "C" fn upcall_rs_show_tasks(file: *mut bindings::seq_file) {
+    // SAFETY: By the function's contract.
+    seq_print!(unsafe { SeqFile::from_raw(file) }, "{}", Shown(tasks));
+}
+
+/// Gives `poll_limit_us`.
+#[no_mangle]
+extern "C" fn upcall_rs_poll_limit() -> u64 {
+    microseconds(POLL_LIMIT.get())
+}
+
+/// Sets `poll_limit_us`. Returns 0 or an error number.
+#[no_mangle]
+extern "C" fn upcall_rs_set_poll_limit(us: u64) -> c_int {
+    let limit = match us {
+        0 => Some(u64::MAX),
+        us => us.checked_mul(1000),
+    };
+    match limit {
+        Some(limit) => {
+            POLL_LIMIT.set(limit);
+            0
+        }
+        None => ERANGE.to_errno(),
+    }
 }
 
 fn microseconds(nanoseconds: u64) -> u64 {
@@ -52,20 +113,6 @@ fn microseconds(nanoseconds: u64) -> u64 {
         return 0;
     }
     nanoseconds / 1000
-}
-
-fn set_poll_limit(reader: &mut UserSliceReader) -> Result {
-    let mut buffer = [0; 24];
-    let len = reader.len();
-    let text = buffer.get_mut(..len).ok_or(EINVAL)?;
-    reader.read_slice(text)?;
-    let text = core::str::from_utf8(text).map_err(|_| EINVAL)?;
-    let limit: u64 = text.trim().parse().map_err(|_| EINVAL)?;
-    POLL_LIMIT.set(match limit {
-        0 => u64::MAX,
-        limit => limit.checked_mul(1000).ok_or(ERANGE)?,
-    });
-    Ok(())
 }
 
 fn executors(f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -155,31 +202,67 @@ fn tasks(f: &mut fmt::Formatter<'_>) -> fmt::Result {
     result
 }
 
-/// We are a member of the scope, so that names of tasks which end meanwhile are still there.
+/// What is shown of a task.
+struct Row {
+    id: u64,
+    executor: NonNull<Core>,
+    state: usize,
+    spawned: u64,
+    polls: u32,
+    waits: u32,
+    name: [u8; NAME_LEN],
+}
+
+/// As much of a name is shown.
+const NAME_LEN: usize = 96;
+
+impl Row {
+    /// The task is in its scope's list: it is not complete, so its name is there.
+    fn new(task: &Header) -> Self {
+        let mut name = [0; NAME_LEN];
+        for (to, from) in name.iter_mut().zip(task.name().bytes()) {
+            *to = from;
+        }
+        Self {
+            id: task.id,
+            executor: task.executor,
+            state: task.state.look(),
+            spawned: task.spawned,
+            polls: task.polls.get(),
+            waits: task.waits.get(),
+            name,
+        }
+    }
+}
+
+/// We are a member of the scope, which keeps its executors.
 fn scope_tasks(scope: &ScopeInner, now: u64, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     let mut count = 0;
     scope.for_each(|_| count += 1);
-    // Tasks that come between are not shown.
-    let mut tasks = KVVec::with_capacity(count, GFP_KERNEL).map_err(|_| fmt::Error)?;
+    let Ok(mut rows) = KVVec::with_capacity(count, GFP_KERNEL) else {
+        return writeln!(f, "# no memory to show {count} tasks");
+    };
+    // Under the list's lock nothing can be written. Tasks that come between are not shown.
     scope.for_each(|task| {
-        if tasks.len() < tasks.capacity() {
-            let _ = tasks.push(TaskRef::new(task), GFP_NOWAIT);
+        if rows.len() < rows.capacity() {
+            let _ = rows.push(Row::new(task), GFP_NOWAIT);
         }
     });
-    for task in &tasks {
-        let task = task.get();
-        // SAFETY: The task's scope keeps the executor.
-        let executor = unsafe { task.executor.as_ref() };
+    for row in &rows {
+        // SAFETY: By the above.
+        let executor = unsafe { row.executor.as_ref() };
+        let len = row.name.iter().position(|&byte| byte == 0);
+        let name = row.name.get(..len.unwrap_or(NAME_LEN)).unwrap_or(&[]);
         writeln!(
             f,
             "task={} executor={} state={} age_ms={} polls={} waits={} name={}",
-            task.id,
+            row.id,
             executor.bell().name().to_str().unwrap_or("?"),
-            state_name(task.state.look()),
-            microseconds(sys::nanoseconds(now.wrapping_sub(task.spawned))) / 1000,
-            task.polls.get(),
-            Wait::name(task.waits.get()),
-            task.name(),
+            state_name(row.state),
+            microseconds(sys::nanoseconds(now.wrapping_sub(row.spawned))) / 1000,
+            row.polls,
+            Wait::name(row.waits),
+            core::str::from_utf8(name).unwrap_or("?"),
         )?;
     }
     Ok(())
@@ -196,28 +279,6 @@ fn state_name(bits: usize) -> &'static str {
         "ready"
     } else {
         "waiting"
-    }
-}
-
-/// A reference on a task.
-struct TaskRef(NonNull<Header>);
-
-impl TaskRef {
-    fn new(task: &Header) -> Self {
-        task.state.get();
-        Self(NonNull::from(task))
-    }
-
-    fn get(&self) -> &Header {
-        // SAFETY: We have a reference.
-        unsafe { self.0.as_ref() }
-    }
-}
-
-impl Drop for TaskRef {
-    fn drop(&mut self) {
-        // SAFETY: The reference is ours.
-        unsafe { task::put(self.0) };
     }
 }
 

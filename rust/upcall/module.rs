@@ -12,13 +12,12 @@
 //! and the kernel moves the timers.
 
 use crate::executor::{Core, Executor};
-use crate::eyes;
+use crate::eyes::Eyes;
 use crate::registry;
 use crate::scope::Scope;
 use crate::sys::{self, Acquire, Atomic, Bell, Release};
 use core::ptr::{null_mut, NonNull};
 use kernel::bindings;
-use kernel::debugfs;
 use kernel::prelude::*;
 use kernel::sync::{static_lock_class, Arc, LockClassKey};
 use upcall_bindings as ub;
@@ -159,20 +158,19 @@ unsafe fn end(core: &Arc<Core>) {
 }
 
 /// The module's data.
-#[pin_data]
 pub(crate) struct Runtime {
     /// Dropped first: it looks at all else.
-    #[pin]
-    eyes: debugfs::Scope<()>,
+    _eyes: Eyes,
     _defaults: Defaults,
 }
 
-impl kernel::InPlaceModule for Runtime {
-    fn init(_module: &'static ThisModule) -> impl PinInit<Self, Error> {
-        try_pin_init!(Self {
-            _defaults: Defaults::new()?,
-            eyes <- eyes::open(),
-        }? Error)
+impl kernel::Module for Runtime {
+    fn init(_module: &'static ThisModule) -> Result<Self> {
+        let defaults = Defaults::new()?;
+        Ok(Self {
+            _eyes: Eyes::open(),
+            _defaults: defaults,
+        })
     }
 }
 

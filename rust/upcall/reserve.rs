@@ -7,7 +7,7 @@
 //! Memory is made free by writing; so whoever writes for that purpose must not need memory that is
 //! not there yet. Tasks and requests of a [`Reserve`] have their memory from it when the allocator
 //! has none, and give it back when they are done. In process context one waits for another to be done;
-//! so as long as those that are under way can finish, the next can begin. Inside an upcall nobody waits, and
+//! so as long as those that are under way can finish, the next can begin. On an executor nobody waits, and
 //! a reserve that is used up is `ENOMEM`: have as many under way as the reserve is for.
 //!
 //! # Concurrency
@@ -41,18 +41,18 @@ unsafe impl Sync for Pool {}
 impl Reserve {
     /// What a task has beside its future, or a request beside its payload, in bytes, at the most.
     pub const OVERHEAD: usize = if size_of::<Header>() > HEAD_SIZE {
-        size_of::<Header>()
+        size_of::<Header>() + 16
     } else {
-        HEAD_SIZE
+        HEAD_SIZE + 16
     };
 
     /// Sets memory aside for `count` tasks or requests of at most `size` bytes each.
     ///
     /// The future's size, or the payload's with 16 bytes for each of its segments, and [`Reserve::OVERHEAD`] fit in `size`.
-    /// Fails with `ENOMEM`, and with `EINVAL` for a `count` of zero. May sleep.
+    /// Fails with `ENOMEM`, and with `EINVAL` if one of them is zero. May sleep.
     pub fn new(count: usize, size: usize) -> Result<Self> {
         let count = count.try_into().map_err(|_| EINVAL)?;
-        if count == 0 {
+        if count == 0 || size == 0 {
             return Err(EINVAL);
         }
         // SAFETY: No conditions.
@@ -67,8 +67,10 @@ impl Reserve {
         if layout.size() > self.0.size || layout.align() > align_of::<u64>() {
             return None;
         }
+        // Who is out may need any worker in order to come back.
+        let wait = sys::current_executor().is_none();
         // SAFETY: Whoever may not wait says so.
-        let memory = unsafe { ub::upcall_mempool_alloc(self.0.raw.as_ptr(), !sys::on_worker()) };
+        let memory = unsafe { ub::upcall_mempool_alloc(self.0.raw.as_ptr(), wait) };
         NonNull::new(memory.cast())
     }
 

@@ -15,9 +15,8 @@
 //! lock; each listed task is kept alive by one reference that the list owns. Cancelling takes the
 //! tasks off the list one by one, so the lock is never held while a future is dropped.
 //!
-//! On a worker of the scope's own nothing can wait for the worker. There the drop of a scope cancels
-//! in place: the worker is inside another runnable, so it may take `RUNNING` of any task that nobody
-//! runs and drop the future at once. What is left then (requests, tasks that another thread runs)
+//! On a worker, of whatever executor, nothing waits: others may need it in order to end. There the drop of a scope
+//! cancels in place: it may take `RUNNING` of any task that nobody runs, and drop the future at once. What is left then (requests, tasks that another thread runs)
 //! becomes a matter of the scope whose member the worker is running: the dropped scope becomes a
 //! member of that one, which ends only after it. `parent` is written while the writer is a member, and
 //! taken by the one who brings `members` to zero.
@@ -27,7 +26,9 @@
 //! A scope that is leaked (`mem::forget`), or owned by one of its own tasks, waits for nobody; the
 //! module that did so may not be removed.
 
-use super::executor::{Core, Executor};
+#[cfg(MODULE)]
+use super::executor::Core;
+use super::executor::Executor;
 use super::stats::Wait;
 use super::sys::{self, Arc, Atomic, Cell, Full, Lock, Relaxed};
 use super::task::{self, Header, How, JoinHandle, Siblings};
@@ -161,12 +162,6 @@ impl ScopeInner {
             // SAFETY: The list's reference is now ours.
             unsafe { task::put(task) };
         }
-    }
-
-    /// The executor whose worker the caller is, if it is one of the scope's.
-    fn current(&self) -> Option<&Core> {
-        let both = [self.executor.core(), self.sleeper.core()];
-        both.into_iter().find(|executor| executor.is_current())
     }
 
     /// Calls `f` for each task that is not complete, under the list's lock.
@@ -310,7 +305,8 @@ impl Drop for Scope {
             return;
         }
         let inner = &self.inner;
-        let Some(worker) = inner.current() else {
+        // Any executor's: what is left of the scope may need its worker, be it to release a request.
+        let Some(worker) = sys::current_executor() else {
             inner.cancel(false);
             if !self.left {
                 inner.leave();
@@ -320,6 +316,8 @@ impl Drop for Scope {
                 inner.empty.poll(cx, Wait::Scope)
             }));
         };
+        // SAFETY: It is there as long as it runs us.
+        let worker = unsafe { worker.as_ref() };
         inner.cancel(true);
         // SAFETY: The scope is ours, and so is the waiting side of `empty`.
         unsafe { inner.empty.disarm() };

@@ -174,7 +174,7 @@ pub(crate) fn alloc(layout: Layout, reserve: Option<&Reserve>) -> Option<NonNull
         return reserve.alloc(layout);
     }
     let class = layout.size().wrapping_sub(1) / CACHE_STEP;
-    if class < CACHES && layout.align() <= CACHE_STEP {
+    if class < CACHES && layout.align() <= align_of::<u64>() {
         // SAFETY: The cache was made when the module was loaded.
         let memory = unsafe { ub::upcall_cache_alloc(CACHE[class].load(Relaxed)) };
         return NonNull::new(memory.cast());

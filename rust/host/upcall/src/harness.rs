@@ -76,8 +76,10 @@ impl Host {
     }
 
     fn run(&self) {
+        sys::set_executor(core::ptr::from_ref(self.executor()).cast_mut());
         // SAFETY: The bell was answered, and lets nobody else run.
         unsafe { self.executor().run() };
+        sys::set_executor(core::ptr::null_mut());
         self.executor().bell().finish();
     }
 

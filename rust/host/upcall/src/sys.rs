@@ -309,6 +309,7 @@ struct Here {
     id: usize,
     interrupt: core::cell::Cell<bool>,
     worker: core::cell::Cell<bool>,
+    executor: core::cell::Cell<*mut crate::executor::Core>,
     locks: core::cell::Cell<usize>,
     nofs: core::cell::Cell<usize>,
     park: std::sync::Arc<Park>,
@@ -322,6 +323,7 @@ rt::thread_local! {
         id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
         interrupt: core::cell::Cell::new(false),
         worker: core::cell::Cell::new(false),
+        executor: core::cell::Cell::new(core::ptr::null_mut()),
         locks: core::cell::Cell::new(0),
         nofs: core::cell::Cell::new(0),
         park: std::sync::Arc::new(Park { count: rt::Mutex::new(0), woken: rt::Condvar::new() }),
@@ -659,6 +661,16 @@ pub(crate) fn read_section() {}
 /// The last handle is gone, or some other.
 pub(crate) fn retire(core: Arc<crate::executor::Core>) {
     drop(core);
+}
+
+/// The executor whose worker the caller is.
+pub(crate) fn current_executor() -> Option<NonNull<crate::executor::Core>> {
+    NonNull::new(HERE.with(|here| here.executor.get()))
+}
+
+/// The calling thread runs an executor, or does no longer.
+pub(crate) fn set_executor(executor: *mut crate::executor::Core) {
+    HERE.with(|here| here.executor.set(executor));
 }
 
 pub(crate) fn on_worker() -> bool {

@@ -657,6 +657,40 @@ fn set<T: Send>(host: &Host, limit: usize) -> JoinSet<T> {
     JoinSet::new(host.scope(), limit).unwrap()
 }
 
+#[test]
+fn a_scope_of_another_executor_dropped_in_an_upcall_is_not_waited_for() {
+    session(|| {
+        let (a, b) = (Host::new(), Host::new());
+        let (outer, inner) = (a.scope(), b.scope());
+        let probes = Probes::new();
+        let never = |leave| Never {
+            wakers: Wakers::new(),
+            leave,
+            _probe: probes.probe(),
+        };
+        // One that waits, one that was not polled yet, and a request
+        let waits = inner.spawn(never(0)).unwrap();
+        b.pump();
+        let ready = inner.spawn(never(0)).unwrap();
+        let request = inner.spawner().enter().unwrap();
+        let task = outer
+            .spawn(async move {
+                yield_now().await;
+                drop(inner);
+            })
+            .unwrap();
+        a.pump();
+        assert!(task.is_finished() && waits.is_finished() && ready.is_finished());
+        probes.check(2);
+        // The outer scope ends after the request.
+        let mut joined = Box::pin(outer.join());
+        assert!(poll_once(joined.as_mut()).is_pending());
+        drop(request);
+        assert!(poll_once(joined.as_mut()).is_ready());
+        b.pump();
+    });
+}
+
 /// Drops `value` on the worker, and this thread is the worker.
 fn drop_on_worker<T: Send + 'static>(host: &Host, value: T) {
     let scope = host.scope();
