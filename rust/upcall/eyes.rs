@@ -89,7 +89,10 @@ unsafe extern "C" fn upcall_rs_show_tasks(file: *mut bindings::seq_file) {
 /// Gives `poll_limit_us`.
 #[no_mangle]
 extern "C" fn upcall_rs_poll_limit() -> u64 {
-    microseconds(POLL_LIMIT.get())
+    match POLL_LIMIT.get() {
+        u64::MAX => 0,
+        limit => microseconds(limit),
+    }
 }
 
 /// Sets `poll_limit_us`. Returns 0 or an error number.
@@ -109,9 +112,6 @@ extern "C" fn upcall_rs_set_poll_limit(us: u64) -> c_int {
 }
 
 fn microseconds(nanoseconds: u64) -> u64 {
-    if nanoseconds == u64::MAX {
-        return 0;
-    }
     nanoseconds / 1000
 }
 

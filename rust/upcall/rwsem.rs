@@ -104,24 +104,14 @@ impl<T: ?Sized> RwSemaphore<T> {
     /// Fails with `ESHUTDOWN` once the lock is closed, and with `EDEADLK` on an executor's worker if
     /// it would have to wait.
     pub fn read_blocking(&self) -> sys::Result<Blocking<'_, ReadGuard<'_, T>>> {
-        let held = self.dep.read();
-        let guard = match self.try_read() {
-            Err(TryError::Busy) => super::block_on(self.read())??,
-            result => result?,
-        };
-        Ok(Blocking { held, guard })
+        blocking(self.dep.read(), self.try_read(), self.read())
     }
 
     /// Takes the lock for writing from synchronous code. May sleep.
     ///
     /// Fails as [`read_blocking`](Self::read_blocking) does.
     pub fn write_blocking(&self) -> sys::Result<Blocking<'_, WriteGuard<'_, T>>> {
-        let held = self.dep.write();
-        let guard = match self.try_write() {
-            Err(TryError::Busy) => super::block_on(self.write())??,
-            result => result?,
-        };
-        Ok(Blocking { held, guard })
+        blocking(self.dep.write(), self.try_write(), self.write())
     }
 
     /// Refuses the lock to all who wait and to all who come; those who hold it go on.
@@ -255,6 +245,19 @@ pub struct Blocking<'a, G> {
     guard: G,
 }
 
+/// The synchronous door: waits for `lock` if the lock was not there for the taking.
+fn blocking<'a, G>(
+    held: Held<'a>,
+    tried: Result<G, TryError>,
+    lock: impl Future<Output = Result<G, Closed>>,
+) -> sys::Result<Blocking<'a, G>> {
+    let guard = match tried {
+        Err(TryError::Busy) => super::block_on(lock)??,
+        result => result?,
+    };
+    Ok(Blocking { held, guard })
+}
+
 impl<'a, T: ?Sized> Blocking<'a, WriteGuard<'a, T>> {
     /// [`WriteGuard::downgrade`].
     pub fn downgrade(self) -> Blocking<'a, ReadGuard<'a, T>> {
@@ -339,12 +342,7 @@ impl<T: ?Sized> Mutex<T> {
 
     /// Takes the lock from synchronous code. May sleep. Fails as [`RwSemaphore::read_blocking`] does.
     pub fn lock_blocking(&self) -> sys::Result<Blocking<'_, MutexGuard<'_, T>>> {
-        let held = self.dep.write();
-        let guard = match self.try_lock() {
-            Err(TryError::Busy) => super::block_on(self.lock())??,
-            result => result?,
-        };
-        Ok(Blocking { held, guard })
+        blocking(self.dep.write(), self.try_lock(), self.lock())
     }
 
     /// Refuses the lock to all who wait and to all who come; whoever holds it goes on.

@@ -10,55 +10,9 @@
 //! release, and whatever reads and writes is locked, and thereby a full barrier. A failed `cmpxchg`
 //! orders nothing by contract. Other architectures use the crate's.
 
+use super::order::{AcquireOrRelaxed, Any, ReleaseOrRelaxed};
 use core::cell::UnsafeCell;
 use core::sync::atomic::{self as raw, Ordering};
-
-/// No ordering.
-pub(crate) struct Relaxed;
-/// What comes later stays later.
-pub(crate) struct Acquire;
-/// What comes earlier stays earlier.
-pub(crate) struct Release;
-/// Both, and among all of them.
-pub(crate) struct Full;
-
-/// The orderings of an exchange.
-pub(crate) trait Any {
-    const EXCHANGE: Ordering;
-}
-/// The orderings of a load.
-pub(crate) trait AcquireOrRelaxed {
-    const LOAD: Ordering;
-}
-/// The orderings of a store.
-pub(crate) trait ReleaseOrRelaxed {
-    const STORE: Ordering;
-}
-
-impl Any for Relaxed {
-    const EXCHANGE: Ordering = Ordering::Relaxed;
-}
-impl Any for Acquire {
-    const EXCHANGE: Ordering = Ordering::Acquire;
-}
-impl Any for Release {
-    const EXCHANGE: Ordering = Ordering::Release;
-}
-impl Any for Full {
-    const EXCHANGE: Ordering = Ordering::SeqCst;
-}
-impl AcquireOrRelaxed for Relaxed {
-    const LOAD: Ordering = Ordering::Relaxed;
-}
-impl AcquireOrRelaxed for Acquire {
-    const LOAD: Ordering = Ordering::Acquire;
-}
-impl ReleaseOrRelaxed for Relaxed {
-    const STORE: Ordering = Ordering::Relaxed;
-}
-impl ReleaseOrRelaxed for Release {
-    const STORE: Ordering = Ordering::Release;
-}
 
 /// An atomic variable, in memory like its value.
 #[repr(transparent)]

@@ -25,7 +25,10 @@ pub(crate) use kernel::prelude::{EAGAIN, ECANCELED, EDEADLK, EINTR, ENOMEM, ESHU
 pub(crate) use kernel::sync::atomic::{Acquire, Atomic, Full, Relaxed, Release};
 
 #[cfg(CONFIG_X86_64)]
-pub(crate) use super::atomic::{Acquire, Atomic, Full, Relaxed, Release};
+pub(crate) use super::{
+    atomic::Atomic,
+    order::{Acquire, Full, Relaxed, Release},
+};
 pub(crate) use kernel::sync::Arc;
 
 pub(crate) use crate::eyes::poll_limit;

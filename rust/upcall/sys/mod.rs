@@ -19,6 +19,8 @@
 mod atomic;
 #[cfg(MODULE)]
 mod linux;
+#[cfg(any(not(MODULE), CONFIG_X86_64))]
+mod order;
 #[cfg(MODULE)]
 pub(crate) use linux::*;
 #[cfg(MODULE)]

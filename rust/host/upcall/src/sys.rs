@@ -10,6 +10,9 @@
 // The models order no failures.
 #![cfg_attr(loom, allow(dead_code))]
 
+pub(crate) use super::order::{Acquire, Full, Relaxed, Release};
+
+use super::order::{AcquireOrRelaxed, Any, ReleaseOrRelaxed};
 use crate::done::Done;
 use core::marker::PhantomData;
 use core::ops::{Deref, DerefMut};
@@ -82,55 +85,6 @@ pub(crate) const ECANCELED: Error = Error(125);
 
 /// `core`'s with the kernel's defaults.
 pub type Result<T = (), E = Error> = core::result::Result<T, E>;
-
-// Memory orderings.
-
-/// No ordering.
-pub(crate) struct Relaxed;
-/// What comes later stays later.
-pub(crate) struct Acquire;
-/// What comes earlier stays earlier.
-pub(crate) struct Release;
-/// Both, and among all of them.
-pub(crate) struct Full;
-
-/// The orderings of an exchange.
-pub(crate) trait Any {
-    const EXCHANGE: Ordering;
-}
-/// The orderings of a load.
-pub(crate) trait AcquireOrRelaxed {
-    const LOAD: Ordering;
-}
-/// The orderings of a store.
-pub(crate) trait ReleaseOrRelaxed {
-    const STORE: Ordering;
-}
-
-impl Any for Relaxed {
-    const EXCHANGE: Ordering = Ordering::Relaxed;
-}
-impl Any for Acquire {
-    const EXCHANGE: Ordering = Ordering::Acquire;
-}
-impl Any for Release {
-    const EXCHANGE: Ordering = Ordering::Release;
-}
-impl Any for Full {
-    const EXCHANGE: Ordering = Ordering::SeqCst;
-}
-impl AcquireOrRelaxed for Relaxed {
-    const LOAD: Ordering = Ordering::Relaxed;
-}
-impl AcquireOrRelaxed for Acquire {
-    const LOAD: Ordering = Ordering::Acquire;
-}
-impl ReleaseOrRelaxed for Relaxed {
-    const STORE: Ordering = Ordering::Relaxed;
-}
-impl ReleaseOrRelaxed for Release {
-    const STORE: Ordering = Ordering::Release;
-}
 
 /// A type that [`Atomic`] can hold.
 pub(crate) trait Value: Copy {
