@@ -246,6 +246,8 @@ static u64 run_bios(struct reads *reads, struct slot *slots, unsigned int depth,
 					atomic_inc(&reads->errors);
 				if (allocate)
 					bio_put(slot->out);
+				else
+					bio_uninit(slot->out);
 			}
 			n = atomic64_inc_return(&reads->next) - 1;
 			if (n >= reads->count) {
@@ -272,6 +274,7 @@ static int read_in_thread(void *data)
 	while ((n = atomic64_inc_return(&reads->next) - 1) < reads->count) {
 		if (submit_bio_wait(prepare(slot, n, false)))
 			atomic_inc(&reads->errors);
+		bio_uninit(&slot->bio);
 	}
 	atomic64_add(current->nvcsw + current->nivcsw, &reads->switches);
 	/* Does not come back here, where the module may be gone. */
