@@ -15,7 +15,7 @@
 //! # Concurrency
 //!
 //! The completion, `end_io`, runs once, in any context up to hard interrupt, or inside `submit_bio`
-//! itself. It calls [`Payload::end`], completes [`Done`], and drops the bio's reference. If that was the last
+//! itself. It calls [`Payload::END`], completes [`Done`], and drops the bio's reference. If that was the last
 //! (the future is gone), the payload's destructor must not run there: the request is pushed on the
 //! executor, which releases it. A request is a [`Member`] of its device's scope until it is
 //! released, so the scope's owner outlives every callback.
@@ -34,12 +34,12 @@ use crate::module;
 use crate::reserve::Reserve;
 use crate::scope::{Member, Scope, Spawner};
 use crate::stats::Wait;
-use crate::sys::{self, Atomic, Cell, Full};
+use crate::sys::{self, Acquire, Atomic, Cell, Full};
 use core::future::Future;
 use core::marker::PhantomData;
 use core::mem::ManuallyDrop;
 use core::pin::Pin;
-use core::ptr::NonNull;
+use core::ptr::{from_ref, NonNull};
 use core::task::{Context, Poll};
 use kernel::bindings;
 use kernel::error::{from_err_ptr, to_result};
@@ -50,36 +50,25 @@ use kernel::types::Opaque;
 use upcall_bindings as ub;
 
 /// What a request asks of the device.
+///
+/// In memory it is the operation and the flags of the bio.
 #[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
 pub enum Op {
     /// Read data.
-    Read,
+    Read = ub::req_op_REQ_OP_READ,
     /// Read metadata, on which other operations wait.
-    ReadMeta,
+    ReadMeta = ub::req_op_REQ_OP_READ | ub::UPCALL_REQ_META | ub::UPCALL_REQ_PRIO,
     /// Write data.
-    Write,
+    Write = ub::req_op_REQ_OP_WRITE | ub::UPCALL_REQ_SYNC,
     /// Write data, and be done only when it is on stable media.
-    WriteFua,
+    WriteFua = ub::req_op_REQ_OP_WRITE | ub::UPCALL_REQ_SYNC | ub::UPCALL_REQ_FUA,
     /// Bring what was written to stable media. Without data.
-    Flush,
+    Flush = ub::req_op_REQ_OP_WRITE | ub::UPCALL_REQ_PREFLUSH,
     /// Forget what is there. Without data.
-    Discard,
+    Discard = ub::req_op_REQ_OP_DISCARD,
     /// Write zeroes. Without data.
-    WriteZeroes,
-}
-
-impl Op {
-    fn flags(self) -> u32 {
-        match self {
-            Op::Read => ub::req_op_REQ_OP_READ,
-            Op::ReadMeta => ub::req_op_REQ_OP_READ | ub::UPCALL_REQ_META | ub::UPCALL_REQ_PRIO,
-            Op::Write => ub::req_op_REQ_OP_WRITE | ub::UPCALL_REQ_SYNC,
-            Op::WriteFua => ub::req_op_REQ_OP_WRITE | ub::UPCALL_REQ_SYNC | ub::UPCALL_REQ_FUA,
-            Op::Flush => ub::req_op_REQ_OP_WRITE | ub::UPCALL_REQ_PREFLUSH,
-            Op::Discard => ub::req_op_REQ_OP_DISCARD,
-            Op::WriteZeroes => ub::req_op_REQ_OP_WRITE_ZEROES,
-        }
-    }
+    WriteZeroes = ub::req_op_REQ_OP_WRITE_ZEROES,
 }
 
 /// A block device with the scope that its requests belong to.
@@ -205,7 +194,7 @@ impl Device {
 
     fn without_data(&self, op: Op, pos: u64, size: u32) -> Result<Io<Nothing>> {
         // SAFETY: There are no segments.
-        unsafe { submit_or_return(self, op, pos, size, core::iter::empty(), Nothing) }
+        unsafe { submit_or_return(self, op, pos, size, core::iter::empty(), Nothing, None) }
             .map_err(|(error, _)| error)
     }
 
@@ -252,7 +241,7 @@ impl Priority {
 /// What a request carries: the owner of the memory that its segments point to.
 pub trait Payload: Send + 'static {
     /// Called once when the device is done. Any context: it may not sleep.
-    fn end(&mut self, _result: Result) {}
+    const END: Option<fn(&mut Self, Result)> = None;
 }
 
 /// The payload of a request without data.
@@ -269,6 +258,9 @@ pub struct Segment {
     /// How long it is, in bytes.
     pub len: u32,
 }
+
+/// Calls a payload's [`END`](Payload::END).
+type End = unsafe fn(NonNull<Head>, Result);
 
 /// What all requests begin with, whatever their payload.
 #[repr(C)]
@@ -295,7 +287,7 @@ struct Head {
     memory: sys::Layout,
     table: NonNull<ub::bio_vec>,
     /// In the user's module; called while the request is a member of the scope.
-    end: unsafe fn(NonNull<Head>, Result),
+    end: Option<End>,
     drop_payload: unsafe fn(NonNull<Head>),
     bio: Opaque<ub::bio>,
 }
@@ -307,6 +299,14 @@ pub(crate) const HEAD_SIZE: usize = size_of::<Head>();
 struct Request<P> {
     head: Head,
     payload: Cell<Option<P>>,
+}
+
+impl<P> Request<P> {
+    /// The memory of one with `count` segments, and where in it their table begins.
+    fn layout(count: usize) -> Result<(sys::Layout, usize)> {
+        let table = sys::Layout::array::<ub::bio_vec>(count).map_err(|_| EINVAL)?;
+        sys::Layout::new::<Self>().extend(table).map_err(|_| EINVAL)
+    }
 }
 
 impl<P: Payload> Request<P> {
@@ -321,8 +321,8 @@ impl<P: Payload> Request<P> {
     unsafe fn end(head: NonNull<Head>, result: Result) {
         Self::payload(head, |payload| {
             // SAFETY: The device is done, and `done` is not completed: the payload is ours.
-            if let Some(payload) = unsafe { &mut *payload } {
-                payload.end(result);
+            if let (Some(payload), Some(end)) = (unsafe { &mut *payload }, P::END) {
+                end(payload, result);
             }
         });
     }
@@ -379,10 +379,12 @@ pub unsafe fn submit<P: Payload>(
     payload: P,
 ) -> Result<Io<P>> {
     // SAFETY: By the function's contract.
-    unsafe { submit_or_return(device, op, pos, 0, segments, payload) }.map_err(|(error, _)| error)
+    unsafe { submit_or_return(device, op, pos, 0, segments, payload, None) }
+        .map_err(|(error, _)| error)
 }
 
-/// [`submit`], for `size` bytes more than the segments have. Gives the payload back if it fails.
+/// [`submit`], for `size` bytes more than the segments have, in memory that is at hand if there is some.
+/// Gives the payload back if it fails.
 ///
 /// # Safety
 ///
@@ -394,16 +396,18 @@ pub(crate) unsafe fn submit_or_return<P: Payload>(
     mut size: u32,
     segments: impl ExactSizeIterator<Item = Segment>,
     payload: P,
+    spare: Option<Spare<P>>,
 ) -> Result<Io<P>, (Error, P)> {
     let count = segments.len();
     let prepare = || {
-        let table = sys::Layout::array::<ub::bio_vec>(count).map_err(|_| EINVAL)?;
-        let (memory, table) = sys::Layout::new::<Request<P>>()
-            .extend(table)
-            .map_err(|_| EINVAL)?;
+        u16::try_from(count).map_err(|_| EINVAL)?;
+        let (memory, table) = Request::<P>::layout(count)?;
         let executor = module::executor()?;
         let member = device.scope.enter().ok_or(ESHUTDOWN)?;
-        let request = sys::alloc(memory, device.reserve.as_ref()).ok_or(ENOMEM)?;
+        let request = match spare {
+            Some(spare) if count == 1 && device.reserve.is_none() => spare.into_memory(),
+            _ => sys::alloc(memory, device.reserve.as_ref()).ok_or(ENOMEM)?,
+        };
         Ok((memory, table, executor, member, request))
     };
     let (memory, table, executor, member, request) = match prepare() {
@@ -413,18 +417,18 @@ pub(crate) unsafe fn submit_or_return<P: Payload>(
     let request: NonNull<Request<P>> = request.cast();
     // SAFETY: The table lies inside the allocation.
     let table: NonNull<ub::bio_vec> = unsafe { request.cast::<u8>().add(table).cast() };
-    let mut used = 0;
-    for (i, segment) in segments.take(count).enumerate() {
+    let mut used = 0u16;
+    segments.take(count).for_each(|segment| {
         let vec = ub::bio_vec {
             bv_page: segment.page.as_ptr().cast(),
             bv_len: segment.len,
             bv_offset: segment.offset,
         };
-        // SAFETY: `i < count`.
-        unsafe { table.add(i).write(vec) };
+        // SAFETY: `used < count`.
+        unsafe { table.add(usize::from(used)).write(vec) };
         size = segment.len.saturating_add(size);
-        used += 1;
-    }
+        used = used.wrapping_add(1);
+    });
     let head = Head {
         runnable: Runnable::new(run),
         // One for the bio, one for the future.
@@ -432,7 +436,7 @@ pub(crate) unsafe fn submit_or_return<P: Payload>(
         done: Done::new(),
         status: Cell::new(0),
         submit: Atomic::new(false),
-        opf: op.flags(),
+        opf: op as u32,
         sector: pos >> bindings::SECTOR_SHIFT,
         size,
         segments: used,
@@ -444,7 +448,7 @@ pub(crate) unsafe fn submit_or_return<P: Payload>(
         member: ManuallyDrop::new(member),
         memory,
         table,
-        end: Request::<P>::end,
+        end: P::END.map(|_| Request::<P>::end as End),
         drop_payload: Request::<P>::drop_payload,
         bio: Opaque::uninit(),
     };
@@ -519,7 +523,7 @@ unsafe fn sleeper_submits(head: NonNull<Head>) {
     unsafe {
         let this = head.as_ref();
         this.submit.store(true, sys::Relaxed);
-        this.member.inner().sleeper().push(head.cast());
+        this.member.scope().sleeper().push(head.cast());
     }
 }
 
@@ -549,7 +553,9 @@ unsafe extern "C" fn end_io(bio: *mut ub::bio) {
         };
         sys::trace::bio_complete(bio, this.sector, errno);
         this.status.with_mut(|status| *status = errno);
-        (this.end)(head, to_result(errno));
+        if let Some(end) = this.end {
+            end(head, result(errno));
+        }
         // Before the reference goes: until then the waker's code is there.
         this.done.complete();
         if this.refs.fetch_sub(1, Full) == 1 {
@@ -557,6 +563,15 @@ unsafe extern "C" fn end_io(bio: *mut ub::bio) {
             this.executor.as_ref().push(head.cast());
         }
     }
+}
+
+/// [`to_result`], which is no call where all is well.
+#[inline(always)]
+fn result(errno: i32) -> Result {
+    if errno == 0 {
+        return Ok(());
+    }
+    to_result(errno)
 }
 
 /// Runs on the sleeper, to submit, or on the executor, to release.
@@ -575,7 +590,7 @@ unsafe fn run(runnable: NonNull<Runnable>) {
         if this.submit.xchg(false, sys::Full) {
             start(head, 0);
         } else {
-            let scope = this.member.scope();
+            let scope = from_ref(this.member.scope());
             let executor = this.executor;
             executor
                 .as_ref()
@@ -594,13 +609,51 @@ unsafe fn release(head: NonNull<Head>) {
     // SAFETY: By the function's contract all of the request is ours. The member goes last: until then
     // the user's module is there.
     unsafe {
+        let member = clear(head, head.as_ref().drop_payload);
         let this = head.as_ptr();
-        ((*this).drop_payload)(head);
         let reserve = (*this).reserve.take();
-        core::ptr::drop_in_place(&raw mut (*this).file);
-        let member = ManuallyDrop::take(&mut (*this).member);
         sys::free(head.cast(), (*this).memory, reserve.as_ref());
         drop(member);
+    }
+}
+
+/// Drops the payload and what keeps the device. What is left of the request is its memory.
+///
+/// # Safety
+///
+/// As for [`release`], and called once.
+#[inline(always)] // So that a known `drop_payload` is called as such.
+unsafe fn clear(head: NonNull<Head>, drop_payload: unsafe fn(NonNull<Head>)) -> Member {
+    let this = head.as_ptr();
+    // SAFETY: By the function's contract all of the request is ours.
+    unsafe {
+        drop_payload(head);
+        core::ptr::drop_in_place(&raw mut (*this).file);
+        ManuallyDrop::take(&mut (*this).member)
+    }
+}
+
+/// The memory of a request for one segment that is over, for another one. It is not from a reserve.
+pub(crate) struct Spare<P>(NonNull<Request<P>>);
+
+// SAFETY: It is memory, and has no payload.
+unsafe impl<P: Payload> Send for Spare<P> {}
+// SAFETY: As above.
+unsafe impl<P: Payload> Sync for Spare<P> {}
+
+impl<P> Spare<P> {
+    fn into_memory(self) -> NonNull<u8> {
+        ManuallyDrop::new(self).0.cast()
+    }
+}
+
+impl<P> Drop for Spare<P> {
+    fn drop(&mut self) {
+        // It did for the request.
+        if let Ok((memory, _)) = Request::<P>::layout(1) {
+            // SAFETY: By the type's invariant, and nobody uses it any more.
+            unsafe { sys::free(self.0.cast(), memory, None) };
+        }
     }
 }
 
@@ -608,6 +661,23 @@ impl<P> Io<P> {
     fn head(&self) -> &Head {
         // SAFETY: We have a reference.
         unsafe { self.head.as_ref() }
+    }
+}
+
+impl<P: Payload> Io<P> {
+    /// Ends a request, and keeps its memory if it is of use and the completion has let go of it.
+    pub(crate) fn into_spare(self) -> Option<Spare<P>> {
+        let head = self.head();
+        // Alone we are only when `end_io` has done its last: then all of the request is ours.
+        if head.refs.load(Acquire) != 1 || head.segments != 1 || head.reserve.is_some() {
+            return None;
+        }
+        let head = ManuallyDrop::new(self).head;
+        // SAFETY: By the above, and we have the future, which has the one reference. `done` is complete and
+        // has no waker.
+        drop(unsafe { clear(head, Request::<P>::drop_payload) });
+        // INVARIANT: It was allocated for one segment, without a reserve.
+        Some(Spare(head.cast()))
     }
 }
 
@@ -626,7 +696,7 @@ impl<P: Payload> Future for Io<P> {
         let errno = self.head().status.with(|status| unsafe { *status });
         // SAFETY: As above.
         let payload = Request::<P>::payload(self.head, |payload| unsafe { (*payload).take() });
-        Poll::Ready((to_result(errno), payload))
+        Poll::Ready((result(errno), payload))
     }
 }
 

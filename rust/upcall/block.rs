@@ -2,7 +2,7 @@
 
 //! [`Block`]: an owned page that reads move in and out of requests.
 
-use crate::bio::{submit_or_return, Device, Io, Op, Payload, Segment};
+use crate::bio::{submit_or_return, Device, Io, Op, Payload, Segment, Spare};
 use core::future::Future;
 use core::pin::Pin;
 use core::ptr::NonNull;
@@ -18,8 +18,12 @@ use upcall_bindings as ub;
 /// between, the device keeps writing into a page that the request owns, and the block is left
 /// *vacant*: it has no bytes, and the next read gives it a new page. So a read can be cancelled at
 /// any point.
+///
+/// After its first transfer a block keeps what a request takes beside the page, some 400 bytes, so that
+/// the next has nothing to allocate.
 pub struct Block {
     page: Option<Page>,
+    spare: Option<Spare<OnePage>>,
 }
 
 #[cfg(CONFIG_HIGHMEM)]
@@ -34,12 +38,18 @@ impl Block {
     /// Fails with `ENOMEM`. May sleep.
     pub fn new() -> Result<Self> {
         let page = Page::alloc_page(GFP_KERNEL | __GFP_ZERO)?;
-        Ok(Self { page: Some(page) })
+        Ok(Self {
+            page: Some(page),
+            spare: None,
+        })
     }
 
     /// Makes a vacant block, which gets its page with the first read.
     pub const fn vacant() -> Self {
-        Self { page: None }
+        Self {
+            page: None,
+            spare: None,
+        }
     }
 
     /// The bytes; none if the block is vacant.
@@ -153,7 +163,9 @@ impl Block {
         };
         // SAFETY: The page goes along with the request.
         let io = unsafe {
-            submit_or_return(device, op, pos, 0, core::iter::once(segment), OnePage(page))
+            let segments = core::iter::once(segment);
+            let spare = self.spare.take();
+            submit_or_return(device, op, pos, 0, segments, OnePage(page), spare)
         };
         // What was not submitted keeps its content.
         io.map_err(|(error, page)| {
@@ -165,7 +177,7 @@ impl Block {
     /// Gives the block a page, filled with zeroes, if it is vacant. Fails with `ENOMEM`. May sleep.
     pub fn fill_vacant(&mut self) -> Result {
         if self.page.is_none() {
-            *self = Self::new()?;
+            self.page = Some(self.take()?);
         }
         Ok(())
     }
@@ -203,7 +215,7 @@ impl Future for Transfer<'_> {
         };
         let (result, page) = ready!(Pin::new(io).poll(cx));
         this.block.page = page.map(|page| page.0);
-        this.io = None;
+        this.block.spare = this.io.take().and_then(Io::into_spare);
         this.len = 0;
         Poll::Ready(result)
     }

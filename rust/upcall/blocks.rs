@@ -202,7 +202,7 @@ impl Blocks {
             .map(|&(page, offset, len)| Segment { page, offset, len });
         let chunk = Chunk(take(place));
         // SAFETY: The pages go along with the request.
-        let io = unsafe { submit_or_return(device, op, pos, 0, segments, chunk) };
+        let io = unsafe { submit_or_return(device, op, pos, 0, segments, chunk, None) };
         // What was not submitted keeps its content.
         io.map_err(|(error, chunk)| {
             *place = chunk.0;

@@ -211,10 +211,9 @@ impl Core {
     }
 
     /// The scope whose member the caller is, if the caller is user code on this executor's worker.
-    pub(crate) fn current_scope(&self) -> Option<Arc<ScopeInner>> {
-        let (scope, _) = self.running()?;
-        // SAFETY: User code runs inside `within`, so the scope is there, in an `Arc`.
-        (!scope.is_null()).then(|| unsafe { sys::share(scope) })
+    /// It is there as long as that code runs.
+    pub(crate) fn current_scope(&self) -> Option<NonNull<ScopeInner>> {
+        NonNull::new(self.running()?.0.cast_mut())
     }
 
     /// The task that is being run, if the caller is the worker, and runs one.

@@ -7,15 +7,15 @@
 //! Both lists are changed under one lock, which is for any context: a scope can end in an interrupt.
 //! Executors are read under RCU; one is freed a grace period after it was removed.
 //!
-//! The list has a reference on each scope, from when it is made until its last member leaves. Who
-//! walks it becomes a member of the scope at which it is: that one then stays in the list, and with it
+//! A scope is in the list from when it is made until its last member leaves, which then still keeps it. Who
+//! walks the list becomes a member of the scope at which it is: that one then stays in the list, and with it
 //! the user's module.
 
 use crate::executor::Core;
 use crate::scope::{Member, ScopeInner};
-use crate::sys::{share, Acquire, Atomic, Cell, Relaxed, Release};
-use core::ptr::{from_ref, null, null_mut};
-use kernel::sync::{rcu, Arc};
+use crate::sys::{Acquire, Atomic, Cell, Relaxed, Release};
+use core::ptr::{from_ref, null, null_mut, NonNull};
+use kernel::sync::rcu;
 use upcall_bindings as ub;
 
 static EXECUTORS: Atomic<*mut Core> = Atomic::new(null_mut());
@@ -90,8 +90,8 @@ impl Enrolled {
 }
 
 /// Adds a scope, once.
-pub(crate) fn enroll(scope: &Arc<ScopeInner>) {
-    let scope = Arc::into_raw(scope.clone());
+pub(crate) fn enroll(scope: &ScopeInner) {
+    let scope = from_ref(scope);
     locked(|| {
         let next = SCOPES.load(Relaxed).cast_const();
         Enrolled::links(scope, |links| *links = (null(), next));
@@ -102,8 +102,8 @@ pub(crate) fn enroll(scope: &Arc<ScopeInner>) {
     });
 }
 
-/// Removes a scope whose last member left, and gives the list's reference back.
-pub(crate) fn strike(scope: &ScopeInner) -> Arc<ScopeInner> {
+/// Removes a scope whose last member left, once.
+pub(crate) fn strike(scope: &ScopeInner) {
     locked(|| {
         let (prev, next) = Enrolled::links(scope, |links| *links);
         if prev.is_null() {
@@ -115,8 +115,6 @@ pub(crate) fn strike(scope: &ScopeInner) -> Arc<ScopeInner> {
             Enrolled::links(next, |links| links.0 = prev);
         }
     });
-    // SAFETY: `enroll` gave the list a reference, and the scope is struck once.
-    unsafe { Arc::from_raw(scope) }
 }
 
 /// Calls `f` for each scope that is not over. It may sleep.
@@ -128,11 +126,10 @@ pub(crate) fn for_each_scope(mut f: impl FnMut(&ScopeInner)) {
                 None => SCOPES.load(Relaxed).cast_const(),
                 Some(member) => Enrolled::links(member.scope(), |links| links.1),
             };
-            // SAFETY: What is in the list is kept by the list's reference, while we hold the lock.
-            while let Some(this) = unsafe { scope.as_ref() } {
-                if this.enter() {
-                    // SAFETY: As above. We have become a member.
-                    return Some(unsafe { Member::entered(share(scope)) });
+            while let Some(this) = NonNull::new(scope.cast_mut()) {
+                // SAFETY: What is in the list was not struck, which needs the lock, so that it is kept.
+                if let Some(member) = unsafe { Member::join(this) } {
+                    return Some(member);
                 }
                 scope = Enrolled::links(scope, |links| links.1);
             }
@@ -141,6 +138,6 @@ pub(crate) fn for_each_scope(mut f: impl FnMut(&ScopeInner)) {
         // Outside the lock: it may be the last to leave.
         at = next;
         let Some(member) = &at else { return };
-        f(member.inner());
+        f(member.scope());
     }
 }

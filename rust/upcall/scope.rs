@@ -10,8 +10,8 @@
 //! # Concurrency
 //!
 //! `members` counts what is alive: tasks, requests, and one for the `Scope` itself; its highest bit says that
-//! the scope was cancelled. Whoever brings
-//! it to zero completes `empty`, once. Nobody joins from zero. The list of tasks is protected by a
+//! the scope was cancelled. All of them together have one reference, so that a member costs the count alone.
+//! Whoever brings it to zero drops that reference, after it has completed `empty`, once. Nobody joins from zero. The list of tasks is protected by a
 //! lock; each listed task is kept alive by one reference that the list owns. Cancelling takes the
 //! tasks off the list one by one, so the lock is never held while a future is dropped.
 //!
@@ -43,6 +43,9 @@ const CLOSED: usize = 1 << (usize::BITS - 1);
 /// What the handles and the members of a scope share.
 pub(crate) struct ScopeInner {
     members: Atomic<usize>,
+    /// The one reference that all members have together. Written before the scope is shared, taken out by
+    /// the last to leave.
+    keep: Cell<Option<Arc<ScopeInner>>>,
     empty: Done,
     tasks: Lock<TaskList>,
     /// What a scope that was dropped on a worker is a member of.
@@ -138,15 +141,38 @@ impl ScopeInner {
     }
 
     /// Takes a member away. Any context.
-    pub(crate) fn leave(&self) {
-        if self.members.fetch_sub(1, Full) & !CLOSED == 1 {
-            // SAFETY: Nobody joins from zero, so `parent` is ours.
-            let parent = self.parent.with_mut(|parent| unsafe { (*parent).take() });
-            let listed = sys::strike(self);
-            self.empty.complete();
-            drop(parent);
-            drop(listed);
+    ///
+    /// # Safety
+    ///
+    /// The caller is a member, and is none any more. The scope may be gone with it.
+    #[inline]
+    pub(crate) unsafe fn leave(scope: NonNull<Self>) {
+        // SAFETY: The caller was a member, and the members keep the scope.
+        let this = unsafe { scope.as_ref() };
+        if this.members.fetch_sub(1, Full) & !CLOSED == 1 {
+            // SAFETY: The caller was the last.
+            unsafe { this.end() };
         }
+    }
+
+    /// Ends the scope, whose last member has left.
+    ///
+    /// # Safety
+    ///
+    /// Called once. The scope may be gone with it.
+    #[cold]
+    unsafe fn end(&self) {
+        // SAFETY: Nobody joins from zero, so `parent` and `keep` are ours.
+        let (parent, keep) = unsafe {
+            (
+                self.parent.with_mut(|parent| (*parent).take()),
+                self.keep.with_mut(|keep| (*keep).take()),
+            )
+        };
+        sys::strike(self);
+        self.empty.complete();
+        drop(parent);
+        drop(keep);
     }
 
     /// The executor that runs what may sleep.
@@ -227,6 +253,7 @@ impl Scope {
     pub fn on(executor: &Executor, sleeper: &Executor) -> sys::Result<Self> {
         let inner = sys::new_arc(ScopeInner {
             members: Atomic::new(1),
+            keep: Cell::new(None),
             empty: Done::new(),
             tasks: sys::new_lock!(TaskList { first: None }),
             parent: Cell::new(None),
@@ -234,6 +261,9 @@ impl Scope {
             sleeper: sleeper.clone(),
             enrolled: sys::Enrolled::new(),
         })?;
+        let keep = Some(inner.clone());
+        // SAFETY: Nobody else knows of it.
+        inner.keep.with_mut(|place| unsafe { *place = keep });
         sys::enroll(&inner);
         Ok(Self { inner, left: false })
     }
@@ -293,7 +323,8 @@ impl Scope {
     /// Dropping the future drops the scope, which cancels what is left.
     pub async fn join(mut self) {
         self.left = true;
-        self.inner.leave();
+        // SAFETY: It is our own membership.
+        unsafe { ScopeInner::leave(NonNull::from(&*self.inner)) };
         // SAFETY: The scope is ours, and so is the waiting side of `empty`.
         core::future::poll_fn(|cx| unsafe { self.inner.empty.poll(cx, Wait::Scope) }).await;
     }
@@ -305,11 +336,13 @@ impl Drop for Scope {
             return;
         }
         let inner = &self.inner;
+        // SAFETY: It is our own membership, and is given up once.
+        let leave = || unsafe { ScopeInner::leave(NonNull::from(&**inner)) };
         // Any executor's: what is left of the scope may need its worker, be it to release a request.
         let Some(worker) = sys::current_executor() else {
             inner.cancel(false);
             if !self.left {
-                inner.leave();
+                leave();
             }
             // SAFETY: The scope is ours, and so is the waiting side of `empty`.
             return block_on::wait(core::future::poll_fn(|cx| unsafe {
@@ -326,13 +359,17 @@ impl Drop for Scope {
         }
         match worker.current_scope() {
             // What the worker runs is a member, so the scope has not ended.
-            Some(parent) if Arc::as_ptr(&parent) != Arc::as_ptr(inner) && parent.enter() => {
-                // SAFETY: We are a member, and the scope is dropped once.
-                unsafe { inner.adopted_by(Member { inner: parent }) }
+            Some(parent) if parent != NonNull::from(&**inner) => {
+                // SAFETY: What the worker runs is a member, and keeps it.
+                match unsafe { Member::join(parent) } {
+                    // SAFETY: We are a member, and the scope is dropped once.
+                    Some(member) => unsafe { inner.adopted_by(member) },
+                    None => sys::warn_if!(true, "a scope outlived its members"),
+                }
             }
             _ => sys::warn_if!(true, "a scope was dropped by a task of its own"),
         }
-        inner.leave();
+        leave();
     }
 }
 
@@ -400,40 +437,48 @@ impl Spawner {
     /// Returns `None` once the scope ends. Process context.
     pub fn enter(&self) -> Option<Member> {
         let entered = self.inner.enter_open();
-        entered.then(|| Member {
-            inner: self.inner.clone(),
-        })
+        // INVARIANT: We have entered.
+        entered.then(|| Member(NonNull::from(&*self.inner)))
     }
 }
 
 /// Something that is no task and keeps its scope from ending: a request with a callback.
-pub struct Member {
-    inner: Arc<ScopeInner>,
-}
+///
+/// # Invariants
+///
+/// It is counted in the scope's `members`, which keep the scope.
+pub struct Member(NonNull<ScopeInner>);
+
+// SAFETY: A scope is made to be shared.
+unsafe impl Send for Member {}
+// SAFETY: As above.
+unsafe impl Sync for Member {}
 
 impl Member {
-    /// The member that a successful [`ScopeInner::enter`] made.
-    #[cfg(MODULE)]
-    pub(crate) fn entered(inner: Arc<ScopeInner>) -> Self {
-        Self { inner }
+    /// Becomes a member of a scope, unless it is over.
+    ///
+    /// # Safety
+    ///
+    /// Somebody keeps the scope during the call.
+    pub(crate) unsafe fn join(scope: NonNull<ScopeInner>) -> Option<Self> {
+        // SAFETY: By the function's contract.
+        let entered = unsafe { scope.as_ref() }.enter();
+        // INVARIANT: We have entered.
+        entered.then_some(Self(scope))
     }
 
     /// Whose member it is.
     #[cfg(MODULE)]
-    pub(crate) fn inner(&self) -> &ScopeInner {
-        &self.inner
-    }
-
-    /// Where the scope is.
-    #[cfg(MODULE)]
-    pub(crate) fn scope(&self) -> *const ScopeInner {
-        Arc::as_ptr(&self.inner)
+    pub(crate) fn scope(&self) -> &ScopeInner {
+        // SAFETY: By the invariant.
+        unsafe { self.0.as_ref() }
     }
 }
 
 impl Drop for Member {
     fn drop(&mut self) {
-        self.inner.leave();
+        // SAFETY: By the invariant, and nobody uses it after.
+        unsafe { ScopeInner::leave(self.0) };
     }
 }
 
@@ -453,11 +498,12 @@ where
     } else {
         state::SCHEDULED
     };
-    let task = task::new(future, how, executor.as_ptr(), scope.clone(), bits)?;
+    let scope = NonNull::from(&**scope);
+    let task = task::new(future, how, executor.as_ptr(), scope, bits)?;
     // SAFETY: `task::new` made one reference for the handle, one for the list and one for the
-    // poller; `bits` gives the right to do what is done with it.
+    // poller; `bits` gives the right to do what is done with it. The caller keeps the scope.
     unsafe {
-        begin(scope, task, eager)?;
+        begin(scope.as_ref(), task, eager)?;
         Ok(JoinHandle::new(task))
     }
 }

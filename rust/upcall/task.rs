@@ -10,8 +10,8 @@
 //! 3. `runnable` (the ready link) is owned by whoever moved `SCHEDULED` from 0 to 1, then by the
 //!    ready list, then by the executor.
 //! 4. `siblings` is protected by the scope's lock.
-//! 5. `scope` and `vtable` are constant until the task is complete. Then `scope` is taken out by the
-//!    one who completed the task, and `vtable` is used by the `JoinHandle` only.
+//! 5. `scope` and `vtable` are constant. What they point to is there until the task is complete; after
+//!    that `vtable` is used by the `JoinHandle` only, and `scope` by nobody.
 //!
 //! # Concurrency
 //!
@@ -30,7 +30,7 @@ use super::executor::{Core, Runnable};
 use super::scope::ScopeInner;
 use super::state::{self, Next, State};
 use super::stats::{Stats, Wait};
-use super::sys::{self, Arc, Cell, Counter, Reserve, SmallCounter};
+use super::sys::{self, Cell, Counter, Reserve, SmallCounter};
 use core::ffi::CStr;
 use core::future::Future;
 use core::marker::PhantomData;
@@ -56,7 +56,7 @@ pub(crate) struct Header {
     pub(crate) state: State,
     done: Done,
     pub(crate) executor: NonNull<Core>,
-    scope: Cell<Option<Arc<ScopeInner>>>,
+    scope: NonNull<ScopeInner>,
     pub(crate) siblings: Cell<Siblings>,
     vtable: &'static VTable,
     /// Where the memory is from. Taken out by the one who frees it.
@@ -203,7 +203,7 @@ pub(crate) fn new<F>(
     future: F,
     how: &How,
     executor: NonNull<Core>,
-    scope: Arc<ScopeInner>,
+    scope: NonNull<ScopeInner>,
     bits: usize,
 ) -> sys::Result<NonNull<Header>>
 where
@@ -222,7 +222,7 @@ where
         state: State::new(bits | state::HANDLE | 3 * state::REF),
         done: Done::new(),
         executor,
-        scope: Cell::new(Some(scope)),
+        scope,
         siblings: Cell::new(Siblings {
             prev: None,
             next: None,
@@ -257,7 +257,6 @@ pub(crate) unsafe fn discard(header: NonNull<Header>) {
     // SAFETY: We are the only one, so all of it is ours.
     unsafe {
         (header.as_ref().vtable.clear)(header);
-        drop(take_scope(header));
         free(header);
     }
 }
@@ -267,8 +266,7 @@ pub(crate) unsafe fn discard(header: NonNull<Header>) {
 /// The caller has the last reference, and the stage is empty.
 unsafe fn free(header: NonNull<Header>) {
     // SAFETY: By the above nobody uses the memory any more. What the header owns beside the stage
-    // are the scope, which was taken out at completion, and a waker in `done`, which the
-    // `JoinHandle` or the completer took out.
+    // is a waker in `done`, which the `JoinHandle` or the completer took out.
     unsafe {
         let reserve = (*header.as_ptr()).reserve.take();
         let (size, align) = header.as_ref().memory;
@@ -289,14 +287,6 @@ pub(crate) unsafe fn put(header: NonNull<Header>) {
         // `JoinHandle`, which clears it; and no task loses its last reference before.
         unsafe { free(header) }
     }
-}
-
-/// # Safety
-///
-/// The caller owns `scope` (rule 5).
-unsafe fn take_scope(header: NonNull<Header>) -> Option<Arc<ScopeInner>> {
-    // SAFETY: By the function's contract.
-    unsafe { header.as_ref().scope.with_mut(|scope| (*scope).take()) }
 }
 
 /// # Safety
@@ -326,26 +316,23 @@ unsafe fn run(runnable: NonNull<Runnable>) {
     let next = this.state.begin();
     match next {
         Next::Poll | Next::Cancel => {
-            // SAFETY: `begin` made us the owner of `RUNNING`, so the task is not complete and its
-            // scope is there (rule 5).
-            let scope = this.scope.with(|scope| match unsafe { &*scope } {
-                Some(scope) => Arc::as_ptr(scope),
-                None => core::ptr::null(),
-            });
-            // SAFETY: The executor outlives its tasks, and its worker calls us. The task is a member
-            // of its scope until `complete` has called the user's code for the last time.
+            // SAFETY: The executor outlives its tasks, and its worker calls us. `begin` made us the owner
+            // of `RUNNING`, so the task is a member of its scope until `complete` has called the user's
+            // code for the last time.
             unsafe {
-                this.executor.as_ref().within(scope, header.as_ptr(), || {
-                    let stats = this.executor.as_ref().stats();
-                    // We own `RUNNING`, and the reference is ours.
-                    if let Next::Poll = next {
-                        stats.poll(this.woken.get());
-                        poll(header, Some(stats))
-                    } else {
-                        cancel(header);
-                        stats.tick();
-                    }
-                })
+                this.executor
+                    .as_ref()
+                    .within(this.scope.as_ptr(), header.as_ptr(), || {
+                        let stats = this.executor.as_ref().stats();
+                        // We own `RUNNING`, and the reference is ours.
+                        if let Next::Poll = next {
+                            stats.poll(this.woken.get());
+                            poll(header, Some(stats))
+                        } else {
+                            cancel(header);
+                            stats.tick();
+                        }
+                    })
             }
         }
         // A scope cancelled it in place while it was on the list.
@@ -419,12 +406,8 @@ pub(crate) unsafe fn cancel(header: NonNull<Header>) {
 unsafe fn complete(header: NonNull<Header>) {
     // SAFETY: We have a reference.
     let this = unsafe { header.as_ref() };
-    // SAFETY: We own `RUNNING`, so we are the one who completes the task, and the scope is ours
-    // (rule 5).
-    let scope = this.scope.with(|scope| unsafe { (*scope).as_ref() });
-    if let Some(scope) = scope {
-        scope.unlist(header);
-    }
+    // SAFETY: We own `RUNNING`, so the task is not complete, and the scope is there (rule 5).
+    unsafe { this.scope.as_ref() }.unlist(header);
     if !this.state.complete() {
         // SAFETY: There is no `JoinHandle`, and will be none, so the stage is ours.
         unsafe { (this.vtable.clear)(header) };
@@ -432,12 +415,11 @@ unsafe fn complete(header: NonNull<Header>) {
     sys::trace::complete(header);
     this.done.complete();
     // From here on no code and no data of the user's module is touched.
-    // SAFETY: As above.
-    if let Some(scope) = unsafe { take_scope(header) } {
-        scope.leave();
+    // SAFETY: The task is a member, once. The reference is ours.
+    unsafe {
+        ScopeInner::leave(this.scope);
+        put(header);
     }
-    // SAFETY: The reference is ours.
-    unsafe { put(header) };
 }
 
 /// Asks for the future to be dropped. Any context.

@@ -107,10 +107,10 @@ impl Buffer {
 struct Reading(Head);
 
 impl Payload for Reading {
-    fn end(&mut self, result: Result) {
+    const END: Option<fn(&mut Self, Result)> = Some(|reading, result| {
         // SAFETY: The buffer was locked for this read, and we have a reference.
-        unsafe { ub::upcall_end_buffer_read(self.0 .0.as_ptr(), result.is_ok()) }
-    }
+        unsafe { ub::upcall_end_buffer_read(reading.0 .0.as_ptr(), result.is_ok()) }
+    });
 }
 
 /// What a buffer is looked up in.

@@ -450,29 +450,9 @@ impl Drop for Counted {
 /// A reference-counted value.
 pub(crate) struct Arc<T>(rt::Arc<Inner<T>>);
 
-/// The value comes first, so that a pointer to it is one to the whole.
-#[repr(C)]
 struct Inner<T> {
     value: T,
     _counted: Counted,
-}
-
-impl<T> Arc<T> {
-    pub(crate) fn as_ptr(this: &Self) -> *const T {
-        rt::Arc::as_ptr(&this.0).cast()
-    }
-}
-
-/// One more reference on what is in an `Arc`.
-///
-/// # Safety
-///
-/// `value` comes from [`Arc::as_ptr`], and somebody holds a reference during the call.
-pub(crate) unsafe fn share<T>(value: *const T) -> Arc<T> {
-    // SAFETY: By the function's contract. The reference that this is made from is not ours to drop.
-    let borrowed =
-        core::mem::ManuallyDrop::new(unsafe { rt::Arc::from_raw(value.cast::<Inner<T>>()) });
-    Arc(rt::Arc::clone(&borrowed))
 }
 
 impl<T> Clone for Arc<T> {
@@ -590,11 +570,9 @@ impl Enrolled {
     }
 }
 
-pub(crate) fn enroll(_scope: &Arc<crate::scope::ScopeInner>) {}
+pub(crate) fn enroll(_scope: &crate::scope::ScopeInner) {}
 
-pub(crate) fn strike(_scope: &crate::scope::ScopeInner) -> Option<Arc<crate::scope::ScopeInner>> {
-    None
-}
+pub(crate) fn strike(_scope: &crate::scope::ScopeInner) {}
 
 /// Nobody traces.
 pub(crate) mod trace {
