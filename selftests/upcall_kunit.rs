@@ -945,11 +945,11 @@ mod tests {
     struct Pages([kernel::page::Page; 2], Arc<Atomic<u32>>);
 
     impl Payload for Pages {
-        fn end(&mut self, result: Result) {
+        const END: Option<fn(&mut Self, Result)> = Some(|pages, result| {
             if result.is_ok() {
-                self.1.fetch_add(1, Full);
+                pages.1.fetch_add(1, Full);
             }
-        }
+        });
     }
 
     /// Reads two pages with one request.
