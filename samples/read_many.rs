@@ -6,12 +6,13 @@
 //! with `in_flight=N`. It spawns N upcalls, all on the runtime's one thread, each of which takes the next path
 //! when it is done with one, and logs one line: files, bytes, errors, and the time in microseconds.
 
-use aext4::door::{Ino, Volume};
+use aext4::door::Volume;
 use kernel::alloc::KVVec;
 use kernel::prelude::*;
 use kernel::sync::atomic::{Atomic, Relaxed};
 use kernel::sync::Arc;
 use kernel::time::{Instant, Monotonic};
+use stack::AsyncStackable;
 use upcall::{block_on, Block, Scope};
 
 module! {
@@ -58,10 +59,7 @@ impl Work {
 
     /// Walks to a file and reads it. Returns its size.
     async fn read(&self, path: &[u8], block: &mut Block) -> Result<usize> {
-        let mut ino = self.volume.root();
-        for name in path.split(|&byte| byte == b'/') {
-            ino = self.volume.lookup(ino, name).await?;
-        }
+        let ino = self.volume.walk(self.volume.root(), path).await?;
         let mut size = 0;
         loop {
             let count = self.volume.read(ino, size as u64, block).await?;
@@ -85,24 +83,11 @@ impl Work {
     }
 }
 
-/// Reads a whole file into memory.
-async fn slurp(volume: &Volume, ino: Ino) -> Result<KVVec<u8>> {
-    let mut bytes = KVVec::new();
-    let mut block = Block::vacant();
-    loop {
-        let count = volume.read(ino, bytes.len() as u64, &mut block).await?;
-        bytes.extend_from_slice(block.as_slice().get(..count).ok_or(EIO)?, GFP_KERNEL)?;
-        if count < Block::SIZE {
-            return Ok(bytes);
-        }
-    }
-}
-
 impl kernel::Module for ReadMany {
     fn init(_module: &'static ThisModule) -> Result<Self> {
         let volume = Volume::open(c"/mnt")?;
-        let ino = block_on(volume.lookup(volume.root(), b".read_many"))??;
-        let list = block_on(slurp(&volume, ino))??;
+        let ino = block_on(volume.walk(volume.root(), b".read_many"))??;
+        let list = block_on(volume.read_to_end(ino, 1 << 24))??;
         let work = Arc::new(
             Work {
                 volume,

@@ -9,6 +9,7 @@
 use aext4::door::{Ino, Volume};
 use kernel::prelude::*;
 use kernel::sync::Arc;
+use stack::AsyncStackable;
 use upcall::{block_on, join_all, run, try_join, Block, Executor, Scope};
 
 module! {

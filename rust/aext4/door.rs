@@ -2,36 +2,41 @@
 
 //! The Rust door: file operations for other modules, as futures.
 //!
-//! ```ignore
+//! ```
+//! # use aext4::door::Volume;
+//! # use kernel::prelude::*;
+//! # use stack::AsyncStackable;
+//! # use upcall::Block;
+//! # async fn example() -> Result<usize> {
 //! let volume = Volume::open(c"/mnt")?;
-//! let dir = volume.lookup(volume.root(), b"etc").await?;
-//! let file = volume.lookup(dir, b"passwd").await?;
+//! let file = volume.walk(volume.root(), b"/etc/passwd").await?;
 //! let mut block = Block::new()?;
 //! let n = volume.read(file, 0, &mut block).await?;
+//! # Ok(n)
+//! # }
 //! ```
 //!
-//! Operations need neither VFS inodes nor dentries, and take no VFS lock. They run in any task or
-//! under [`block_on`](upcall::block_on), as the kernel: permissions are not checked. Every one of them can be
-//! dropped at any point, without harm to the volume or to memory.
-//!
-//! All fail with `EIO` if the device does, `ENOMEM`, `EUCLEAN` if the volume is damaged, `EBADMSG` if a
-//! checksum says so, and `ESTALE` for an inode that is not in use.
+//! The operations are those of [`AsyncStackable`]. They need neither VFS inodes nor dentries, make none, and take no VFS
+//! lock. What the page cache has of a file, since programs have read it, is taken from there.
 
 use crate::fs;
 use crate::layout::Ino as Number;
-use crate::node::Node;
+use crate::node::NodeRef;
 use crate::volume;
+use core::ops::Range;
+use kernel::fs::File;
 use kernel::prelude::*;
-use upcall::Block;
-use vfs::{Attr, Handle, MappingKind};
+use stack::{AsyncStackable, Asynchronous, Layer};
+use upcall::{Block, Blocks};
+use vfs::{AclEntry, Attr, DirBatch, Handle, Mapping, StatFs, VolumeInfo, XattrNamespace};
 
-/// The number of an inode, unique on its volume.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Ino(pub u32);
+pub use stack::Ino;
 
 /// A mounted volume, for Rust callers.
 ///
-/// While it lives, `umount` fails with `EBUSY`.
+/// While it lives, `umount` fails with `EBUSY`. A mount that is detached with `umount -l` stays as long as there are
+/// volumes, as with open files. `umount -f` shuts it down: what needs the device then fails with `ESHUTDOWN`. If the device
+/// is gone it fails with `EIO`.
 pub struct Volume(Handle<volume::Volume>);
 
 impl Volume {
@@ -43,135 +48,160 @@ impl Volume {
         Ok(Self(Handle::open(path)?))
     }
 
-    /// The root directory.
-    pub fn root(&self) -> Ino {
+    /// Opens the volume that `file` is on, which is no longer needed after that.
+    ///
+    /// Fails with `EINVAL` if it is no aext4 volume. Process context.
+    pub fn of_file(file: &File) -> Result<Self> {
+        Ok(Self(Handle::of_file(file)?))
+    }
+
+    /// Mounts the volume on the block device `device`, read-only and without a mount point; `options` are those of
+    /// `mount -o`.
+    ///
+    /// The path of the device is the calling thread's. When the last such volume is dropped, the device is closed. Fails
+    /// with the errors of `mount`, and says why in the log. May sleep.
+    pub fn mount(device: &CStr, options: &CStr) -> Result<Self> {
+        Ok(Self(Handle::mount(device, options)?))
+    }
+
+    /// What does not change while the volume is mounted: with it, [`stat`](AsyncStackable::stat) has what `statx` has.
+    pub fn info(&self) -> VolumeInfo {
+        self.0.info()
+    }
+
+    /// Where the bytes `range.start` to `range.end`, not included, of a file are on the device.
+    pub fn extents(&self, ino: Ino, range: Range<u64>) -> Extents<'_> {
+        Extents {
+            volume: self,
+            ino,
+            range,
+        }
+    }
+
+    async fn node(&self, ino: Ino) -> Result<NodeRef> {
+        let ino = Number(ino.0);
+        // A caller's mistake is no damage.
+        if !self.0.sb.geo.is_user_ino(ino) {
+            return Err(ESTALE);
+        }
+        self.0.get_node(ino).await
+    }
+}
+
+/// The stream of [`Volume::extents`].
+pub struct Extents<'a> {
+    volume: &'a Volume,
+    ino: Ino,
+    range: Range<u64>,
+}
+
+impl Extents<'_> {
+    /// The next piece of the file's map, cut to the range and to the file's size; `None` at the end.
+    ///
+    /// Positions and lengths are in bytes. Fails with `EISDIR` and, for what has no bytes, `EINVAL`.
+    ///
+    /// # Cancellation
+    ///
+    /// No piece is lost by dropping the future.
+    pub async fn next(&mut self) -> Result<Option<Mapping>> {
+        let volume = &*self.volume.0;
+        let node = self.volume.node(self.ino).await?;
+        volume.check_regular(&node)?;
+        let end = self.range.end.min(node.inode.size);
+        let start = self.range.start;
+        if start >= end {
+            return Ok(None);
+        }
+        let found = volume.map_bytes(&node, start).await?;
+        let stop = found.offset.saturating_add(found.len).min(end);
+        self.range.start = stop;
+        let skip = start - found.offset;
+        Ok(Some(Mapping {
+            offset: start,
+            len: stop - start,
+            kind: found.kind.skip(skip),
+        }))
+    }
+}
+
+impl Layer for Volume {
+    type Kind = Asynchronous;
+}
+
+impl AsyncStackable for Volume {
+    fn root(&self) -> Ino {
         Ino(Number::ROOT.0)
     }
 
-    /// Finds `name` in directory `dir`.
-    ///
-    /// `name` is one component, of 1 to 255 bytes; `.` and `..` are found too. Fails with `ENOENT`,
-    /// `ENOTDIR` and `ENAMETOOLONG`.
-    pub async fn lookup(&self, dir: Ino, name: &[u8]) -> Result<Ino> {
+    async fn lookup(&self, dir: Ino, name: &[u8]) -> Result<Ino> {
         if name.len() > 255 {
             return Err(ENAMETOOLONG);
         }
-        let dir = self.0.get_node(Number(dir.0)).await?;
+        let dir = self.node(dir).await?;
         match self.0.find(&dir, name).await? {
             Some(ino) => Ok(Ino(ino.0)),
             None => Err(ENOENT),
         }
     }
 
-    /// The attributes of inode `ino`.
-    pub async fn stat(&self, ino: Ino) -> Result<Attr> {
-        let node = self.0.get_node(Number(ino.0)).await?;
-        Ok(fs::attr(&node))
+    async fn stat(&self, ino: Ino) -> Result<Attr> {
+        Ok(fs::attr(&self.node(ino).await?))
     }
 
-    /// Reads from byte `offset` of a file on into `block`.
-    ///
-    /// Returns how many bytes there are: [`Block::SIZE`], less at the end of the file, 0 behind it. What
-    /// lies behind them in the block is zero. Any `offset` is good; multiples of the block size need one read
-    /// where others need two. Fails with `EISDIR`, and with `EINVAL` for what has no bytes.
-    ///
-    /// # Cancellation
-    ///
-    /// If the future is dropped while the device reads, the block is left vacant.
-    pub async fn read(&self, ino: Ino, offset: u64, block: &mut Block) -> Result<usize> {
-        let node = self.0.get_node(Number(ino.0)).await?;
+    async fn read(&self, ino: Ino, offset: u64, block: &mut Block) -> Result<usize> {
+        let node = self.node(ino).await?;
         self.0.read(&node, offset, block).await
     }
-}
 
-impl volume::Volume {
-    /// Reads from byte `offset` of a file on into `block`; see [`Volume::read`].
-    pub(crate) async fn read(&self, node: &Node, offset: u64, block: &mut Block) -> Result<usize> {
-        if node.inode.is_dir() {
-            return Err(EISDIR);
-        }
-        if node.inode.file_type != crate::layout::FileType::Regular {
-            return Err(EINVAL);
-        }
-        self.check_readable(node)?;
-        block.fill_vacant()?;
-        let page = Block::SIZE as u64;
-        let left = node.inode.size.saturating_sub(offset);
-        let count = left.min(page) as usize;
-        let skip = (offset % page) as usize;
-        if count == 0 {
-            block.as_mut_slice().fill(0);
-        } else if skip == 0 {
-            self.read_page(node, offset, block).await?;
-        } else {
-            let mut bounce = Block::vacant();
-            let first = offset - skip as u64;
-            let split = Block::SIZE - skip;
-            self.read_page(node, first, &mut bounce).await?;
-            copy(block, ..split, &bounce, skip..);
-            block.as_mut_slice().split_at_mut(split).1.fill(0);
-            if count > split {
-                self.read_page(node, first + page, &mut bounce).await?;
-                copy(block, split.., &bounce, ..skip);
+    async fn read_at(&self, ino: Ino, range: Range<u64>, blocks: &mut Blocks) -> Result<usize> {
+        let node = self.node(ino).await?;
+        self.0.read_at(&node, range, blocks).await
+    }
+
+    async fn readlink(&self, ino: Ino) -> Result<KVec<u8>> {
+        let node = self.node(ino).await?;
+        self.0.readlink(&node).await
+    }
+
+    async fn read_dir(&self, dir: Ino, pos: u64, batch: &mut DirBatch) -> Result {
+        let dir = self.node(dir).await?;
+        self.0.list(&dir, pos, batch).await
+    }
+
+    async fn getxattr(&self, ino: Ino, name: &[u8]) -> Result<KVec<u8>> {
+        let (space, name) = XattrNamespace::of_name(name).ok_or(EOPNOTSUPP)?;
+        let node = self.node(ino).await?;
+        match space {
+            XattrNamespace::AclAccess | XattrNamespace::AclDefault => {
+                let default = space == XattrNamespace::AclDefault;
+                let acl = self.0.get_acl(&node, default).await?.ok_or(ENODATA)?;
+                AclEntry::to_xattr(&acl)
             }
+            _ => self.0.xattr(&node, space, name).await,
         }
-        Ok(count)
     }
 
-    /// Reads the page of a file that begins at byte `pos`, a multiple of the page's size; zeros behind
-    /// the file's end.
-    async fn read_page(&self, node: &Node, pos: u64, block: &mut Block) -> Result {
-        let page = Block::SIZE as u64;
-        let unit = u64::from(self.sb.geo.block_size());
-        let end = node.inode.size.min(pos + page);
-        // In whole blocks: the device reads no less.
-        let stop = end.next_multiple_of(unit);
-        block.fill_vacant()?;
-        let mut at = pos;
-        while at < stop {
-            let mapping = self.map_bytes(node, at).await?;
-            let skip = at - mapping.offset;
-            let len = (mapping.len - skip).min(stop - at);
-            let to = (at - pos) as usize;
-            match mapping.kind {
-                MappingKind::Data(start) => {
-                    block
-                        .read(self.disk.device(), start + skip, to, len as usize)
-                        .await?;
-                }
-                MappingKind::Hole | MappingKind::Unwritten(_) => fill(block, to, len as usize),
-                MappingKind::Inline(_) => {
-                    let from = node.inline.get(skip as usize..).unwrap_or(&[]);
-                    let bytes = block.as_mut_slice().get_mut(to..).unwrap_or(&mut []);
-                    for (to, from) in bytes.iter_mut().zip(from) {
-                        *to = *from;
-                    }
-                }
+    async fn listxattr(&self, ino: Ino) -> Result<KVec<u8>> {
+        let node = self.node(ino).await?;
+        let mut names = KVec::new();
+        let mut add = |space: XattrNamespace, name: &[u8]| {
+            if space != XattrNamespace::System {
+                names.extend_from_slice(space.prefix().as_bytes(), GFP_KERNEL)?;
+                names.extend_from_slice(name, GFP_KERNEL)?;
+                names.push(0, GFP_KERNEL)?;
             }
-            at += len;
-        }
-        let valid = end.saturating_sub(pos) as usize;
-        fill(block, valid, Block::SIZE - valid);
-        Ok(())
+            Ok(())
+        };
+        self.0.list_names(&node, &mut add).await?;
+        Ok(names)
     }
-}
 
-/// Zeroes `len` bytes of a block from `offset` on.
-fn fill(block: &mut Block, offset: usize, len: usize) {
-    if let Some(bytes) = block.as_mut_slice().get_mut(offset..offset + len) {
-        bytes.fill(0);
+    async fn acl(&self, ino: Ino, default: bool) -> Result<Option<KVec<AclEntry>>> {
+        let node = self.node(ino).await?;
+        self.0.get_acl(&node, default).await
     }
-}
 
-/// Copies a part of `from` to a part of `to` of the same length.
-fn copy<T, F>(to: &mut Block, into: T, from: &Block, of: F)
-where
-    T: core::slice::SliceIndex<[u8], Output = [u8]>,
-    F: core::slice::SliceIndex<[u8], Output = [u8]>,
-{
-    if let (Some(to), Some(from)) = (to.as_mut_slice().get_mut(into), from.as_slice().get(of)) {
-        for (to, from) in to.iter_mut().zip(from) {
-            *to = *from;
-        }
+    async fn statfs(&self) -> Result<StatFs> {
+        Ok(self.0.statfs)
     }
 }

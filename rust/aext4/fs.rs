@@ -11,8 +11,8 @@ use core::fmt::{self, Write};
 use kernel::prelude::*;
 use kernel::sync::Arc;
 use vfs::{
-    AclEntry, Attr, DirBatch, Disk, FileSystem, FileType, Mapping, MountOption, StatFs, Time, Type,
-    VolumeInfo, XattrNamespace,
+    AclEntry, Attached, Attr, DirBatch, Disk, FileSystem, FileType, Mapping, MountOption, StatFs,
+    Time, Type, VolumeInfo, XattrNamespace,
 };
 
 /// The type, as it is registered.
@@ -91,6 +91,10 @@ impl FileSystem for Volume {
 
     fn attr(&self, node: &NodeRef) -> Attr {
         attr(node)
+    }
+
+    fn attached(node: &NodeRef) -> &Attached {
+        &node.attached
     }
 
     async fn lookup(&self, dir: &NodeRef, name: &[u8]) -> Result<Option<u32>> {

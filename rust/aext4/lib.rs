@@ -12,6 +12,7 @@
 //! | [`node`] | what is known of an inode, and the table of nodes |
 //! | [`map`] | from a file's bytes to the device's |
 //! | [`dir`] | finding names and listing directories |
+//! | [`read`] | contents, past the VFS |
 //! | [`xattr`] | extended attributes and access control lists |
 //! | [`fs`] | the VFS door |
 //! | [`door`] | the Rust door |
@@ -35,6 +36,7 @@ pub mod layout;
 mod map;
 mod node;
 mod options;
+mod read;
 mod volume;
 mod xattr;
 

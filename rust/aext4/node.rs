@@ -21,6 +21,7 @@ use kernel::prelude::*;
 use kernel::rbtree::{RBTree, RBTreeNode};
 use kernel::sync::atomic::{Acquire, Atomic, Full, Relaxed};
 use kernel::sync::{new_spinlock, Arc, SpinLock};
+use vfs::Attached;
 
 /// How many nodes the table keeps that nobody uses.
 const KEEP: usize = 4096;
@@ -39,6 +40,8 @@ pub(crate) struct Node {
     pub(crate) inline: KVec<u8>,
     #[pin]
     pub(crate) runs: SpinLock<RunCache>,
+    /// Its VFS inode, if it has one.
+    pub(crate) attached: Attached,
     /// References but the table's.
     users: Atomic<u32>,
 }
@@ -55,6 +58,7 @@ fn new_node(inode: Inode, place: (u64, u32), inline: KVec<u8>) -> Result<Arc<Nod
             place,
             inline,
             runs <- new_spinlock!(RunCache::new()),
+            attached: Attached::new(),
             users: Atomic::new(0),
         }),
         GFP_KERNEL,

@@ -6,6 +6,7 @@
 #include <linux/blkdev.h>
 #include <linux/buffer_head.h>
 #include <linux/crc16.h>
+#include <linux/crc32.h>
 #include <linux/crc32c.h>
 #include <linux/errno.h>
 #include <linux/exportfs.h>
@@ -44,6 +45,7 @@ const u8 RUST_CONST_HELPER_UPCALL_BLK_STS_AGAIN = (__force u8)BLK_STS_AGAIN;
 const u8 RUST_CONST_HELPER_UPCALL_BLK_STS_NOTSUPP = (__force u8)BLK_STS_NOTSUPP;
 const u32 RUST_CONST_HELPER_UPCALL_SB_RDONLY = SB_RDONLY;
 const u32 RUST_CONST_HELPER_UPCALL_SB_SILENT = SB_SILENT;
+const u32 RUST_CONST_HELPER_UPCALL_SB_KERNMOUNT = SB_KERNMOUNT;
 const u32 RUST_CONST_HELPER_UPCALL_GFP_NOFS = (__force u32)GFP_NOFS;
 const int RUST_CONST_HELPER_UPCALL_IOCB_DIRECT = IOCB_DIRECT;
 const int RUST_CONST_HELPER_UPCALL_IOCB_NOWAIT = IOCB_NOWAIT;

@@ -164,4 +164,19 @@ u64 upcall_readahead_length(struct readahead_control *rac);
 /* Attributes and access control lists */
 void upcall_acl_set(struct posix_acl *acl, unsigned int i, short tag, unsigned short perm, u32 id);
 
+/* Readers without a VFS inode */
+struct upcall_acl_entry {
+	u16 tag;
+	u16 perm;
+	u32 id;
+};
+const struct cred *upcall_get_current_cred(void);
+bool upcall_permitted(const struct cred *cred, u32 uid, u32 gid, u16 mode,
+		      const struct upcall_acl_entry *acl, unsigned int count, unsigned int want);
+bool upcall_cred_capable(const struct cred *cred, int cap);
+bool upcall_has_pages(const struct inode *inode);
+bool upcall_copy_cached(struct inode *inode, u64 pos, void *to, size_t len);
+const struct path *upcall_file_path(const struct file *file);
+struct dentry *upcall_dget(struct dentry *dentry);
+
 #endif

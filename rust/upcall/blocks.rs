@@ -72,6 +72,11 @@ impl Blocks {
         }
     }
 
+    /// Gives vacant parts pages filled with zeroes. Fails with `ENOMEM`. May sleep.
+    pub fn fill_vacant(&mut self) -> Result {
+        (0..self.chunks.len()).try_for_each(|index| self.fill(index))
+    }
+
     /// Gives chunk `index` its pages, if it is vacant.
     fn fill(&mut self, index: usize) -> Result {
         let count = (self.pages - index * CHUNK).min(CHUNK);

@@ -19,3 +19,11 @@ pub fn crc16(crc: u16, data: &[u8]) -> u16 {
     // SAFETY: The slice is valid for reads.
     unsafe { ub::crc16(crc, data.as_ptr(), data.len()) }
 }
+
+/// CRC-32 of `data`, as zlib and Ethernet have it, going on from `crc`, which is 0 at first.
+///
+/// C header: [`include/linux/crc32.h`](srctree/include/linux/crc32.h). Any context.
+pub fn crc32(crc: u32, data: &[u8]) -> u32 {
+    // SAFETY: The slice is valid for reads.
+    unsafe { !ub::crc32_le(!crc, data.as_ptr().cast(), data.len()) }
+}

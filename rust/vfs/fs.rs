@@ -2,11 +2,13 @@
 
 //! [`FileSystem`]: what a file system provides, and the types it speaks in.
 
+use crate::attached::Attached;
 use crate::disk::Disk;
 use crate::mount::{MountOption, Type};
 use core::future::Future;
 use kernel::prelude::*;
 use kernel::sync::Arc;
+use upcall_bindings as ub;
 
 /// A mounted volume of a file system.
 ///
@@ -74,6 +76,9 @@ pub trait FileSystem: Sized + Send + Sync + 'static {
 
     /// The attributes of a node.
     fn attr(&self, node: &Self::Node) -> Attr;
+
+    /// Where the node keeps its VFS inode.
+    fn attached(node: &Self::Node) -> &Attached;
 
     /// Finds `name` in a directory.
     fn lookup(
@@ -187,11 +192,25 @@ pub struct Time {
     pub nanos: u32,
 }
 
+impl Time {
+    /// The time of day, by the clock that files are stamped with.
+    pub fn now() -> Self {
+        let mut now = ub::timespec64::default();
+        // SAFETY: The structure is there to be filled.
+        unsafe { ub::ktime_get_coarse_real_ts64(&mut now) };
+        Self {
+            secs: now.tv_sec,
+            nanos: now.tv_nsec as u32,
+        }
+    }
+}
+
 /// What a directory entry or an inode is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(u8)]
 pub enum FileType {
     /// Not known without the inode.
+    #[default]
     Unknown = 0,
     /// A named pipe.
     Fifo = 1,
@@ -210,7 +229,7 @@ pub enum FileType {
 }
 
 /// The attributes of a node.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct Attr {
     /// The inode's number.
     pub ino: u32,
@@ -276,6 +295,18 @@ pub enum MappingKind {
     Inline(u64),
 }
 
+impl MappingKind {
+    /// What is `bytes` bytes behind.
+    pub fn skip(self, bytes: u64) -> Self {
+        match self {
+            Self::Hole => Self::Hole,
+            Self::Data(pos) => Self::Data(pos + bytes),
+            Self::Unwritten(pos) => Self::Unwritten(pos + bytes),
+            Self::Inline(pos) => Self::Inline(pos + bytes),
+        }
+    }
+}
+
 /// A prefix of attribute names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum XattrNamespace {
@@ -293,8 +324,39 @@ pub enum XattrNamespace {
     System,
 }
 
+impl XattrNamespace {
+    /// What names begin with; the whole name, for access control lists. Empty for those that are not shown.
+    pub fn prefix(self) -> &'static str {
+        match self {
+            Self::User => "user.",
+            Self::Trusted => "trusted.",
+            Self::Security => "security.",
+            Self::AclAccess => "system.posix_acl_access",
+            Self::AclDefault => "system.posix_acl_default",
+            Self::System => "",
+        }
+    }
+
+    /// The namespace of a whole name, and the name in it.
+    pub fn of_name(name: &[u8]) -> Option<(Self, &[u8])> {
+        let acl = [Self::AclAccess, Self::AclDefault]
+            .into_iter()
+            .find(|space| name == space.prefix().as_bytes());
+        if let Some(space) = acl {
+            return Some((space, b""));
+        }
+        [Self::User, Self::Trusted, Self::Security]
+            .into_iter()
+            .find_map(|space| {
+                let name = name.strip_prefix(space.prefix().as_bytes())?;
+                (!name.is_empty()).then_some((space, name))
+            })
+    }
+}
+
 /// An entry of an access control list.
 #[derive(Clone, Copy)]
+#[repr(C)]
 pub struct AclEntry {
     /// `ACL_USER_OBJ` and so on.
     pub tag: u16,
@@ -302,6 +364,24 @@ pub struct AclEntry {
     pub perm: u16,
     /// The user or group, for the tags that have one.
     pub id: u32,
+}
+
+impl AclEntry {
+    /// A list as `getxattr` gives it: `POSIX_ACL_XATTR_VERSION` and the entries, little-endian.
+    ///
+    /// C header: [`include/uapi/linux/posix_acl_xattr.h`](srctree/include/uapi/linux/posix_acl_xattr.h).
+    pub fn to_xattr(acl: &[Self]) -> Result<KVec<u8>> {
+        let mut bytes = KVec::new();
+        bytes.extend_from_slice(&2u32.to_le_bytes(), GFP_KERNEL)?;
+        for entry in acl {
+            let named = matches!(u32::from(entry.tag), ub::ACL_USER | ub::ACL_GROUP);
+            let id = if named { entry.id } else { u32::MAX };
+            bytes.extend_from_slice(&entry.tag.to_le_bytes(), GFP_KERNEL)?;
+            bytes.extend_from_slice(&entry.perm.to_le_bytes(), GFP_KERNEL)?;
+            bytes.extend_from_slice(&id.to_le_bytes(), GFP_KERNEL)?;
+        }
+        Ok(bytes)
+    }
 }
 
 /// An entry of a directory listing.
@@ -357,6 +437,13 @@ impl DirBatch {
         Ok(())
     }
 
+    /// Adds the entries of `other`, and goes on where it does. Fails with `ENOMEM`.
+    pub fn append(&mut self, other: &Self) -> Result {
+        self.bytes.extend_from_slice(&other.bytes, GFP_KERNEL)?;
+        self.next = other.next;
+        Ok(())
+    }
+
     /// Says that the listing goes on at `pos`, although there may be no entries.
     pub fn go_on_at(&mut self, pos: u64) {
         self.next = Some(pos);
@@ -367,19 +454,26 @@ impl DirBatch {
         self.next
     }
 
+    /// The entry that begins at byte `at` of the buffer, and where the next one begins; 0 is the first.
+    pub fn entry_at(&self, at: usize) -> Option<(DirEntry<'_>, usize)> {
+        let (head, rest) = self.bytes.get(at..)?.split_first_chunk::<HEAD>()?;
+        let name = rest.get(..usize::from(head[13]))?;
+        let entry = DirEntry {
+            ino: u32::from_le_bytes(*head.first_chunk()?),
+            next: u64::from_le_bytes(*head.get(4..)?.first_chunk()?),
+            file_type: FileType::from_dt(head[12]),
+            name,
+        };
+        Some((entry, at + HEAD + name.len()))
+    }
+
     /// The entries, in order.
     pub fn iter(&self) -> impl Iterator<Item = DirEntry<'_>> {
-        let mut bytes = self.bytes.as_slice();
+        let mut at = 0;
         core::iter::from_fn(move || {
-            let (head, rest) = bytes.split_first_chunk::<HEAD>()?;
-            let (name, rest) = rest.split_at_checked(usize::from(head[13]))?;
-            bytes = rest;
-            Some(DirEntry {
-                ino: u32::from_le_bytes(*head.first_chunk()?),
-                next: u64::from_le_bytes(*head.get(4..)?.first_chunk()?),
-                file_type: FileType::from_dt(head[12]),
-                name,
-            })
+            let (entry, next) = self.entry_at(at)?;
+            at = next;
+            Some(entry)
         })
     }
 }

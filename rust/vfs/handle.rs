@@ -5,7 +5,9 @@
 use crate::fs::FileSystem;
 use crate::mount::SuperBlock;
 use core::ops::Deref;
-use kernel::error::to_result;
+use kernel::error::{from_err_ptr, to_result};
+use kernel::ffi::c_int;
+use kernel::fs::File;
 use kernel::prelude::*;
 use kernel::sync::Arc;
 use kernel::types::Opaque;
@@ -35,20 +37,69 @@ impl<F: FileSystem> Handle<F> {
         let flags = ub::UPCALL_LOOKUP_FOLLOW | ub::UPCALL_LOOKUP_DIRECTORY;
         // SAFETY: `path` ends with a zero, and `found` is there to be filled.
         to_result(unsafe { ub::kern_path(path.as_char_ptr(), flags, found.get()) })?;
-        // SAFETY: The path was filled, and we have a reference on it.
-        let sb = unsafe { (*(*found.get()).dentry).d_sb };
-        // SAFETY: The path keeps the superblock.
+        // SAFETY: The path was filled, and the reference on it is ours.
+        unsafe { Self::of_path(found) }
+    }
+
+    /// Opens the volume that `file` is on.
+    ///
+    /// Fails with `EINVAL` if that is of another file system. Does not sleep if it succeeds.
+    pub fn of_file(file: &File) -> Result<Self> {
+        let found = Opaque::<ub::path>::uninit();
+        // SAFETY: An open file has a path, on which we take a reference.
+        unsafe {
+            let file: *mut ub::file = file.as_ptr().cast();
+            found.get().write(*ub::upcall_file_path(file));
+            ub::path_get(found.get());
+            Self::of_path(found)
+        }
+    }
+
+    /// Mounts the volume on the block device `device`, read-only and at no place: no program sees it.
+    ///
+    /// `options` are those of `mount -o`. The path of the device is the calling thread's. A device that is mounted
+    /// already is mounted once more, as by `mount`. Dropping the last handle unmounts the volume.
+    /// Fails with the errors of `mount`. May sleep.
+    pub fn mount(device: &CStr, options: &CStr) -> Result<Self> {
+        // They are parsed in place.
+        let mut parsed = KVec::new();
+        parsed.extend_from_slice(options.to_bytes_with_nul(), GFP_KERNEL)?;
+        // SAFETY: The type is registered, as this module was loaded; the strings end with a zero.
+        let mount = unsafe {
+            ub::vfs_kern_mount(
+                F::registration().as_ptr(),
+                (ub::UPCALL_SB_KERNMOUNT | ub::UPCALL_SB_RDONLY) as c_int,
+                device.as_char_ptr(),
+                parsed.as_mut_ptr().cast(),
+            )
+        };
+        let mount = from_err_ptr(mount)?;
+        let found = Opaque::<ub::path>::uninit();
+        // SAFETY: The reference on the mount is ours; we take one on its root.
+        unsafe {
+            found.get().write(ub::path {
+                mnt: mount,
+                dentry: ub::upcall_dget((*mount).mnt_root),
+            });
+            Self::of_path(found)
+        }
+    }
+
+    /// # Safety
+    ///
+    /// The path is valid, and the caller passes on a reference on it.
+    unsafe fn of_path(path: Opaque<ub::path>) -> Result<Self> {
+        // SAFETY: By the function's contract. The path keeps the superblock.
+        let sb = unsafe { (*(*path.get()).dentry).d_sb };
+        // SAFETY: As above.
         if !unsafe { F::registration().is_type_of(sb) } {
             // SAFETY: The reference goes.
-            unsafe { ub::path_put(found.get()) };
+            unsafe { ub::path_put(path.get()) };
             return Err(EINVAL);
         }
         // SAFETY: The superblock is ours, and mounted.
         let volume = unsafe { SuperBlock::<F>::new(sb) }.volume().clone();
-        Ok(Self {
-            path: found,
-            volume,
-        })
+        Ok(Self { path, volume })
     }
 }
 

@@ -77,6 +77,9 @@ pub(crate) unsafe extern "C" fn evict<F: FileSystem>(inode: *mut ub::inode) {
     let this: *mut InodeBox<F::Node> = inode.cast();
     // SAFETY: The VFS passes an inode of ours without users.
     unsafe {
+        if let Some(node) = &(*this).node {
+            F::attached(node).clear();
+        }
         ub::truncate_inode_pages_final(&raw mut (*inode).i_data);
         ub::upcall_users_wait(&raw mut (*this).reading);
         ub::clear_inode(inode);
@@ -229,6 +232,8 @@ unsafe fn attach<F: FileSystem>(sb: &SuperBlock<'_, F>, inode: NonNull<ub::inode
             },
             _ => (*raw).i_op = Ops::<F>::SPECIAL,
         }
+        // The memory is given back by `free`, an RCU callback, long after `evict`.
+        F::attached(&node).set(raw);
         (*raw.cast::<InodeBox<F::Node>>()).node = Some(node);
     }
 }

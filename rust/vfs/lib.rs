@@ -14,6 +14,8 @@
 //! | [`dir`] | `lookup` and `readdir` |
 //! | [`file`](mod@file) | `read`, `lseek`, `ioctl`, direct IO |
 //! | [`pages`] | the page cache: readahead that only starts work, iomap |
+//! | [`attached`] | what of a file is in the page cache, for those without a VFS inode |
+//! | [`permission`] | what credentials permit |
 //! | [`buffer`] | the block device's buffer cache, read asynchronously |
 //! | [`handle`] | keeping a volume mounted from Rust |
 //! | [`checksum`] | the kernel's checksums |
@@ -26,6 +28,7 @@
 //! VFS locks (directory and file `i_rwsem`, `invalidate_lock`, folio locks) are taken by the VFS before it
 //! calls us, and the futures that we block on take none of them.
 
+mod attached;
 pub mod buffer;
 pub mod checksum;
 mod dir;
@@ -37,8 +40,10 @@ mod handle;
 mod inode;
 mod mount;
 mod pages;
+pub mod permission;
 mod xattr;
 
+pub use attached::Attached;
 pub use buffer::Buffer;
 pub use disk::Disk;
 pub use fs::{

@@ -98,6 +98,11 @@ impl<F: FileSystem> Type<F> {
 }
 
 impl<F> Type<F> {
+    /// The C type.
+    pub(crate) fn as_ptr(&self) -> *mut ub::file_system_type {
+        self.raw.get()
+    }
+
     /// Whether `sb` is a superblock of this type.
     ///
     /// # Safety
@@ -186,6 +191,7 @@ impl<F: FileSystem> Ops<F> {
         free_inode: Some(inode::free::<F>),
         evict_inode: Some(inode::evict::<F>),
         put_super: Some(Self::put_super),
+        umount_begin: Some(Self::umount_begin),
         statfs: Some(Self::statfs),
         show_options: Some(Self::show_options),
         nr_cached_objects: Some(Self::nr_cached_objects),
@@ -399,6 +405,23 @@ impl<F: FileSystem> Ops<F> {
             }
             Ok(0)
         })
+    }
+
+    /// `umount -f`: what is under way ends as the device ends it, and what needs the device later fails with
+    /// `ESHUTDOWN`.
+    ///
+    /// # Safety
+    ///
+    /// Called by the kernel alone, as the C declaration says.
+    unsafe extern "C" fn umount_begin(sb: *mut ub::super_block) {
+        // SAFETY: The VFS passes a mounted superblock of ours, and keeps it meanwhile.
+        let sb = unsafe { SuperBlock::<F>::new(sb) };
+        if let Some(scope) = &sb.mounted().scope {
+            sb.volume()
+                .disk()
+                .log(Level::Warning, format_args!("shut down by umount -f"));
+            scope.cancel();
+        }
     }
 
     /// # Safety

@@ -89,18 +89,6 @@ pub(crate) fn handlers<F: FileSystem>() -> *const *const ub::xattr_handler {
     Ops::<F>::HANDLERS.0.as_ptr()
 }
 
-/// How a namespace's names are shown, and whether that is the whole name.
-fn prefix(namespace: XattrNamespace) -> &'static str {
-    match namespace {
-        XattrNamespace::User => "user.",
-        XattrNamespace::Trusted => "trusted.",
-        XattrNamespace::Security => "security.",
-        XattrNamespace::AclAccess => "system.posix_acl_access",
-        XattrNamespace::AclDefault => "system.posix_acl_default",
-        XattrNamespace::System => "",
-    }
-}
-
 /// # Safety
 ///
 /// Called by the kernel alone, as the C declaration says.
@@ -123,7 +111,7 @@ pub(crate) unsafe extern "C" fn list<F: FileSystem>(
                 _ => volume.has_namespace(namespace),
             };
             if shown {
-                names.extend_from_slice(prefix(namespace).as_bytes(), GFP_KERNEL)?;
+                names.extend_from_slice(namespace.prefix().as_bytes(), GFP_KERNEL)?;
                 names.extend_from_slice(name, GFP_KERNEL)?;
                 names.push(0, GFP_KERNEL)?;
             }

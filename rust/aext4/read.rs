@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Reading contents past the VFS: from the page cache where a VFS inode has the page, else from the device.
+
+use crate::error::corrupted;
+use crate::layout::FileType;
+use crate::node::Node;
+use crate::volume::Volume;
+use core::ops::Range;
+use kernel::prelude::*;
+use upcall::{Block, Blocks};
+use vfs::{Mapping, MappingKind};
+
+const PAGE: u64 = Block::SIZE as u64;
+
+/// The longest target of a symbolic link.
+const LINK_MAX: u64 = PAGE - 1;
+
+impl Volume {
+    /// Whether `node` is a regular file that can be read.
+    pub(crate) fn check_regular(&self, node: &Node) -> Result {
+        match node.inode.file_type {
+            FileType::Regular => self.check_readable(node),
+            FileType::Directory => Err(EISDIR),
+            _ => Err(EINVAL),
+        }
+    }
+
+    /// Reads from byte `offset` of a file on into `block`. Returns how many bytes there are; what is behind them is zero.
+    pub(crate) async fn read(&self, node: &Node, offset: u64, block: &mut Block) -> Result<usize> {
+        self.check_regular(node)?;
+        block.fill_vacant()?;
+        let left = node.inode.size.saturating_sub(offset);
+        let count = left.min(PAGE) as usize;
+        let skip = (offset % PAGE) as usize;
+        if count == 0 {
+            block.as_mut_slice().fill(0);
+        } else if skip == 0 {
+            self.read_page(node, offset, block).await?;
+        } else {
+            let mut bounce = Block::vacant();
+            let first = offset - skip as u64;
+            let split = Block::SIZE - skip;
+            self.read_page(node, first, &mut bounce).await?;
+            copy(block, ..split, &bounce, skip..);
+            block.as_mut_slice().split_at_mut(split).1.fill(0);
+            if count > split {
+                self.read_page(node, first + PAGE, &mut bounce).await?;
+                copy(block, split.., &bounce, ..skip);
+            }
+        }
+        Ok(count)
+    }
+
+    /// Reads the page of a file that begins at byte `pos`, a multiple of the page's size; zeros behind
+    /// the file's end.
+    async fn read_page(&self, node: &Node, pos: u64, block: &mut Block) -> Result {
+        let end = node.inode.size.min(pos + PAGE);
+        let valid = end.saturating_sub(pos) as usize;
+        block.fill_vacant()?;
+        let cached = block
+            .as_mut_slice()
+            .get_mut(..valid)
+            .is_some_and(|bytes| node.attached.copy(pos, bytes));
+        if !cached {
+            // In whole blocks: the device reads no less.
+            let stop = end.next_multiple_of(u64::from(self.sb.geo.block_size()));
+            let mut at = pos;
+            while at < stop {
+                let mapping = self.map_bytes(node, at).await?;
+                let skip = at - mapping.offset;
+                let len = (mapping.len - skip).min(stop - at);
+                let to = (at - pos) as usize;
+                match mapping.kind {
+                    MappingKind::Data(start) => {
+                        block
+                            .read(self.disk.device(), start + skip, to, len as usize)
+                            .await?;
+                    }
+                    _ => {
+                        let bytes = block.as_mut_slice().get_mut(to..to + len as usize);
+                        fill(node, &mapping, skip, bytes.unwrap_or(&mut []));
+                    }
+                }
+                at += len;
+            }
+        }
+        block.as_mut_slice().split_at_mut(valid).1.fill(0);
+        Ok(())
+    }
+
+    /// Reads a range of a file, which starts at a page, to the start of `blocks`. Returns how many bytes there are.
+    pub(crate) async fn read_at(
+        &self,
+        node: &Node,
+        range: Range<u64>,
+        blocks: &mut Blocks,
+    ) -> Result<usize> {
+        let want = stack::asynchronous::check_range(&range, blocks)?;
+        self.check_regular(node)?;
+        blocks.fill_vacant()?;
+        let start = range.start;
+        let count = (want as u64).min(node.inode.size.saturating_sub(start));
+        if count == 0 {
+            return Ok(0);
+        }
+        // In whole blocks, which the pages have room for.
+        let stop = (start + count).next_multiple_of(u64::from(self.sb.geo.block_size()));
+        let mut at = start;
+        while at < stop {
+            let to = (at - start) as usize;
+            let cached = node.attached.has_pages();
+            if cached && at % PAGE == 0 {
+                let len = (start + count).saturating_sub(at).min(PAGE) as usize;
+                let page = blocks.page_mut(to / Block::SIZE).get_mut(..len);
+                if page.is_some_and(|bytes| node.attached.copy(at, bytes)) {
+                    at += PAGE;
+                    continue;
+                }
+            }
+            let mapping = self.map_bytes(node, at).await?;
+            let skip = at - mapping.offset;
+            let mut len = (mapping.len - skip).min(stop - at);
+            if cached {
+                // The next page may be there.
+                len = len.min(PAGE - at % PAGE);
+            }
+            match mapping.kind {
+                MappingKind::Data(place) => {
+                    blocks
+                        .read(self.disk.device(), place + skip, to, len as usize)
+                        .await?;
+                }
+                _ => {
+                    let (mut done, len) = (0, len as usize);
+                    while done < len {
+                        let inside = (to + done) % Block::SIZE;
+                        let part = (Block::SIZE - inside).min(len - done);
+                        let page = blocks.page_mut((to + done) / Block::SIZE);
+                        let bytes = page.get_mut(inside..inside + part);
+                        fill(node, &mapping, skip + done as u64, bytes.unwrap_or(&mut []));
+                        done += part;
+                    }
+                }
+            }
+            at += len;
+        }
+        let count = count as usize;
+        if let Some(tail) = blocks
+            .page_mut(count / Block::SIZE)
+            .get_mut(count % Block::SIZE..)
+        {
+            tail.fill(0);
+        }
+        Ok(count)
+    }
+
+    /// The target of a symbolic link.
+    pub(crate) async fn readlink(&self, node: &Node) -> Result<KVec<u8>> {
+        if node.inode.file_type != FileType::Symlink {
+            return Err(EINVAL);
+        }
+        let mut block = Block::vacant();
+        let bytes = if node.inode.fast_symlink().is_some() {
+            &node.inline
+        } else {
+            self.read_page(node, 0, &mut block).await?;
+            let len = node.inode.size.min(LINK_MAX) as usize;
+            block.as_slice().get(..len).unwrap_or(&[])
+        };
+        // As C has it.
+        let len = bytes.iter().take_while(|&&byte| byte != 0).count();
+        if len == 0 {
+            self.report(&format_args!(
+                "inode {}: a link without a target",
+                node.inode.ino
+            ));
+            return Err(corrupted());
+        }
+        let mut target = KVec::new();
+        target.extend_from_slice(bytes.get(..len).unwrap_or(&[]), GFP_KERNEL)?;
+        Ok(target)
+    }
+}
+
+/// Fills `bytes` with what is `skip` bytes behind the start of a mapping that has no place on the device.
+fn fill(node: &Node, mapping: &Mapping, skip: u64, bytes: &mut [u8]) {
+    bytes.fill(0);
+    if let MappingKind::Inline(_) = mapping.kind {
+        let from = node.inline.get(skip as usize..).unwrap_or(&[]);
+        for (to, from) in bytes.iter_mut().zip(from) {
+            *to = *from;
+        }
+    }
+}
+
+/// Copies a part of `from` to a part of `to` of the same length.
+fn copy<T, F>(to: &mut Block, into: T, from: &Block, of: F)
+where
+    T: core::slice::SliceIndex<[u8], Output = [u8]>,
+    F: core::slice::SliceIndex<[u8], Output = [u8]>,
+{
+    if let (Some(to), Some(from)) = (to.as_mut_slice().get_mut(into), from.as_slice().get(of)) {
+        for (to, from) in to.iter_mut().zip(from) {
+            *to = *from;
+        }
+    }
+}
