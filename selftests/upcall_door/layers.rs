@@ -1,0 +1,231 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The layers, in memory and on volumes.
+
+use crate::dump::{content, dump};
+use crate::Text;
+use aext4::door::{Ino, Volume};
+use core::future::Future;
+use kernel::fmt::Write;
+use kernel::prelude::*;
+use kernel::str::CString;
+use kernel::sync::Arc;
+use stack::{
+    AsyncStackable, Background, Blocking, Latency, Mirror, Overlay, RamFs, Stackable, Subtree,
+    Verify,
+};
+use upcall::{block_on, Block, Blocks, JoinHandle, Scope};
+use vfs::FileType;
+
+/// Fails the command, and says where.
+macro_rules! check {
+    ($condition:expr) => {
+        if !$condition {
+            pr_err!("layers.rs, line {}: {}\n", line!(), stringify!($condition));
+            return Err(EBADMSG);
+        }
+    };
+}
+
+/// [`block_on`] with the future on the heap: those of many layers are too large for a stack.
+#[inline(never)]
+fn wait<F: Future>(future: F) -> Result<F::Output> {
+    block_on(KBox::pin(future, GFP_KERNEL)?)
+}
+
+const LONG: [u8; 10_000] = [b'x'; 10_000];
+
+fn tree() -> Result<RamFs> {
+    let mut fs = RamFs::new()?;
+    let root = fs.root();
+    let a = fs.add_directory(root, b"a")?;
+    let b = fs.add_directory(a, b"b")?;
+    fs.add_file(b, b"file", b"content")?;
+    fs.add_file(root, b"long", &LONG)?;
+    fs.add_link(b, b"up", b"../../long")?;
+    fs.add_link(a, b"top", b"/a/b")?;
+    fs.add_link(a, b"circle", b"circle")?;
+    fs.add_link(root, b"slash", b"a/b/")?;
+    for n in 0..200u32 {
+        let name = CString::try_from_fmt(fmt!("n{n}"))?;
+        fs.add_file(a, name.to_bytes(), &n.to_le_bytes())?;
+    }
+    check!(fs.add_file(root, b"a", b"").is_err());
+    check!(fs.add_file(b, b"x/y", b"").is_err());
+    Ok(fs)
+}
+
+/// What is not found, and why.
+fn refusal(result: Result<Ino>) -> i32 {
+    result.map_or_else(|error| error.to_errno(), |_| 0)
+}
+
+async fn paths<L: AsyncStackable>(fs: &L) -> Result {
+    let root = fs.root();
+    let b = fs.walk(root, b"/a/b").await?;
+    let file = fs.walk(root, b"a//b/./file").await?;
+    let long = fs.walk(root, b"long").await?;
+    check!(fs.walk(b, b"file").await? == file);
+    check!(fs.walk(b, b"/").await? == root);
+    check!(fs.walk(b, b"../../../../a/b").await? == b);
+    check!(fs.walk(root, b"a/b/up").await? == long);
+    check!(fs.walk(root, b"a/top/file").await? == file);
+    check!(fs.walk(root, b"slash").await? == b);
+    check!(fs.walk(root, b"slash/file").await? == file);
+    check!(fs.walk(root, b"a/b/").await? == b);
+    let link = fs.walk_nofollow(root, b"a/b/up").await?;
+    check!(fs.stat(link).await?.file_type == FileType::Symlink);
+    check!(fs.readlink(link).await?.as_slice() == b"../../long");
+    check!(fs.walk_nofollow(root, b"a/top/").await? == b);
+    let refused = |path: &'static [u8]| async move { refusal(fs.walk(root, path).await) };
+    check!(refused(b"").await == ENOENT.to_errno());
+    check!(refused(b"a/none").await == ENOENT.to_errno());
+    check!(refused(b"long/").await == ENOTDIR.to_errno());
+    check!(refused(b"long/.").await == ENOTDIR.to_errno());
+    check!(refused(b"a/b/up/x").await == ENOTDIR.to_errno());
+    check!(refused(b"a/circle").await == ELOOP.to_errno());
+    check!(refusal(fs.walk(root, &[b'n'; 256]).await) == ENAMETOOLONG.to_errno());
+    check!(refusal(fs.walk(root, &[b'/'; 4096]).await) == ENAMETOOLONG.to_errno());
+    check!(fs.read(b, 0, &mut Block::vacant()).await == Err(EISDIR));
+    let range = fs.read_at(long, 1..2, &mut Blocks::new(1)?).await;
+    check!(range == Err(EINVAL));
+    check!(content(fs, long).await?.0 == LONG.len() as u64);
+    check!(content(fs, file).await?.0 == 7);
+    Ok(())
+}
+
+async fn names<L: AsyncStackable>(fs: &L, dir: Ino) -> Result<usize> {
+    let mut entries = fs.entries(dir, 0);
+    let mut count = 0;
+    while entries.next().await?.is_some() {
+        count += 1;
+    }
+    Ok(count)
+}
+
+async fn subtree() -> Result {
+    let fs = Subtree::new(tree()?, b"/a").await?;
+    let root = fs.root();
+    // What led out leads to the root, and what was absolute begins there
+    check!(fs.walk(root, b"../../b").await? == fs.walk(root, b"/b").await?);
+    check!(refusal(fs.walk(root, b"b/up").await) == ENOENT.to_errno());
+    check!(names(&fs, root).await? == 2 + 3 + 200);
+    let mut entries = fs.entries(root, 0);
+    let mut parents = 0;
+    while let Some(entry) = entries.next().await? {
+        if entry.name == b"." || entry.name == b".." {
+            check!(Ino(entry.ino) == root);
+            parents += 1;
+        }
+    }
+    check!(parents == 2);
+    Ok(())
+}
+
+async fn written() -> Result {
+    let fs = Overlay::new(tree()?)?;
+    let root = fs.root();
+    let long = fs.walk(root, b"long").await?;
+    let mut block = Block::vacant();
+    fs.write(long, 4090, b"0123456789").await?;
+    check!(fs.read(long, 4088, &mut block).await? == Block::SIZE);
+    check!(block.as_slice().get(..14) == Some(b"xx0123456789xx"));
+    check!(fs.stat(long).await?.size == 10_000);
+    check!(fs.below().stat(long).await?.size == 10_000);
+    check!(fs.below().read(long, 4088, &mut block).await? == Block::SIZE);
+    check!(block.as_slice().get(..14) == Some(b"xxxxxxxxxxxxxx"));
+    // Beyond the end, with a hole between; and cut, and longer again
+    fs.write(long, 20_000, b"end").await?;
+    check!(content(&fs, long).await?.0 == 20_003);
+    check!(fs.read(long, 9_998, &mut block).await? == Block::SIZE);
+    check!(block.as_slice().get(..4) == Some(b"xx\0\0"));
+    fs.truncate(long, 4092).await?;
+    fs.truncate(long, 12_000).await?;
+    check!(fs.read(long, 4088, &mut block).await? == Block::SIZE);
+    check!(block.as_slice().get(..6) == Some(b"xx01\0\0"));
+    check!(block.as_slice().iter().skip(4).all(|&byte| byte == 0));
+    check!(fs.read(long, 11_999, &mut block).await? == 1);
+    check!(fs.write(root, 0, b"x").await == Err(EISDIR));
+    check!(fs.write(long, u64::MAX - 1, b"xx").await == Err(EFBIG));
+    Ok(())
+}
+
+/// All of it without a device.
+pub(crate) fn in_memory() -> Result {
+    // As tasks: what futures of so many layers take is too much for a stack.
+    let scope = Scope::new()?;
+    let run = |task: JoinHandle<Result>| wait(task)??;
+    run(scope.spawn(async { paths(&tree()?).await })?)?;
+    run(scope.spawn(async { paths(&Latency::new(Overlay::new(tree()?)?)).await })?)?;
+    run(scope.spawn(async {
+        let view = Subtree::new(tree()?, b"/").await?;
+        paths(&Verify::new(view)?).await
+    })?)?;
+    run(scope.spawn(async {
+        check!(Mirror::new(tree()?, RamFs::new()?).await.is_err());
+        let mirror = Mirror::new(tree()?, Latency::new(tree()?)).await?;
+        paths(&mirror).await
+    })?)?;
+    run(scope.spawn(subtree())?)?;
+    run(scope.spawn(written())?)?;
+    // To the other side, and back
+    let blocking = Latency::new(Blocking(tree()?));
+    let root = blocking.root();
+    let file = blocking.walk(root, b"a/b/file")?;
+    check!(blocking.read_to_end(file, 100)?.as_slice() == b"content");
+    check!(blocking.read_to_end(file, 6) == Err(EFBIG));
+    check!(blocking.read_at(file, 0..10, &mut Blocks::new(1)?)? == 7);
+    check!(blocking.reads().total() == 3);
+    let background = Background::new(blocking, scope.spawner())?;
+    // In an upcall, where nothing may block
+    wait(scope.spawn(async move { paths(&background).await })?)??
+}
+
+/// Reads a file by way of its checksums. Says how many pages were verified, failed, or have none.
+pub(crate) fn verify(volume: &Arc<Volume>, path: &str, out: &mut Text) -> Result {
+    let fs = Verify::new(volume.clone())?;
+    let ino = wait(fs.walk(fs.root(), path.as_bytes()))??;
+    let read = wait(content(&fs, ino))?;
+    let errno = read.map_or_else(|error| error.to_errno(), |_| 0);
+    let (good, bad, unknown) = (fs.verified(), fs.failed(), fs.unknown());
+    writeln!(out, "{errno} {good} {bad} {unknown}")?;
+    Ok(())
+}
+
+/// Changes a file in memory; the volume stays as it is.
+pub(crate) fn overlay(volume: &Arc<Volume>, path: &str, out: &mut Text) -> Result {
+    let fs = Overlay::new(volume.clone())?;
+    let ino = wait(fs.walk(fs.root(), path.as_bytes()))??;
+    let before = wait(content(&fs, ino))??;
+    wait(fs.write(ino, 5_000, b"changed"))??;
+    let after = wait(content(&fs, ino))??;
+    let below = wait(content(fs.below(), ino))??;
+    check!(below == before);
+    writeln!(out, "{} {}", after.0, after.1)?;
+    Ok(())
+}
+
+/// Three layers on two volumes: dumps the tree, and what it took.
+pub(crate) fn mirror(devices: (&str, &str), out: &mut Text) -> Result {
+    let volume = |name: &str| -> Result<Volume> {
+        Volume::mount(&CString::try_from_fmt(fmt!("{name}"))?, c"")
+    };
+    let (first, second) = (volume(devices.0)?, volume(devices.1)?);
+    let fs = wait(async {
+        let mirror = Mirror::new(Verify::new(first)?, Verify::new(second)?).await?;
+        Ok::<_, Error>(Arc::new(Latency::new(Overlay::new(mirror)?), GFP_KERNEL)?)
+    })??;
+    dump(&fs, 32, out)?;
+    let failovers = fs.below().below().failovers();
+    writeln!(out, "failovers {failovers} reads {}", fs.reads().total())?;
+    // By the other door, once more
+    let all = fs.reads().total();
+    let blocking = Blocking(fs.clone());
+    let names = wait(names(&fs, fs.root()))??;
+    check!(names > 2);
+    let file = blocking.walk(blocking.root(), b"file0")?;
+    let bytes = blocking.read_to_end(file, 1 << 24)?;
+    check!((bytes.len() as u64, vfs::checksum::crc32(0, &bytes)) == wait(content(&fs, file))??);
+    check!(fs.reads().total() > all);
+    Ok(())
+}
