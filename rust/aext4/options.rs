@@ -7,6 +7,12 @@ use core::fmt::{self, Write};
 use kernel::prelude::*;
 use vfs::MountOption;
 
+/// The usual number of blocks of an inode table that are read when one is wanted: that of ext4.
+const INODE_READAHEAD: u32 = 32;
+
+/// The largest, as in ext4.
+const INODE_READAHEAD_MAX: u32 = 1 << 30;
+
 /// Mount options; see `Documentation/aext4.md`.
 #[derive(Clone, Copy)]
 pub(crate) struct Options {
@@ -18,6 +24,8 @@ pub(crate) struct Options {
     pub(crate) acl: bool,
     /// Show `user.` attributes.
     pub(crate) user_xattr: bool,
+    /// How many blocks of an inode table are read when one is wanted.
+    pub(crate) inode_readahead: u32,
     /// Where the superblock is, in KiB.
     pub(crate) sb: u64,
 }
@@ -29,6 +37,7 @@ impl Default for Options {
             on_error: None,
             acl: true,
             user_xattr: true,
+            inode_readahead: INODE_READAHEAD,
             sb: SUPER_KIB,
         }
     }
@@ -51,10 +60,24 @@ impl Options {
                     _ => return Err(EINVAL),
                 })
             }
+            ("inode_readahead_blks", Some(value)) => {
+                let blocks: u32 = value.parse().map_err(|_| EINVAL)?;
+                if blocks > INODE_READAHEAD_MAX || !(blocks == 0 || blocks.is_power_of_two()) {
+                    return Err(EINVAL);
+                }
+                self.inode_readahead = blocks;
+            }
             ("sb", Some(value)) => self.sb = value.parse().map_err(|_| EINVAL)?,
             (
-                "noload" | "norecovery" | "acl" | "noacl" | "user_xattr" | "nouser_xattr"
-                | "errors" | "sb",
+                "noload"
+                | "norecovery"
+                | "acl"
+                | "noacl"
+                | "user_xattr"
+                | "nouser_xattr"
+                | "errors"
+                | "inode_readahead_blks"
+                | "sb",
                 _,
             ) => return Err(EINVAL),
             _ => return Ok(false),
@@ -78,6 +101,9 @@ impl Options {
         }
         if !self.user_xattr {
             out.write_str(",nouser_xattr")?;
+        }
+        if self.inode_readahead != INODE_READAHEAD {
+            write!(out, ",inode_readahead_blks={}", self.inode_readahead)?;
         }
         if self.sb != SUPER_KIB {
             write!(out, ",sb={}", self.sb)?;

@@ -23,9 +23,6 @@ const MAGIC: u64 = 0xef53;
 /// How many blocks of descriptors are read at once.
 const BATCH: usize = 64;
 
-/// How many blocks of an inode table are read when one is wanted.
-const INODE_READAHEAD: u64 = 32;
-
 /// The checksums, as the kernel computes them.
 const CRC: CrcFns = CrcFns {
     crc32c: vfs::checksum::crc32c,
@@ -119,6 +116,10 @@ impl Volume {
 
     /// Starts to read the blocks of the inode table around `pblk`, unless it is in memory.
     pub(crate) fn prefetch_inodes(&self, ino: Ino, pblk: Pblk) {
+        let count = u64::from(self.options.lock().inode_readahead);
+        if count == 0 {
+            return;
+        }
         let Ok((Group(group), _)) = self.sb.geo.inode_index(ino) else {
             return;
         };
@@ -127,9 +128,8 @@ impl Volume {
         };
         let first = group.inode_table.0;
         let end = first + u64::from(self.sb.geo.inode_table_blocks());
-        let from = (pblk.0 - pblk.0 % INODE_READAHEAD).max(first);
-        self.disk
-            .prefetch(pblk.0, from..end.min(from + INODE_READAHEAD));
+        let from = (pblk.0 - pblk.0 % count).max(first);
+        self.disk.prefetch(pblk.0, from..end.min(from + count));
     }
 
     pub(crate) fn options(&self) -> Options {
