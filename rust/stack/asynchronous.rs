@@ -2,7 +2,7 @@
 
 //! [`AsyncStackable`]: file operations as futures.
 
-use crate::forward::forward;
+use crate::forward;
 use crate::page::{self, ReadPage};
 use crate::path;
 use crate::stream::{Entries, Pages};

@@ -4,87 +4,113 @@
 
 /// Operations of [`AsyncStackable`](crate::AsyncStackable) that what is below does: the future is the one from there, so
 /// that the layer costs nothing.
+///
+/// Goes into the `impl` block: `self`, what is below, and the names of the operations.
+///
+/// ```
+/// # use kernel::prelude::*;
+/// # use core::future::Future;
+/// # use stack::{forward, AsyncStackable, Ino, Layer};
+/// # use upcall::Block;
+/// /// Files that end after one page.
+/// struct Short<L>(L);
+///
+/// impl<L: Layer> Layer for Short<L> {
+///     type Kind = L::Kind;
+/// }
+///
+/// impl<L: AsyncStackable> AsyncStackable for Short<L> {
+///     forward!(self, self.0; root, lookup, stat, readlink, read_dir, getxattr, listxattr, acl, statfs);
+///
+///     async fn read(&self, ino: Ino, offset: u64, block: &mut Block) -> Result<usize> {
+///         match offset {
+///             0 => self.0.read(ino, 0, block).await,
+///             _ => Ok(0),
+///         }
+///     }
+/// }
+/// ```
+#[macro_export]
 macro_rules! forward {
     ($this:ident, $below:expr; $($op:ident),*) => {
-        $(forward!(@$op $this $below);)*
+        $($crate::forward!(@$op $this $below);)*
     };
     (@root $this:ident $below:expr) => {
-        fn root(&$this) -> Ino {
+        fn root(&$this) -> $crate::Ino {
             $below.root()
         }
     };
     (@lookup $this:ident $below:expr) => {
-        fn lookup(&$this, dir: Ino, name: &[u8]) -> impl Future<Output = Result<Ino>> + Send {
+        fn lookup(&$this, dir: $crate::Ino, name: &[u8]) -> impl ::core::future::Future<Output = ::kernel::error::Result<$crate::Ino>> + Send {
             $below.lookup(dir, name)
         }
     };
     (@stat $this:ident $below:expr) => {
-        fn stat(&$this, ino: Ino) -> impl Future<Output = Result<Attr>> + Send {
+        fn stat(&$this, ino: $crate::Ino) -> impl ::core::future::Future<Output = ::kernel::error::Result<::vfs::Attr>> + Send {
             $below.stat(ino)
         }
     };
     (@read $this:ident $below:expr) => {
         fn read(
             &$this,
-            ino: Ino,
+            ino: $crate::Ino,
             offset: u64,
-            block: &mut Block,
-        ) -> impl Future<Output = Result<usize>> + Send {
+            block: &mut ::upcall::Block,
+        ) -> impl ::core::future::Future<Output = ::kernel::error::Result<usize>> + Send {
             $below.read(ino, offset, block)
         }
     };
     (@read_at $this:ident $below:expr) => {
         fn read_at(
             &$this,
-            ino: Ino,
-            range: Range<u64>,
-            blocks: &mut Blocks,
-        ) -> impl Future<Output = Result<usize>> + Send {
+            ino: $crate::Ino,
+            range: ::core::ops::Range<u64>,
+            blocks: &mut ::upcall::Blocks,
+        ) -> impl ::core::future::Future<Output = ::kernel::error::Result<usize>> + Send {
             $below.read_at(ino, range, blocks)
         }
     };
     (@readlink $this:ident $below:expr) => {
-        fn readlink(&$this, ino: Ino) -> impl Future<Output = Result<KVec<u8>>> + Send {
+        fn readlink(&$this, ino: $crate::Ino) -> impl ::core::future::Future<Output = ::kernel::error::Result<::kernel::alloc::KVec<u8>>> + Send {
             $below.readlink(ino)
         }
     };
     (@read_dir $this:ident $below:expr) => {
         fn read_dir(
             &$this,
-            dir: Ino,
+            dir: $crate::Ino,
             pos: u64,
-            batch: &mut DirBatch,
-        ) -> impl Future<Output = Result> + Send {
+            batch: &mut ::vfs::DirBatch,
+        ) -> impl ::core::future::Future<Output = ::kernel::error::Result> + Send {
             $below.read_dir(dir, pos, batch)
         }
     };
     (@getxattr $this:ident $below:expr) => {
         fn getxattr(
             &$this,
-            ino: Ino,
+            ino: $crate::Ino,
             name: &[u8],
-        ) -> impl Future<Output = Result<KVec<u8>>> + Send {
+        ) -> impl ::core::future::Future<Output = ::kernel::error::Result<::kernel::alloc::KVec<u8>>> + Send {
             $below.getxattr(ino, name)
         }
     };
     (@listxattr $this:ident $below:expr) => {
-        fn listxattr(&$this, ino: Ino) -> impl Future<Output = Result<KVec<u8>>> + Send {
+        fn listxattr(&$this, ino: $crate::Ino) -> impl ::core::future::Future<Output = ::kernel::error::Result<::kernel::alloc::KVec<u8>>> + Send {
             $below.listxattr(ino)
         }
     };
     (@acl $this:ident $below:expr) => {
         fn acl(
             &$this,
-            ino: Ino,
+            ino: $crate::Ino,
             default: bool,
-        ) -> impl Future<Output = Result<Option<KVec<AclEntry>>>> + Send {
+        ) -> impl ::core::future::Future<Output = ::kernel::error::Result<Option<::kernel::alloc::KVec<::vfs::AclEntry>>>> + Send {
             $below.acl(ino, default)
         }
     };
     (@statfs $this:ident $below:expr) => {
-        fn statfs(&$this) -> impl Future<Output = Result<StatFs>> + Send {
+        fn statfs(&$this) -> impl ::core::future::Future<Output = ::kernel::error::Result<::vfs::StatFs>> + Send {
             $below.statfs()
         }
     };
 }
-pub(crate) use forward;

@@ -4,8 +4,7 @@
 
 use crate::asynchronous::{AsyncStackable, Ino, Layer};
 use crate::blocking::Stackable;
-use crate::forward::forward;
-use core::future::Future;
+use crate::forward;
 use core::ops::Range;
 use kernel::prelude::*;
 use kernel::sync::atomic::{Atomic, Relaxed};

@@ -9,14 +9,13 @@
 //! sees a write as a whole or not at all. A write that is dropped halfway has changed the pages before.
 
 use crate::asynchronous::{AsyncStackable, Ino, Layer};
-use crate::forward::forward;
+use crate::forward;
 use crate::page::{self, copy, ReadPage};
-use core::future::Future;
 use kernel::prelude::*;
 use kernel::rbtree::{RBTree, RBTreeNode};
 use kernel::sync::{new_spinlock, Arc, SpinLock};
 use upcall::{Block, ReadGuard, RwSemaphore};
-use vfs::{AclEntry, Attr, DirBatch, FileType, StatFs, Time};
+use vfs::{Attr, FileType, Time};
 
 /// What was changed of a file.
 struct Changes {

@@ -3,15 +3,14 @@
 //! [`Permitted`]: a layer that asks what credentials permit.
 
 use crate::asynchronous::{AsyncStackable, Ino, Layer};
-use crate::forward::forward;
-use core::future::Future;
+use crate::forward;
 use core::ops::Range;
 use kernel::cred::Credential;
 use kernel::prelude::*;
 use kernel::sync::aref::ARef;
 use upcall::{Block, Blocks};
 use vfs::permission::{is_admin, permitted, Access};
-use vfs::{AclEntry, Attr, DirBatch, StatFs};
+use vfs::DirBatch;
 
 /// Does what credentials permit, as the VFS would: by mode bits, access control lists and capabilities.
 ///

@@ -3,12 +3,9 @@
 //! [`Subtree`]: a layer that shows a part of a tree, as `chroot` does.
 
 use crate::asynchronous::{AsyncStackable, Ino, Layer};
-use crate::forward::forward;
-use core::future::Future;
-use core::ops::Range;
+use crate::forward;
 use kernel::prelude::*;
-use upcall::{Block, Blocks};
-use vfs::{AclEntry, Attr, DirBatch, DirEntry, FileType, StatFs};
+use vfs::{DirBatch, DirEntry, FileType};
 
 /// Shows what is below one directory, which is its root: `..` there leads nowhere else, nor does a symbolic link.
 ///

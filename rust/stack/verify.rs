@@ -3,9 +3,8 @@
 //! [`Verify`]: a layer that compares checksums of contents.
 
 use crate::asynchronous::{check_range, AsyncStackable, Ino, Layer};
-use crate::forward::forward;
+use crate::forward;
 use crate::page::{self, ReadPage};
-use core::future::Future;
 use core::ops::Range;
 use kernel::prelude::*;
 use kernel::rbtree::RBTree;
@@ -13,7 +12,6 @@ use kernel::sync::atomic::{Atomic, Relaxed};
 use kernel::sync::{new_spinlock, Arc, SpinLock};
 use upcall::{Block, Blocks};
 use vfs::checksum::crc32c;
-use vfs::{AclEntry, Attr, DirBatch, StatFs};
 
 /// The attribute that has the checksums of a file: one for each page, 32 bits, little-endian. CRC-32C of the page's
 /// bytes, of which the last page has those of the file.

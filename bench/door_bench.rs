@@ -1,0 +1,346 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The Rust door's side of `bench/door`; `files.c` has the other.
+//!
+//! Writing `WORKLOAD ARGUMENTS` to the debugfs file `upcall_door_bench/run` runs the workload for the writer's thread, on
+//! the volume that is mounted at `/mnt`. Reading the file gives `ns=.. ops=..` of the last one.
+
+use aext4::door::{Ino, Volume};
+use core::future::Future;
+use kernel::debugfs::{Dir, File, Reader, Writer};
+use kernel::fmt::Write;
+use kernel::prelude::*;
+use kernel::sync::atomic::{Atomic, Relaxed};
+use kernel::sync::Arc;
+use kernel::time::{Instant, Monotonic};
+use kernel::uaccess::UserSliceReader;
+use kernel::{fmt, InPlaceModule};
+use stack::{walk_tree, AsyncStackable, Found, Subtree, Visitor};
+use upcall::{block_on, Block, Mutex, Scope};
+
+module! {
+    type: DoorBench,
+    name: "door_bench",
+    authors: ["The Upcall developers"],
+    description: "The Rust door's side of its benchmark",
+    license: "GPL",
+}
+
+#[pin_data]
+struct DoorBench {
+    #[pin]
+    file: File<Runner>,
+    /// Goes after the file.
+    dir: Dir,
+}
+
+impl InPlaceModule for DoorBench {
+    fn init(_module: &'static ThisModule) -> impl PinInit<Self, Error> {
+        let dir = Dir::new(c"upcall_door_bench");
+        try_pin_init!(Self {
+            file <- dir.read_write_file(c"run", Runner(Mutex::new(State::default()))),
+            dir,
+        })
+    }
+}
+
+/// What the file does.
+struct Runner(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    ns: u64,
+    ops: u64,
+    /// What else was found.
+    extra: u64,
+    held: Option<Held>,
+}
+
+impl Writer for Runner {
+    fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = self.0.lock_blocking().map_err(|_| fmt::Error)?;
+        writeln!(f, "ns={} ops={} extra={}", state.ns, state.ops, state.extra)
+    }
+}
+
+impl Reader for Runner {
+    fn read_from_slice(&self, reader: &mut UserSliceReader) -> Result {
+        let mut line = [0; 128];
+        let line = line.get_mut(..reader.len()).ok_or(EINVAL)?;
+        reader.read_slice(line)?;
+        let line = core::str::from_utf8(line).map_err(|_| EINVAL)?;
+        self.0.lock_blocking()?.run(line)
+    }
+}
+
+fn number(word: Option<&str>) -> Result<u64> {
+    word.ok_or(EINVAL)?.parse().map_err(|_| EINVAL)
+}
+
+impl State {
+    fn run(&mut self, line: &str) -> Result {
+        let mut words = line.split_whitespace();
+        let name = words.next().ok_or(EINVAL)?;
+        if name == "release" {
+            (self.ns, self.ops, self.extra) = (0, 1, 0);
+            return self.held.take().ok_or(EINVAL)?.release();
+        }
+        let volume = Arc::new(Volume::open(c"/mnt")?, GFP_KERNEL)?;
+        let tasks = number(words.next())?;
+        self.extra = 0;
+        if name == "tree" {
+            let visitor = Arc::new(Nothing, GFP_KERNEL)?;
+            let start = Instant::<Monotonic>::now();
+            let visited = block_on(walk_tree(&volume, volume.root(), tasks as usize, &visitor))??;
+            self.ns = start.elapsed().as_nanos() as u64;
+            (self.ops, self.extra) = (visited.directories, visited.entries);
+            return Ok(());
+        }
+        self.ops = number(words.next())?;
+        if name == "hold" {
+            self.held = Some(Held::new(volume, tasks, self.ops)?);
+            return Ok(());
+        }
+        if name == "fair" {
+            let held = self.held.as_ref().ok_or(EINVAL)?;
+            self.ns = held.one_more(tasks)?;
+            self.ops = 1;
+            return Ok(());
+        }
+        let work = Arc::new(Work::new(volume, self.ops), GFP_KERNEL)?;
+        self.ns = match name {
+            "stat" => work.by(tasks, |work| work.stat())?,
+            "read" => work.by(tasks, |work| work.read())?,
+            "list" => work.by(tasks, |work| work.list())?,
+            // The same file again and again: by itself, and by way of a layer that only forwards
+            "direct" => block_on(again(&*work.volume, self.ops))??,
+            "layer" => {
+                let layer = block_on(Subtree::new(work.volume.clone(), b"/"))??;
+                block_on(again(&layer, self.ops))??
+            }
+            "arc" => block_on(again(&work.volume, self.ops))??,
+            _ => return Err(EINVAL),
+        };
+        if work.errors.load(Relaxed) > 0 {
+            return Err(EIO);
+        }
+        Ok(())
+    }
+}
+
+/// A visitor that wants nothing but the walk, which reads each entry's attributes.
+struct Nothing;
+
+impl<L: AsyncStackable> Visitor<L> for Nothing {
+    async fn visit(&self, _: &L, _: Found<'_>) -> Result<bool> {
+        Ok(true)
+    }
+}
+
+/// What tasks share that take the next of `count` operations.
+struct Work {
+    volume: Arc<Volume>,
+    count: u64,
+    next: Atomic<u64>,
+    errors: Atomic<u64>,
+}
+
+/// A name made of a letter and digits, as `files.c` makes them.
+struct Name {
+    bytes: [u8; 8],
+    len: usize,
+}
+
+impl Write for Name {
+    fn write_str(&mut self, s: &str) -> fmt::Result {
+        for &byte in s.as_bytes() {
+            *self.bytes.get_mut(self.len).ok_or(fmt::Error)? = byte;
+            self.len += 1;
+        }
+        Ok(())
+    }
+}
+
+fn name(args: fmt::Arguments<'_>) -> Result<Name> {
+    let mut name = Name {
+        bytes: [0; 8],
+        len: 0,
+    };
+    name.write_fmt(args)?;
+    Ok(name)
+}
+
+impl Name {
+    fn as_bytes(&self) -> &[u8] {
+        self.bytes.get(..self.len).unwrap_or(&[])
+    }
+}
+
+/// Which file of a directory: splitmix64, as in `files.c`.
+fn pick(n: u64) -> u64 {
+    let z = n.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    (z ^ (z >> 27)) & 15
+}
+
+impl Work {
+    fn new(volume: Arc<Volume>, count: u64) -> Self {
+        Self {
+            volume,
+            count,
+            next: Atomic::new(0),
+            errors: Atomic::new(0),
+        }
+    }
+
+    fn next(&self) -> Option<u64> {
+        let n = self.next.fetch_add(1u64, Relaxed);
+        (n < self.count).then_some(n)
+    }
+
+    /// Runs as many tasks. Returns the nanoseconds that they took.
+    fn by<F>(self: &Arc<Self>, tasks: u64, task: impl Fn(Arc<Self>) -> F) -> Result<u64>
+    where
+        F: Future<Output = Result> + Send + 'static,
+    {
+        let scope = Scope::new()?;
+        let start = Instant::<Monotonic>::now();
+        for _ in 0..tasks {
+            let work = self.clone();
+            let future = task(self.clone());
+            scope.spawn(async move {
+                if future.await.is_err() {
+                    work.errors.add(1u64, Relaxed);
+                }
+            })?;
+        }
+        block_on(scope.join())?;
+        Ok(start.elapsed().as_nanos() as u64)
+    }
+
+    async fn file(&self, n: u64) -> Result<Ino> {
+        let dir = name(fmt!("d{n}"))?;
+        let dir = self
+            .volume
+            .lookup(self.volume.root(), dir.as_bytes())
+            .await?;
+        let file = name(fmt!("f{}", pick(n)))?;
+        self.volume.lookup(dir, file.as_bytes()).await
+    }
+
+    async fn stat(self: Arc<Self>) -> Result {
+        while let Some(n) = self.next() {
+            let file = self.file(n).await?;
+            self.volume.stat(file).await?;
+        }
+        Ok(())
+    }
+
+    async fn read(self: Arc<Self>) -> Result {
+        let mut block = Block::new()?;
+        while let Some(n) = self.next() {
+            let file = self.file(n).await?;
+            if self.volume.read(file, 0, &mut block).await? != Block::SIZE {
+                return Err(EIO);
+            }
+        }
+        Ok(())
+    }
+
+    async fn list(self: Arc<Self>) -> Result {
+        while let Some(n) = self.next() {
+            let dir = name(fmt!("d{n}"))?;
+            let dir = self
+                .volume
+                .lookup(self.volume.root(), dir.as_bytes())
+                .await?;
+            let mut entries = self.volume.entries(dir, 0);
+            let mut count = 0;
+            while entries.next().await?.is_some() {
+                count += 1;
+            }
+            if count != 18 {
+                return Err(EIO);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Reads the first page of one file `count` times. Returns the nanoseconds.
+async fn again<L: AsyncStackable>(layer: &L, count: u64) -> Result<u64> {
+    let ino = layer.walk(layer.root(), b"d0/f0").await?;
+    let mut block = Block::new()?;
+    layer.read(ino, 0, &mut block).await?;
+    let start = Instant::<Monotonic>::now();
+    for _ in 0..count {
+        layer.read(ino, 0, &mut block).await?;
+    }
+    Ok(start.elapsed().as_nanos() as u64)
+}
+
+/// Reads of a slow device that are all in flight at the same time, or that are, so many, again and again.
+struct Held {
+    /// Goes first: its tasks use the rest.
+    scope: Scope,
+    stop: Arc<Atomic<u64>>,
+    volume: Arc<Volume>,
+}
+
+impl Held {
+    /// `tasks` reads in flight: once, or until they are released if `again` is not 0.
+    fn new(volume: Arc<Volume>, tasks: u64, again: u64) -> Result<Self> {
+        let scope = Scope::new()?;
+        let stop = Arc::new(Atomic::<u64>::new(again ^ 1), GFP_KERNEL)?;
+        let work = Arc::new(Work::new(volume.clone(), tasks), GFP_KERNEL)?;
+        // The maps and inodes are to be known: what is held is the read.
+        let files = work.clone();
+        block_on(scope.spawn(async move {
+            for n in 0..tasks {
+                files.file(n).await.map(drop)?;
+            }
+            Ok::<_, Error>(())
+        })?)???;
+        let mut inos = KVVec::new();
+        for n in 0..tasks {
+            inos.push(block_on(work.file(n))??, GFP_KERNEL)?;
+        }
+        for ino in inos {
+            let (volume, stop) = (volume.clone(), stop.clone());
+            scope.spawn(async move {
+                let mut block = Block::vacant();
+                loop {
+                    let _ = volume.read(ino, 0, &mut block).await;
+                    if stop.load(Relaxed) != 0 {
+                        return;
+                    }
+                }
+            })?;
+        }
+        // Until all have been polled: the executor takes the tasks in turn.
+        block_on(scope.spawn(async {})?)??;
+        Ok(Self {
+            scope,
+            stop,
+            volume,
+        })
+    }
+
+    /// One read more, of directory `n`. Returns the nanoseconds from the spawn to its end.
+    fn one_more(&self, n: u64) -> Result<u64> {
+        let work = Work::new(self.volume.clone(), 1);
+        let ino = block_on(work.file(n))??;
+        let volume = self.volume.clone();
+        let start = Instant::<Monotonic>::now();
+        block_on(self.scope.spawn(async move {
+            let mut block = Block::vacant();
+            volume.read(ino, 0, &mut block).await
+        })?)???;
+        Ok(start.elapsed().as_nanos() as u64)
+    }
+
+    fn release(self) -> Result {
+        self.stop.store(1, Relaxed);
+        block_on(self.scope.join())
+    }
+}
