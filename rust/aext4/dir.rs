@@ -184,15 +184,15 @@ impl Volume {
             return Err(corrupted());
         };
         let about = About::block(ino, pblk.0);
-        if ahead > 0 {
-            let end = piece
-                .end()
-                .min(lblk.0.saturating_add(ahead))
-                .min(self.dir_blocks(dir)?);
-            let count = u64::from(end.saturating_sub(lblk.0));
-            self.disk.prefetch(pblk.0, pblk.0..pblk.0 + count);
-        }
-        let buffer = self.disk.buffer(pblk.0).await?;
+        let end = piece
+            .end()
+            .min(lblk.0.saturating_add(ahead))
+            .min(self.dir_blocks(dir)?);
+        let count = u64::from(end.saturating_sub(lblk.0));
+        let buffer = self
+            .disk
+            .buffer_among(pblk.0, pblk.0..pblk.0 + count)
+            .await?;
         if !buffer.is_verified() {
             let data = buffer.data();
             let entries = || Dirents::block(data, geo)?.verify(&dir.inode.owner, geo);

@@ -80,6 +80,8 @@ impl Piece {
 /// The pieces that were found last.
 pub(crate) struct RunCache {
     slots: [Option<Piece>; RUNS],
+    /// How many slots have something; most files have one run.
+    len: usize,
     /// The slot that is overwritten next.
     next: usize,
 }
@@ -88,16 +90,14 @@ impl RunCache {
     pub(crate) fn new() -> Self {
         Self {
             slots: [None; RUNS],
+            len: 0,
             next: 0,
         }
     }
 
     fn find(&self, lblk: Lblk) -> Option<Piece> {
-        self.slots
-            .iter()
-            .flatten()
-            .find(|piece| piece.covers(lblk))
-            .copied()
+        let found = self.slots.get(..self.len)?.iter().flatten();
+        found.copied().find(|piece| piece.covers(lblk))
     }
 
     fn remember(&mut self, piece: Piece) {
@@ -105,6 +105,7 @@ impl RunCache {
             *slot = Some(piece);
         }
         self.next = (self.next + 1) % RUNS;
+        self.len = (self.len + 1).min(RUNS);
     }
 }
 

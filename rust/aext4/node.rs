@@ -10,7 +10,8 @@
 //! A node's inode never changes while the volume is mounted read-only. The table has at most one node for
 //! an inode; two who read the same inode at the same time both make a node, and the second to come
 //! back takes the first's. A node leaves the table only when the table has the last reference, which is
-//! told under the table's lock, by the node's count of users.
+//! told under the table's lock, by the node's count of users. Nodes without users stay until the
+//! superblock's shrinker is asked for memory, or the volume goes.
 
 use crate::error::{corrupted, About, OrReport};
 use crate::layout::{self, DataMap, InlineData, Ino, Inode, InodeFlags};
@@ -23,10 +24,7 @@ use kernel::sync::atomic::{Acquire, Atomic, Full, Relaxed};
 use kernel::sync::{new_spinlock, Arc, SpinLock};
 use vfs::Attached;
 
-/// How many nodes the table keeps that nobody uses.
-const KEEP: usize = 4096;
-
-/// How many entries one look-up examines to make room.
+/// How many entries are examined under the table's lock at a time, to make room.
 const SWEEP: usize = 16;
 
 /// What the file system knows of an inode.
@@ -123,22 +121,24 @@ impl Table {
             .map(|node| NodeRef::new(node.clone()))
     }
 
-    /// Takes some nodes without users out, for the caller to drop when it has released the lock.
+    /// Takes those of the next few nodes out that have no users, for the caller to drop when it has released the lock.
     fn sweep(&mut self, unused: &mut [Option<RBTreeNode<u32, Arc<Node>>>; SWEEP]) {
-        let mut slots = unused.iter_mut();
-        for _ in 0..SWEEP {
-            let Some(cursor) = self.nodes.cursor_lower_bound(&self.hand) else {
+        let mut cursor = self.nodes.cursor_lower_bound_mut(&self.hand);
+        for slot in unused {
+            let Some(at) = cursor else {
                 self.hand = 0;
                 return;
             };
-            let (&ino, node) = cursor.current();
+            let (&ino, node) = at.current();
             self.hand = ino.saturating_add(1);
-            if node.users.load(Acquire) == 0 {
-                if let (Some(slot), Some(node)) = (slots.next(), self.nodes.remove_node(&ino)) {
-                    *slot = Some(node);
-                    self.len -= 1;
-                }
-            }
+            cursor = if node.users.load(Acquire) == 0 {
+                let (next, node) = at.remove_current();
+                *slot = Some(node);
+                self.len -= 1;
+                next
+            } else {
+                at.move_next()
+            };
         }
     }
 }
@@ -152,9 +152,8 @@ impl Volume {
             return Ok(node);
         }
         let node = self.read_node(ino).await?;
-        // Allocated and freed outside of the lock.
+        // Allocated, and freed, outside of the lock.
         let entry = RBTreeNode::new(ino.0, node.clone(), GFP_KERNEL)?;
-        let mut unused = [const { None }; SWEEP];
         // From here on it has a user, so that the sweep leaves it.
         let node = NodeRef::new(node);
         let mut table = self.nodes.lock();
@@ -164,11 +163,6 @@ impl Volume {
         }
         table.nodes.insert(entry);
         table.len += 1;
-        if table.len > KEEP {
-            table.sweep(&mut unused);
-        }
-        drop(table);
-        drop(unused);
         Ok(node)
     }
 
@@ -200,8 +194,8 @@ impl Volume {
         let about = About::inode(ino);
         let geo = &self.sb.geo;
         let (pblk, offset) = self.inode_place(ino).or_report(self, about)?;
-        self.prefetch_inodes(ino, pblk);
-        let buffer = self.disk.buffer(pblk.0).await?;
+        let around = self.inodes_around(ino, pblk);
+        let buffer = self.disk.buffer_among(pblk.0, around).await?;
         let raw = buffer.data().get(offset as usize..).ok_or(EIO)?;
         let parsed = Inode::parse(raw, ino, geo);
         // A file handle may well name an inode that is gone; that is no damage.

@@ -8,6 +8,7 @@ use crate::layout::{self, CrcFns, Group, GroupDesc, Ino, Pblk, SuperBlock};
 use crate::node::Table;
 use crate::options::Options;
 use core::fmt;
+use core::ops::Range;
 use kernel::alloc::KVVec;
 use kernel::page::PAGE_SIZE;
 use kernel::prelude::*;
@@ -114,22 +115,23 @@ impl Volume {
         }
     }
 
-    /// Starts to read the blocks of the inode table around `pblk`, unless it is in memory.
-    pub(crate) fn prefetch_inodes(&self, ino: Ino, pblk: Pblk) {
+    /// The blocks of the inode table that are read along with `pblk`, which has inode `ino`.
+    pub(crate) fn inodes_around(&self, ino: Ino, pblk: Pblk) -> Range<u64> {
+        let none = pblk.0..pblk.0;
         let count = u64::from(self.options.lock().inode_readahead);
         if count == 0 {
-            return;
+            return none;
         }
         let Ok((Group(group), _)) = self.sb.geo.inode_index(ino) else {
-            return;
+            return none;
         };
         let Some(group) = self.groups.get(group as usize) else {
-            return;
+            return none;
         };
         let first = group.inode_table.0;
         let end = first + u64::from(self.sb.geo.inode_table_blocks());
         let from = (pblk.0 - pblk.0 % count).max(first);
-        self.disk.prefetch(pblk.0, from..end.min(from + count));
+        from..end.min(from + count)
     }
 
     pub(crate) fn options(&self) -> Options {

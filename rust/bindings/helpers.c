@@ -363,12 +363,9 @@ struct buffer_head *upcall_get_buffer_nowait(struct block_device *bdev, sector_t
 					     unsigned int size)
 {
 	struct address_space *mapping = bdev->bd_mapping;
-	struct buffer_head *bh = __find_get_block(bdev, block, size);
 	struct folio *folio;
 	bool locked;
 
-	if (bh)
-		return bh;
 	folio = filemap_get_folio(mapping, block * size / PAGE_SIZE);
 	if (!IS_ERR(folio)) {
 		locked = folio_test_locked(folio);

@@ -340,8 +340,8 @@ impl<P: Payload> Request<P> {
 ///
 /// For a batch that is submitted in process context; inside an upcall it is so anyway, for all
 /// upcalls of one run. May sleep where submitting may.
-pub fn plugged(submit_all: impl FnOnce()) {
-    sys::with_plug(submit_all);
+pub fn plugged<R>(submit_all: impl FnOnce() -> R) -> R {
+    sys::with_plug(submit_all)
 }
 
 /// A submitted request.

@@ -20,6 +20,7 @@
 use crate::disk::Disk;
 use core::future::Future;
 use core::marker::PhantomPinned;
+use core::ops::Range;
 use core::pin::Pin;
 use core::ptr::NonNull;
 use core::task::{Context, Poll, Waker};
@@ -178,6 +179,12 @@ impl Disk {
     ///
     /// Dropping the future lets the read finish alone, and the block stays in memory.
     pub async fn buffer(&self, block: u64) -> Result<Buffer> {
+        self.buffer_among(block, block..block).await
+    }
+
+    /// As [`buffer`](Self::buffer). If the block is not in memory, starts to read `others` as well, which may have it in
+    /// between, and does not wait for them; without memory, or for blocks that are locked, it leaves them.
+    pub async fn buffer_among(&self, block: u64, others: Range<u64>) -> Result<Buffer> {
         let head = match self.cache().find(block) {
             Some(head) if head.is_uptodate() => return Ok(self.buffer_of(head)),
             Some(head) => head,
@@ -193,7 +200,19 @@ impl Disk {
             // Somebody else reads it. If that fails we try ourselves, and get the error.
             Unlocked::new(&head).await;
         }
-        if let Some(io) = self.start_read(&head)? {
+        let io = if others.is_empty() {
+            self.start_read(&head)
+        } else {
+            plugged(|| {
+                // In the order of the device, so that they become one request.
+                let before = others.start..others.end.min(block);
+                self.prefetch(before);
+                let io = self.start_read(&head);
+                self.prefetch(others.start.max(block + 1)..others.end);
+                io
+            })
+        };
+        if let Some(io) = io? {
             io.await.0?;
         }
         Ok(self.buffer_of(head))
@@ -249,23 +268,16 @@ impl Disk {
         io.map(Some).inspect_err(|_| end(false))
     }
 
-    /// Starts to read `blocks`, unless block `wanted` is in memory, and does not wait for them.
-    ///
-    /// Without memory, or for blocks that are locked, nothing happens.
-    pub fn prefetch(&self, wanted: u64, blocks: core::ops::Range<u64>) {
-        if self.cached_buffer(wanted).is_some() {
-            return;
-        }
-        plugged(|| {
-            for block in blocks {
-                let Some(head) = self.cache().get_nowait(block) else {
-                    return;
-                };
-                if !head.is_uptodate() && head.try_lock() && self.start_read(&head).is_err() {
-                    return;
-                }
+    /// Starts to read `blocks`, as far as that needs no waiting.
+    fn prefetch(&self, blocks: Range<u64>) {
+        for block in blocks {
+            let Some(head) = self.cache().get_nowait(block) else {
+                return;
+            };
+            if !head.is_uptodate() && head.try_lock() && self.start_read(&head).is_err() {
+                return;
             }
-        });
+        }
     }
 }
 

@@ -148,37 +148,30 @@ impl<'a> Dirents<'a> {
     /// Decodes and checks the entry at `pos`, in use or not.
     ///
     /// `None` at the end of the chain. Positions do not include `base`.
+    ///
+    /// A look-up goes through a hundred entries before it meets its own: what all of them pay is a load and
+    /// a few comparisons. What is wrong with one is found out by [`complaint`](Self::complaint).
     #[inline]
     fn raw_entry(&self, pos: u32) -> Result<Option<RawEntry>> {
         let at = us(pos);
         if at >= self.data.len() {
             return Ok(None);
         }
-        let end = u32::try_from(self.data.len()).unwrap_or(u32::MAX);
-        let bad = |what| Err(Error::corrupt1(what, pos.saturating_add(self.base)));
         let Some([i0, i1, i2, i3, l0, l1, name_len, type_byte]) = get_array(self.data, at) else {
-            return bad("directory entry at {}: cut off");
+            return Err(self.complaint(pos));
         };
         let ino = u32::from_le_bytes([i0, i1, i2, i3]);
         let rec_len = rec_len(u16::from_le_bytes([l0, l1]), self.block_bits);
-        if rec_len < MIN_ENTRY || rec_len % 4 != 0 {
-            return bad("directory entry at {}: bad length");
-        }
-        if rec_len < u32::from(name_len) + 8 {
-            return bad("directory entry at {}: too short for its name");
-        }
-        let next = match pos.checked_add(rec_len) {
-            Some(next) if next <= end => next,
-            _ => return bad("directory entry at {}: runs over the end"),
-        };
-        if next != end && end - next < MIN_ENTRY {
-            return bad("directory entry at {}: too close to the end");
-        }
-        if ino > self.inodes_count {
-            return bad("directory entry at {}: inode number out of range");
-        }
-        if next == end && name_len == 1 && get_u8(self.data, at + 8) == Some(b'.') {
-            return bad("directory entry at {}: '.' is the last");
+        // A position is less than the length of the data, which is 64 KiB at most.
+        let next = pos.wrapping_add(rec_len);
+        let last = us(next) == self.data.len();
+        let sound = rec_len % 4 == 0
+            && rec_len >= MIN_ENTRY
+            && rec_len >= u32::from(name_len) + 8
+            && (last || us(next) + us(MIN_ENTRY) <= self.data.len())
+            && ino <= self.inodes_count;
+        if !sound || (last && name_len == 1 && get_u8(self.data, at + 8) == Some(b'.')) {
+            return Err(self.complaint(pos));
         }
         Ok(Some(RawEntry {
             ino,
@@ -186,6 +179,35 @@ impl<'a> Dirents<'a> {
             name_len,
             type_byte,
         }))
+    }
+
+    /// What is wrong with the entry at `pos`, which [`raw_entry`](Self::raw_entry) refuses.
+    #[cold]
+    #[inline(never)]
+    fn complaint(&self, pos: u32) -> Error {
+        let at = us(pos);
+        let (raw_len, name_len) = (get_u16(self.data, at + 4), get_u8(self.data, at + 6));
+        let what = match (get_u32(self.data, at), raw_len, name_len) {
+            (Some(ino), Some(raw_len), Some(name_len)) => {
+                let rec_len = rec_len(raw_len, self.block_bits);
+                let left = self.data.len().saturating_sub(at);
+                if rec_len < MIN_ENTRY || rec_len % 4 != 0 {
+                    "directory entry at {}: bad length"
+                } else if rec_len < u32::from(name_len) + 8 {
+                    "directory entry at {}: too short for its name"
+                } else if us(rec_len) > left {
+                    "directory entry at {}: runs over the end"
+                } else if us(rec_len) != left && left - us(rec_len) < us(MIN_ENTRY) {
+                    "directory entry at {}: too close to the end"
+                } else if ino > self.inodes_count {
+                    "directory entry at {}: inode number out of range"
+                } else {
+                    "directory entry at {}: '.' is the last"
+                }
+            }
+            _ => "directory entry at {}: cut off",
+        };
+        Error::corrupt1(what, pos.saturating_add(self.base))
     }
 
     /// What [`raw_entry`](Self::raw_entry) has found at `pos`, with its name.

@@ -379,13 +379,14 @@ impl Drop for NoFs {
 }
 
 /// Runs `f` with the block layer's plug in place, so that what it submits goes out in one batch.
-pub(crate) fn with_plug(f: impl FnOnce()) {
+pub(crate) fn with_plug<R>(f: impl FnOnce() -> R) -> R {
     let plug = Opaque::<ub::blk_plug>::uninit();
     // SAFETY: The plug stays where it is until it is finished, on the same thread.
     unsafe { ub::blk_start_plug(plug.get()) };
-    f();
+    let result = f();
     // SAFETY: As above.
     unsafe { ub::blk_finish_plug(plug.get()) };
+    result
 }
 
 /// The time of the monotonic clock, in nanoseconds. Any context.
