@@ -132,7 +132,8 @@ impl<'a> Dirents<'a> {
     /// [`Kind::Corrupt`](super::Kind::Corrupt) if a bad entry is met before the name.
     pub fn find(&self, name: &[u8]) -> Result<Option<DirEntry<'a>>> {
         let mut pos = 0;
-        while let Some(raw) = self.raw_entry(pos)? {
+        while us(pos) < self.data.len() {
+            let raw = self.raw_entry(pos).ok_or_else(|| self.complaint(pos))?;
             // Names of a directory often begin alike: the last byte tells more than the first.
             if usize::from(raw.name_len) == name.len() && raw.ino != 0 {
                 let entry = self.entry(pos, &raw)?;
@@ -145,40 +146,33 @@ impl<'a> Dirents<'a> {
         Ok(None)
     }
 
-    /// Decodes and checks the entry at `pos`, in use or not.
-    ///
-    /// `None` at the end of the chain. Positions do not include `base`.
+    /// Decodes and checks the entry at `pos`, in use or not; positions do not include `base`. `None` if it is not
+    /// sound, which [`complaint`](Self::complaint) says more of.
     ///
     /// A look-up goes through a hundred entries before it meets its own: what all of them pay is a load and
-    /// a few comparisons. What is wrong with one is found out by [`complaint`](Self::complaint).
-    #[inline]
-    fn raw_entry(&self, pos: u32) -> Result<Option<RawEntry>> {
+    /// a few comparisons.
+    #[inline(always)]
+    fn raw_entry(&self, pos: u32) -> Option<RawEntry> {
         let at = us(pos);
-        if at >= self.data.len() {
-            return Ok(None);
-        }
-        let Some([i0, i1, i2, i3, l0, l1, name_len, type_byte]) = get_array(self.data, at) else {
-            return Err(self.complaint(pos));
-        };
+        let [i0, i1, i2, i3, l0, l1, name_len, type_byte] = get_array(self.data, at)?;
         let ino = u32::from_le_bytes([i0, i1, i2, i3]);
         let rec_len = rec_len(u16::from_le_bytes([l0, l1]), self.block_bits);
         // A position is less than the length of the data, which is 64 KiB at most.
         let next = pos.wrapping_add(rec_len);
         let last = us(next) == self.data.len();
         let sound = rec_len % 4 == 0
-            && rec_len >= MIN_ENTRY
-            && rec_len >= u32::from(name_len) + 8
+            && rec_len >= (u32::from(name_len) + 8).max(MIN_ENTRY)
             && (last || us(next) + us(MIN_ENTRY) <= self.data.len())
             && ino <= self.inodes_count;
         if !sound || (last && name_len == 1 && get_u8(self.data, at + 8) == Some(b'.')) {
-            return Err(self.complaint(pos));
+            return None;
         }
-        Ok(Some(RawEntry {
+        Some(RawEntry {
             ino,
             next,
             name_len,
             type_byte,
-        }))
+        })
     }
 
     /// What is wrong with the entry at `pos`, which [`raw_entry`](Self::raw_entry) refuses.
@@ -251,13 +245,15 @@ impl<'a> Iterator for DirIter<'a> {
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
+            if us(self.pos) >= self.part.data.len() {
+                return None;
+            }
             let entry = match self.part.raw_entry(self.pos) {
-                Ok(Some(raw)) => {
+                Some(raw) => {
                     let pos = core::mem::replace(&mut self.pos, raw.next);
                     self.part.entry(pos, &raw)
                 }
-                Ok(None) => return None,
-                Err(e) => Err(e),
+                None => Err(self.part.complaint(self.pos)),
             };
             let entry = match entry {
                 Ok(entry) => entry,
