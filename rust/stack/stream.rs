@@ -115,7 +115,7 @@ impl<'a, L: AsyncStackable> Entries<'a, L> {
     ///
     /// No entry is lost by dropping the future.
     pub async fn next(&mut self) -> Result<Option<DirEntry<'_>>> {
-        while self.batch.entry_at(self.at).is_none() {
+        while self.at == self.batch.len() {
             let Some(pos) = self.next else {
                 return Ok(None);
             };

@@ -399,13 +399,18 @@ pub struct DirEntry<'a> {
 /// Directory entries, packed into one buffer.
 #[derive(Default)]
 pub struct DirBatch {
+    /// What is behind `used` is there to be overwritten.
     bytes: KVec<u8>,
+    used: usize,
     /// Where a listing goes on if it found nothing to add and is not at the end.
     next: Option<u64>,
 }
 
 /// The bytes of an entry before its name.
 const HEAD: usize = 14;
+
+/// How many bytes a batch has for its first entries.
+const FIRST: usize = 1024;
 
 impl DirBatch {
     /// Makes an empty batch.
@@ -415,31 +420,50 @@ impl DirBatch {
 
     /// Whether there are no entries.
     pub fn is_empty(&self) -> bool {
-        self.bytes.is_empty()
+        self.used == 0
     }
 
     /// Forgets the entries and keeps the memory.
     pub fn clear(&mut self) {
-        self.bytes.clear();
+        self.used = 0;
         self.next = None;
+    }
+
+    /// The next `size` bytes of the buffer, which are used from then on.
+    fn room(&mut self, size: usize) -> Result<&mut [u8]> {
+        let end = self.used + size;
+        if end > self.bytes.len() {
+            let len = end.next_power_of_two().max(FIRST);
+            let mut bytes = KVec::zeroed(len, GFP_KERNEL)?;
+            if let (Some(to), Some(from)) =
+                (bytes.get_mut(..self.used), self.bytes.get(..self.used))
+            {
+                to.copy_from_slice(from);
+            }
+            self.bytes = bytes;
+        }
+        let room = self.bytes.get_mut(self.used..end).ok_or(EINVAL)?;
+        self.used = end;
+        Ok(room)
     }
 
     /// Adds an entry. Fails with `ENOMEM`, and with `EINVAL` for a name of more than 255 bytes.
     pub fn push(&mut self, entry: &DirEntry<'_>) -> Result {
-        let mut head = [0; HEAD];
+        let name_len = u8::try_from(entry.name.len()).map_err(|_| EINVAL)?;
+        let room = self.room(HEAD + entry.name.len())?;
+        let (head, name) = room.split_first_chunk_mut::<HEAD>().ok_or(EINVAL)?;
         head[..4].copy_from_slice(&entry.ino.to_le_bytes());
         head[4..12].copy_from_slice(&entry.next.to_le_bytes());
         head[12] = entry.file_type as u8;
-        head[13] = u8::try_from(entry.name.len()).map_err(|_| EINVAL)?;
-        self.bytes.reserve(HEAD + entry.name.len(), GFP_KERNEL)?;
-        self.bytes.extend_from_slice(&head, GFP_KERNEL)?;
-        self.bytes.extend_from_slice(entry.name, GFP_KERNEL)?;
+        head[13] = name_len;
+        name.copy_from_slice(entry.name);
         Ok(())
     }
 
     /// Adds the entries of `other`, and goes on where it does. Fails with `ENOMEM`.
     pub fn append(&mut self, other: &Self) -> Result {
-        self.bytes.extend_from_slice(&other.bytes, GFP_KERNEL)?;
+        let entries = other.bytes.get(..other.used).ok_or(EINVAL)?;
+        self.room(entries.len())?.copy_from_slice(entries);
         self.next = other.next;
         Ok(())
     }
@@ -449,14 +473,21 @@ impl DirBatch {
         self.next = Some(pos);
     }
 
+    /// How many bytes the entries have: where the one behind the last would begin.
+    pub fn len(&self) -> usize {
+        self.used
+    }
+
     /// Where the listing goes on after the entries; `None` at the end of the directory.
     pub fn next(&self) -> Option<u64> {
         self.next
     }
 
     /// The entry that begins at byte `at` of the buffer, and where the next one begins; 0 is the first.
+    #[inline]
     pub fn entry_at(&self, at: usize) -> Option<(DirEntry<'_>, usize)> {
-        let (head, rest) = self.bytes.get(at..)?.split_first_chunk::<HEAD>()?;
+        let entries = self.bytes.get(..self.used)?;
+        let (head, rest) = entries.get(at..)?.split_first_chunk::<HEAD>()?;
         let name = rest.get(..usize::from(head[13]))?;
         let entry = DirEntry {
             ino: u32::from_le_bytes(*head.first_chunk()?),
