@@ -55,7 +55,7 @@ impl kernel::Module for Chained {
         pr_info!("{}\n", BStr::from_bytes(&line));
         // The second step is not begun.
         let failed = first_line(&volume, b".nothing");
-        pr_info!("without a start: {:?}\n", failed.err());
+        pr_info!("without a start: {:?}\n", failed.map_err(Error::to_errno));
         Ok(Self)
     }
 }

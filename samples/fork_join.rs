@@ -73,7 +73,7 @@ impl kernel::Module for ForkJoin {
         let total = block_on(ten_at_a_time())??;
         pr_info!("ten at a time: {total}\n");
         let failed = block_on(async { try_join!(square(4), square(0)) })?;
-        pr_info!("one fails: {:?}\n", failed.err());
+        pr_info!("one fails: {:?}\n", failed.map_err(Error::to_errno));
         Ok(Self)
     }
 }

@@ -9,7 +9,6 @@
 ///
 /// ```
 /// # use kernel::prelude::*;
-/// # use core::future::Future;
 /// # use stack::{forward, AsyncStackable, Ino, Layer};
 /// # use upcall::Block;
 /// /// Files that end after one page.

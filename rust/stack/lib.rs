@@ -16,7 +16,7 @@
 //! | [`path`](mod@path) | walking a path |
 //! | [`stream`] | a file as a stream of pages, a directory as a stream of entries |
 //! | [`tree`] | a whole tree, or many files, with a bound on what is in flight |
-//! | [`page`], [`forward`] | what layers share |
+//! | [`page`], [`forward`](mod@forward) | what layers share |
 //! | [`latency`] | a layer that measures |
 //! | [`verify`] | a layer that compares checksums of contents |
 //! | [`overlay`] | a layer that keeps changes in memory |
