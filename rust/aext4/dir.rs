@@ -236,7 +236,12 @@ impl Volume {
             let entry = entry.or_report(self, about)?;
             batch.push(&entry_at(&entry, base + u64::from(entry.next)))?;
         }
-        batch.go_on_at(base + (1 << bits));
+        let behind = base + (1 << bits);
+        if lblk + 1 < blocks {
+            batch.go_on_at(behind);
+        } else {
+            batch.end_at(behind);
+        }
         Ok(())
     }
 

@@ -147,7 +147,13 @@ impl<F: FileSystem> Ops<F> {
                 match batch.next() {
                     // SAFETY: As above.
                     Some(next) => unsafe { (*ctx).pos = next as i64 },
-                    None => return Ok(0),
+                    None => {
+                        if let Some(end) = batch.end() {
+                            // SAFETY: As above.
+                            unsafe { (*ctx).pos = end as i64 };
+                        }
+                        return Ok(0);
+                    }
                 }
             }
         })

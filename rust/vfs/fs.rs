@@ -404,13 +404,15 @@ pub struct DirBatch {
     used: usize,
     /// Where a listing goes on if it found nothing to add and is not at the end.
     next: Option<u64>,
+    /// The end, if it is known.
+    end: Option<u64>,
 }
 
 /// The bytes of an entry before its name.
 const HEAD: usize = 14;
 
 /// How many bytes a batch has for its first entries.
-const FIRST: usize = 1024;
+const FIRST: usize = 512;
 
 impl DirBatch {
     /// Makes an empty batch.
@@ -427,20 +429,28 @@ impl DirBatch {
     pub fn clear(&mut self) {
         self.used = 0;
         self.next = None;
+        self.end = None;
+    }
+
+    /// Makes room for `size` bytes more.
+    #[cold]
+    #[inline(never)]
+    fn grow(&mut self, size: usize) -> Result {
+        let len = (self.used + size).next_power_of_two().max(FIRST);
+        let mut bytes = KVec::zeroed(len, GFP_KERNEL)?;
+        if let (Some(to), Some(from)) = (bytes.get_mut(..self.used), self.bytes.get(..self.used)) {
+            to.copy_from_slice(from);
+        }
+        self.bytes = bytes;
+        Ok(())
     }
 
     /// The next `size` bytes of the buffer, which are used from then on.
+    #[inline]
     fn room(&mut self, size: usize) -> Result<&mut [u8]> {
         let end = self.used + size;
         if end > self.bytes.len() {
-            let len = end.next_power_of_two().max(FIRST);
-            let mut bytes = KVec::zeroed(len, GFP_KERNEL)?;
-            if let (Some(to), Some(from)) =
-                (bytes.get_mut(..self.used), self.bytes.get(..self.used))
-            {
-                to.copy_from_slice(from);
-            }
-            self.bytes = bytes;
+            self.grow(size)?;
         }
         let room = self.bytes.get_mut(self.used..end).ok_or(EINVAL)?;
         self.used = end;
@@ -448,6 +458,7 @@ impl DirBatch {
     }
 
     /// Adds an entry. Fails with `ENOMEM`, and with `EINVAL` for a name of more than 255 bytes.
+    #[inline]
     pub fn push(&mut self, entry: &DirEntry<'_>) -> Result {
         let name_len = u8::try_from(entry.name.len()).map_err(|_| EINVAL)?;
         let room = self.room(HEAD + entry.name.len())?;
@@ -471,6 +482,16 @@ impl DirBatch {
     /// Says that the listing goes on at `pos`, although there may be no entries.
     pub fn go_on_at(&mut self, pos: u64) {
         self.next = Some(pos);
+    }
+
+    /// Says that there are no more entries; a listing that goes on at `pos` finds none with the least work.
+    pub fn end_at(&mut self, pos: u64) {
+        self.end = Some(pos);
+    }
+
+    /// What [`end_at`](Self::end_at) was told.
+    pub fn end(&self) -> Option<u64> {
+        self.end
     }
 
     /// How many bytes the entries have: where the one behind the last would begin.

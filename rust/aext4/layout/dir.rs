@@ -205,7 +205,7 @@ impl<'a> Dirents<'a> {
     }
 
     /// What [`raw_entry`](Self::raw_entry) has found at `pos`, with its name.
-    #[inline]
+    #[inline(always)]
     fn entry(&self, pos: u32, raw: &RawEntry) -> Result<DirEntry<'a>> {
         let offset = pos.saturating_add(self.base);
         let Some(name) = get_bytes(self.data, us(pos) + 8, usize::from(raw.name_len)) else {
@@ -244,7 +244,8 @@ pub struct DirIter<'a> {
 impl<'a> Iterator for DirIter<'a> {
     type Item = Result<DirEntry<'a>>;
 
-    #[inline]
+    // A part of the loop that uses it: entries are many.
+    #[inline(always)]
     fn next(&mut self) -> Option<Self::Item> {
         loop {
             if us(self.pos) >= self.part.data.len() {
