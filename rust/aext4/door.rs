@@ -21,7 +21,6 @@
 
 use crate::fs;
 use crate::layout::Ino as Number;
-use crate::node::NodeRef;
 use crate::volume;
 use core::ops::Range;
 use kernel::fs::File;
@@ -78,13 +77,14 @@ impl Volume {
         }
     }
 
-    async fn node(&self, ino: Ino) -> Result<NodeRef> {
+    /// The inode's number, if it may be asked for: a caller's mistake is no damage.
+    fn number(&self, ino: Ino) -> Result<Number> {
         let ino = Number(ino.0);
-        // A caller's mistake is no damage.
-        if !self.0.sb.geo.is_user_ino(ino) {
-            return Err(ESTALE);
+        if self.0.sb.geo.is_user_ino(ino) {
+            Ok(ino)
+        } else {
+            Err(ESTALE)
         }
-        self.0.get_node(ino).await
     }
 }
 
@@ -105,7 +105,7 @@ impl Extents<'_> {
     /// No piece is lost by dropping the future.
     pub async fn next(&mut self) -> Result<Option<Mapping>> {
         let volume = &*self.volume.0;
-        let node = self.volume.node(self.ino).await?;
+        let node = volume.get_node(self.volume.number(self.ino)?).await?;
         volume.check_regular(&node)?;
         let end = self.range.end.min(node.inode.size);
         let start = self.range.start;
@@ -137,7 +137,7 @@ impl AsyncStackable for Volume {
         if name.len() > 255 {
             return Err(ENAMETOOLONG);
         }
-        let dir = self.node(dir).await?;
+        let dir = self.0.get_node(self.number(dir)?).await?;
         match self.0.find(&dir, name).await? {
             Some(ino) => Ok(Ino(ino.0)),
             None => Err(ENOENT),
@@ -145,32 +145,32 @@ impl AsyncStackable for Volume {
     }
 
     async fn stat(&self, ino: Ino) -> Result<Attr> {
-        Ok(fs::attr(&self.node(ino).await?))
+        Ok(fs::attr(&self.0.get_node(self.number(ino)?).await?))
     }
 
     async fn read(&self, ino: Ino, offset: u64, block: &mut Block) -> Result<usize> {
-        let node = self.node(ino).await?;
+        let node = self.0.get_node(self.number(ino)?).await?;
         self.0.read(&node, offset, block).await
     }
 
     async fn read_at(&self, ino: Ino, range: Range<u64>, blocks: &mut Blocks) -> Result<usize> {
-        let node = self.node(ino).await?;
+        let node = self.0.get_node(self.number(ino)?).await?;
         self.0.read_at(&node, range, blocks).await
     }
 
     async fn readlink(&self, ino: Ino) -> Result<KVec<u8>> {
-        let node = self.node(ino).await?;
+        let node = self.0.get_node(self.number(ino)?).await?;
         self.0.readlink(&node).await
     }
 
     async fn read_dir(&self, dir: Ino, pos: u64, batch: &mut DirBatch) -> Result {
-        let dir = self.node(dir).await?;
+        let dir = self.0.get_node(self.number(dir)?).await?;
         self.0.list(&dir, pos, batch).await
     }
 
     async fn getxattr(&self, ino: Ino, name: &[u8]) -> Result<KVec<u8>> {
         let (space, name) = XattrNamespace::of_name(name).ok_or(EOPNOTSUPP)?;
-        let node = self.node(ino).await?;
+        let node = self.0.get_node(self.number(ino)?).await?;
         match space {
             XattrNamespace::AclAccess | XattrNamespace::AclDefault => {
                 let default = space == XattrNamespace::AclDefault;
@@ -182,7 +182,7 @@ impl AsyncStackable for Volume {
     }
 
     async fn listxattr(&self, ino: Ino) -> Result<KVec<u8>> {
-        let node = self.node(ino).await?;
+        let node = self.0.get_node(self.number(ino)?).await?;
         let mut names = KVec::new();
         let mut add = |space: XattrNamespace, name: &[u8]| {
             if space != XattrNamespace::System {
@@ -197,7 +197,7 @@ impl AsyncStackable for Volume {
     }
 
     async fn acl(&self, ino: Ino, default: bool) -> Result<Option<KVec<AclEntry>>> {
-        let node = self.node(ino).await?;
+        let node = self.0.get_node(self.number(ino)?).await?;
         self.0.get_acl(&node, default).await
     }
 

@@ -7,7 +7,7 @@
 //! so are holes. Nothing is unpacked.
 //!
 //! The same search runs in two ways: [`Volume::map_blocks`] waits for blocks that are not in memory, and
-//! [`Volume::map_blocks_cached`] gives up at the first.
+//! [`Volume::map_blocks_cached`], which the other begins with, gives up at the first.
 
 use crate::error::{corrupted, About, OrReport};
 use crate::layout::map::{self, Run, Step};
@@ -112,9 +112,15 @@ impl RunCache {
 impl Volume {
     /// Finds the piece of `node`'s map that covers `lblk`. Waits for the disk if it must.
     pub(crate) async fn map_blocks(&self, node: &Node, lblk: Lblk) -> Result<Piece> {
-        if let Some(piece) = node.runs.lock().find(lblk) {
+        if let Some(piece) = self.map_blocks_cached(node, lblk) {
             return Ok(piece);
         }
+        // Seldom, and then the device is waited for: it is not to make the future of every reader larger.
+        KBox::pin(self.read_map(node, lblk), GFP_KERNEL)?.await
+    }
+
+    /// As [`map_blocks`](Self::map_blocks), for what is not in memory, or damaged.
+    async fn read_map(&self, node: &Node, lblk: Lblk) -> Result<Piece> {
         let mut about = About::inode(node.inode.ino);
         let mut step = map::start(&node.inode, lblk, &self.sb.geo).or_report(self, about)?;
         loop {

@@ -22,7 +22,7 @@ use kernel::prelude::*;
 use kernel::rbtree::{RBTree, RBTreeNode};
 use kernel::sync::atomic::{Acquire, Atomic, Full, Relaxed};
 use kernel::sync::{new_spinlock, Arc, SpinLock};
-use vfs::Attached;
+use vfs::{Attached, Buffer};
 
 /// How many entries are examined under the table's lock at a time, to make room.
 const SWEEP: usize = 16;
@@ -151,7 +151,10 @@ impl Volume {
         if let Some(node) = self.nodes.lock().get(ino) {
             return Ok(node);
         }
-        let node = self.read_node(ino).await?;
+        let (pblk, offset) = self.inode_place(ino).or_report(self, About::inode(ino))?;
+        let around = self.inodes_around(ino, pblk);
+        let buffer = self.disk.buffer_among(pblk.0, around).await?;
+        let node = self.parse_node(ino, (pblk.0, offset), &buffer)?;
         // Allocated, and freed, outside of the lock.
         let entry = RBTreeNode::new(ino.0, node.clone(), GFP_KERNEL)?;
         // From here on it has a user, so that the sweep leaves it.
@@ -190,13 +193,11 @@ impl Volume {
         freed
     }
 
-    async fn read_node(&self, ino: Ino) -> Result<Arc<Node>> {
+    /// The node of inode `ino`, which is at `place` in `buffer`.
+    fn parse_node(&self, ino: Ino, place: (u64, u32), buffer: &Buffer) -> Result<Arc<Node>> {
         let about = About::inode(ino);
         let geo = &self.sb.geo;
-        let (pblk, offset) = self.inode_place(ino).or_report(self, about)?;
-        let around = self.inodes_around(ino, pblk);
-        let buffer = self.disk.buffer_among(pblk.0, around).await?;
-        let raw = buffer.data().get(offset as usize..).ok_or(EIO)?;
+        let raw = buffer.data().get(place.1 as usize..).ok_or(EIO)?;
         let parsed = Inode::parse(raw, ino, geo);
         // A file handle may well name an inode that is gone; that is no damage.
         if let Err(error) = &parsed {
@@ -207,7 +208,7 @@ impl Volume {
         let inode = parsed.or_report(self, about)?;
         layout::map::verify_root(&inode, geo).or_report(self, about)?;
         let inline = self.inline_of(raw, &inode)?;
-        new_node(inode, (pblk.0, offset), inline)
+        new_node(inode, place, inline)
     }
 
     /// Copies what lies in the inode.

@@ -38,18 +38,33 @@ impl Volume {
         } else if skip == 0 {
             self.read_page(node, offset, block).await?;
         } else {
-            let mut bounce = Block::vacant();
-            let first = offset - skip as u64;
-            let split = Block::SIZE - skip;
-            self.read_page(node, first, &mut bounce).await?;
-            copy(block, ..split, &bounce, skip..);
-            block.as_mut_slice().split_at_mut(split).1.fill(0);
-            if count > split {
-                self.read_page(node, first + PAGE, &mut bounce).await?;
-                copy(block, split.., &bounce, ..skip);
-            }
+            // Seldom, and needs memory anyway: it is not to make the future of every read larger.
+            let read = self.read_unaligned(node, offset, count, block);
+            KBox::pin(read, GFP_KERNEL)?.await?;
         }
         Ok(count)
+    }
+
+    /// As [`read`](Self::read), of `count` bytes, for an offset that is inside a page: by way of whole pages.
+    async fn read_unaligned(
+        &self,
+        node: &Node,
+        offset: u64,
+        count: usize,
+        block: &mut Block,
+    ) -> Result {
+        let skip = (offset % PAGE) as usize;
+        let mut bounce = Block::vacant();
+        let first = offset - skip as u64;
+        let split = Block::SIZE - skip;
+        self.read_page(node, first, &mut bounce).await?;
+        copy(block, ..split, &bounce, skip..);
+        block.as_mut_slice().split_at_mut(split).1.fill(0);
+        if count > split {
+            self.read_page(node, first + PAGE, &mut bounce).await?;
+            copy(block, split.., &bounce, ..skip);
+        }
+        Ok(())
     }
 
     /// Reads the page of a file that begins at byte `pos`, a multiple of the page's size; zeros behind

@@ -178,8 +178,8 @@ impl Disk {
     /// # Cancellation
     ///
     /// Dropping the future lets the read finish alone, and the block stays in memory.
-    pub async fn buffer(&self, block: u64) -> Result<Buffer> {
-        self.buffer_among(block, block..block).await
+    pub fn buffer(&self, block: u64) -> impl Future<Output = Result<Buffer>> + Send + '_ {
+        self.buffer_among(block, block..block)
     }
 
     /// As [`buffer`](Self::buffer). If the block is not in memory, starts to read `others` as well, which may have it in
