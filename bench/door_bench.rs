@@ -17,6 +17,7 @@ use kernel::uaccess::UserSliceReader;
 use kernel::{fmt, InPlaceModule};
 use stack::{walk_tree, AsyncStackable, Found, Subtree, Visitor};
 use upcall::{block_on, Block, Mutex, Scope};
+use vfs::DirBatch;
 
 module! {
     type: DoorBench,
@@ -248,16 +249,19 @@ impl Work {
     }
 
     async fn list(self: Arc<Self>) -> Result {
+        let mut batch = DirBatch::new();
         while let Some(n) = self.next() {
             let dir = name(fmt!("d{n}"))?;
             let dir = self
                 .volume
                 .lookup(self.volume.root(), dir.as_bytes())
                 .await?;
-            let mut entries = self.volume.entries(dir, 0);
-            let mut count = 0;
-            while entries.next().await?.is_some() {
-                count += 1;
+            let (mut pos, mut count) = (Some(0), 0);
+            while let Some(at) = pos {
+                batch.clear();
+                self.volume.read_dir(dir, at, &mut batch).await?;
+                count += batch.iter().count();
+                pos = batch.next();
             }
             if count != 18 {
                 return Err(EIO);

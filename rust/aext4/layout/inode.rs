@@ -200,16 +200,30 @@ pub struct Inode {
 /// The inode's bytes, read field by field.
 struct Raw<'a> {
     bytes: &'a [u8],
+    /// The first of them, which every inode has: a field there needs no check of the length.
+    base: &'a [u8; BASE_SIZE as usize],
     extra_isize: u16,
 }
 
 impl Raw<'_> {
-    fn u16(&self, off: usize) -> Result<u16> {
-        get_u16(self.bytes, off).or_short(SHORT)
+    /// The bytes that have the field of `len` bytes at `off`.
+    #[inline(always)]
+    fn with(&self, off: usize, len: usize) -> &[u8] {
+        if off + len <= self.base.len() {
+            self.base
+        } else {
+            self.bytes
+        }
     }
 
+    #[inline(always)]
+    fn u16(&self, off: usize) -> Result<u16> {
+        get_u16(self.with(off, 2), off).or_short(SHORT)
+    }
+
+    #[inline(always)]
     fn u32(&self, off: usize) -> Result<u32> {
-        get_u32(self.bytes, off).or_short(SHORT)
+        get_u32(self.with(off, 4), off).or_short(SHORT)
     }
 
     /// Reads a field behind the first 128 bytes, if the inode says that it uses it.
@@ -230,11 +244,7 @@ impl Inode {
     /// [`Kind::Stale`] if the inode is not in use, [`Kind::Checksum`], and [`Kind::Corrupt`] for
     /// fields that contradict each other or the volume.
     pub fn parse(raw: &[u8], ino: Ino, geo: &Geometry) -> Result<Self> {
-        let inode = Self::parse_orphan(raw, ino, geo)?;
-        if inode.links == 0 {
-            return Err(stale(ino));
-        }
-        Ok(inode)
+        Self::parse_as(raw, ino, geo, false)
     }
 
     /// Like [`parse`](Self::parse), but accepts an inode without links, as the list of orphans has
@@ -244,10 +254,15 @@ impl Inode {
     ///
     /// As for [`parse`](Self::parse).
     pub fn parse_orphan(raw: &[u8], ino: Ino, geo: &Geometry) -> Result<Self> {
+        Self::parse_as(raw, ino, geo, true)
+    }
+
+    fn parse_as(raw: &[u8], ino: Ino, geo: &Geometry, orphan: bool) -> Result<Self> {
         geo.inode_index(ino)?;
         let bytes = raw.get(..usize::from(geo.inode_size())).or_short(SHORT)?;
         let mut raw = Raw {
             bytes,
+            base: bytes.first_chunk().or_short(SHORT)?,
             extra_isize: 0,
         };
         let (mode, links) = (raw.u16(0x0)?, raw.u16(0x1a)?);
@@ -285,6 +300,9 @@ impl Inode {
 
         let time =
             |base, extra| -> Result<Time> { Ok(Time::decode(raw.u32(base)?, raw.extra(extra)?)) };
+        if links == 0 && !orphan {
+            return Err(stale(ino));
+        }
         Ok(Self {
             ino,
             owner,
