@@ -36,11 +36,22 @@ pub(crate) async fn read<R: ReadPage>(
     offset: u64,
     block: &mut Block,
 ) -> Result<usize> {
+    if offset % Block::SIZE as u64 == 0 {
+        reader.read_page(ino, offset, block).await
+    } else {
+        // Seldom, and needs memory anyway: it is not to make the future of every read larger.
+        KBox::pin(read_unaligned(reader, ino, offset, block), GFP_KERNEL)?.await
+    }
+}
+
+async fn read_unaligned<R: ReadPage>(
+    reader: &R,
+    ino: Ino,
+    offset: u64,
+    block: &mut Block,
+) -> Result<usize> {
     let skip = (offset % Block::SIZE as u64) as usize;
     let first = offset - skip as u64;
-    if skip == 0 {
-        return reader.read_page(ino, offset, block).await;
-    }
     let split = Block::SIZE - skip;
     let mut page = Block::vacant();
     let mut count = reader.read_page(ino, first, &mut page).await?;
