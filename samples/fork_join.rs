@@ -7,7 +7,7 @@
 use core::time::Duration;
 use kernel::prelude::*;
 use kernel::sync::Arc;
-use upcall::{block_on, sleep, try_join, JoinSet, RwSemaphore, Scope};
+use upcall::{block_on, join_all, sleep, try_join, JoinSet, RwSemaphore, Scope};
 
 module! {
     type: ForkJoin,
@@ -38,15 +38,21 @@ async fn one_task() -> Result<u64> {
 fn tasks() -> Result<u64> {
     let total = Arc::new(RwSemaphore::new(0), GFP_KERNEL)?;
     let scope = Scope::new()?;
+    let mut handles = KVec::new();
     for n in 1..=100 {
         let total = total.clone();
-        scope.spawn(async move {
+        let task = scope.spawn(async move {
             let square = square(n).await?;
             *total.write().await? += square;
             Ok::<_, Error>(())
         })?;
+        handles.push(task, GFP_KERNEL)?;
     }
     block_on(scope.join())?;
+    // All have ended; has one failed?
+    for ended in block_on(join_all(handles)?)?? {
+        ended??;
+    }
     let total = *total.read_blocking()?;
     Ok(total)
 }

@@ -3,7 +3,7 @@
 //! Upcalls that call upcalls, and pass values up and down.
 //!
 //! Each adds up a part of a range by two upcalls of its own, down to single numbers. Those are asked of a
-//! "device": a timer that takes a millisecond. A thousand are waited for at the same time, by one thread.
+//! "device": a timer that takes a tenth of a second. A thousand are waited for at the same time, by one thread.
 
 use core::future::Future;
 use core::ops::Range;
@@ -24,7 +24,7 @@ struct Nested;
 
 /// One number, after a while.
 async fn number(n: u64) -> u64 {
-    sleep(Duration::from_millis(1)).await;
+    sleep(Duration::from_millis(100)).await;
     n
 }
 
@@ -57,7 +57,7 @@ impl kernel::Module for Nested {
         let total = block_on(sum(scope.spawner(), 0..1000)?)??;
         let ms = Instant::now().since(start).as_millis();
         pr_info!("0 + 1 + ... + 999 = {total}\n");
-        pr_info!("1000 waits of 1 ms took {ms} ms\n");
+        pr_info!("1000 waits of 100 ms took {ms} ms\n");
         Ok(Self)
     }
 }

@@ -10,8 +10,8 @@
 //! A node's inode never changes while the volume is mounted read-only. The table has at most one node for
 //! an inode; two who read the same inode at the same time both make a node, and the second to come
 //! back takes the first's. A node leaves the table only when the table has the last reference, which is
-//! told under the table's lock, by the node's count of users. Nodes without users stay until the
-//! superblock's shrinker is asked for memory, or the volume goes.
+//! told under the table's lock, by the node's count of users. Nodes without users stay until there
+//! are many, the superblock's shrinker is asked for memory, or the volume goes.
 
 use crate::error::{corrupted, About, OrReport};
 use crate::layout::{self, DataMap, InlineData, Ino, Inode, InodeFlags};
@@ -23,6 +23,9 @@ use kernel::rbtree::{RBTree, RBTreeNode};
 use kernel::sync::atomic::{Acquire, Atomic, Full, Relaxed};
 use kernel::sync::{new_spinlock, Arc, SpinLock};
 use vfs::{Attached, Buffer};
+
+/// From how many nodes on the table makes room for each new one: some 64 MiB.
+const MANY: usize = 1 << 16;
 
 /// How many entries are examined under the table's lock at a time, to make room.
 const SWEEP: usize = 16;
@@ -135,7 +138,8 @@ impl Table {
                 let (next, node) = at.remove_current();
                 *slot = Some(node);
                 self.len -= 1;
-                next
+                // Behind the last it is the one before.
+                next.filter(|next| *next.current().0 > ino)
             } else {
                 at.move_next()
             };
@@ -157,6 +161,7 @@ impl Volume {
         let node = self.parse_node(ino, (pblk.0, offset), &buffer)?;
         // Allocated, and freed, outside of the lock.
         let entry = RBTreeNode::new(ino.0, node.clone(), GFP_KERNEL)?;
+        let mut unused = [const { None }; SWEEP];
         // From here on it has a user, so that the sweep leaves it.
         let node = NodeRef::new(node);
         let mut table = self.nodes.lock();
@@ -166,6 +171,10 @@ impl Volume {
         }
         table.nodes.insert(entry);
         table.len += 1;
+        if table.len > MANY {
+            table.sweep(&mut unused);
+        }
+        drop(table);
         Ok(node)
     }
 

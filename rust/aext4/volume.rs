@@ -21,6 +21,9 @@ use vfs::{Disk, StatFs, VolumeInfo};
 /// The magic number that `statfs` reports, the same as ext4's.
 const MAGIC: u64 = 0xef53;
 
+/// How many blocks of an inode table are read at once, at most.
+const AROUND: u64 = 256;
+
 /// How many blocks of descriptors are read at once.
 const BATCH: usize = 64;
 
@@ -118,7 +121,7 @@ impl Volume {
     /// The blocks of the inode table that are read along with `pblk`, which has inode `ino`.
     pub(crate) fn inodes_around(&self, ino: Ino, pblk: Pblk) -> Range<u64> {
         let none = pblk.0..pblk.0;
-        let count = u64::from(self.options.lock().inode_readahead);
+        let count = u64::from(self.options.lock().inode_readahead).min(AROUND);
         if count == 0 {
             return none;
         }

@@ -355,25 +355,78 @@ struct buffer_head *upcall_get_buffer(struct block_device *bdev, sector_t block,
 			   GFP_NOFS | __GFP_RETRY_MAYFAIL | __GFP_NOWARN | __GFP_MOVABLE);
 }
 
+/* Says what block each buffer of a locked folio is, as far as that is not known. */
+static void upcall_map_buffers(struct folio *folio, struct block_device *bdev, unsigned int size)
+{
+	struct buffer_head *head = folio_buffers(folio), *bh = head;
+	sector_t block = div_u64(folio_pos(folio), size);
+	sector_t end = div_u64(bdev_nr_bytes(bdev), size);
+	bool uptodate = folio_test_uptodate(folio);
+
+	do {
+		if (!buffer_mapped(bh)) {
+			bh->b_private = NULL;
+			bh->b_bdev = bdev;
+			bh->b_blocknr = block;
+			if (uptodate)
+				set_buffer_uptodate(bh);
+			if (block < end)
+				set_buffer_mapped(bh);
+		}
+		block++;
+		bh = bh->b_this_page;
+	} while (bh != head);
+}
+
 /*
- * As above, but gives up where it would wait.  Somebody may lock the folio after we looked;
- * then we wait for that one read.
+ * As above, but gives up where it would wait.  bdev_getblk() cannot be told not to wait for the
+ * folio's lock, so this does what it does, with a lock that is only tried.  Where a folio has
+ * buffers of another size it gives up, too.
  */
 struct buffer_head *upcall_get_buffer_nowait(struct block_device *bdev, sector_t block,
 					     unsigned int size)
 {
 	struct address_space *mapping = bdev->bd_mapping;
+	gfp_t gfp = GFP_NOWAIT | __GFP_NOWARN | __GFP_MOVABLE;
+	struct buffer_head *head, *bh, *found = NULL;
 	struct folio *folio;
-	bool locked;
 
-	folio = filemap_get_folio(mapping, block * size / PAGE_SIZE);
-	if (!IS_ERR(folio)) {
-		locked = folio_test_locked(folio);
-		folio_put(folio);
-		if (locked)
-			return NULL;
+	folio = __filemap_get_folio(mapping, block * size / PAGE_SIZE,
+				    FGP_LOCK | FGP_NOWAIT | FGP_ACCESSED | FGP_CREAT, gfp);
+	if (IS_ERR(folio))
+		return NULL;
+	head = folio_buffers(folio);
+	if (!head) {
+		head = folio_alloc_buffers(folio, size, gfp | __GFP_ACCOUNT);
+		if (!head)
+			goto out;
+		for (bh = head; bh->b_this_page; bh = bh->b_this_page)
+			;
+		bh->b_this_page = head;
+		/* __find_get_block() looks under this lock alone */
+		spin_lock(&mapping->i_private_lock);
+		folio_attach_private(folio, head);
+		upcall_map_buffers(folio, bdev, size);
+		spin_unlock(&mapping->i_private_lock);
+	} else if (head->b_size == size) {
+		upcall_map_buffers(folio, bdev, size);
+	} else {
+		goto out;
 	}
-	return bdev_getblk(bdev, block, size, GFP_NOWAIT | __GFP_NOWARN | __GFP_MOVABLE);
+	/* The buffers stay as long as we have the folio's lock */
+	bh = head;
+	do {
+		if (bh->b_blocknr == block && buffer_mapped(bh)) {
+			get_bh(bh);
+			found = bh;
+			break;
+		}
+		bh = bh->b_this_page;
+	} while (bh != head);
+out:
+	folio_unlock(folio);
+	folio_put(folio);
+	return found;
 }
 
 void upcall_hold_buffer(struct buffer_head *bh)

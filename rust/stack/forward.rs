@@ -11,27 +11,26 @@
 /// # use kernel::prelude::*;
 /// # use stack::{forward, AsyncStackable, Ino, Layer};
 /// # use upcall::Block;
-/// /// Files that end after one page.
-/// struct Short<L>(L);
+/// /// Files in capitals.
+/// struct Capitals<L>(L);
 ///
-/// impl<L: Layer> Layer for Short<L> {
+/// impl<L: Layer> Layer for Capitals<L> {
 ///     type Kind = L::Kind;
 /// }
 ///
-/// impl<L: AsyncStackable> AsyncStackable for Short<L> {
+/// impl<L: AsyncStackable> AsyncStackable for Capitals<L> {
 ///     forward!(self, self.0; root, lookup, stat, readlink, read_dir, getxattr, listxattr, acl, statfs);
 ///
 ///     async fn read(&self, ino: Ino, offset: u64, block: &mut Block) -> Result<usize> {
-///         match offset {
-///             0 => self.0.read(ino, 0, block).await,
-///             _ => Ok(0),
-///         }
+///         let count = self.0.read(ino, offset, block).await?;
+///         block.as_mut_slice().make_ascii_uppercase();
+///         Ok(count)
 ///     }
 /// }
 /// ```
 #[macro_export]
 macro_rules! forward {
-    ($this:ident, $below:expr; $($op:ident),*) => {
+    ($this:ident, $below:expr; $($op:ident),* $(,)?) => {
         $($crate::forward!(@$op $this $below);)*
     };
     (@root $this:ident $below:expr) => {
@@ -103,7 +102,7 @@ macro_rules! forward {
             &$this,
             ino: $crate::Ino,
             default: bool,
-        ) -> impl ::core::future::Future<Output = ::kernel::error::Result<Option<::kernel::alloc::KVec<::vfs::AclEntry>>>> + Send {
+        ) -> impl ::core::future::Future<Output = ::kernel::error::Result<::core::option::Option<::kernel::alloc::KVec<::vfs::AclEntry>>>> + Send {
             $below.acl(ino, default)
         }
     };

@@ -91,6 +91,8 @@ pub struct Entries<'a, L> {
     /// From where on a new stream gives what this one has not given yet.
     pos: u64,
     batch: DirBatch,
+    /// How many bytes of the batch are good; none while it is being read.
+    len: usize,
     /// Where in the batch the next entry is, in bytes.
     at: usize,
 }
@@ -103,6 +105,7 @@ impl<'a, L: AsyncStackable> Entries<'a, L> {
             next: Some(pos),
             pos,
             batch: DirBatch::new(),
+            len: 0,
             at: 0,
         }
     }
@@ -115,13 +118,14 @@ impl<'a, L: AsyncStackable> Entries<'a, L> {
     ///
     /// No entry is lost by dropping the future.
     pub async fn next(&mut self) -> Result<Option<DirEntry<'_>>> {
-        while self.at == self.batch.len() {
+        while self.at == self.len {
             let Some(pos) = self.next else {
                 return Ok(None);
             };
             self.batch.clear();
-            self.at = 0;
+            (self.len, self.at) = (0, 0);
             self.layer.read_dir(self.dir, pos, &mut self.batch).await?;
+            self.len = self.batch.len();
             self.next = self.batch.next();
             self.pos = pos;
         }

@@ -190,29 +190,28 @@ impl Disk {
             Some(head) => head,
             None => self.new_head(block).await?,
         };
-        loop {
+        let io = loop {
             if head.is_uptodate() {
                 return Ok(self.buffer_of(head));
             }
-            if head.try_lock() {
-                break;
-            }
-            // Somebody else reads it. If that fails we try ourselves, and get the error.
-            Unlocked::new(&head).await;
-        }
-        let io = if others.is_empty() {
-            self.start_read(&head)
-        } else {
-            plugged(|| {
+            let begun = if others.is_empty() {
+                head.try_lock().then(|| self.start_read(&head))
+            } else {
                 // In the order of the device, so that they become one request.
-                let before = others.start..others.end.min(block);
-                self.prefetch(before);
-                let io = self.start_read(&head);
-                self.prefetch(others.start.max(block + 1)..others.end);
-                io
-            })
+                plugged(|| {
+                    self.prefetch(others.start..others.end.min(block));
+                    let begun = head.try_lock().then(|| self.start_read(&head));
+                    self.prefetch(others.start.max(block + 1)..others.end);
+                    begun
+                })
+            };
+            match begun {
+                Some(io) => break io?,
+                // Somebody else reads it. If that fails we try ourselves, and get the error.
+                None => Unlocked::new(&head).await,
+            }
         };
-        if let Some(io) = io? {
+        if let Some(io) = io {
             io.await.0?;
         }
         Ok(self.buffer_of(head))
@@ -272,7 +271,7 @@ impl Disk {
     fn prefetch(&self, blocks: Range<u64>) {
         for block in blocks {
             let Some(head) = self.cache().get_nowait(block) else {
-                return;
+                continue;
             };
             if !head.is_uptodate() && head.try_lock() && self.start_read(&head).is_err() {
                 return;

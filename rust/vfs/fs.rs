@@ -476,6 +476,7 @@ impl DirBatch {
         let entries = other.bytes.get(..other.used).ok_or(EINVAL)?;
         self.room(entries.len())?.copy_from_slice(entries);
         self.next = other.next;
+        self.end = other.end;
         Ok(())
     }
 

@@ -5,6 +5,7 @@
 use aext4::door::Volume;
 use kernel::prelude::*;
 use kernel::str::BStr;
+use kernel::sync::Arc;
 use stack::AsyncStackable;
 use upcall::Scope;
 
@@ -19,9 +20,11 @@ module! {
 struct Template {
     /// First, as fields are dropped in their order: the tasks go before what they use.
     _scope: Scope,
+    /// Kept here, so that it is not a task that drops it last: that may have to sleep.
+    _volume: Arc<Volume>,
 }
 
-async fn list(volume: Volume) -> Result<usize> {
+async fn list(volume: Arc<Volume>) -> Result<usize> {
     let mut entries = volume.entries(volume.root(), 0);
     let mut count = 0;
     while let Some(entry) = entries.next().await? {
@@ -33,15 +36,19 @@ async fn list(volume: Volume) -> Result<usize> {
 
 impl kernel::Module for Template {
     fn init(_module: &'static ThisModule) -> Result<Self> {
-        let volume = Volume::open(c"/mnt")?;
+        let volume = Arc::new(Volume::open(c"/mnt")?, GFP_KERNEL)?;
         let scope = Scope::new()?;
+        let theirs = volume.clone();
         // Nobody waits for this one: it goes on when the module is loaded, and is gone when the module is.
         scope.spawn(async {
-            match list(volume).await {
+            match list(theirs).await {
                 Ok(count) => pr_info!("{count} entries\n"),
                 Err(error) => pr_err!("{error:?}\n"),
             }
         })?;
-        Ok(Self { _scope: scope })
+        Ok(Self {
+            _scope: scope,
+            _volume: volume,
+        })
     }
 }
