@@ -23,3 +23,6 @@ define rule_crate_o
 	$(call cmd_and_fixdep,crate_o)
 	$(call cmd,gen_objtooldep)
 endef
+
+# The flags of what uses all crates, whose metadata is in directory $(1).
+uses-crates = -L $(1) --extern upcall --extern vfs --extern stack --extern aext4

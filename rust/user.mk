@@ -10,7 +10,6 @@ UPCALL_OUT ?= $(UPCALL)
 
 include $(UPCALL)/rust/crate.mk
 
-$(foreach u,$(upcall-users),$(eval RUSTFLAGS_$(u).o := -L $(UPCALL_OUT)/rust --extern upcall \
-	--extern vfs --extern stack --extern aext4))
+$(foreach u,$(upcall-users),$(eval RUSTFLAGS_$(u).o := $(call uses-crates,$(UPCALL_OUT)/rust)))
 $(upcall-users:%=$(obj)/%.o): $(obj)/%.o: $(src)/%.rs $(UPCALL_OUT)/rust/libaext4.rmeta FORCE
 	+$(call if_changed_rule,crate_o)

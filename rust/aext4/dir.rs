@@ -184,15 +184,14 @@ impl Volume {
             return Err(corrupted());
         };
         let about = About::block(ino, pblk.0);
-        let end = piece
-            .end()
-            .min(lblk.0.saturating_add(ahead))
-            .min(self.dir_blocks(dir)?);
-        let count = u64::from(end.saturating_sub(lblk.0));
-        let buffer = self
-            .disk
-            .buffer_among(pblk.0, pblk.0..pblk.0 + count)
-            .await?;
+        let count = if ahead > 0 {
+            let left = piece.end().min(self.dir_blocks(dir)?);
+            left.saturating_sub(lblk.0).min(ahead)
+        } else {
+            0
+        };
+        let others = pblk.0..pblk.0 + u64::from(count);
+        let buffer = self.disk.buffer_among(pblk.0, others).await?;
         if !buffer.is_verified() {
             let data = buffer.data();
             let entries = || Dirents::block(data, geo)?.verify(&dir.inode.owner, geo);

@@ -79,9 +79,8 @@ impl Piece {
 
 /// The pieces that were found last.
 pub(crate) struct RunCache {
+    /// Filled in their order: behind an empty one all are.
     slots: [Option<Piece>; RUNS],
-    /// How many slots have something; most files have one run.
-    len: usize,
     /// The slot that is overwritten next.
     next: usize,
 }
@@ -90,14 +89,13 @@ impl RunCache {
     pub(crate) fn new() -> Self {
         Self {
             slots: [None; RUNS],
-            len: 0,
             next: 0,
         }
     }
 
     fn find(&self, lblk: Lblk) -> Option<Piece> {
-        let found = self.slots.get(..self.len)?.iter().flatten();
-        found.copied().find(|piece| piece.covers(lblk))
+        let mut pieces = self.slots.iter().map_while(|slot| *slot);
+        pieces.find(|piece| piece.covers(lblk))
     }
 
     fn remember(&mut self, piece: Piece) {
@@ -105,7 +103,6 @@ impl RunCache {
             *slot = Some(piece);
         }
         self.next = (self.next + 1) % RUNS;
-        self.len = (self.len + 1).min(RUNS);
     }
 }
 

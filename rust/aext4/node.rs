@@ -174,7 +174,7 @@ impl Volume {
         if table.len > MANY {
             table.sweep(&mut unused);
         }
-        drop(table);
+        // The lock goes before what was taken out.
         Ok(node)
     }
 
