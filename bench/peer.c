@@ -180,14 +180,14 @@ static sector_t random_sector(struct reads *reads, u64 n)
 	return ((z ^ (z >> 31)) & (reads->pages - 1)) << (PAGE_SHIFT - SECTOR_SHIFT);
 }
 
-static struct bio *prepare(struct slot *slot, u64 n, bool allocate)
+static struct bio *prepare(struct slot *slot, u64 n, bool allocate, blk_opf_t opf)
 {
 	struct bio *bio = &slot->bio;
 
 	if (allocate)
-		bio = bio_alloc_bioset(slot->reads->bdev, 1, REQ_OP_READ, GFP_NOIO, &bios);
+		bio = bio_alloc_bioset(slot->reads->bdev, 1, opf, GFP_NOIO, &bios);
 	else
-		bio_init(bio, slot->reads->bdev, &slot->vec, 1, REQ_OP_READ);
+		bio_init(bio, slot->reads->bdev, &slot->vec, 1, opf);
 	__bio_add_page(bio, slot->page, PAGE_SIZE, 0);
 	bio->bi_iter.bi_sector = random_sector(slot->reads, n);
 	bio->bi_private = slot;
@@ -208,12 +208,14 @@ static void read_done(struct bio *bio)
 /*
  * One thread with a number of reads in flight, each of which is followed by another when it is
  * done. Pages are made once. So are the bios, which is as cheap as it gets, or they are allocated
- * for each read, which is usual. What is done together is submitted together, if plugged.
+ * for each read, which is usual. What is done together is submitted together, but for "bios" alone, and
+ * the block layer looks for neighbours to merge with for "merging" alone.
  */
 static u64 run_bios(struct reads *reads, struct slot *slots, unsigned int depth, const char *how,
 		    u64 *sleeps, u64 *sleeps_submitting)
 {
-	bool allocate = !strcmp(how, "allocated"), plugged = allocate || !strcmp(how, "plugged");
+	bool allocate = !strcmp(how, "allocated"), plugged = strcmp(how, "bios");
+	blk_opf_t opf = REQ_OP_READ | (plugged && strcmp(how, "merging") ? REQ_NOMERGE : 0);
 	struct llist_node *list;
 	struct blk_plug plug;
 	struct slot *slot, *next;
@@ -254,7 +256,7 @@ static u64 run_bios(struct reads *reads, struct slot *slots, unsigned int depth,
 				out--;
 				continue;
 			}
-			bio = prepare(slot, n, allocate);
+			bio = prepare(slot, n, allocate, opf);
 			bio->bi_end_io = read_done;
 			submit_bio(bio);
 		}
@@ -272,7 +274,7 @@ static int read_in_thread(void *data)
 	u64 n;
 
 	while ((n = atomic64_inc_return(&reads->next) - 1) < reads->count) {
-		if (submit_bio_wait(prepare(slot, n, false)))
+		if (submit_bio_wait(prepare(slot, n, false, REQ_OP_READ)))
 			atomic_inc(&reads->errors);
 		bio_uninit(&slot->bio);
 	}
@@ -353,6 +355,7 @@ static int run_reads(const char *name, const char *path, unsigned int depth, u64
 			 ns, count, depth, atomic64_read(&reads->switches),
 			 depth * (THREAD_SIZE + sizeof(struct task_struct)));
 	} else if (!strcmp(name, "bios") || !strcmp(name, "plugged") ||
+		   !strcmp(name, "merging") ||
 		   !strcmp(name, "allocated")) {
 		ns = run_bios(reads, slots, depth, name, &sleeps, &submitting);
 		snprintf(result, sizeof(result),

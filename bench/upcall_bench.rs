@@ -83,16 +83,16 @@ impl State {
         let mut words = line.split_whitespace();
         let name = words.next().ok_or(EINVAL)?;
         let ns = match name {
-            "reads" | "hold_reads" => {
+            "reads" | "reads_merging" | "hold_reads" => {
                 let path = words.next().ok_or(EINVAL)?;
                 let depth = number(words.next())?;
-                if name == "reads" {
-                    self.ops = number(words.next())?;
-                    reads(path, depth, self.ops)?
-                } else {
+                if name == "hold_reads" {
                     self.ops = depth;
                     self.held = Some(hold_reads(path, depth)?);
                     0
+                } else {
+                    self.ops = number(words.next())?;
+                    reads(path, depth, self.ops, name == "reads_merging")?
                 }
             }
             "release" => self.held.take().ok_or(EINVAL)?.release()?,
@@ -336,9 +336,12 @@ struct Reads {
 }
 
 impl Reads {
-    fn new(path: &str, scope: &Scope, count: u64) -> Result<Arc<Self>> {
+    fn new(path: &str, scope: &Scope, count: u64, merging: bool) -> Result<Arc<Self>> {
         let path = CString::try_from_fmt(fmt!("{path}"))?;
-        let device = Device::open(&path, false, scope)?;
+        let mut device = Device::open(&path, false, scope)?;
+        if !merging {
+            device = device.without_merging();
+        }
         // As far as the largest power of two. Not by ilog2(), whose panic objtool does not know
         let unused = (device.size() / Block::SIZE as u64).leading_zeros() + 1;
         let reads = Self {
@@ -378,9 +381,9 @@ impl Reads {
 }
 
 /// As many upcalls as reads are in flight, each of which takes the next when it is done with one.
-fn reads(path: &str, depth: u64, count: u64) -> Result<u64> {
+fn reads(path: &str, depth: u64, count: u64, merging: bool) -> Result<u64> {
     let requests = Scope::new()?;
-    let reads = Reads::new(path, &requests, count)?;
+    let reads = Reads::new(path, &requests, count, merging)?;
     let mut blocks = KVec::new();
     for _ in 0..depth {
         blocks.push(Block::new()?, GFP_KERNEL)?;
@@ -426,7 +429,7 @@ impl Held {
 /// Reads that are all in flight at the same time.
 fn hold_reads(path: &str, count: u64) -> Result<Held> {
     let requests = Scope::new()?;
-    let reads = Reads::new(path, &requests, count)?;
+    let reads = Reads::new(path, &requests, count, false)?;
     let scope = Scope::new()?;
     for _ in 0..count {
         scope.spawn(reads.clone().run(Block::vacant()))?;

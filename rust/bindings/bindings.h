@@ -3,6 +3,7 @@
  * The C headers that the project uses and the `kernel` crate does not bind.
  */
 #include <linux/bio.h>
+#include <linux/blk-cgroup.h>
 #include <linux/blkdev.h>
 #include <linux/buffer_head.h>
 #include <linux/crc16.h>
@@ -41,6 +42,7 @@ const u32 RUST_CONST_HELPER_UPCALL_REQ_FUA = (__force u32)REQ_FUA;
 const u32 RUST_CONST_HELPER_UPCALL_REQ_PREFLUSH = (__force u32)REQ_PREFLUSH;
 const u32 RUST_CONST_HELPER_UPCALL_REQ_PRIO = (__force u32)REQ_PRIO;
 const u32 RUST_CONST_HELPER_UPCALL_REQ_NOWAIT = (__force u32)REQ_NOWAIT;
+const u32 RUST_CONST_HELPER_UPCALL_REQ_NOMERGE = (__force u32)REQ_NOMERGE;
 const u8 RUST_CONST_HELPER_UPCALL_BLK_STS_AGAIN = (__force u8)BLK_STS_AGAIN;
 const u8 RUST_CONST_HELPER_UPCALL_BLK_STS_NOTSUPP = (__force u8)BLK_STS_NOTSUPP;
 const u32 RUST_CONST_HELPER_UPCALL_SB_RDONLY = SB_RDONLY;

@@ -37,7 +37,7 @@ use crate::stats::Wait;
 use crate::sys::{self, Acquire, Atomic, Cell, Full};
 use core::future::Future;
 use core::marker::PhantomData;
-use core::mem::ManuallyDrop;
+use core::mem::{ManuallyDrop, MaybeUninit};
 use core::pin::Pin;
 use core::ptr::{from_ref, NonNull};
 use core::task::{Context, Poll};
@@ -82,6 +82,8 @@ pub struct Device {
     file: Option<ARef<File>>,
     reserve: Option<Reserve>,
     priority: u16,
+    /// For the bios, beside those of an [`Op`].
+    flags: u32,
 }
 
 // SAFETY: A block device may be used from any thread.
@@ -107,6 +109,7 @@ impl Device {
             file: None,
             reserve: None,
             priority: 0,
+            flags: 0,
         }
     }
 
@@ -144,6 +147,14 @@ impl Device {
     /// Gives the device's requests a priority, for the device's scheduler to heed.
     pub fn with_priority(mut self, priority: Priority) -> Self {
         self.priority = priority.0;
+        self
+    }
+
+    /// Tells the block layer not to look for other requests to join the device's with.
+    ///
+    /// For requests at places that are far from each other, where each look is in vain. C: `REQ_NOMERGE`.
+    pub fn without_merging(mut self) -> Self {
+        self.flags |= ub::UPCALL_REQ_NOMERGE;
         self
     }
 
@@ -266,30 +277,48 @@ type End = unsafe fn(NonNull<Head>, Result);
 #[repr(C)]
 struct Head {
     runnable: Runnable,
+    /// One for the bio, and one for the future.
     refs: Atomic<u32>,
     done: Done,
     /// Written by `end_io` before `done` is completed, read after.
     status: Cell<i32>,
     /// Given to the sleeper to submit, not to the executor to release.
     submit: Atomic<bool>,
-    opf: u32,
-    sector: u64,
-    size: u32,
-    segments: u16,
-    priority: u16,
-    bdev: NonNull<ub::block_device>,
-    /// Keeps the device open, if we opened it.
-    file: Option<ARef<File>>,
+    /// What is asked, of whom: there while it is not idle.
+    asked: MaybeUninit<Asked>,
     reserve: Option<Reserve>,
     /// The default one, which releases it.
     executor: NonNull<Core>,
-    member: ManuallyDrop<Member>,
     memory: sys::Layout,
-    table: NonNull<ub::bio_vec>,
+    /// Null if there are none.
+    table: *mut ub::bio_vec,
+    segments: u16,
     /// In the user's module; called while the request is a member of the scope.
     end: Option<End>,
     drop_payload: unsafe fn(NonNull<Head>),
     bio: Opaque<ub::bio>,
+}
+
+/// What is asked of a device, once.
+struct Asked {
+    opf: u32,
+    sector: u64,
+    size: u32,
+    priority: u16,
+    bdev: NonNull<ub::block_device>,
+    /// Keeps the device open, if we opened it.
+    file: Option<ARef<File>>,
+    member: Member,
+}
+
+impl Head {
+    /// # Safety
+    ///
+    /// The request is not idle.
+    unsafe fn asked(&self) -> &Asked {
+        // SAFETY: By the function's contract.
+        unsafe { self.asked.assume_init_ref() }
+    }
 }
 
 /// The size of what all requests begin with, in bytes.
@@ -329,10 +358,105 @@ impl<P: Payload> Request<P> {
 
     /// # Safety
     ///
-    /// The caller has the last reference, and calls it once.
+    /// The caller has the last reference.
     unsafe fn drop_payload(head: NonNull<Head>) {
         // SAFETY: The caller has the last reference.
-        Self::payload(head, |payload| unsafe { core::ptr::drop_in_place(payload) });
+        Self::payload(head, |payload| unsafe { *payload = None });
+    }
+}
+
+/// A request that asks nothing: its memory, and what is the same for all that it will ask.
+///
+/// # Invariants
+///
+/// Nobody else has a reference. There is no payload, and nothing asked; `done` has no waker.
+pub(crate) struct Idle<P>(NonNull<Request<P>>);
+
+// SAFETY: It is memory, and has no payload.
+unsafe impl<P: Payload> Send for Idle<P> {}
+// SAFETY: As above.
+unsafe impl<P: Payload> Sync for Idle<P> {}
+
+impl<P: Payload> Idle<P> {
+    /// Allocates one with `count` segments. May sleep.
+    #[inline(never)] // Those that are used again come by here once.
+    fn new(count: usize, reserve: Option<&Reserve>) -> Result<Self> {
+        let segments = u16::try_from(count).map_err(|_| EINVAL)?;
+        let (memory, table) = Request::<P>::layout(count)?;
+        let executor = module::executor()?;
+        let request: NonNull<Request<P>> = sys::alloc(memory, reserve).ok_or(ENOMEM)?.cast();
+        let table = match count {
+            // The block layer looks at a table that is there, also if it has no entries.
+            0 => core::ptr::null_mut(),
+            // SAFETY: The table lies inside the allocation.
+            _ => unsafe { request.cast::<u8>().add(table) }.as_ptr().cast(),
+        };
+        let head = Head {
+            runnable: Runnable::new(run),
+            refs: Atomic::new(1),
+            done: Done::new(),
+            status: Cell::new(0),
+            submit: Atomic::new(false),
+            asked: MaybeUninit::uninit(),
+            reserve: reserve.cloned(),
+            executor,
+            memory,
+            table,
+            segments,
+            end: P::END.map(|_| Request::<P>::end as End),
+            drop_payload: Request::<P>::drop_payload,
+            bio: Opaque::uninit(),
+        };
+        let payload = Cell::new(None);
+        // SAFETY: The memory is fresh, large enough and aligned.
+        unsafe { request.write(Request { head, payload }) };
+        // INVARIANT: It is new.
+        Ok(Self(request))
+    }
+
+    /// How many segments it asks for.
+    fn segments(&self) -> usize {
+        // SAFETY: By the invariant it is ours.
+        unsafe { self.0.as_ref() }.head.segments.into()
+    }
+
+    /// Asks `asked`. The caller gets the two references.
+    fn ask(
+        self,
+        segments: impl Iterator<Item = Segment>,
+        asked: impl FnOnce(u32) -> Asked,
+        payload: P,
+    ) -> NonNull<Head> {
+        let request = ManuallyDrop::new(self).0;
+        let this = request.as_ptr();
+        // SAFETY: By the invariant all of it is ours, and nothing is overwritten that has a destructor. The
+        // table has as many entries as are taken.
+        unsafe {
+            let (table, count) = ((*this).head.table, (*this).head.segments);
+            let mut size = 0u32;
+            let mut used = 0;
+            segments.take(usize::from(count)).for_each(|segment| {
+                table.add(used).write(ub::bio_vec {
+                    bv_page: segment.page.as_ptr().cast(),
+                    bv_len: segment.len,
+                    bv_offset: segment.offset,
+                });
+                size = segment.len.saturating_add(size);
+                used = used.wrapping_add(1);
+            });
+            (&raw mut (*this).head.asked).write(MaybeUninit::new(asked(size)));
+            (*this).payload.with_mut(|place| place.write(Some(payload)));
+            (*this).head.refs.store(2, sys::Relaxed);
+            (*this).head.done.reset();
+        }
+        request.cast()
+    }
+}
+
+impl<P> Drop for Idle<P> {
+    fn drop(&mut self) {
+        // SAFETY: By the invariant all of it is ours.
+        unsafe { free(self.0.cast()) };
     }
 }
 
@@ -383,7 +507,7 @@ pub unsafe fn submit<P: Payload>(
         .map_err(|(error, _)| error)
 }
 
-/// [`submit`], for `size` bytes more than the segments have, in memory that is at hand if there is some.
+/// [`submit`], for `more` bytes than the segments have, by an idle request that is at hand if it fits.
 /// Gives the payload back if it fails.
 ///
 /// # Safety
@@ -393,77 +517,38 @@ pub(crate) unsafe fn submit_or_return<P: Payload>(
     device: &Device,
     op: Op,
     pos: u64,
-    mut size: u32,
+    more: u32,
     segments: impl ExactSizeIterator<Item = Segment>,
     payload: P,
-    spare: Option<Spare<P>>,
+    idle: Option<Idle<P>>,
 ) -> Result<Io<P>, (Error, P)> {
-    let count = segments.len();
+    let (count, reserve) = (segments.len(), device.reserve.as_ref());
     let prepare = || {
-        u16::try_from(count).map_err(|_| EINVAL)?;
-        let (memory, table) = Request::<P>::layout(count)?;
-        let executor = module::executor()?;
         let member = device.scope.enter().ok_or(ESHUTDOWN)?;
-        let request = match spare {
-            Some(spare) if count == 1 && device.reserve.is_none() => spare.into_memory(),
-            _ => sys::alloc(memory, device.reserve.as_ref()).ok_or(ENOMEM)?,
+        let idle = match idle {
+            Some(idle) if idle.segments() == count && reserve.is_none() => idle,
+            _ => Idle::new(count, reserve)?,
         };
-        Ok((memory, table, executor, member, request))
+        Ok((member, idle))
     };
-    let (memory, table, executor, member, request) = match prepare() {
+    let (member, idle) = match prepare() {
         Ok(prepared) => prepared,
         Err(error) => return Err((error, payload)),
     };
-    let request: NonNull<Request<P>> = request.cast();
-    // SAFETY: The table lies inside the allocation.
-    let table: NonNull<ub::bio_vec> = unsafe { request.cast::<u8>().add(table).cast() };
-    let mut used = 0u16;
-    segments.take(count).for_each(|segment| {
-        let vec = ub::bio_vec {
-            bv_page: segment.page.as_ptr().cast(),
-            bv_len: segment.len,
-            bv_offset: segment.offset,
-        };
-        // SAFETY: `used < count`.
-        unsafe { table.add(usize::from(used)).write(vec) };
-        size = segment.len.saturating_add(size);
-        used = used.wrapping_add(1);
-    });
-    let head = Head {
-        runnable: Runnable::new(run),
-        // One for the bio, one for the future.
-        refs: Atomic::new(2),
-        done: Done::new(),
-        status: Cell::new(0),
-        submit: Atomic::new(false),
-        opf: op as u32,
+    let asked = |size: u32| Asked {
+        opf: op as u32 | device.flags,
         sector: pos >> bindings::SECTOR_SHIFT,
-        size,
-        segments: used,
+        size: size.saturating_add(more),
+        priority: device.priority,
         bdev: device.bdev,
         file: device.file.clone(),
-        reserve: device.reserve.clone(),
-        priority: device.priority,
-        executor,
-        member: ManuallyDrop::new(member),
-        memory,
-        table,
-        end: P::END.map(|_| Request::<P>::end as End),
-        drop_payload: Request::<P>::drop_payload,
-        bio: Opaque::uninit(),
+        member,
     };
-    // SAFETY: The memory is fresh, large enough and aligned.
-    unsafe {
-        request.write(Request {
-            head,
-            payload: Cell::new(Some(payload)),
-        })
-    };
-    let head: NonNull<Head> = request.cast();
+    let head = idle.ask(segments, asked, payload);
     // SAFETY: One of the two references goes with the bio. On a worker nothing may wait.
     unsafe {
         // The default executor first, which is the quickest to know.
-        if !executor.as_ref().is_current() && !sys::on_worker() {
+        if !head.as_ref().executor.as_ref().is_current() && !sys::on_worker() {
             start(head, 0);
         } else if device.nowait {
             start(head, ub::UPCALL_REQ_NOWAIT);
@@ -487,24 +572,24 @@ unsafe fn start(head: NonNull<Head>, flags: u32) {
     // `segments` entries.
     unsafe {
         let this = head.as_ref();
+        let asked = this.asked();
         let bio = this.bio.get();
-        // The block layer looks at a table that is there, also if it has no entries.
-        let table = if this.segments == 0 {
-            core::ptr::null_mut()
+        let bdev = asked.bdev.as_ptr();
+        let opf = asked.opf | flags;
+        if cfg!(CONFIG_BLK_CGROUP) && flags & ub::UPCALL_REQ_NOWAIT != 0 {
+            // A worker's request is the root control group's, as that of any kernel thread. To say so
+            // is cheaper than to let the kernel find out.
+            ub::bio_init(bio, core::ptr::null_mut(), this.table, this.segments, opf);
+            (*bio).bi_bdev = bdev;
+            #[cfg(CONFIG_BLK_CGROUP)]
+            ub::bio_associate_blkg_from_css(bio, ub::blkcg_root_css);
         } else {
-            this.table.as_ptr()
-        };
-        ub::bio_init(
-            bio,
-            this.bdev.as_ptr(),
-            table,
-            this.segments,
-            this.opf | flags,
-        );
+            ub::bio_init(bio, bdev, this.table, this.segments, opf);
+        }
         (*bio).bi_vcnt = this.segments;
-        (*bio).bi_iter.bi_sector = this.sector;
-        (*bio).bi_iter.bi_size = this.size;
-        (*bio).bi_ioprio = this.priority;
+        (*bio).bi_iter.bi_sector = asked.sector;
+        (*bio).bi_iter.bi_size = asked.size;
+        (*bio).bi_ioprio = asked.priority;
         (*bio).bi_end_io = Some(end_io);
         (*bio).bi_private = head.as_ptr().cast();
         sys::trace::bio_submit(bio);
@@ -523,7 +608,7 @@ unsafe fn sleeper_submits(head: NonNull<Head>) {
     unsafe {
         let this = head.as_ref();
         this.submit.store(true, sys::Relaxed);
-        this.member.scope().sleeper().push(head.cast());
+        this.asked().member.scope().sleeper().push(head.cast());
     }
 }
 
@@ -534,7 +619,7 @@ unsafe fn sleeper_submits(head: NonNull<Head>) {
 /// Called by the kernel alone, as the C declaration says.
 unsafe extern "C" fn end_io(bio: *mut ub::bio) {
     // The module's exit waits for us.
-    let _rcu = kernel::sync::rcu::read_lock();
+    let section = sys::read_section();
     // SAFETY: `bi_private` was set to the head by `start`, and the bio has a reference.
     unsafe {
         let head = NonNull::new_unchecked((*bio).bi_private.cast::<Head>());
@@ -551,13 +636,13 @@ unsafe extern "C" fn end_io(bio: *mut ub::bio) {
         } else {
             ub::upcall_blk_status_to_errno(status)
         };
-        sys::trace::bio_complete(bio, this.sector, errno);
+        sys::trace::bio_complete(bio, this.asked().sector, errno);
         this.status.with_mut(|status| *status = errno);
         if let Some(end) = this.end {
             end(head, result(errno));
         }
         // Before the reference goes: until then the waker's code is there.
-        this.done.complete();
+        this.done.complete_in(&section);
         if this.refs.fetch_sub(1, Full) == 1 {
             // The future is gone, and what is left must not run here.
             this.executor.as_ref().push(head.cast());
@@ -590,7 +675,7 @@ unsafe fn run(runnable: NonNull<Runnable>) {
         if this.submit.xchg(false, sys::Full) {
             start(head, 0);
         } else {
-            let scope = from_ref(this.member.scope());
+            let scope = from_ref(this.asked().member.scope());
             let executor = this.executor;
             executor
                 .as_ref()
@@ -610,50 +695,37 @@ unsafe fn release(head: NonNull<Head>) {
     // the user's module is there.
     unsafe {
         let member = clear(head, head.as_ref().drop_payload);
-        let this = head.as_ptr();
-        let reserve = (*this).reserve.take();
-        sys::free(head.cast(), (*this).memory, reserve.as_ref());
+        free(head);
         drop(member);
     }
 }
 
-/// Drops the payload and what keeps the device. What is left of the request is its memory.
+/// Drops the payload and what keeps the device, which makes the request idle.
 ///
 /// # Safety
 ///
-/// As for [`release`], and called once.
+/// As for [`release`].
 #[inline(always)] // So that a known `drop_payload` is called as such.
 unsafe fn clear(head: NonNull<Head>, drop_payload: unsafe fn(NonNull<Head>)) -> Member {
-    let this = head.as_ptr();
     // SAFETY: By the function's contract all of the request is ours.
     unsafe {
         drop_payload(head);
-        core::ptr::drop_in_place(&raw mut (*this).file);
-        ManuallyDrop::take(&mut (*this).member)
+        let asked = (&raw const (*head.as_ptr()).asked).read().assume_init();
+        drop(asked.file);
+        asked.member
     }
 }
 
-/// The memory of a request for one segment that is over, for another one. It is not from a reserve.
-pub(crate) struct Spare<P>(NonNull<Request<P>>);
-
-// SAFETY: It is memory, and has no payload.
-unsafe impl<P: Payload> Send for Spare<P> {}
-// SAFETY: As above.
-unsafe impl<P: Payload> Sync for Spare<P> {}
-
-impl<P> Spare<P> {
-    fn into_memory(self) -> NonNull<u8> {
-        ManuallyDrop::new(self).0.cast()
-    }
-}
-
-impl<P> Drop for Spare<P> {
-    fn drop(&mut self) {
-        // It did for the request.
-        if let Ok((memory, _)) = Request::<P>::layout(1) {
-            // SAFETY: By the type's invariant, and nobody uses it any more.
-            unsafe { sys::free(self.0.cast(), memory, None) };
-        }
+/// Frees an idle request.
+///
+/// # Safety
+///
+/// Nobody uses it any more.
+unsafe fn free(head: NonNull<Head>) {
+    // SAFETY: By the function's contract all of the request is ours.
+    unsafe {
+        let reserve = (*head.as_ptr()).reserve.take();
+        sys::free(head.cast(), head.as_ref().memory, reserve.as_ref());
     }
 }
 
@@ -665,19 +737,18 @@ impl<P> Io<P> {
 }
 
 impl<P: Payload> Io<P> {
-    /// Ends a request, and keeps its memory if it is of use and the completion has let go of it.
-    pub(crate) fn into_spare(self) -> Option<Spare<P>> {
-        let head = self.head();
+    /// Ends a request, and keeps it for another one if the completion has let go of it, and its memory
+    /// was not set aside for others as well.
+    pub(crate) fn into_idle(self) -> Option<Idle<P>> {
         // Alone we are only when `end_io` has done its last: then all of the request is ours.
-        if head.refs.load(Acquire) != 1 || head.segments != 1 || head.reserve.is_some() {
+        if self.head().refs.load(Acquire) != 1 || self.head().reserve.is_some() {
             return None;
         }
         let head = ManuallyDrop::new(self).head;
-        // SAFETY: By the above, and we have the future, which has the one reference. `done` is complete and
-        // has no waker.
+        // SAFETY: By the above, and we have the future, which has the one reference.
         drop(unsafe { clear(head, Request::<P>::drop_payload) });
-        // INVARIANT: It was allocated for one segment, without a reserve.
-        Some(Spare(head.cast()))
+        // INVARIANT: `clear` left nothing, and `done` is complete and has no waker.
+        Some(Idle(head.cast()))
     }
 }
 

@@ -2,7 +2,7 @@
 
 //! [`Block`]: an owned page that reads move in and out of requests.
 
-use crate::bio::{submit_or_return, Device, Io, Op, Payload, Segment, Spare};
+use crate::bio::{submit_or_return, Device, Idle, Io, Op, Payload, Segment};
 use core::future::Future;
 use core::pin::Pin;
 use core::ptr::NonNull;
@@ -23,7 +23,7 @@ use upcall_bindings as ub;
 /// the next has nothing to allocate.
 pub struct Block {
     page: Option<Page>,
-    spare: Option<Spare<OnePage>>,
+    idle: Option<Idle<OnePage>>,
 }
 
 #[cfg(CONFIG_HIGHMEM)]
@@ -40,7 +40,7 @@ impl Block {
         let page = Page::alloc_page(GFP_KERNEL | __GFP_ZERO)?;
         Ok(Self {
             page: Some(page),
-            spare: None,
+            idle: None,
         })
     }
 
@@ -48,7 +48,7 @@ impl Block {
     pub const fn vacant() -> Self {
         Self {
             page: None,
-            spare: None,
+            idle: None,
         }
     }
 
@@ -164,8 +164,8 @@ impl Block {
         // SAFETY: The page goes along with the request.
         let io = unsafe {
             let segments = core::iter::once(segment);
-            let spare = self.spare.take();
-            submit_or_return(device, op, pos, 0, segments, OnePage(page), spare)
+            let idle = self.idle.take();
+            submit_or_return(device, op, pos, 0, segments, OnePage(page), idle)
         };
         // What was not submitted keeps its content.
         io.map_err(|(error, page)| {
@@ -215,7 +215,7 @@ impl Future for Transfer<'_> {
         };
         let (result, page) = ready!(Pin::new(io).poll(cx));
         this.block.page = page.map(|page| page.0);
-        this.block.spare = this.io.take().and_then(Io::into_spare);
+        this.block.idle = this.io.take().and_then(Io::into_idle);
         this.len = 0;
         Poll::Ready(result)
     }

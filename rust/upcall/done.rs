@@ -26,7 +26,7 @@
 //! that holds a `Done` is refcounted by both sides (task, bio request).
 
 use super::stats::Wait;
-use super::sys::{Acquire, Atomic, Cell, Full, Relaxed};
+use super::sys::{self, Acquire, Atomic, Cell, Full, Relaxed};
 use super::task;
 use core::task::{Context, Poll, Waker};
 
@@ -64,14 +64,36 @@ impl Done {
     ///
     /// Any context. A second call does nothing.
     pub(crate) fn complete(&self) {
-        if self.state.xchg(DONE, Full) != ARMED {
-            return;
-        }
-        // SAFETY: We moved the state away from `ARMED`, so the slot is ours.
-        let waker = self.waker.with_mut(|slot| unsafe { (*slot).take() });
-        if let Some(waker) = waker {
+        if let Some(waker) = self.finish() {
             waker.wake();
         }
+    }
+
+    /// [`complete`](Self::complete), inside a read section.
+    #[cfg_attr(not(MODULE), allow(dead_code, reason = "the host has no devices"))]
+    pub(crate) fn complete_in(&self, section: &sys::ReadSection) {
+        if let Some(waker) = self.finish() {
+            task::wake_in(waker, section);
+        }
+    }
+
+    /// Marks the completion as done. Gives the waiter's waker.
+    fn finish(&self) -> Option<Waker> {
+        if self.state.xchg(DONE, Full) != ARMED {
+            return None;
+        }
+        // SAFETY: We moved the state away from `ARMED`, so the slot is ours.
+        self.waker.with_mut(|slot| unsafe { (*slot).take() })
+    }
+
+    /// Makes a completion that is done, and has no waker, one that is not.
+    ///
+    /// # Safety
+    ///
+    /// The caller has exclusive use of both sides.
+    #[cfg_attr(not(MODULE), allow(dead_code, reason = "the host has no devices"))]
+    pub(crate) unsafe fn reset(&self) {
+        self.state.store(EMPTY, Relaxed);
     }
 
     /// Polls for completion, of what a task waits for as `what`.

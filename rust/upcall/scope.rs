@@ -9,7 +9,7 @@
 //!
 //! # Concurrency
 //!
-//! `members` counts what is alive: tasks, requests, and one for the `Scope` itself; its highest bit says that
+//! `members` counts what is alive: tasks, requests, and one for the `Scope` itself; its lowest bit says that
 //! the scope was cancelled. All of them together have one reference, so that a member costs the count alone.
 //! Whoever brings it to zero drops that reference, after it has completed `empty`, once. Nobody joins from zero. The list of tasks is protected by a
 //! lock; each listed task is kept alive by one reference that the list owns. Cancelling takes the
@@ -38,7 +38,10 @@ use core::future::Future;
 use core::ptr::NonNull;
 
 /// In `members`: nothing may be added any more, the scope was cancelled.
-const CLOSED: usize = 1 << (usize::BITS - 1);
+const CLOSED: usize = 1;
+
+/// In `members`: one that is alive.
+const MEMBER: usize = 2;
 
 /// What the handles and the members of a scope share.
 pub(crate) struct ScopeInner {
@@ -120,8 +123,8 @@ impl ScopeInner {
 
     fn enter_unless(&self, bits: usize) -> bool {
         let mut members = self.members.load(Relaxed);
-        while members & bits == 0 && members & !CLOSED != 0 {
-            match self.members.cmpxchg(members, members + 1, Full) {
+        while members & bits == 0 && members >= MEMBER {
+            match self.members.cmpxchg(members, members.wrapping_add(MEMBER), Full) {
                 Ok(_) => return true,
                 Err(now) => members = now,
             }
@@ -149,7 +152,7 @@ impl ScopeInner {
     pub(crate) unsafe fn leave(scope: NonNull<Self>) {
         // SAFETY: The caller was a member, and the members keep the scope.
         let this = unsafe { scope.as_ref() };
-        if this.members.fetch_sub(1, Full) & !CLOSED == 1 {
+        if this.members.fetch_sub(MEMBER, Full) < 2 * MEMBER {
             // SAFETY: The caller was the last.
             unsafe { this.end() };
         }
@@ -252,7 +255,7 @@ impl Scope {
     /// It keeps both. Fails with `ENOMEM`. May sleep.
     pub fn on(executor: &Executor, sleeper: &Executor) -> sys::Result<Self> {
         let inner = sys::new_arc(ScopeInner {
-            members: Atomic::new(1),
+            members: Atomic::new(MEMBER),
             keep: Cell::new(None),
             empty: Done::new(),
             tasks: sys::new_lock!(TaskList { first: None }),

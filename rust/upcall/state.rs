@@ -66,10 +66,10 @@ fn drop_ref(s: usize) -> (usize, Next) {
     debug_assert!(s >= REF);
     if s > MAX - REF {
         (s, Next::Nothing)
-    } else if s - REF < REF {
-        (s - REF, Next::Free)
+    } else if s < 2 * REF {
+        (s.wrapping_sub(REF), Next::Free)
     } else {
-        (s - REF, Next::Nothing)
+        (s.wrapping_sub(REF), Next::Nothing)
     }
 }
 
@@ -180,12 +180,12 @@ impl State {
     pub(crate) fn pending(&self) -> Next {
         self.update(|s| {
             debug_assert!(s & RUNNING != 0);
-            if s & CANCELLED != 0 {
-                (s, Next::Cancel)
-            } else if s & SCHEDULED != 0 {
-                (s & !RUNNING, Next::Push)
-            } else {
+            if s & (CANCELLED | SCHEDULED) == 0 {
                 drop_ref(s & !RUNNING)
+            } else if s & CANCELLED != 0 {
+                (s, Next::Cancel)
+            } else {
+                (s & !RUNNING, Next::Push)
             }
         })
     }

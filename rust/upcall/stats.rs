@@ -43,8 +43,11 @@ impl Stats {
     /// A poll begins, of a task that was woken at `woken`.
     pub(crate) fn poll(&self, woken: u64) {
         let waited = sys::nanoseconds(self.clock.get().wrapping_sub(woken));
-        let class = (u64::BITS - (waited >> 10).leading_zeros()) as usize;
-        self.latency[class.min(CLASSES - 1)].add(1);
+        // The bits of `waited >> 10`, also where there are none.
+        let class = (waited >> 9 | 1).ilog2() as usize;
+        if let Some(count) = self.latency.get(class).or(self.latency.last()) {
+            count.add(1);
+        }
     }
 
     /// The poll is over. Returns how long it took, in nanoseconds.

@@ -93,10 +93,31 @@ impl Header {
 
 /// Notes that the task whose context this is, if it is a task's, waits for `what`.
 pub(crate) fn waits(cx: &Context<'_>, what: Wait) {
-    if core::ptr::eq(cx.waker().vtable(), &WAKER) {
-        // SAFETY: It is the waker of a task, and holds or borrows a reference.
-        let header = unsafe { &*cx.waker().data().cast::<Header>() };
-        header.waits.set(what as u32);
+    if let Some(header) = of_waker(cx.waker()) {
+        // SAFETY: The waker holds or borrows a reference.
+        unsafe { header.as_ref() }.waits.set(what as u32);
+    }
+}
+
+/// The task that `waker` wakes, if it is a task's.
+fn of_waker(waker: &Waker) -> Option<NonNull<Header>> {
+    if !core::ptr::eq(waker.vtable(), &WAKER) {
+        return None;
+    }
+    // SAFETY: The data of a task's waker is the task.
+    Some(unsafe { NonNull::new_unchecked(waker.data().cast_mut().cast()) })
+}
+
+/// Wakes, inside a read section: without another one if the waker is a task's. Any context.
+#[cfg_attr(not(MODULE), allow(dead_code, reason = "the host has no devices"))]
+pub(crate) fn wake_in(waker: Waker, section: &sys::ReadSection) {
+    match of_waker(&waker) {
+        Some(header) => {
+            core::mem::forget(waker);
+            // SAFETY: The waker had a reference.
+            unsafe { wake_and_put(header, section) }
+        }
+        None => waker.wake(),
     }
 }
 
@@ -346,6 +367,7 @@ unsafe fn run(runnable: NonNull<Runnable>) {
 /// # Safety
 ///
 /// The caller owns `RUNNING` and passes on a reference. Unless it is the worker it keeps the executor.
+#[inline(always)] // Once for the worker, and once for `spawn_eager`.
 pub(crate) unsafe fn poll(header: NonNull<Header>, stats: Option<&Stats>) {
     // SAFETY: We have a reference.
     let this = unsafe { header.as_ref() };
@@ -460,12 +482,21 @@ unsafe fn waker_clone(data: *const ()) -> RawWaker {
 unsafe fn waker_wake(data: *const ()) {
     // SAFETY: As in `waker_clone`; the reference goes with the waker.
     let header = unsafe { NonNull::new_unchecked(data.cast_mut().cast::<Header>()) };
-    let _rcu = sys::read_section();
     // SAFETY: As above.
+    unsafe { wake_and_put(header, &sys::read_section()) }
+}
+
+/// Makes a task ready, by a reference of the caller's.
+///
+/// # Safety
+///
+/// The caller has a reference, and loses it.
+unsafe fn wake_and_put(header: NonNull<Header>, _section: &sys::ReadSection) {
+    // SAFETY: The caller has a reference.
     match unsafe { header.as_ref() }.state.wake_and_put() {
         Next::Push => {
             sys::trace::wake(header);
-            // SAFETY: `wake_and_put` tells us to, with the waker's reference.
+            // SAFETY: `wake_and_put` tells us to, with the caller's reference.
             unsafe { push(header) }
         }
         // SAFETY: The reference was the last.

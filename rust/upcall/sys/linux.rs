@@ -257,8 +257,11 @@ pub(crate) fn on_worker() -> bool {
     current_executor().is_some_and(|core| !unsafe { core.as_ref() }.sleeps())
 }
 
+/// The guard of a [`read_section`].
+pub(crate) type ReadSection = kernel::sync::rcu::Guard;
+
 /// A read section: what was found in it is not freed before it ends, if freed under RCU.
-pub(crate) fn read_section() -> kernel::sync::rcu::Guard {
+pub(crate) fn read_section() -> ReadSection {
     kernel::sync::rcu::read_lock()
 }
 

@@ -588,7 +588,8 @@ pub(crate) mod trace {
 }
 
 /// A test keeps its executors longer than everybody who pushes.
-pub(crate) fn read_section() {}
+pub(crate) type ReadSection = ();
+pub(crate) fn read_section() -> ReadSection {}
 
 /// The last handle is gone, or some other.
 pub(crate) fn retire(core: Arc<crate::executor::Core>) {
