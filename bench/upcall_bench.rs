@@ -8,6 +8,7 @@
 use core::future::{poll_fn, Future};
 use core::task::{Poll, Waker};
 use kernel::debugfs::{Dir, File, Reader, Writer};
+use kernel::page::PAGE_SHIFT;
 use kernel::prelude::*;
 use kernel::str::CString;
 use kernel::sync::atomic::{Atomic, Relaxed};
@@ -360,7 +361,7 @@ impl Reads {
         let z = n.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (n < self.count).then_some(((z ^ (z >> 31)) & self.mask) * Block::SIZE as u64)
+        (n < self.count).then_some(((z ^ (z >> 31)) & self.mask) << PAGE_SHIFT)
     }
 
     async fn run(self: Arc<Self>, mut block: Block) {

@@ -40,7 +40,7 @@ use core::marker::PhantomData;
 use core::mem::{ManuallyDrop, MaybeUninit};
 use core::pin::Pin;
 use core::ptr::{from_ref, NonNull};
-use core::task::{Context, Poll};
+use core::task::{ready, Context, Poll};
 use kernel::bindings;
 use kernel::error::{from_err_ptr, to_result};
 use kernel::fs::File;
@@ -79,7 +79,7 @@ pub struct Device {
     nowait: bool,
     logical_block_size: u32,
     /// Keeps the device open, if we opened it.
-    file: Option<ARef<File>>,
+    opened: Option<Opened>,
     reserve: Option<Reserve>,
     priority: u16,
     /// For the bios, beside those of an [`Op`].
@@ -106,7 +106,7 @@ impl Device {
             nowait: unsafe { ub::upcall_bdev_nowait(bdev.as_ptr()) },
             // SAFETY: As above.
             logical_block_size: unsafe { ub::upcall_logical_block_size(bdev.as_ptr()) },
-            file: None,
+            opened: None,
             reserve: None,
             priority: 0,
             flags: 0,
@@ -128,13 +128,13 @@ impl Device {
         let bdev = unsafe { ub::upcall_file_bdev(file.as_ptr().cast()) };
         // SAFETY: Every request has a clone of the device, which keeps it open.
         let mut device = unsafe { Self::new(NonNull::new_unchecked(bdev.cast()), scope) };
-        device.file = Some(file);
+        device.opened = Some(Opened::new(file)?);
         Ok(device)
     }
 
-    /// Whether its requests have memory that was set aside.
-    pub(crate) fn has_reserve(&self) -> bool {
-        self.reserve.is_some()
+    /// Where its requests have their memory from, if it was set aside.
+    pub(crate) fn reserve(&self) -> Option<&Reserve> {
+        self.reserve.as_ref()
     }
 
     /// Gives the device's requests memory that was set aside. `ENOMEM` then also means that a request does
@@ -205,7 +205,7 @@ impl Device {
 
     fn without_data(&self, op: Op, pos: u64, size: u32) -> Result<Io<Nothing>> {
         // SAFETY: There are no segments.
-        unsafe { submit_or_return(self, op, pos, size, core::iter::empty(), Nothing, None) }
+        unsafe { submit_or_return(self, op, pos, size, core::iter::empty(), Nothing) }
             .map_err(|(error, _)| error)
     }
 
@@ -217,6 +217,53 @@ impl Device {
     /// The C device.
     pub fn as_ptr(&self) -> *mut bindings::block_device {
         self.bdev.as_ptr().cast()
+    }
+}
+
+/// A reference on the open file of a device: an [`Arc`](kernel::sync::Arc) that counts inline, since each
+/// request counts.
+struct Opened(NonNull<OpenFile>);
+
+struct OpenFile {
+    refs: Atomic<usize>,
+    _file: ARef<File>,
+}
+
+// SAFETY: The file of a device belongs to no thread.
+unsafe impl Send for Opened {}
+// SAFETY: As above.
+unsafe impl Sync for Opened {}
+
+impl Opened {
+    fn new(file: ARef<File>) -> Result<Self> {
+        let open = OpenFile {
+            refs: Atomic::new(1),
+            _file: file,
+        };
+        let open = KBox::into_raw(KBox::new(open, GFP_KERNEL)?);
+        // SAFETY: A box is not null.
+        Ok(Self(unsafe { NonNull::new_unchecked(open) }))
+    }
+}
+
+impl Clone for Opened {
+    #[inline(always)]
+    fn clone(&self) -> Self {
+        // Of 64 bits, which no program counts through.
+        // SAFETY: We have a reference.
+        unsafe { self.0.as_ref() }.refs.fetch_add(1, sys::Relaxed);
+        Self(self.0)
+    }
+}
+
+impl Drop for Opened {
+    #[inline(always)]
+    fn drop(&mut self) {
+        // SAFETY: We have a reference.
+        if unsafe { self.0.as_ref() }.refs.fetch_sub(1, Full) == 1 {
+            // SAFETY: It was the last, and came from a box.
+            drop(unsafe { KBox::from_raw(self.0.as_ptr()) });
+        }
     }
 }
 
@@ -307,7 +354,7 @@ struct Asked {
     priority: u16,
     bdev: NonNull<ub::block_device>,
     /// Keeps the device open, if we opened it.
-    file: Option<ARef<File>>,
+    opened: Option<Opened>,
     member: Member,
 }
 
@@ -365,31 +412,42 @@ impl<P: Payload> Request<P> {
     }
 }
 
-/// A request that asks nothing: its memory, and what is the same for all that it will ask.
+/// A request that asks nothing, for what it will ask next: its memory and its payload.
 ///
 /// # Invariants
 ///
-/// Nobody else has a reference. There is no payload, and nothing asked; `done` has no waker.
-pub(crate) struct Idle<P>(NonNull<Request<P>>);
+/// Nobody else has a reference. Nothing is asked, and `done` has no waker.
+pub(crate) struct Idle<P: Payload>(NonNull<Request<P>>);
 
-// SAFETY: It is memory, and has no payload.
+// SAFETY: The payload is `Send`, and all else is memory.
 unsafe impl<P: Payload> Send for Idle<P> {}
-// SAFETY: As above.
-unsafe impl<P: Payload> Sync for Idle<P> {}
+// SAFETY: A shared one gives shared access to the payload alone.
+unsafe impl<P: Payload + Sync> Sync for Idle<P> {}
 
 impl<P: Payload> Idle<P> {
-    /// Allocates one with `count` segments. May sleep.
+    /// Allocates one with `count` segments. Gives the payload back if it fails. May sleep.
     #[inline(never)] // Those that are used again come by here once.
-    fn new(count: usize, reserve: Option<&Reserve>) -> Result<Self> {
-        let segments = u16::try_from(count).map_err(|_| EINVAL)?;
-        let (memory, table) = Request::<P>::layout(count)?;
-        let executor = module::executor()?;
-        let request: NonNull<Request<P>> = sys::alloc(memory, reserve).ok_or(ENOMEM)?.cast();
+    pub(crate) fn new(
+        count: usize,
+        reserve: Option<&Reserve>,
+        payload: P,
+    ) -> Result<Self, (Error, P)> {
+        let prepare = || {
+            let segments = u16::try_from(count).map_err(|_| EINVAL)?;
+            let (memory, table) = Request::<P>::layout(count)?;
+            let executor = module::executor()?;
+            let request = sys::alloc(memory, reserve).ok_or(ENOMEM)?;
+            Ok((segments, memory, table, executor, request))
+        };
+        let (segments, memory, table, executor, request) = match prepare() {
+            Ok(prepared) => prepared,
+            Err(error) => return Err((error, payload)),
+        };
         let table = match count {
             // The block layer looks at a table that is there, also if it has no entries.
             0 => core::ptr::null_mut(),
             // SAFETY: The table lies inside the allocation.
-            _ => unsafe { request.cast::<u8>().add(table) }.as_ptr().cast(),
+            _ => unsafe { request.add(table) }.as_ptr().cast(),
         };
         let head = Head {
             runnable: Runnable::new(run),
@@ -407,56 +465,94 @@ impl<P: Payload> Idle<P> {
             drop_payload: Request::<P>::drop_payload,
             bio: Opaque::uninit(),
         };
-        let payload = Cell::new(None);
+        let payload = Cell::new(Some(payload));
+        let request = request.cast();
         // SAFETY: The memory is fresh, large enough and aligned.
         unsafe { request.write(Request { head, payload }) };
         // INVARIANT: It is new.
         Ok(Self(request))
     }
 
-    /// How many segments it asks for.
-    fn segments(&self) -> usize {
+    /// The payload, if it was not given out.
+    pub(crate) fn payload(&self) -> Option<&P> {
         // SAFETY: By the invariant it is ours.
-        unsafe { self.0.as_ref() }.head.segments.into()
+        Request::payload(self.0.cast(), |payload| unsafe { (*payload).as_ref() })
     }
 
-    /// Asks `asked`. The caller gets the two references.
-    fn ask(
+    /// Frees the request, and gives its payload.
+    pub(crate) fn into_payload(self) -> Option<P> {
+        // SAFETY: By the invariant it is ours.
+        Request::payload(self.0.cast(), |payload| unsafe { (*payload).take() })
+    }
+
+    /// Asks the device for the bytes from `pos` on: as many as the segments have, and `more`.
+    ///
+    /// # Safety
+    ///
+    /// As for [`submit`]. `segments` are as many as the request has, and the request is from the device's
+    /// reserve if there is one.
+    #[inline]
+    pub(crate) unsafe fn submit(
         self,
+        device: &Device,
+        op: Op,
+        pos: u64,
+        more: u32,
         segments: impl Iterator<Item = Segment>,
-        asked: impl FnOnce(u32) -> Asked,
-        payload: P,
-    ) -> NonNull<Head> {
-        let request = ManuallyDrop::new(self).0;
-        let this = request.as_ptr();
-        // SAFETY: By the invariant all of it is ours, and nothing is overwritten that has a destructor. The
-        // table has as many entries as are taken.
+    ) -> Result<Io<P>, (Error, Self)> {
+        let Some(member) = device.scope.enter() else {
+            return Err((ESHUTDOWN, self));
+        };
+        let head: NonNull<Head> = ManuallyDrop::new(self).0.cast();
+        let this = head.as_ptr();
+        // SAFETY: By the invariant all of it is ours, and by the function's contract the table is as long
+        // as it must be. One of the two references goes with the bio. On a worker nothing may wait.
         unsafe {
-            let (table, count) = ((*this).head.table, (*this).head.segments);
-            let mut size = 0u32;
-            let mut used = 0;
-            segments.take(usize::from(count)).for_each(|segment| {
-                table.add(used).write(ub::bio_vec {
+            let mut entry = (*this).table;
+            let mut size = more;
+            segments.for_each(|segment| {
+                entry.write(ub::bio_vec {
                     bv_page: segment.page.as_ptr().cast(),
                     bv_len: segment.len,
                     bv_offset: segment.offset,
                 });
+                entry = entry.add(1);
                 size = segment.len.saturating_add(size);
-                used = used.wrapping_add(1);
             });
-            (&raw mut (*this).head.asked).write(MaybeUninit::new(asked(size)));
-            (*this).payload.with_mut(|place| place.write(Some(payload)));
-            (*this).head.refs.store(2, sys::Relaxed);
-            (*this).head.done.reset();
+            (&raw mut (*this).asked).write(MaybeUninit::new(Asked {
+                opf: op as u32 | device.flags,
+                sector: pos >> bindings::SECTOR_SHIFT,
+                size,
+                priority: device.priority,
+                bdev: device.bdev,
+                opened: device.opened.clone(),
+                member,
+            }));
+            (*this).refs.store(2, sys::Relaxed);
+            (*this).done.reset();
+            // The default executor first, which is the quickest to know.
+            let upcall = (*this).executor.as_ref().is_current() || sys::on_worker();
+            if upcall && !device.nowait {
+                sleeper_submits(head);
+            } else {
+                start(head, upcall, if upcall { ub::UPCALL_REQ_NOWAIT } else { 0 });
+            }
         }
-        request.cast()
+        Ok(Io {
+            head,
+            payload: PhantomData,
+        })
     }
 }
 
-impl<P> Drop for Idle<P> {
+impl<P: Payload> Drop for Idle<P> {
     fn drop(&mut self) {
+        let head = self.0.cast();
         // SAFETY: By the invariant all of it is ours.
-        unsafe { free(self.0.cast()) };
+        unsafe {
+            Request::<P>::drop_payload(head);
+            free(head);
+        }
     }
 }
 
@@ -503,12 +599,10 @@ pub unsafe fn submit<P: Payload>(
     payload: P,
 ) -> Result<Io<P>> {
     // SAFETY: By the function's contract.
-    unsafe { submit_or_return(device, op, pos, 0, segments, payload, None) }
-        .map_err(|(error, _)| error)
+    unsafe { submit_or_return(device, op, pos, 0, segments, payload) }.map_err(|(error, _)| error)
 }
 
-/// [`submit`], for `more` bytes than the segments have, by an idle request that is at hand if it fits.
-/// Gives the payload back if it fails.
+/// [`submit`], for `more` bytes than the segments have. Gives the payload back if it fails.
 ///
 /// # Safety
 ///
@@ -520,54 +614,25 @@ pub(crate) unsafe fn submit_or_return<P: Payload>(
     more: u32,
     segments: impl ExactSizeIterator<Item = Segment>,
     payload: P,
-    idle: Option<Idle<P>>,
-) -> Result<Io<P>, (Error, P)> {
-    let (count, reserve) = (segments.len(), device.reserve.as_ref());
-    let prepare = || {
-        let member = device.scope.enter().ok_or(ESHUTDOWN)?;
-        let idle = match idle {
-            Some(idle) if idle.segments() == count && reserve.is_none() => idle,
-            _ => Idle::new(count, reserve)?,
-        };
-        Ok((member, idle))
-    };
-    let (member, idle) = match prepare() {
-        Ok(prepared) => prepared,
-        Err(error) => return Err((error, payload)),
-    };
-    let asked = |size: u32| Asked {
-        opf: op as u32 | device.flags,
-        sector: pos >> bindings::SECTOR_SHIFT,
-        size: size.saturating_add(more),
-        priority: device.priority,
-        bdev: device.bdev,
-        file: device.file.clone(),
-        member,
-    };
-    let head = idle.ask(segments, asked, payload);
-    // SAFETY: One of the two references goes with the bio. On a worker nothing may wait.
-    unsafe {
-        // The default executor first, which is the quickest to know.
-        if !head.as_ref().executor.as_ref().is_current() && !sys::on_worker() {
-            start(head, 0);
-        } else if device.nowait {
-            start(head, ub::UPCALL_REQ_NOWAIT);
-        } else {
-            sleeper_submits(head);
-        }
-    }
-    Ok(Io {
-        head,
-        payload: PhantomData,
-    })
+) -> Result<Io<P>, (Error, Option<P>)> {
+    let count = segments.len();
+    let idle = Idle::new(count, device.reserve.as_ref(), payload)
+        .map_err(|(error, payload)| (error, Some(payload)))?;
+    // SAFETY: By the function's contract, and it was made for them.
+    unsafe { idle.submit(device, op, pos, more, segments.take(count)) }
+        .map_err(|(error, idle)| (error, idle.into_payload()))
 }
 
-/// Initialises the bio and submits it.
+/// Initialises the bio and submits it: for an upcall, or else for the thread that calls.
+///
+/// What an upcall asks is of the usual priority, and the root control group's, as if a thread of the
+/// kernel asked: not of the priority that its worker has for the processor.
 ///
 /// # Safety
 ///
 /// The caller passes on the bio's reference, and the bio is not out.
-unsafe fn start(head: NonNull<Head>, flags: u32) {
+#[inline(always)] // Into the one that submits, and the one that submits again.
+unsafe fn start(head: NonNull<Head>, upcall: bool, flags: u32) {
     // SAFETY: The request is alive until `end_io`, and nobody else touches the bio. The table has
     // `segments` entries.
     unsafe {
@@ -576,20 +641,23 @@ unsafe fn start(head: NonNull<Head>, flags: u32) {
         let bio = this.bio.get();
         let bdev = asked.bdev.as_ptr();
         let opf = asked.opf | flags;
-        if cfg!(CONFIG_BLK_CGROUP) && flags & ub::UPCALL_REQ_NOWAIT != 0 {
-            // A worker's request is the root control group's, as that of any kernel thread. To say so
-            // is cheaper than to let the kernel find out.
+        let mut priority = asked.priority;
+        if upcall {
+            // To say whose it is is cheaper than to let the kernel find out.
             ub::bio_init(bio, core::ptr::null_mut(), this.table, this.segments, opf);
             (*bio).bi_bdev = bdev;
             #[cfg(CONFIG_BLK_CGROUP)]
             ub::bio_associate_blkg_from_css(bio, ub::blkcg_root_css);
+            if priority == 0 {
+                priority = Priority::best_effort(4).0;
+            }
         } else {
             ub::bio_init(bio, bdev, this.table, this.segments, opf);
         }
         (*bio).bi_vcnt = this.segments;
         (*bio).bi_iter.bi_sector = asked.sector;
         (*bio).bi_iter.bi_size = asked.size;
-        (*bio).bi_ioprio = asked.priority;
+        (*bio).bi_ioprio = priority;
         (*bio).bi_end_io = Some(end_io);
         (*bio).bi_private = head.as_ptr().cast();
         sys::trace::bio_submit(bio);
@@ -624,9 +692,9 @@ unsafe extern "C" fn end_io(bio: *mut ub::bio) {
     unsafe {
         let head = NonNull::new_unchecked((*bio).bi_private.cast::<Head>());
         let this = head.as_ref();
+        ub::bio_uninit(bio);
         let status = (*bio).bi_status;
         let nowait = (*bio).bi_opf & ub::UPCALL_REQ_NOWAIT != 0;
-        ub::bio_uninit(bio);
         // A stacked device may lose the ability while we use it.
         if nowait && (status == ub::UPCALL_BLK_STS_AGAIN || status == ub::UPCALL_BLK_STS_NOTSUPP) {
             return sleeper_submits(head);
@@ -673,7 +741,7 @@ unsafe fn run(runnable: NonNull<Runnable>) {
     unsafe {
         let this = head.as_ref();
         if this.submit.xchg(false, sys::Full) {
-            start(head, 0);
+            start(head, true, 0);
         } else {
             let scope = from_ref(this.asked().member.scope());
             let executor = this.executor;
@@ -694,33 +762,30 @@ unsafe fn release(head: NonNull<Head>) {
     // SAFETY: By the function's contract all of the request is ours. The member goes last: until then
     // the user's module is there.
     unsafe {
-        let member = clear(head, head.as_ref().drop_payload);
+        (head.as_ref().drop_payload)(head);
+        let member = no_longer_asked(head);
         free(head);
         drop(member);
     }
 }
 
-/// Drops the payload and what keeps the device, which makes the request idle.
+/// Drops what keeps the device, and gives what keeps the scope.
 ///
 /// # Safety
 ///
-/// As for [`release`].
-#[inline(always)] // So that a known `drop_payload` is called as such.
-unsafe fn clear(head: NonNull<Head>, drop_payload: unsafe fn(NonNull<Head>)) -> Member {
+/// Nobody else has a reference, and something was asked. Process context.
+unsafe fn no_longer_asked(head: NonNull<Head>) -> Member {
     // SAFETY: By the function's contract all of the request is ours.
-    unsafe {
-        drop_payload(head);
-        let asked = (&raw const (*head.as_ptr()).asked).read().assume_init();
-        drop(asked.file);
-        asked.member
-    }
+    let asked = unsafe { (&raw const (*head.as_ptr()).asked).read().assume_init() };
+    drop(asked.opened);
+    asked.member
 }
 
-/// Frees an idle request.
+/// Frees the memory of a request.
 ///
 /// # Safety
 ///
-/// Nobody uses it any more.
+/// Nobody uses it any more, and it has no payload, and nothing asked.
 unsafe fn free(head: NonNull<Head>) {
     // SAFETY: By the function's contract all of the request is ours.
     unsafe {
@@ -737,18 +802,39 @@ impl<P> Io<P> {
 }
 
 impl<P: Payload> Io<P> {
-    /// Ends a request, and keeps it for another one if the completion has let go of it, and its memory
-    /// was not set aside for others as well.
-    pub(crate) fn into_idle(self) -> Option<Idle<P>> {
+    /// Ends a request, and keeps it with its payload for another one, if the completion has let go of it
+    /// and its memory was not set aside for others as well.
+    pub(crate) fn into_idle(self) -> Result<Idle<P>, Self> {
         // Alone we are only when `end_io` has done its last: then all of the request is ours.
         if self.head().refs.load(Acquire) != 1 || self.head().reserve.is_some() {
-            return None;
+            return Err(self);
         }
         let head = ManuallyDrop::new(self).head;
         // SAFETY: By the above, and we have the future, which has the one reference.
-        drop(unsafe { clear(head, Request::<P>::drop_payload) });
-        // INVARIANT: `clear` left nothing, and `done` is complete and has no waker.
-        Some(Idle(head.cast()))
+        drop(unsafe { no_longer_asked(head) });
+        // INVARIANT: Nothing is asked any more, and `done` is complete and has no waker.
+        Ok(Idle(head.cast()))
+    }
+
+    /// Polls for the end, and leaves the payload where it is.
+    #[inline(always)] // There are two callers.
+    pub(crate) fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Result> {
+        // SAFETY: `&mut self` makes us the one waiter.
+        if unsafe { self.head().done.poll(cx, Wait::Bio) }.is_pending() {
+            return Poll::Pending;
+        }
+        // SAFETY: The request is done, so the status is ours.
+        let errno = self.head().status.with(|status| unsafe { *status });
+        Poll::Ready(result(errno))
+    }
+
+    /// Gives the payload of a request that is done.
+    pub(crate) fn take_payload(&mut self) -> Option<P> {
+        if !self.head().done.is_done() {
+            return None;
+        }
+        // SAFETY: The request is done, so the payload is ours.
+        Request::<P>::payload(self.head, |payload| unsafe { (*payload).take() })
     }
 }
 
@@ -758,16 +844,9 @@ impl<P: Payload> Future for Io<P> {
     type Output = (Result, Option<P>);
 
     /// Gives the result and the payload; the payload is `None` if it was given out before.
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        // SAFETY: `&mut self` makes us the one waiter.
-        if unsafe { self.head().done.poll(cx, Wait::Bio) }.is_pending() {
-            return Poll::Pending;
-        }
-        // SAFETY: The request is done, so status and payload are ours.
-        let errno = self.head().status.with(|status| unsafe { *status });
-        // SAFETY: As above.
-        let payload = Request::<P>::payload(self.head, |payload| unsafe { (*payload).take() });
-        Poll::Ready((result(errno), payload))
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let result = ready!(self.poll_end(cx));
+        Poll::Ready((result, self.take_payload()))
     }
 }
 

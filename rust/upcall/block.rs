@@ -2,7 +2,7 @@
 
 //! [`Block`]: an owned page that reads move in and out of requests.
 
-use crate::bio::{submit_or_return, Device, Idle, Io, Op, Payload, Segment};
+use crate::bio::{Device, Idle, Io, Op, Payload, Segment};
 use core::future::Future;
 use core::pin::Pin;
 use core::ptr::NonNull;
@@ -21,9 +21,69 @@ use upcall_bindings as ub;
 ///
 /// After its first transfer a block keeps what a request takes beside the page, some 400 bytes, so that
 /// the next has nothing to allocate.
-pub struct Block {
-    page: Option<Page>,
-    idle: Option<Idle<OnePage>>,
+pub struct Block(Memory);
+
+/// Where a block's page is.
+enum Memory {
+    Vacant,
+    Page(Page),
+    /// In the request of the last transfer, for the next.
+    Request(Idle<OnePage>),
+}
+
+impl Memory {
+    fn page(&self) -> Option<&Page> {
+        match self {
+            Self::Vacant => None,
+            Self::Page(page) => Some(page),
+            Self::Request(idle) => idle.payload().map(|page| &page.0),
+        }
+    }
+
+    /// A request for `device` with the page, or with a new one if it is vacant, and where the page is. Gives
+    /// the page back if it fails.
+    #[inline(always)] // For the one caller.
+    fn into_request(
+        self,
+        device: &Device,
+    ) -> Result<(Idle<OnePage>, NonNull<bindings::page>), (Error, Self)> {
+        // SAFETY: A page's pointer is never null.
+        let pointer = |page: &OnePage| unsafe { NonNull::new_unchecked(page.0.as_ptr()) };
+        let page = match self {
+            Self::Request(idle) => match idle.payload().map(pointer) {
+                Some(place) if device.reserve().is_none() => return Ok((idle, place)),
+                _ => idle.into_payload(),
+            },
+            Self::Page(page) => Some(OnePage(page)),
+            Self::Vacant => None,
+        };
+        let page = match page.map_or_else(|| new_page().map(OnePage), Ok) {
+            Ok(page) => page,
+            Err(error) => return Err((error, Self::Vacant)),
+        };
+        let place = pointer(&page);
+        match Idle::new(1, device.reserve(), page) {
+            Ok(idle) => Ok((idle, place)),
+            Err((error, page)) => Err((error, Self::Page(page.0))),
+        }
+    }
+}
+
+impl From<Io<OnePage>> for Memory {
+    /// The page of a request that is done.
+    #[inline(always)] // For the one caller.
+    fn from(io: Io<OnePage>) -> Self {
+        match io.into_idle() {
+            Ok(idle) => Self::Request(idle),
+            Err(mut io) => io.take_payload().into(),
+        }
+    }
+}
+
+impl From<Option<OnePage>> for Memory {
+    fn from(page: Option<OnePage>) -> Self {
+        page.map_or(Self::Vacant, |page| Self::Page(page.0))
+    }
 }
 
 #[cfg(CONFIG_HIGHMEM)]
@@ -37,24 +97,19 @@ impl Block {
     ///
     /// Fails with `ENOMEM`. May sleep.
     pub fn new() -> Result<Self> {
-        let page = Page::alloc_page(GFP_KERNEL | __GFP_ZERO)?;
-        Ok(Self {
-            page: Some(page),
-            idle: None,
-        })
+        let mut block = Self::vacant();
+        block.fill_vacant()?;
+        Ok(block)
     }
 
     /// Makes a vacant block, which gets its page with the first read.
     pub const fn vacant() -> Self {
-        Self {
-            page: None,
-            idle: None,
-        }
+        Self(Memory::Vacant)
     }
 
     /// The bytes; none if the block is vacant.
     pub fn as_slice(&self) -> &[u8] {
-        match &self.page {
+        match self.0.page() {
             // SAFETY: The page is ours, was zeroed when it was allocated, and is mapped.
             Some(page) => unsafe { core::slice::from_raw_parts(address(page), Self::SIZE) },
             None => &[],
@@ -63,19 +118,19 @@ impl Block {
 
     /// The bytes; none if the block is vacant.
     pub fn as_mut_slice(&mut self) -> &mut [u8] {
-        match &mut self.page {
+        match self.0.page() {
             // SAFETY: As in `as_slice`, and we have it to ourselves.
             Some(page) => unsafe { core::slice::from_raw_parts_mut(address(page), Self::SIZE) },
             None => &mut [],
         }
     }
 
-    /// Takes the page out, or allocates one, and leaves the block vacant.
-    fn take(&mut self) -> Result<Page> {
-        match self.page.take() {
-            Some(page) => Ok(page),
-            None => Ok(Page::alloc_page(GFP_KERNEL | __GFP_ZERO)?),
+    /// Gives the block a page, filled with zeroes, if it is vacant. Fails with `ENOMEM`. May sleep.
+    pub fn fill_vacant(&mut self) -> Result {
+        if self.0.page().is_none() {
+            self.0 = Memory::Page(new_page()?);
         }
+        Ok(())
     }
 
     /// Reads `len` bytes from byte `pos` of the device into the block, from byte `offset` of it on.
@@ -154,32 +209,23 @@ impl Block {
         if !aligned || end > Self::SIZE {
             return Err(EINVAL);
         }
-        let page = self.take()?;
-        let segment = Segment {
-            // SAFETY: A page's pointer is never null.
-            page: unsafe { NonNull::new_unchecked(page.as_ptr()) },
-            offset: offset as u32,
-            len: len as u32,
-        };
-        // SAFETY: The page goes along with the request.
-        let io = unsafe {
-            let segments = core::iter::once(segment);
-            let idle = self.idle.take();
-            submit_or_return(device, op, pos, 0, segments, OnePage(page), idle)
-        };
-        // What was not submitted keeps its content.
-        io.map_err(|(error, page)| {
-            self.page = Some(page.0);
+        let memory = core::mem::replace(&mut self.0, Memory::Vacant);
+        let submitted = memory.into_request(device).and_then(|(idle, page)| {
+            let segments = core::iter::once(Segment {
+                page,
+                offset: offset as u32,
+                len: len as u32,
+            });
+            // SAFETY: The page goes along with the request, which has one segment, and is from the
+            // device's reserve if there is one.
+            unsafe { idle.submit(device, op, pos, 0, segments) }
+                .map_err(|(error, idle)| (error, idle.into_payload().into()))
+        });
+        submitted.map_err(|(error, memory)| {
+            // What was not submitted keeps its content.
+            self.0 = memory;
             error
         })
-    }
-
-    /// Gives the block a page, filled with zeroes, if it is vacant. Fails with `ENOMEM`. May sleep.
-    pub fn fill_vacant(&mut self) -> Result {
-        if self.page.is_none() {
-            self.page = Some(self.take()?);
-        }
-        Ok(())
     }
 }
 
@@ -213,12 +259,18 @@ impl Future for Transfer<'_> {
         let Some(io) = &mut this.io else {
             return Poll::Pending;
         };
-        let (result, page) = ready!(Pin::new(io).poll(cx));
-        this.block.page = page.map(|page| page.0);
-        this.block.idle = this.io.take().and_then(Io::into_idle);
+        let result = ready!(io.poll_end(cx));
         this.len = 0;
+        if let Some(io) = this.io.take() {
+            this.block.0 = Memory::from(io);
+        }
         Poll::Ready(result)
     }
+}
+
+/// A page filled with zeroes. Fails with `ENOMEM`. May sleep.
+fn new_page() -> Result<Page> {
+    Ok(Page::alloc_page(GFP_KERNEL | __GFP_ZERO)?)
 }
 
 /// The payload of a block's read.

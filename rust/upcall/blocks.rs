@@ -155,7 +155,7 @@ impl Blocks {
             }
             at = stop;
             // Nobody waits for memory that he has himself.
-            if device.has_reserve() {
+            if device.reserve().is_some() {
                 result = result.and(self.finish(&mut ios).await);
             }
         }
@@ -207,10 +207,10 @@ impl Blocks {
             .map(|&(page, offset, len)| Segment { page, offset, len });
         let chunk = Chunk(take(place));
         // SAFETY: The pages go along with the request.
-        let io = unsafe { submit_or_return(device, op, pos, 0, segments, chunk, None) };
+        let io = unsafe { submit_or_return(device, op, pos, 0, segments, chunk) };
         // What was not submitted keeps its content.
         io.map_err(|(error, chunk)| {
-            *place = chunk.0;
+            *place = chunk.map_or(KVec::new(), |chunk| chunk.0);
             error
         })
     }

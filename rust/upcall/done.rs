@@ -102,6 +102,7 @@ impl Done {
     ///
     /// The caller has exclusive use of the waiting side: no other `poll` or
     /// [`disarm`](Self::disarm) runs at the same time.
+    #[inline(always)] // A call more for each step of a task is much beside what it does.
     pub(crate) unsafe fn poll(&self, cx: &mut Context<'_>, what: Wait) -> Poll<()> {
         match self.state.load(Acquire) {
             DONE => return Poll::Ready(()),
@@ -117,7 +118,7 @@ impl Done {
         let old = self.waker.with_mut(|slot| unsafe {
             match &*slot {
                 Some(waker) if waker.will_wake(cx.waker()) => None,
-                _ => (*slot).replace(cx.waker().clone()),
+                _ => (*slot).replace(task::clone_waker(cx.waker())),
             }
         });
         drop(old);

@@ -255,8 +255,7 @@ impl Core {
     /// Called by the bell alone, never twice at the same time.
     pub(crate) unsafe fn run(&self) -> bool {
         self.worker.store(sys::current(), Relaxed);
-        self.stats.runs.add(1);
-        self.stats.tick();
+        self.stats.run();
         // SAFETY: We are the one worker.
         let take = |backlog: *mut Batch| unsafe { core::mem::replace(&mut *backlog, Batch::new()) };
         let mut batch = self.backlog.with_mut(take);

@@ -165,8 +165,8 @@ fn nth_executor(index: usize) -> Option<Line> {
             name: *core.bell().name_bytes(),
             sleeps: core.sleeps(),
             runs: stats.runs.get(),
-            polls: stats.polls.get(),
-            longest: stats.longest.get(),
+            polls: stats.polls(),
+            longest: stats.longest(),
             latency: core::array::from_fn(|class| stats.latency[class].get()),
         })
     })

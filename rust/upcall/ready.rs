@@ -109,11 +109,7 @@ impl Iterator for Batch {
     fn next(&mut self) -> Option<NonNull<Link>> {
         let link = NonNull::new(self.head)?;
         // SAFETY: The batch owns its links until it hands them out.
-        self.head = unsafe {
-            link.as_ref()
-                .next
-                .with_mut(|next| core::mem::replace(&mut *next, null_mut()))
-        };
+        self.head = unsafe { link.as_ref().next.with(|next| *next) };
         Some(link)
     }
 }

@@ -9,7 +9,7 @@
 //!
 //! # Concurrency
 //!
-//! `members` counts what is alive: tasks, requests, and one for the `Scope` itself; its lowest bit says that
+//! `members` counts what is alive: tasks, requests, and one for the `Scope` itself; its highest bit says that
 //! the scope was cancelled. All of them together have one reference, so that a member costs the count alone.
 //! Whoever brings it to zero drops that reference, after it has completed `empty`, once. Nobody joins from zero. The list of tasks is protected by a
 //! lock; each listed task is kept alive by one reference that the list owns. Cancelling takes the
@@ -38,10 +38,7 @@ use core::future::Future;
 use core::ptr::NonNull;
 
 /// In `members`: nothing may be added any more, the scope was cancelled.
-const CLOSED: usize = 1;
-
-/// In `members`: one that is alive.
-const MEMBER: usize = 2;
+const CLOSED: usize = 1 << (usize::BITS - 1);
 
 /// What the handles and the members of a scope share.
 pub(crate) struct ScopeInner {
@@ -113,18 +110,18 @@ impl TaskList {
 impl ScopeInner {
     /// Adds a member, unless the scope is over.
     pub(crate) fn enter(&self) -> bool {
-        self.enter_unless(0)
+        self.enter_if(|members| members & !CLOSED != 0)
     }
 
     /// Adds a member, unless the scope is over or closed.
     fn enter_open(&self) -> bool {
-        self.enter_unless(CLOSED)
+        self.enter_if(|members| members != 0 && members < CLOSED)
     }
 
-    fn enter_unless(&self, bits: usize) -> bool {
+    fn enter_if(&self, may: impl Fn(usize) -> bool) -> bool {
         let mut members = self.members.load(Relaxed);
-        while members & bits == 0 && members >= MEMBER {
-            match self.members.cmpxchg(members, members.wrapping_add(MEMBER), Full) {
+        while may(members) {
+            match self.members.cmpxchg(members, members.wrapping_add(1), Full) {
                 Ok(_) => return true,
                 Err(now) => members = now,
             }
@@ -152,7 +149,7 @@ impl ScopeInner {
     pub(crate) unsafe fn leave(scope: NonNull<Self>) {
         // SAFETY: The caller was a member, and the members keep the scope.
         let this = unsafe { scope.as_ref() };
-        if this.members.fetch_sub(MEMBER, Full) < 2 * MEMBER {
+        if this.members.fetch_sub(1, Full) << 1 == 1 << 1 {
             // SAFETY: The caller was the last.
             unsafe { this.end() };
         }
@@ -255,7 +252,7 @@ impl Scope {
     /// It keeps both. Fails with `ENOMEM`. May sleep.
     pub fn on(executor: &Executor, sleeper: &Executor) -> sys::Result<Self> {
         let inner = sys::new_arc(ScopeInner {
-            members: Atomic::new(MEMBER),
+            members: Atomic::new(1),
             keep: Cell::new(None),
             empty: Done::new(),
             tasks: sys::new_lock!(TaskList { first: None }),

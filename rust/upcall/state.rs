@@ -43,28 +43,29 @@ pub(crate) const HANDLE: usize = 1 << 4;
 /// One reference. Wakers, the ready list, the scope and the `JoinHandle` hold one each.
 pub(crate) const REF: usize = 1 << 8;
 
-/// The most references that can be counted before [`State::get`] gives up and leaks.
-const MAX: usize = isize::MAX as usize;
+/// So many references that the task is leaked, which is better than a use after free: none is taken
+/// away any more. Half as many again would have to be added until the count wraps.
+const TOO_MANY: usize = 1 << (usize::BITS - 1);
 
 /// What the caller of a transition does next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Next {
     /// Nothing.
     Nothing,
+    /// Free the task: the reference that the caller gave away was the last.
+    Free,
     /// Push the task on the ready list, with the reference that the transition added.
     Push,
     /// Drop the future and complete the task: it was cancelled.
     Cancel,
     /// Poll the future.
     Poll,
-    /// Free the task: the reference that the caller gave away was the last.
-    Free,
 }
 
 /// Takes a reference away from `s`.
 fn drop_ref(s: usize) -> (usize, Next) {
     debug_assert!(s >= REF);
-    if s > MAX - REF {
+    if s & TOO_MANY != 0 {
         (s, Next::Nothing)
     } else if s < 2 * REF {
         (s.wrapping_sub(REF), Next::Free)
@@ -206,11 +207,7 @@ impl State {
 
     /// Adds a reference.
     pub(crate) fn get(&self) {
-        let old = self.0.fetch_add(REF, Relaxed);
-        // Saturate as refcount_t does: a leak is better than a use after free.
-        if old > MAX - REF {
-            self.0.store(MAX, super::sys::Release);
-        }
+        self.0.fetch_add(REF, Relaxed);
     }
 
     /// Drops a reference. Returns whether it was the last.

@@ -16,9 +16,10 @@ pub(crate) struct Stats {
     clock: Counter,
     /// How often the worker was started.
     pub(crate) runs: Counter,
-    pub(crate) polls: Counter,
-    /// The longest poll, in nanoseconds.
-    pub(crate) longest: Counter,
+    /// The longest poll, by the clock.
+    longest: Counter,
+    /// A poll that takes no longer than this, by the clock, is neither the longest nor too long.
+    unnoticed: Counter,
     /// How often a task waited for its turn: class 0 less than 1 us, class `n` less than `2^n` us,
     /// the last all that is longer.
     pub(crate) latency: [Counter; CLASSES],
@@ -29,13 +30,33 @@ impl Stats {
         Self {
             clock: Counter::new(0),
             runs: Counter::new(0),
-            polls: Counter::new(0),
             longest: Counter::new(0),
+            unnoticed: Counter::new(0),
             latency: [const { Counter::new(0) }; CLASSES],
         }
     }
 
-    /// The worker starts, or what it did last was no poll.
+    /// How often a task was polled.
+    #[cfg(MODULE)]
+    pub(crate) fn polls(&self) -> u64 {
+        // Each waited for its turn.
+        self.latency.iter().map(Counter::get).fold(0, u64::wrapping_add)
+    }
+
+    /// How long the longest poll took, in nanoseconds.
+    #[cfg(MODULE)]
+    pub(crate) fn longest(&self) -> u64 {
+        sys::nanoseconds(self.longest.get())
+    }
+
+    /// The worker starts.
+    pub(crate) fn run(&self) {
+        self.runs.add(1);
+        self.tick();
+        self.set_unnoticed();
+    }
+
+    /// What the worker did last was no poll.
     pub(crate) fn tick(&self) {
         self.clock.set(sys::stamp());
     }
@@ -50,16 +71,27 @@ impl Stats {
         }
     }
 
-    /// The poll is over. Returns how long it took, in nanoseconds.
+    /// The poll is over. Returns how long it took, in nanoseconds, or 0 if nobody is to notice.
     pub(crate) fn polled(&self) -> u64 {
         let now = sys::stamp();
-        let took = sys::nanoseconds(now.wrapping_sub(self.clock.get()));
+        let took = sys::forward(now.wrapping_sub(self.clock.get()));
         self.clock.set(now);
-        self.polls.add(1);
-        if took > self.longest.get() {
-            self.longest.set(took);
+        if took <= self.unnoticed.get() {
+            return 0;
         }
-        took
+        self.notice(took)
+    }
+
+    #[cold]
+    fn notice(&self, took: u64) -> u64 {
+        self.longest.set(self.longest.get().max(took));
+        self.set_unnoticed();
+        sys::nanoseconds(took)
+    }
+
+    fn set_unnoticed(&self) {
+        let limit = sys::stamps(sys::poll_limit());
+        self.unnoticed.set(self.longest.get().min(limit));
     }
 }
 

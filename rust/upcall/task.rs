@@ -108,6 +108,19 @@ fn of_waker(waker: &Waker) -> Option<NonNull<Header>> {
     Some(unsafe { NonNull::new_unchecked(waker.data().cast_mut().cast()) })
 }
 
+/// A clone of a waker, which is no call if it is a task's.
+pub(crate) fn clone_waker(waker: &Waker) -> Waker {
+    match of_waker(waker) {
+        // SAFETY: The waker holds or borrows a reference, and the new one gets its own. So `raw_waker`
+        // keeps the contract.
+        Some(header) => unsafe {
+            header.as_ref().state.get();
+            Waker::from_raw(raw_waker(header))
+        },
+        None => waker.clone(),
+    }
+}
+
 /// Wakes, inside a read section: without another one if the waker is a task's. Any context.
 #[cfg_attr(not(MODULE), allow(dead_code, reason = "the host has no devices"))]
 pub(crate) fn wake_in(waker: Waker, section: &sys::ReadSection) {
@@ -394,14 +407,18 @@ pub(crate) unsafe fn poll(header: NonNull<Header>, stats: Option<&Stats>) {
         // SAFETY: As above; the stage holds the output.
         return unsafe { complete(header) };
     }
-    match this.state.pending() {
+    let next = this.state.pending();
+    if next == Next::Nothing {
+        // The reference is gone.
+        return;
+    }
+    match next {
         // SAFETY: `pending` left `RUNNING` to us.
         Next::Cancel => unsafe { cancel(header) },
         // SAFETY: `pending` tells us to push, with our reference.
         Next::Push => unsafe { push(header) },
         // SAFETY: The reference was the last.
         Next::Free => unsafe { free(header) },
-        // The reference is gone.
         _ => {}
     }
 }
@@ -493,15 +510,14 @@ unsafe fn waker_wake(data: *const ()) {
 /// The caller has a reference, and loses it.
 unsafe fn wake_and_put(header: NonNull<Header>, _section: &sys::ReadSection) {
     // SAFETY: The caller has a reference.
-    match unsafe { header.as_ref() }.state.wake_and_put() {
-        Next::Push => {
-            sys::trace::wake(header);
-            // SAFETY: `wake_and_put` tells us to, with the caller's reference.
-            unsafe { push(header) }
-        }
+    let next = unsafe { header.as_ref() }.state.wake_and_put();
+    if next == Next::Push {
+        sys::trace::wake(header);
+        // SAFETY: `wake_and_put` tells us to, with the caller's reference.
+        unsafe { push(header) }
+    } else if next == Next::Free {
         // SAFETY: The reference was the last.
-        Next::Free => unsafe { free(header) },
-        _ => {}
+        unsafe { free(header) }
     }
 }
 

@@ -318,9 +318,24 @@ pub(crate) fn stamp() -> u64 {
 
 /// How much time a difference of [`stamp`]s is; nothing, if the clock has no known speed.
 pub(crate) fn nanoseconds(stamps: u64) -> u64 {
-    // A stamp of a faster CPU may be a little ahead: a difference that is negative is none.
-    let stamps = if stamps > i64::MAX as u64 { 0 } else { stamps };
-    stamps.wrapping_mul(STAMP.load(Relaxed)) >> STAMP_SHIFT
+    forward(stamps).wrapping_mul(STAMP.load(Relaxed)) >> STAMP_SHIFT
+}
+
+/// A difference of [`stamp`]s, or none if it is negative: that of a faster CPU may be a little ahead.
+pub(crate) fn forward(stamps: u64) -> u64 {
+    if stamps > i64::MAX as u64 {
+        0
+    } else {
+        stamps
+    }
+}
+
+/// What difference of [`stamp`]s is at most so much time: [`nanoseconds`] backwards.
+pub(crate) fn stamps(nanoseconds: u64) -> u64 {
+    match nanoseconds.checked_div(STAMP.load(Relaxed)) {
+        Some(stamps) => stamps.saturating_mul(1 << STAMP_SHIFT),
+        None => u64::MAX,
+    }
 }
 
 /// How many `2^-STAMP_SHIFT` nanoseconds a unit of [`stamp`] is.

@@ -555,6 +555,14 @@ pub(crate) fn nanoseconds(stamps: u64) -> u64 {
     stamps
 }
 
+pub(crate) fn forward(stamps: u64) -> u64 {
+    stamps
+}
+
+pub(crate) fn stamps(nanoseconds: u64) -> u64 {
+    nanoseconds
+}
+
 pub(crate) fn poll_limit() -> u64 {
     u64::MAX
 }
