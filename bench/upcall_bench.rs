@@ -16,10 +16,10 @@ use kernel::sync::Arc;
 use kernel::time::{Instant, Monotonic};
 use kernel::uaccess::UserSliceReader;
 use kernel::{fmt, InPlaceModule};
-use upcall::bio::Device;
 use upcall::oneshot::Receiver;
 use upcall::{
-    block_on, oneshot, yield_now, Block, Mutex, Notify, RwSemaphore, Scope, Semaphore, Spawner,
+    block_on, oneshot, yield_now, Block, Device, Mutex, Notify, RwSemaphore, Scope, Semaphore,
+    Spawner,
 };
 
 module! {

@@ -15,8 +15,7 @@
 
 use kernel::prelude::*;
 use kernel::sync::atomic::{Atomic, Release};
-use upcall::bio::Device;
-use upcall::Scope;
+use upcall::{Device, Scope};
 
 module! {
     type: Tests,
@@ -71,7 +70,7 @@ mod tests {
     use kernel::prelude::*;
     use kernel::sync::atomic::{Acquire, Atomic, Full, Relaxed};
     use kernel::sync::Arc;
-    use upcall::bio::{self, Device, Op, Payload, Segment};
+    use upcall::bio::{self, Op, Payload, Segment};
     use upcall::{lock_class, *};
 
     const MS: Duration = Duration::from_millis(1);

@@ -10,11 +10,10 @@ use core::time::Duration;
 use kernel::prelude::*;
 use kernel::sync::atomic::{Atomic, Relaxed};
 use kernel::sync::Arc;
-use upcall::bio::{Device, Priority};
 use upcall::{
     block_on, block_on_killable, channel, current, interval, join, on_worker, oneshot, run, select,
-    sleep, sleep_until, timeout, try_join, yield_now, Block, Blocks, Closed, Executor, Instant,
-    JoinSet, Mutex, Notify, Reserve, RwSemaphore, Scope, Semaphore,
+    sleep, sleep_until, timeout, try_join, yield_now, Block, Blocks, Closed, Device, Executor,
+    Instant, JoinSet, Mutex, Notify, Priority, Reserve, RwSemaphore, Scope, Semaphore,
 };
 
 module! {

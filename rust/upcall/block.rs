@@ -2,7 +2,8 @@
 
 //! [`Block`]: an owned page that reads move in and out of requests.
 
-use crate::bio::{Device, Idle, Io, Op, Payload, Segment};
+use crate::bio::{Idle, Io, Op, Payload, Segment};
+use crate::device::Device;
 use core::future::Future;
 use core::pin::Pin;
 use core::ptr::NonNull;

@@ -2,8 +2,9 @@
 
 //! [`Blocks`]: many owned pages, read and written by as few requests as the device allows.
 
-use crate::bio::{submit_or_return, Device, Io, Op, Payload, Segment};
+use crate::bio::{submit_or_return, Io, Op, Payload, Segment};
 use crate::block::address;
+use crate::device::Device;
 use core::mem::take;
 use core::ptr::NonNull;
 use kernel::page::{Page, PAGE_SIZE};

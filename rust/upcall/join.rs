@@ -321,7 +321,7 @@ macro_rules! join {
 ///
 /// ```
 /// # use kernel::prelude::*;
-/// # use upcall::{bio::Device, try_join, Block};
+/// # use upcall::{try_join, Block, Device};
 /// # async fn example(device: &Device, a: &mut Block, b: &mut Block) -> Result {
 /// try_join!(
 ///     a.read(device, 0, 0, Block::SIZE),

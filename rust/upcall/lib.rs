@@ -45,6 +45,7 @@ mod block_on;
 mod blocks;
 mod chain;
 pub mod channel;
+mod device;
 mod done;
 mod executor;
 mod eyes;
@@ -71,6 +72,7 @@ pub use block_on::{block_on, block_on_killable, on_worker};
 pub use blocks::Blocks;
 pub use chain::{run, Chain, Then};
 pub use channel::channel;
+pub use device::{Device, Priority};
 pub use executor::Executor;
 pub use eyes::{current, Current};
 pub use join::{

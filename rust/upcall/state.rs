@@ -52,14 +52,14 @@ const TOO_MANY: usize = 1 << (usize::BITS - 1);
 pub(crate) enum Next {
     /// Nothing.
     Nothing,
-    /// Free the task: the reference that the caller gave away was the last.
-    Free,
     /// Push the task on the ready list, with the reference that the transition added.
     Push,
     /// Drop the future and complete the task: it was cancelled.
     Cancel,
     /// Poll the future.
     Poll,
+    /// Free the task: the reference that the caller gave away was the last.
+    Free,
 }
 
 /// Takes a reference away from `s`.

@@ -40,7 +40,10 @@ impl Stats {
     #[cfg(MODULE)]
     pub(crate) fn polls(&self) -> u64 {
         // Each waited for its turn.
-        self.latency.iter().map(Counter::get).fold(0, u64::wrapping_add)
+        self.latency
+            .iter()
+            .map(Counter::get)
+            .fold(0, u64::wrapping_add)
     }
 
     /// How long the longest poll took, in nanoseconds.

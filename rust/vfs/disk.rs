@@ -5,8 +5,7 @@
 use core::ptr::NonNull;
 use kernel::prelude::*;
 use kernel::types::Opaque;
-use upcall::bio::Device;
-use upcall::{Block, Scope, Spawner};
+use upcall::{Block, Device, Scope, Spawner};
 use upcall_bindings as ub;
 
 /// The device below a volume: its bytes, its buffer cache and its name.

@@ -17,10 +17,9 @@ use kernel::prelude::*;
 use kernel::sync::atomic::{Atomic, Full, Relaxed};
 use kernel::sync::Arc;
 use kernel::types::Opaque;
-use upcall::bio::Device;
 use upcall::{
-    block_on, channel, join, oneshot, race, select, sleep, timeout, yield_now, Block, Instant,
-    JoinHandle, JoinSet, Notify, Scope, Semaphore, Spawner,
+    block_on, channel, join, oneshot, race, select, sleep, timeout, yield_now, Block, Device,
+    Instant, JoinHandle, JoinSet, Notify, Scope, Semaphore, Spawner,
 };
 
 /// How the futures of a wave ended.
