@@ -845,6 +845,39 @@ mod tests {
     }
 
     #[test]
+    fn a_block_goes_from_device_to_device() -> Result {
+        both(|| async {
+            let device = device()?;
+            // For one request at a time: a block that kept it would leave none for the other.
+            let reserve = Reserve::new(1, Reserve::OVERHEAD + 64)?;
+            let ways = [
+                device.clone(),
+                device.clone().reserved(&reserve),
+                device.clone().without_merging(),
+                device.clone().with_priority(Priority::idle()),
+            ];
+            let (mut from, mut to) = (Block::new()?, Block::vacant());
+            let mut byte = 0;
+            for writes in &ways {
+                for reads in &ways {
+                    byte += 1;
+                    from.as_mut_slice().fill(byte);
+                    from.write(writes, 0, 0, SIZE, false).await?;
+                    to.read(reads, 0, 0, SIZE).await?;
+                    ensure!(to.as_slice().iter().all(|&b| b == byte));
+                    ensure!(from.as_slice() == to.as_slice());
+                    // Gone with the request, and not for the next
+                    drop(timeout(Duration::ZERO, to.read(device, 0, 0, SIZE)).await);
+                }
+            }
+            // What cannot be begun changes nothing.
+            ensure!(from.read(device, 1, 0, SIZE).await == Err(EINVAL));
+            ensure!(from.as_slice().iter().all(|&b| b == byte));
+            Ok(())
+        })
+    }
+
+    #[test]
     fn block_refuses_what_does_not_fit() -> Result {
         both(|| async {
             let device = device()?;

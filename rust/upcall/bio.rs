@@ -86,6 +86,16 @@ pub struct Segment {
     pub len: u32,
 }
 
+impl Segment {
+    fn entry(&self) -> ub::bio_vec {
+        ub::bio_vec {
+            bv_page: self.page.as_ptr().cast(),
+            bv_len: self.len,
+            bv_offset: self.offset,
+        }
+    }
+}
+
 /// Calls a payload's [`END`](Payload::END).
 type End = unsafe fn(NonNull<Head>, Result);
 
@@ -100,6 +110,9 @@ struct Head {
     status: Cell<i32>,
     /// Given to the sleeper to submit, not to the executor to release.
     submit: Atomic<bool>,
+    segments: u16,
+    /// What all segments have, in bytes.
+    size: u32,
     /// What is asked, of whom: there while it is not idle.
     asked: MaybeUninit<Asked>,
     reserve: Option<Reserve>,
@@ -108,7 +121,6 @@ struct Head {
     memory: sys::Layout,
     /// Null if there are none.
     table: *mut ub::bio_vec,
-    segments: u16,
     /// In the user's module; called while the request is a member of the scope.
     end: Option<End>,
     drop_payload: unsafe fn(NonNull<Head>),
@@ -185,7 +197,8 @@ impl<P: Payload> Request<P> {
 ///
 /// # Invariants
 ///
-/// Nobody else has a reference. Nothing is asked, and `done` has no waker.
+/// Nobody else has a reference. Nothing is asked, and `done` has no waker. The segments are those of the
+/// payload.
 pub(crate) struct Idle<P: Payload>(NonNull<Request<P>>);
 
 // SAFETY: The payload is `Send`, and all else is memory.
@@ -194,42 +207,56 @@ unsafe impl<P: Payload> Send for Idle<P> {}
 unsafe impl<P: Payload + Sync> Sync for Idle<P> {}
 
 impl<P: Payload> Idle<P> {
-    /// Allocates one with `count` segments. Gives the payload back if it fails. May sleep.
+    /// Allocates one. Gives the payload back if it fails. May sleep.
+    ///
+    /// # Safety
+    ///
+    /// The segments stay valid, and are touched by nobody else, until the payload is dropped or handed back.
     #[inline(never)] // Those that are used again come by here once.
-    pub(crate) fn new(
-        count: usize,
+    pub(crate) unsafe fn new(
+        segments: impl ExactSizeIterator<Item = Segment>,
         reserve: Option<&Reserve>,
         payload: P,
     ) -> Result<Self, (Error, P)> {
+        let count = segments.len();
         let prepare = || {
-            let segments = u16::try_from(count).map_err(|_| EINVAL)?;
+            let entries = u16::try_from(count).map_err(|_| EINVAL)?;
             let (memory, table) = Request::<P>::layout(count)?;
             let executor = module::executor()?;
             let request = sys::alloc(memory, reserve).ok_or(ENOMEM)?;
-            Ok((segments, memory, table, executor, request))
+            Ok((entries, memory, table, executor, request))
         };
-        let (segments, memory, table, executor, request) = match prepare() {
+        let (entries, memory, table, executor, request) = match prepare() {
             Ok(prepared) => prepared,
             Err(error) => return Err((error, payload)),
         };
-        let table = match count {
+        let table: *mut ub::bio_vec = match count {
             // The block layer looks at a table that is there, also if it has no entries.
             0 => core::ptr::null_mut(),
             // SAFETY: The table lies inside the allocation.
             _ => unsafe { request.add(table) }.as_ptr().cast(),
         };
+        let (mut used, mut size) = (0u16, 0u32);
+        segments.take(count).for_each(|segment| {
+            // SAFETY: The table has `count` entries, and `used` is less.
+            unsafe { table.add(usize::from(used)).write(segment.entry()) };
+            used = used.wrapping_add(1);
+            size = size.saturating_add(segment.len);
+        });
+        debug_assert!(used == entries);
         let head = Head {
             runnable: Runnable::new(run),
             refs: Atomic::new(1),
             done: Done::new(),
             status: Cell::new(0),
             submit: Atomic::new(false),
+            segments: used,
+            size,
             asked: MaybeUninit::uninit(),
             reserve: reserve.cloned(),
             executor,
             memory,
             table,
-            segments,
             end: P::END.map(|_| Request::<P>::end as End),
             drop_payload: Request::<P>::drop_payload,
             bio: Opaque::uninit(),
@@ -254,44 +281,42 @@ impl<P: Payload> Idle<P> {
         Request::payload(self.0.cast(), |payload| unsafe { (*payload).take() })
     }
 
-    /// Asks the device for the bytes from `pos` on: as many as the segments have, and `more`.
+    /// Makes the one segment another part of the page that it is in.
     ///
     /// # Safety
     ///
-    /// As for [`submit`]. `segments` are as many as the request has, and the request is from the device's
-    /// reserve if there is one.
+    /// There is one segment, and the part is of a page of the payload's.
+    pub(crate) unsafe fn set_part(&mut self, offset: u32, len: u32) {
+        // SAFETY: By the invariant it is ours, and by the function's contract there is an entry.
+        unsafe {
+            let head = &mut self.0.as_mut().head;
+            (*head.table).bv_offset = offset;
+            (*head.table).bv_len = len;
+            head.size = len;
+        }
+    }
+
+    /// Asks the device for the bytes from `pos` on: as many as the segments have, and `more`.
     #[inline]
-    pub(crate) unsafe fn submit(
+    pub(crate) fn submit(
         self,
         device: &Device,
         op: Op,
         pos: u64,
         more: u32,
-        segments: impl Iterator<Item = Segment>,
     ) -> Result<Io<P>, (Error, Self)> {
         let Some(member) = device.scope.enter() else {
             return Err((ESHUTDOWN, self));
         };
         let head: NonNull<Head> = ManuallyDrop::new(self).0.cast();
         let this = head.as_ptr();
-        // SAFETY: By the invariant all of it is ours, and by the function's contract the table is as long
-        // as it must be. One of the two references goes with the bio. On a worker nothing may wait.
+        // SAFETY: By the invariant all of it is ours. One of the two references goes with the bio. On a worker
+        // nothing may wait.
         unsafe {
-            let mut entry = (*this).table;
-            let mut size = more;
-            segments.for_each(|segment| {
-                entry.write(ub::bio_vec {
-                    bv_page: segment.page.as_ptr().cast(),
-                    bv_len: segment.len,
-                    bv_offset: segment.offset,
-                });
-                entry = entry.add(1);
-                size = segment.len.saturating_add(size);
-            });
             (&raw mut (*this).asked).write(MaybeUninit::new(Asked {
                 opf: op as u32 | device.flags,
                 sector: pos >> bindings::SECTOR_SHIFT,
-                size,
+                size: (*this).size.saturating_add(more),
                 priority: device.priority,
                 bdev: device.bdev,
                 opened: device.opened.clone(),
@@ -384,11 +409,10 @@ pub(crate) unsafe fn submit_or_return<P: Payload>(
     segments: impl ExactSizeIterator<Item = Segment>,
     payload: P,
 ) -> Result<Io<P>, (Error, Option<P>)> {
-    let count = segments.len();
-    let idle = Idle::new(count, device.reserve(), payload)
-        .map_err(|(error, payload)| (error, Some(payload)))?;
-    // SAFETY: By the function's contract, and it was made for them.
-    unsafe { idle.submit(device, op, pos, more, segments.take(count)) }
+    // SAFETY: By the function's contract.
+    unsafe { Idle::new(segments, device.reserve(), payload) }
+        .map_err(|(error, payload)| (error, Some(payload)))?
+        .submit(device, op, pos, more)
         .map_err(|(error, idle)| (error, idle.into_payload()))
 }
 

@@ -41,20 +41,22 @@ impl Memory {
         }
     }
 
-    /// A request for `device` with the page, or with a new one if it is vacant, and where the page is. Gives
-    /// the page back if it fails.
+    /// A request for `device`, of this part of the page, or of a new one if it is vacant. Gives the page back
+    /// if it fails.
     #[inline(always)] // For the one caller.
     fn into_request(
         self,
         device: &Device,
-    ) -> Result<(Idle<OnePage>, NonNull<bindings::page>), (Error, Self)> {
-        // SAFETY: A page's pointer is never null.
-        let pointer = |page: &OnePage| unsafe { NonNull::new_unchecked(page.0.as_ptr()) };
+        offset: u32,
+        len: u32,
+    ) -> Result<Idle<OnePage>, (Error, Self)> {
         let page = match self {
-            Self::Request(idle) => match idle.payload().map(pointer) {
-                Some(place) if device.reserve().is_none() => return Ok((idle, place)),
-                _ => idle.into_payload(),
-            },
+            Self::Request(mut idle) if device.reserve().is_none() => {
+                // SAFETY: It was made with one segment, below, and the part is in the page.
+                unsafe { idle.set_part(offset, len) };
+                return Ok(idle);
+            }
+            Self::Request(idle) => idle.into_payload(),
             Self::Page(page) => Some(OnePage(page)),
             Self::Vacant => None,
         };
@@ -62,11 +64,15 @@ impl Memory {
             Ok(page) => page,
             Err(error) => return Err((error, Self::Vacant)),
         };
-        let place = pointer(&page);
-        match Idle::new(1, device.reserve(), page) {
-            Ok(idle) => Ok((idle, place)),
-            Err((error, page)) => Err((error, Self::Page(page.0))),
-        }
+        let segment = Segment {
+            // SAFETY: A page's pointer is never null.
+            page: unsafe { NonNull::new_unchecked(page.0.as_ptr()) },
+            offset,
+            len,
+        };
+        // SAFETY: The page is the payload.
+        unsafe { Idle::new(core::iter::once(segment), device.reserve(), page) }
+            .map_err(|(error, page)| (error, Self::Page(page.0)))
     }
 }
 
@@ -211,17 +217,12 @@ impl Block {
             return Err(EINVAL);
         }
         let memory = core::mem::replace(&mut self.0, Memory::Vacant);
-        let submitted = memory.into_request(device).and_then(|(idle, page)| {
-            let segments = core::iter::once(Segment {
-                page,
-                offset: offset as u32,
-                len: len as u32,
+        let submitted = memory
+            .into_request(device, offset as u32, len as u32)
+            .and_then(|idle| {
+                idle.submit(device, op, pos, 0)
+                    .map_err(|(error, idle)| (error, idle.into_payload().into()))
             });
-            // SAFETY: The page goes along with the request, which has one segment, and is from the
-            // device's reserve if there is one.
-            unsafe { idle.submit(device, op, pos, 0, segments) }
-                .map_err(|(error, idle)| (error, idle.into_payload().into()))
-        });
         submitted.map_err(|(error, memory)| {
             // What was not submitted keeps its content.
             self.0 = memory;

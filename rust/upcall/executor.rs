@@ -138,8 +138,8 @@ pub(crate) struct Core {
     backlog: Cell<Batch>,
     /// The thread that is inside [`Core::run`], or 0.
     worker: Atomic<usize>,
-    /// The scope whose member is being run, and the task if it is one, or null. Touched by the
-    /// worker alone.
+    /// The scope whose member is being run, and the task if it is one; between two members the last, and
+    /// null outside of a run. Touched by the worker alone, and looked at by the code of members.
     running: Cell<(*const ScopeInner, *const Header)>,
     stats: Stats,
     sleeps: bool,
@@ -201,13 +201,19 @@ impl Core {
         task: *const Header,
         f: impl FnOnce(),
     ) {
-        let set = |to| {
-            // SAFETY: We are the worker.
-            self.running.with_mut(|running| unsafe { *running = to });
-        };
-        set((scope, task));
+        // SAFETY: We are the worker.
+        unsafe { self.set_running(scope, task) };
         f();
-        set((null(), null()));
+    }
+
+    /// # Safety
+    ///
+    /// Called by the worker. See [`within`](Self::within).
+    unsafe fn set_running(&self, scope: *const ScopeInner, task: *const Header) {
+        self.running.with_mut(|running| {
+            // SAFETY: The caller is the worker.
+            unsafe { *running = (scope, task) }
+        });
     }
 
     /// The scope whose member the caller is, if the caller is user code on this executor's worker.
@@ -282,6 +288,8 @@ impl Core {
             });
         }
         drop(nofs);
+        // SAFETY: We are the one worker.
+        unsafe { self.set_running(null(), null()) };
         self.worker.store(0, Relaxed);
         let more = !batch.is_empty() || !self.ready.is_empty();
         if more {

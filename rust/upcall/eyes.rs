@@ -259,7 +259,7 @@ fn scope_tasks(scope: &ScopeInner, now: u64, f: &mut fmt::Formatter<'_>) -> fmt:
             row.id,
             executor.bell().name().to_str().unwrap_or("?"),
             state_name(row.state),
-            microseconds(sys::nanoseconds(now.wrapping_sub(row.spawned))) / 1000,
+            microseconds(sys::nanoseconds(sys::since(now, row.spawned))) / 1000,
             row.polls,
             Wait::name(row.waits),
             core::str::from_utf8(name).unwrap_or("?"),

@@ -66,7 +66,7 @@ impl Stats {
 
     /// A poll begins, of a task that was woken at `woken`.
     pub(crate) fn poll(&self, woken: u64) {
-        let waited = sys::nanoseconds(self.clock.get().wrapping_sub(woken));
+        let waited = sys::nanoseconds(sys::since(self.clock.get(), woken));
         // The bits of `waited >> 10`, also where there are none.
         let class = (waited >> 9 | 1).ilog2() as usize;
         if let Some(count) = self.latency.get(class).or(self.latency.last()) {
@@ -74,15 +74,15 @@ impl Stats {
         }
     }
 
-    /// The poll is over. Returns how long it took, in nanoseconds, or 0 if nobody is to notice.
-    pub(crate) fn polled(&self) -> u64 {
+    /// The poll is over. Returns how long it took, in nanoseconds, if that may be too long.
+    pub(crate) fn polled(&self) -> Option<u64> {
         let now = sys::stamp();
-        let took = sys::forward(now.wrapping_sub(self.clock.get()));
+        let took = sys::since(now, self.clock.get());
         self.clock.set(now);
         if took <= self.unnoticed.get() {
-            return 0;
+            return None;
         }
-        self.notice(took)
+        Some(self.notice(took))
     }
 
     #[cold]

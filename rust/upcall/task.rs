@@ -393,8 +393,7 @@ pub(crate) unsafe fn poll(header: NonNull<Header>, stats: Option<&Stats>) {
     let waker = ManuallyDrop::new(unsafe { Waker::from_raw(raw_waker(header)) });
     // SAFETY: We own `RUNNING`.
     let ready = unsafe { (this.vtable.poll)(header, &mut Context::from_waker(&waker)) };
-    if let Some(stats) = stats {
-        let took = stats.polled();
+    if let Some(took) = stats.and_then(Stats::polled) {
         // The executor runs us.
         // SAFETY: As above. A sleeper's work may take its time.
         if took > sys::poll_limit() && !unsafe { this.executor.as_ref() }.sleeps() {

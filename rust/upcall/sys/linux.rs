@@ -316,18 +316,14 @@ pub(crate) fn stamp() -> u64 {
     }
 }
 
-/// How much time a difference of [`stamp`]s is; nothing, if the clock has no known speed.
-pub(crate) fn nanoseconds(stamps: u64) -> u64 {
-    forward(stamps).wrapping_mul(STAMP.load(Relaxed)) >> STAMP_SHIFT
+/// The difference of two [`stamp`]s. None if it is negative: that of a faster CPU may be a little ahead.
+pub(crate) fn since(now: u64, then: u64) -> u64 {
+    now.saturating_sub(then)
 }
 
-/// A difference of [`stamp`]s, or none if it is negative: that of a faster CPU may be a little ahead.
-pub(crate) fn forward(stamps: u64) -> u64 {
-    if stamps > i64::MAX as u64 {
-        0
-    } else {
-        stamps
-    }
+/// How much time a difference of [`stamp`]s is; nothing, if the clock has no known speed.
+pub(crate) fn nanoseconds(stamps: u64) -> u64 {
+    stamps.wrapping_mul(STAMP.load(Relaxed)) >> STAMP_SHIFT
 }
 
 /// What difference of [`stamp`]s is at most so much time: [`nanoseconds`] backwards.

@@ -555,8 +555,8 @@ pub(crate) fn nanoseconds(stamps: u64) -> u64 {
     stamps
 }
 
-pub(crate) fn forward(stamps: u64) -> u64 {
-    stamps
+pub(crate) fn since(now: u64, then: u64) -> u64 {
+    now.saturating_sub(then)
 }
 
 pub(crate) fn stamps(nanoseconds: u64) -> u64 {

@@ -10,7 +10,7 @@ use crate::executor::Runnable;
 use crate::harness::*;
 use crate::ready::{Link, ReadyList};
 use crate::stats::Wait;
-use crate::sys::{self, rt, Atomic, Cell, Full, Relaxed};
+use crate::sys::{self, rt, Acquire, Atomic, Cell, Full, Relaxed};
 use crate::{block_on, Cancelled, JoinHandle};
 use core::future::{poll_fn, Future};
 use core::pin::{pin, Pin};
@@ -612,6 +612,69 @@ fn done_by_two_completers() {
         }
         assert_eq!(count.wakes(), 1);
     });
+}
+
+/// Like a request: the completer has a reference from its last look at `done` on, and who finds itself alone
+/// with it uses it again.
+#[test]
+fn done_is_used_again_when_its_completer_has_let_go() {
+    struct Request {
+        done: Done,
+        refs: Atomic<usize>,
+        value: Cell<u32>,
+    }
+    // SAFETY: The value is the completer's until it lets go, and then the waiter's.
+    unsafe impl Sync for Request {}
+    // SAFETY: As above.
+    unsafe impl Send for Request {}
+
+    fn end(request: &Request) {
+        // SAFETY: We are the completer.
+        request.value.with_mut(|value| unsafe { *value += 1 });
+        sys::interrupt(|| {
+            request.done.complete_in(&sys::read_section());
+            request.refs.fetch_sub(1, Full);
+        });
+    }
+
+    let reused = Arc::new(AtomicBool::new(false));
+    let seen = reused.clone();
+    model(3, move || {
+        let request = Arc::new(Request {
+            done: Done::new(),
+            refs: Atomic::new(2),
+            value: Cell::new(0),
+        });
+        let spawn = || {
+            let request = request.clone();
+            thread::spawn(move || end(&request))
+        };
+        let count = Count::new();
+        let waker = Waker::from(count.clone());
+        // SAFETY: We are the one waiter.
+        let poll = || poll_fn(|cx| unsafe { request.done.poll(cx, Wait::Other) });
+        let first = spawn();
+        if poll_with(pin!(poll()), &waker).is_ready() && request.refs.load(Acquire) == 1 {
+            seen.store(true, Ordering::Relaxed);
+            // SAFETY: The completer has let go.
+            unsafe {
+                request.value.with_mut(|value| *value += 1);
+                request.refs.store(2, Relaxed);
+                request.done.reset();
+            }
+            let second = spawn();
+            let ready = poll_with(pin!(poll()), &waker).is_ready();
+            second.join().unwrap();
+            assert!(ready || count.wakes() == 1);
+            assert!(poll_with(pin!(poll()), &waker).is_ready());
+            // SAFETY: Both have been joined.
+            assert_eq!(request.value.with(|value| unsafe { *value }), 3);
+        }
+        first.join().unwrap();
+        drop(waker);
+        assert_eq!(Arc::strong_count(&count), 1);
+    });
+    assert!(reused.load(Ordering::Relaxed));
 }
 
 #[test]
