@@ -215,7 +215,7 @@ static u64 run_bios(struct reads *reads, struct slot *slots, unsigned int depth,
 		    u64 *sleeps, u64 *sleeps_submitting)
 {
 	bool allocate = !strcmp(how, "allocated"), plugged = strcmp(how, "bios");
-	blk_opf_t opf = REQ_OP_READ | (plugged && strcmp(how, "merging") ? REQ_NOMERGE : 0);
+	blk_opf_t opf = REQ_OP_READ | (strcmp(how, "merging") ? REQ_NOMERGE : 0);
 	struct llist_node *list;
 	struct blk_plug plug;
 	struct slot *slot, *next;
@@ -274,7 +274,7 @@ static int read_in_thread(void *data)
 	u64 n;
 
 	while ((n = atomic64_inc_return(&reads->next) - 1) < reads->count) {
-		if (submit_bio_wait(prepare(slot, n, false, REQ_OP_READ)))
+		if (submit_bio_wait(prepare(slot, n, false, REQ_OP_READ | REQ_NOMERGE)))
 			atomic_inc(&reads->errors);
 		bio_uninit(&slot->bio);
 	}

@@ -10,11 +10,12 @@
 //! The request is one allocation: bio, segment table and a *payload* that owns the memory that the
 //! device reads or writes. It has two owners, the submitted bio and the [`Io`] future. While the bio is
 //! out nobody else touches the payload. When the future is dropped the request is merely
-//! detached: the device finishes with memory that the request still owns.
+//! detached: the device finishes with memory that the request still owns. A request that is over, and that both
+//! let go of, is [`Idle`]: it has one owner, which may ask again by it.
 //!
 //! # Concurrency
 //!
-//! The completion, `end_io`, runs once, in any context up to hard interrupt, or inside `submit_bio`
+//! The completion, `end_io`, runs once for each time that the bio was sent, in any context up to hard interrupt, or inside `submit_bio`
 //! itself. It calls [`Payload::END`], completes [`Done`], and drops the bio's reference. If that was the last
 //! (the future is gone), the payload's destructor must not run there: the request is pushed on the
 //! executor, which releases it. A request is a [`Member`] of its device's scope until it is
@@ -103,7 +104,7 @@ type End = unsafe fn(NonNull<Head>, Result);
 #[repr(C)]
 struct Head {
     runnable: Runnable,
-    /// One for the bio, and one for the future.
+    /// One for the bio, and one for the future; or one for the [`Idle`].
     refs: Atomic<u32>,
     done: Done,
     /// Written by `end_io` before `done` is completed, read after.
@@ -497,7 +498,7 @@ unsafe extern "C" fn end_io(bio: *mut ub::bio) {
         } else {
             ub::upcall_blk_status_to_errno(status)
         };
-        sys::trace::bio_complete(bio, this.asked().sector, errno);
+        sys::trace::bio_complete(bio, || this.asked().sector, errno);
         this.status.with_mut(|status| *status = errno);
         if let Some(end) = this.end {
             end(head, result(errno));
@@ -556,7 +557,7 @@ unsafe fn release(head: NonNull<Head>) {
     // the user's module is there.
     unsafe {
         (head.as_ref().drop_payload)(head);
-        let member = no_longer_asked(head);
+        let member = take_asked(head);
         free(head);
         drop(member);
     }
@@ -567,7 +568,7 @@ unsafe fn release(head: NonNull<Head>) {
 /// # Safety
 ///
 /// Nobody else has a reference, and something was asked. Process context.
-unsafe fn no_longer_asked(head: NonNull<Head>) -> Member {
+unsafe fn take_asked(head: NonNull<Head>) -> Member {
     // SAFETY: By the function's contract all of the request is ours.
     let asked = unsafe { (&raw const (*head.as_ptr()).asked).read().assume_init() };
     drop(asked.opened);
@@ -602,10 +603,15 @@ impl<P: Payload> Io<P> {
         if self.head().refs.load(Acquire) != 1 || self.head().reserve.is_some() {
             return Err(self);
         }
+        // SAFETY: By the above.
+        if Request::<P>::payload(self.head, |payload| unsafe { (*payload).is_none() }) {
+            return Err(self);
+        }
         let head = ManuallyDrop::new(self).head;
         // SAFETY: By the above, and we have the future, which has the one reference.
-        drop(unsafe { no_longer_asked(head) });
-        // INVARIANT: Nothing is asked any more, and `done` is complete and has no waker.
+        drop(unsafe { take_asked(head) });
+        // INVARIANT: Nothing is asked any more, `done` is complete and has no waker, and the payload that the
+        // segments were made for is there.
         Ok(Idle(head.cast()))
     }
 

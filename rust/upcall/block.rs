@@ -20,8 +20,8 @@ use upcall_bindings as ub;
 /// *vacant*: it has no bytes, and the next read gives it a new page. So a read can be cancelled at
 /// any point.
 ///
-/// After its first transfer a block keeps what a request takes beside the page, some 400 bytes, so that
-/// the next has nothing to allocate.
+/// After a transfer a block keeps the request that had the page, some 300 bytes, for the next: not if its memory is from a
+/// [`Reserve`](crate::Reserve), or the completion still has it.
 pub struct Block(Memory);
 
 /// Where a block's page is.

@@ -75,7 +75,7 @@ impl Device {
         let file: ARef<File> = unsafe { ARef::from_raw(NonNull::new_unchecked(file.cast())) };
         // SAFETY: The file is that of a block device.
         let bdev = unsafe { ub::upcall_file_bdev(file.as_ptr().cast()) };
-        // SAFETY: Every request has a clone of the device, which keeps it open.
+        // SAFETY: Every request has a clone of `opened`, which keeps it open.
         let mut device = unsafe { Self::new(NonNull::new_unchecked(bdev.cast()), scope) };
         device.opened = Some(Opened::new(file)?);
         Ok(device)
@@ -94,6 +94,8 @@ impl Device {
     }
 
     /// Gives the device's requests a priority, for the device's scheduler to heed.
+    ///
+    /// Without, an upcall's requests have `best_effort(4)`, and those of another thread the thread's.
     pub fn with_priority(mut self, priority: Priority) -> Self {
         self.priority = priority.0;
         self

@@ -21,6 +21,9 @@
 //! it. The completer moves any state to `DONE` in one exchange, and takes the waker out if the
 //! state it replaced was `ARMED`. A waiter whose move fails finds `DONE` and needs no waker.
 //!
+//! [`Done::reset`] makes `DONE` `EMPTY` again, for who has both sides: a request that is asked again when the
+//! completer has dropped its reference.
+//!
 //! The completer takes a waker out but once the exchange is done the waiter may already have seen
 //! `DONE` and freed the memory. So the waiter frees nothing before the completer lets go: the memory
 //! that holds a `Done` is refcounted by both sides (task, bio request).
@@ -116,9 +119,13 @@ impl Done {
         }
         // SAFETY: The state is `EMPTY` and we are the waiter, so the slot is ours.
         let old = self.waker.with_mut(|slot| unsafe {
-            match &*slot {
+            match &mut *slot {
                 Some(waker) if waker.will_wake(cx.waker()) => None,
-                _ => (*slot).replace(task::clone_waker(cx.waker())),
+                Some(waker) => Some(core::mem::replace(waker, task::clone_waker(cx.waker()))),
+                None => {
+                    slot.write(Some(task::clone_waker(cx.waker())));
+                    None
+                }
             }
         });
         drop(old);

@@ -138,8 +138,8 @@ pub(crate) struct Core {
     backlog: Cell<Batch>,
     /// The thread that is inside [`Core::run`], or 0.
     worker: Atomic<usize>,
-    /// The scope whose member is being run, and the task if it is one; between two members the last, and
-    /// null outside of a run. Touched by the worker alone, and looked at by the code of members.
+    /// The scope whose member is being run, and the task if it is one, or null. Touched by the
+    /// worker alone.
     running: Cell<(*const ScopeInner, *const Header)>,
     stats: Stats,
     sleeps: bool,
@@ -204,6 +204,9 @@ impl Core {
         // SAFETY: We are the worker.
         unsafe { self.set_running(scope, task) };
         f();
+        // At once: other code than a member's runs on this thread too, such as a driver's when the plug ends.
+        // SAFETY: We are the worker.
+        unsafe { self.set_running(null(), null()) };
     }
 
     /// # Safety
@@ -288,8 +291,6 @@ impl Core {
             });
         }
         drop(nofs);
-        // SAFETY: We are the one worker.
-        unsafe { self.set_running(null(), null()) };
         self.worker.store(0, Relaxed);
         let more = !batch.is_empty() || !self.ready.is_empty();
         if more {

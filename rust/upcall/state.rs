@@ -44,7 +44,7 @@ pub(crate) const HANDLE: usize = 1 << 4;
 pub(crate) const REF: usize = 1 << 8;
 
 /// So many references that the task is leaked, which is better than a use after free: none is taken
-/// away any more. Half as many again would have to be added until the count wraps.
+/// away any more. As many again would have to be added until the count wraps.
 const TOO_MANY: usize = 1 << (usize::BITS - 1);
 
 /// What the caller of a transition does next.

@@ -507,6 +507,7 @@ unsafe fn waker_wake(data: *const ()) {
 /// # Safety
 ///
 /// The caller has a reference, and loses it.
+#[inline(always)] // Into the waker, and into the completion of a request.
 unsafe fn wake_and_put(header: NonNull<Header>, _section: &sys::ReadSection) {
     // SAFETY: The caller has a reference.
     let next = unsafe { header.as_ref() }.state.wake_and_put();

@@ -316,7 +316,7 @@ pub(crate) fn stamp() -> u64 {
     }
 }
 
-/// The difference of two [`stamp`]s. None if it is negative: that of a faster CPU may be a little ahead.
+/// The difference of two [`stamp`]s, or 0 if it is negative: that of a faster CPU may be a little ahead.
 pub(crate) fn since(now: u64, then: u64) -> u64 {
     now.saturating_sub(then)
 }

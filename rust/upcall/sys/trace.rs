@@ -94,15 +94,15 @@ pub(crate) unsafe fn bio_submit(bio: *const ub::bio) {
     );
 }
 
-/// A bio that began at `sector` is done.
+/// A bio that began at what `sector` gives is done.
 ///
 /// # Safety
 ///
 /// `bio` is initialised.
-pub(crate) unsafe fn bio_complete(bio: *const ub::bio, sector: u64, error: i32) {
+pub(crate) unsafe fn bio_complete(bio: *const ub::bio, sector: impl FnOnce() -> u64, error: i32) {
     trace!(
         __tracepoint_upcall_bio_complete,
-        upcall_do_trace_bio_complete(bio, sector, error)
+        upcall_do_trace_bio_complete(bio, sector(), error)
     );
 }
 
