@@ -119,7 +119,8 @@ struct Head {
     reserve: Option<Reserve>,
     /// The default one, which releases it.
     executor: NonNull<Core>,
-    memory: sys::Layout,
+    /// Size and alignment of its memory.
+    memory: (u32, u32),
     /// Null if there are none.
     table: *mut ub::bio_vec,
     /// In the user's module; called while the request is a member of the scope.
@@ -223,9 +224,11 @@ impl<P: Payload> Idle<P> {
         let prepare = || {
             let entries = u16::try_from(count).map_err(|_| EINVAL)?;
             let (memory, table) = Request::<P>::layout(count)?;
+            let small = |n: usize| u32::try_from(n).map_err(|_| EINVAL);
+            let sizes = (small(memory.size())?, small(memory.align())?);
             let executor = module::executor()?;
             let request = sys::alloc(memory, reserve).ok_or(ENOMEM)?;
-            Ok((entries, memory, table, executor, request))
+            Ok((entries, sizes, table, executor, request))
         };
         let (entries, memory, table, executor, request) = match prepare() {
             Ok(prepared) => prepared,
@@ -581,10 +584,12 @@ unsafe fn take_asked(head: NonNull<Head>) -> Member {
 ///
 /// Nobody uses it any more, and it has no payload, and nothing asked.
 unsafe fn free(head: NonNull<Head>) {
-    // SAFETY: By the function's contract all of the request is ours.
+    // SAFETY: By the function's contract all of the request is ours. Size and alignment are those of a layout.
     unsafe {
         let reserve = (*head.as_ptr()).reserve.take();
-        sys::free(head.cast(), head.as_ref().memory, reserve.as_ref());
+        let (size, align) = head.as_ref().memory;
+        let memory = sys::Layout::from_size_align_unchecked(size as usize, align as usize);
+        sys::free(head.cast(), memory, reserve.as_ref());
     }
 }
 
