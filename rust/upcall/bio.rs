@@ -15,8 +15,8 @@
 //!
 //! # Concurrency
 //!
-//! The completion, `end_io`, runs once for each time that the bio was sent, in any context up to hard interrupt, or inside `submit_bio`
-//! itself. It calls [`Payload::END`], completes [`Done`], and drops the bio's reference. If that was the last
+//! The completion, `end_io`, runs once for each time that the bio was sent, in any context up to hard
+//! interrupt, or inside `submit_bio` itself. It calls [`Payload::END`], completes [`Done`], and drops the bio's reference. If that was the last
 //! (the future is gone), the payload's destructor must not run there: the request is pushed on the
 //! executor, which releases it. A request is a [`Member`] of its device's scope until it is
 //! released, so the scope's owner outlives every callback.

@@ -201,22 +201,14 @@ impl Core {
         task: *const Header,
         f: impl FnOnce(),
     ) {
-        // SAFETY: We are the worker.
-        unsafe { self.set_running(scope, task) };
+        let set = |to| {
+            // SAFETY: We are the worker.
+            self.running.with_mut(|running| unsafe { *running = to });
+        };
+        set((scope, task));
         f();
         // At once: other code than a member's runs on this thread too, such as a driver's when the plug ends.
-        // SAFETY: We are the worker.
-        unsafe { self.set_running(null(), null()) };
-    }
-
-    /// # Safety
-    ///
-    /// Called by the worker. See [`within`](Self::within).
-    unsafe fn set_running(&self, scope: *const ScopeInner, task: *const Header) {
-        self.running.with_mut(|running| {
-            // SAFETY: The caller is the worker.
-            unsafe { *running = (scope, task) }
-        });
+        set((null(), null()));
     }
 
     /// The scope whose member the caller is, if the caller is user code on this executor's worker.

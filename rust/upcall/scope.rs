@@ -149,8 +149,7 @@ impl ScopeInner {
     pub(crate) unsafe fn leave(scope: NonNull<Self>) {
         // SAFETY: The caller was a member, and the members keep the scope.
         let this = unsafe { scope.as_ref() };
-        // Without `CLOSED`, which the shift takes away.
-        if this.members.fetch_sub(1, Full) << 1 == 1 << 1 {
+        if this.members.fetch_sub(1, Full) & !CLOSED == 1 {
             // SAFETY: The caller was the last.
             unsafe { this.end() };
         }

@@ -111,12 +111,8 @@ fn of_waker(waker: &Waker) -> Option<NonNull<Header>> {
 /// A clone of a waker, which is no call if it is a task's.
 pub(crate) fn clone_waker(waker: &Waker) -> Waker {
     match of_waker(waker) {
-        // SAFETY: The waker holds or borrows a reference, and the new one gets its own. So `raw_waker`
-        // keeps the contract.
-        Some(header) => unsafe {
-            header.as_ref().state.get();
-            Waker::from_raw(raw_waker(header))
-        },
+        // SAFETY: The data is that of a task's waker, and the vtable keeps the contract of `RawWaker`.
+        Some(_) => unsafe { Waker::from_raw(waker_clone(waker.data())) },
         None => waker.clone(),
     }
 }
