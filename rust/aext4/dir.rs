@@ -7,14 +7,14 @@
 //! directory: it stays what it is for as long as nobody writes.
 
 use crate::error::{corrupted, About, OrReport};
-use crate::layout::dir::is_index_block;
-use crate::layout::{
-    self, DataMap, Dirents, DxCursor, DxNode, DxRoot, DxStep, InlineData, InlineDir, Ino, Lblk,
-    Reach,
-};
 use crate::node::Node;
 use crate::volume::Volume;
 use kernel::prelude::*;
+use layout::dir::is_index_block;
+use layout::{
+    self, DataMap, Dirents, DxCursor, DxNode, DxRoot, DxStep, InlineData, InlineDir, Ino, Lblk,
+    Reach,
+};
 use vfs::{Buffer, DirBatch, DirEntry, FileType};
 
 /// How many blocks of a directory are read ahead when it is listed or searched through.

@@ -20,11 +20,11 @@
 //! lock. What the page cache has of a file, since programs have read it, is taken from there.
 
 use crate::fs;
-use crate::layout::Ino as Number;
 use crate::volume;
 use core::ops::Range;
 use kernel::fs::File;
 use kernel::prelude::*;
+use layout::Ino as Number;
 use stack::{AsyncStackable, Asynchronous, Layer};
 use upcall::{Block, Blocks};
 use vfs::{AclEntry, Attr, DirBatch, Handle, Mapping, StatFs, VolumeInfo, XattrNamespace};

@@ -2,10 +2,10 @@
 
 //! What becomes of a refusal: one line in the kernel log, and an error number.
 
-use crate::layout::{self, Ino, Kind};
 use crate::volume::Volume;
 use core::fmt;
 use kernel::prelude::*;
+use layout::{Ino, Kind};
 use vfs::disk::Level;
 
 /// `EUCLEAN`, which ext4 calls `EFSCORRUPTED`: the volume contradicts itself.

@@ -3,13 +3,13 @@
 //! The VFS door: what the `vfs` crate asks of a file system, by the operations of [`Volume`].
 
 use crate::error::corrupted;
-use crate::layout::{self, DataMap, Ino, InodeFlags};
 use crate::node::NodeRef;
 use crate::options::Options;
 use crate::volume::Volume;
 use core::fmt::{self, Write};
 use kernel::prelude::*;
 use kernel::sync::Arc;
+use layout::{DataMap, Ino, InodeFlags};
 use vfs::{
     AclEntry, Attached, Attr, DirBatch, Disk, FileSystem, FileType, Mapping, MountOption, StatFs,
     Time, Type, VolumeInfo, XattrNamespace,

@@ -7,7 +7,7 @@
 //!
 //! | module | what it has |
 //! |---|---|
-//! | [`layout`] | the on-disk structures, without any kernel type |
+//! | [`layout`](mod@layout) | the on-disk structures, without any kernel type |
 //! | [`volume`] | a mounted volume: superblock, groups, options |
 //! | [`node`] | what is known of an inode, and the table of nodes |
 //! | [`map`] | from a file's bytes to the device's |
@@ -32,7 +32,6 @@ mod dir;
 pub mod door;
 mod error;
 mod fs;
-pub mod layout;
 mod map;
 mod node;
 mod options;

@@ -10,11 +10,11 @@
 //! [`Volume::map_blocks_cached`], which the other begins with, gives up at the first.
 
 use crate::error::{corrupted, About, OrReport};
-use crate::layout::map::{self, Run, Step};
-use crate::layout::{self, DataMap, Lblk, Pblk};
 use crate::node::Node;
 use crate::volume::Volume;
 use kernel::prelude::*;
+use layout::map::{self, Run, Step};
+use layout::{DataMap, Lblk, Pblk};
 use vfs::{Buffer, Mapping, MappingKind};
 
 /// How many runs a node remembers.

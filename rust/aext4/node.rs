@@ -14,7 +14,6 @@
 //! are many, the superblock's shrinker is asked for memory, or the volume goes.
 
 use crate::error::{corrupted, About, OrReport};
-use crate::layout::{self, DataMap, InlineData, Ino, Inode, InodeFlags};
 use crate::map::RunCache;
 use crate::volume::Volume;
 use core::ops::Deref;
@@ -22,6 +21,7 @@ use kernel::prelude::*;
 use kernel::rbtree::{RBTree, RBTreeNode};
 use kernel::sync::atomic::{Acquire, Atomic, Full, Relaxed};
 use kernel::sync::{new_spinlock, Arc, SpinLock};
+use layout::{DataMap, InlineData, Ino, Inode, InodeFlags};
 use vfs::{Attached, Buffer};
 
 /// From how many nodes on the table makes room for each new one: some 64 MiB.

@@ -2,9 +2,9 @@
 
 //! Mount options.
 
-use crate::layout::superblock::{OnError, SUPER_KIB};
 use core::fmt::{self, Write};
 use kernel::prelude::*;
+use layout::superblock::{OnError, SUPER_KIB};
 use vfs::MountOption;
 
 /// The usual number of blocks of an inode table that are read when one is wanted: that of ext4.

@@ -3,11 +3,11 @@
 //! Reading contents past the VFS: from the page cache where a VFS inode has the page, else from the device.
 
 use crate::error::corrupted;
-use crate::layout::FileType;
 use crate::node::Node;
 use crate::volume::Volume;
 use core::ops::Range;
 use kernel::prelude::*;
+use layout::FileType;
 use upcall::{Block, Blocks};
 use vfs::{Mapping, MappingKind};
 

@@ -3,8 +3,6 @@
 //! A mounted volume: superblock, groups, and what is reported about it.
 
 use crate::error::{corrupted, refuse_mount};
-use crate::layout::superblock::{super_offset, OnError, SUPER_SIZE};
-use crate::layout::{self, CrcFns, Group, GroupDesc, Ino, Pblk, SuperBlock};
 use crate::node::Table;
 use crate::options::Options;
 use core::fmt;
@@ -14,6 +12,8 @@ use kernel::page::PAGE_SIZE;
 use kernel::prelude::*;
 use kernel::rbtree::RBTree;
 use kernel::sync::{new_spinlock, Arc, SpinLock};
+use layout::superblock::{super_offset, OnError, SUPER_SIZE};
+use layout::{CrcFns, Group, GroupDesc, Ino, Pblk, SuperBlock};
 use upcall::join_all;
 use vfs::disk::Level;
 use vfs::{Disk, StatFs, VolumeInfo};

@@ -3,11 +3,11 @@
 //! Extended attributes and access control lists.
 
 use crate::error::{corrupted, About, OrReport};
-use crate::layout::xattr as disk;
-use crate::layout::{Acl, AclTag, EaValue, Lblk, Pblk, Xattr, XattrSet, XattrValue};
 use crate::node::Node;
 use crate::volume::Volume;
 use kernel::prelude::*;
+use layout::xattr as disk;
+use layout::{Acl, AclTag, EaValue, Lblk, Pblk, Xattr, XattrSet, XattrValue};
 use vfs::{AclEntry, Buffer, Mapping, MappingKind, XattrNamespace};
 
 /// The largest value that is read; Linux has no larger ones.

@@ -8,7 +8,7 @@
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
-#[path = "../../../aext4/layout/mod.rs"]
+#[path = "../../../layout/lib.rs"]
 pub mod layout;
 
 pub mod crc;

@@ -40,8 +40,6 @@
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 #![deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::panic)]
-// How far all this is visible is for the crate to say that includes it.
-#![allow(unreachable_pub)]
 
 pub mod acl;
 pub mod bytes;
