@@ -466,9 +466,9 @@ impl<F: FileSystem> Ops<F> {
         sb: *mut ub::super_block,
         sc: *mut ub::shrink_control,
     ) -> c_long {
-        // SAFETY: The shrinker passes a mounted superblock of ours. Nodes are charged to no group.
+        // SAFETY: The shrinker passes a mounted superblock of ours. What is cached is charged to no group.
         unsafe {
-            if (*sc).memcg.is_null() {
+            if ub::upcall_shrinks_all(sc) {
                 SuperBlock::<F>::new(sb).volume().cached_nodes() as c_long
             } else {
                 0
