@@ -5,7 +5,7 @@
 use super::bytes::{get_u16, get_u32, join16, join32, us};
 use super::csum::{Mode, GROUP_CSUM};
 use super::error::{Error, OrShort, Result};
-use super::feature::Incompat;
+use super::feature::{Incompat, RoCompat};
 use super::geometry::Geometry;
 use super::units::{Group, Pblk};
 
@@ -218,6 +218,20 @@ impl GroupDesc {
                 len: u64::from(geo.inode_table_blocks()),
             },
         ]
+    }
+
+    /// Returns what of the group's [`zones`](Self::zones) counts as overhead.
+    ///
+    /// Volumes with `bigalloc` count no room that is reserved for more descriptors, as in ext4.
+    pub fn overhead_zones(&self, geo: &Geometry) -> [Zone; 4] {
+        let mut zones = self.zones(geo);
+        if geo.has_ro_compat(RoCompat::BIGALLOC) {
+            let [base, ..] = &mut zones;
+            base.len = base
+                .len
+                .saturating_sub(geo.reserved_desc_blocks(self.group));
+        }
+        zones
     }
 }
 

@@ -184,6 +184,26 @@ impl<D: Disk> Volume<D> {
         )?)
     }
 
+    /// Works out how many clusters metadata takes.
+    pub fn overhead(&self) -> Out<u64> {
+        let mut blocks = std::collections::BTreeMap::new();
+        for group in 0..self.geo().groups() {
+            for zone in self.group(Group(group))?.overhead_zones(self.geo()) {
+                let len = blocks.entry(zone.start.0).or_insert(0);
+                *len = zone.len.max(*len);
+            }
+        }
+        let fixed = blocks.into_iter().map(|(start, len)| group::Zone {
+            start: Pblk(start),
+            len,
+        });
+        let journal = match self.sb.journal_ino {
+            Some(ino) => self.blocks_of(&self.inode(ino)?).0,
+            None => 0,
+        };
+        Ok(self.sb.overhead(fixed, journal.into()))
+    }
+
     /// Reads an inode's bytes.
     pub fn raw_inode(&self, ino: Ino) -> Out<Vec<u8>> {
         let (group, index) = self.geo().inode_index(ino)?;
