@@ -367,7 +367,7 @@ fn bad_inodes_are_refused() {
     put16(&mut good, 0x1a, 1);
     put16(&mut good, 0x80, 32);
     assert!(Inode::parse(&good, Ino(12), &geo).is_ok());
-    let cases: [(Change, Kind, &str); 13] = [
+    let cases: [(Change, Kind, &str); 14] = [
         (|b| b.fill(0), Kind::Stale, "not in use"),
         (|b| put16(b, 0x1a, 0), Kind::Stale, "not in use"),
         (|b| put16(b, 0, 0o170_000), Kind::Corrupt, "mode 0xf000"),
@@ -404,6 +404,15 @@ fn bad_inodes_are_refused() {
             },
             Kind::Corrupt,
             "symbolic link of 3 bytes",
+        ),
+        (
+            |b| {
+                put16(b, 0, 0o120_777);
+                put32(b, 4, 20);
+                b[0x28..0x28 + 30].fill(b'x');
+            },
+            Kind::Corrupt,
+            "symbolic link of 20 bytes",
         ),
     ];
     for (change, kind, reason) in cases {
