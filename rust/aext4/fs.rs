@@ -34,6 +34,10 @@ impl FileSystem for Volume {
         options.set(option)
     }
 
+    fn asked_to_write(options: &mut Options) {
+        options.for_writing = true;
+    }
+
     fn options(&self) -> Options {
         self.options()
     }

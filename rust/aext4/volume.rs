@@ -65,7 +65,7 @@ impl Volume {
             );
             return Err(EINVAL);
         }
-        let groups = read_groups(&disk, &sb).await?;
+        let groups = read_groups(&disk, &sb, options.for_writing).await?;
         let zones = merged(groups.iter().flat_map(|group| group.zones(&sb.geo)))?;
         let counted = merged(
             groups
@@ -266,7 +266,10 @@ fn check_state(disk: &Disk, sb: &SuperBlock, options: &Options) -> Result {
 }
 
 /// Reads and checks all group descriptors.
-async fn read_groups(disk: &Disk, sb: &SuperBlock) -> Result<KVVec<GroupDesc>> {
+///
+/// A wrong checksum is no reason not to read, but one not to write. Nothing is written yet, but who asks
+/// for it is not to take a damaged volume for a sound one.
+async fn read_groups(disk: &Disk, sb: &SuperBlock, for_writing: bool) -> Result<KVVec<GroupDesc>> {
     let geo = &sb.geo;
     let refuse = |error| refuse_mount(disk, error);
     let mut groups = KVVec::new();
@@ -285,6 +288,12 @@ async fn read_groups(disk: &Disk, sb: &SuperBlock) -> Result<KVVec<GroupDesc>> {
                     break;
                 }
                 let raw = buffer.data().get(offset as usize..).ok_or(EIO)?;
+                if let Err(error) = GroupDesc::verify(raw, Group(next), geo) {
+                    if for_writing {
+                        return Err(refuse(error));
+                    }
+                    disk.log_limited(Level::Error, format_args!("group {next}: {error}"));
+                }
                 let group = GroupDesc::parse(raw, Group(next), geo).map_err(refuse)?;
                 groups.push(group, GFP_KERNEL)?;
                 next += 1;

@@ -28,6 +28,9 @@ pub trait FileSystem: Sized + Send + Sync + 'static {
     /// Takes one mount option. Returns `false` if there is no such option.
     fn set_option(options: &mut Self::Options, option: MountOption<'_>) -> Result<bool>;
 
+    /// Notes that the mount was asked for without `ro`. It is read-only nevertheless.
+    fn asked_to_write(options: &mut Self::Options);
+
     /// Copies the options of a mounted volume, as the start of a remount.
     fn options(&self) -> Self::Options;
 

@@ -301,6 +301,7 @@ impl<F: FileSystem> Ops<F> {
         unsafe {
             if (*fc).sb_flags & ub::UPCALL_SB_RDONLY == 0 {
                 Self::label(fc).log(Level::Info, format_args!("{READ_ONLY}, mounting read-only"));
+                F::asked_to_write(&mut *(*fc).fs_private.cast::<F::Options>());
                 (*fc).sb_flags |= ub::UPCALL_SB_RDONLY;
             }
             ub::get_tree_bdev(fc, Some(Self::fill_super))

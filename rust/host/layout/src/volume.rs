@@ -177,11 +177,11 @@ impl<D: Disk> Volume<D> {
     pub fn group(&self, group: Group) -> Out<GroupDesc> {
         let (pblk, offset) = self.geo().desc_location(group)?;
         let data = self.block(pblk)?;
-        Ok(GroupDesc::parse(
-            &data[offset as usize..],
-            group,
-            self.geo(),
-        )?)
+        let raw = &data[offset as usize..];
+        if self.verify {
+            GroupDesc::verify(raw, group, self.geo())?;
+        }
+        Ok(GroupDesc::parse(raw, group, self.geo())?)
     }
 
     /// Works out how many clusters metadata takes.
