@@ -201,7 +201,8 @@ pub(crate) fn attr(node: &NodeRef) -> Attr {
         flags: inode.flags.0 & VISIBLE,
         inline: inode.data_map() == DataMap::Inline,
         direct_io: inode.data_map() != DataMap::Inline
-            && !inode.flags.has(InodeFlags::JOURNAL_DATA),
+            && !inode.flags.has(InodeFlags::JOURNAL_DATA)
+            && !inode.flags.has(InodeFlags::VERITY),
         no_xattr: inode.xattr_offset.is_none() && inode.xattr_block.is_none(),
     }
 }
