@@ -192,6 +192,8 @@ impl<F: FileSystem> Ops<F> {
         evict_inode: Some(inode::evict::<F>),
         put_super: Some(Self::put_super),
         umount_begin: Some(Self::umount_begin),
+        freeze_fs: Some(Self::freeze_fs),
+        unfreeze_fs: Some(Self::freeze_fs),
         statfs: Some(Self::statfs),
         show_options: Some(Self::show_options),
         nr_cached_objects: Some(Self::nr_cached_objects),
@@ -406,6 +408,15 @@ impl<F: FileSystem> Ops<F> {
             }
             Ok(0)
         })
+    }
+
+    /// `FIFREEZE` and `FITHAW`. Nobody writes: the VFS counts who holds the volume, and there is nothing to stop.
+    ///
+    /// # Safety
+    ///
+    /// Called by the kernel alone, as the C declaration says.
+    unsafe extern "C" fn freeze_fs(_sb: *mut ub::super_block) -> c_int {
+        0
     }
 
     /// `umount -f`: what is under way ends as the device ends it, and what needs the device later fails with
