@@ -152,7 +152,7 @@ impl FileSystem for Volume {
 
     fn has_namespace(&self, space: XattrNamespace) -> bool {
         match space {
-            XattrNamespace::User => self.options().user_xattr,
+            XattrNamespace::User | XattrNamespace::Gnu => self.options().user_xattr,
             XattrNamespace::AclAccess | XattrNamespace::AclDefault => self.options().acl,
             XattrNamespace::Trusted | XattrNamespace::Security => true,
             XattrNamespace::System => false,

@@ -22,6 +22,7 @@ fn namespace(index: u8) -> Option<XattrNamespace> {
         disk::INDEX_TRUSTED => XattrNamespace::Trusted,
         disk::INDEX_SECURITY => XattrNamespace::Security,
         disk::INDEX_SYSTEM => XattrNamespace::System,
+        disk::INDEX_HURD => XattrNamespace::Gnu,
         _ => return None,
     })
 }
@@ -34,6 +35,7 @@ fn index(namespace: XattrNamespace) -> u8 {
         XattrNamespace::Trusted => disk::INDEX_TRUSTED,
         XattrNamespace::Security => disk::INDEX_SECURITY,
         XattrNamespace::System => disk::INDEX_SYSTEM,
+        XattrNamespace::Gnu => disk::INDEX_HURD,
     }
 }
 

@@ -319,6 +319,8 @@ pub enum XattrNamespace {
     Trusted,
     /// `security.`
     Security,
+    /// `gnu.`, of the Hurd.
+    Gnu,
     /// The name `system.posix_acl_access`.
     AclAccess,
     /// The name `system.posix_acl_default`.
@@ -334,6 +336,7 @@ impl XattrNamespace {
             Self::User => "user.",
             Self::Trusted => "trusted.",
             Self::Security => "security.",
+            Self::Gnu => "gnu.",
             Self::AclAccess => "system.posix_acl_access",
             Self::AclDefault => "system.posix_acl_default",
             Self::System => "",
@@ -348,7 +351,7 @@ impl XattrNamespace {
         if let Some(space) = acl {
             return Some((space, b""));
         }
-        [Self::User, Self::Trusted, Self::Security]
+        [Self::User, Self::Trusted, Self::Security, Self::Gnu]
             .into_iter()
             .find_map(|space| {
                 let name = name.strip_prefix(space.prefix().as_bytes())?;
