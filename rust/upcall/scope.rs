@@ -29,6 +29,7 @@
 #[cfg(MODULE)]
 use super::executor::Core;
 use super::executor::Executor;
+use super::registry::{self, Enrolled};
 use super::stats::Wait;
 use super::sys::{self, Arc, Atomic, Cell, Full, Lock, Relaxed};
 use super::task::{self, Header, How, JoinHandle, Siblings};
@@ -54,8 +55,7 @@ pub(crate) struct ScopeInner {
     /// Runs what may sleep.
     sleeper: Executor,
     /// Its place in the list of all scopes.
-    #[cfg_attr(not(MODULE), allow(dead_code, reason = "nobody looks"))]
-    pub(crate) enrolled: sys::Enrolled,
+    pub(crate) enrolled: Enrolled,
 }
 
 // SAFETY: All of it is made to be shared.
@@ -149,7 +149,9 @@ impl ScopeInner {
     pub(crate) unsafe fn leave(scope: NonNull<Self>) {
         // SAFETY: The caller was a member, and the members keep the scope.
         let this = unsafe { scope.as_ref() };
-        if this.members.fetch_sub(1, Full) & !CLOSED == 1 {
+        let members = this.members.fetch_sub(1, Full) & !CLOSED;
+        debug_assert!(members != 0, "a scope was left by who was no member");
+        if members == 1 {
             // SAFETY: The caller was the last.
             unsafe { this.end() };
         }
@@ -169,7 +171,7 @@ impl ScopeInner {
                 self.keep.with_mut(|keep| (*keep).take()),
             )
         };
-        sys::strike(self);
+        registry::strike(self);
         self.empty.complete();
         drop(parent);
         drop(keep);
@@ -259,12 +261,12 @@ impl Scope {
             parent: Cell::new(None),
             executor: executor.clone(),
             sleeper: sleeper.clone(),
-            enrolled: sys::Enrolled::new(),
+            enrolled: Enrolled::new(),
         })?;
         let keep = Some(inner.clone());
         // SAFETY: Nobody else knows of it.
         inner.keep.with_mut(|place| unsafe { *place = keep });
-        sys::enroll(&inner);
+        registry::enroll(&inner);
         Ok(Self { inner, left: false })
     }
 
@@ -463,12 +465,12 @@ impl Member {
     pub(crate) unsafe fn join(scope: NonNull<ScopeInner>) -> Option<Self> {
         // SAFETY: By the function's contract.
         let entered = unsafe { scope.as_ref() }.enter();
+        // Lazily: a member that is made and dropped leaves a scope that it never entered.
         // INVARIANT: We have entered.
-        entered.then_some(Self(scope))
+        entered.then(|| Self(scope))
     }
 
     /// Whose member it is.
-    #[cfg(MODULE)]
     pub(crate) fn scope(&self) -> &ScopeInner {
         // SAFETY: By the invariant.
         unsafe { self.0.as_ref() }

@@ -3,6 +3,7 @@
 //! Contracts that need no interleaving: what an operation promises to one thread.
 
 use crate::harness::*;
+use crate::registry;
 use crate::sys::{self, Ledger};
 use crate::{block_on, join_all, Cancelled, JoinHandle, RwSemaphore};
 use core::future::{pending, poll_fn, ready};
@@ -373,6 +374,67 @@ fn a_scope_is_joined_when_the_tasks_of_its_tasks_are_done() {
         host.pump();
         assert!(poll_once(join.as_mut()).is_ready());
         assert_eq!(ran.load(Ordering::Relaxed), 1);
+    });
+}
+
+#[test]
+fn a_walk_of_the_scopes_finds_each_once_and_keeps_the_one_it_is_at() {
+    session(|| {
+        let scopes = || {
+            let mut count = 0;
+            registry::for_each_scope(|_| count += 1);
+            count
+        };
+        let host = Host::new();
+        assert_eq!(scopes(), 0);
+        let (first, second, third) = (host.scope(), host.scope(), host.scope());
+        assert_eq!(scopes(), 3);
+        let mut ending = [Some(Box::pin(first.join())), Some(Box::pin(second.join()))];
+        let mut places = Vec::new();
+        registry::for_each_scope(|scope| {
+            places.push(core::ptr::from_ref(scope));
+            // The walk is a member of the one it is at, which cannot end before it goes on.
+            for place in &mut ending {
+                if let Some(join) = place {
+                    if poll_once(join.as_mut()).is_ready() {
+                        *place = None;
+                    }
+                }
+            }
+        });
+        // The newest is the first; those that ended before the walk came to them are not visited.
+        assert_eq!(places.len(), 1);
+        assert_eq!(scopes(), 1);
+        drop(third);
+        assert_eq!(scopes(), 0);
+    });
+}
+
+#[test]
+fn an_executor_is_in_the_list_until_its_last_handle_is_gone() {
+    session(|| {
+        let executors = || {
+            let mut list = Vec::new();
+            registry::find_executor(|core| {
+                list.push(core::ptr::from_ref(core));
+                None::<()>
+            });
+            list
+        };
+        let place = |host: &Host| core::ptr::from_ref(host.executor());
+        assert_eq!(executors(), []);
+        let (a, b, c) = (Host::new(), Host::new(), Host::new());
+        assert_eq!(executors(), [place(&c), place(&b), place(&a)]);
+        let scope = b.scope();
+        drop(b);
+        assert_eq!(executors().len(), 3, "a scope keeps its executor");
+        drop(scope);
+        assert_eq!(executors(), [place(&c), place(&a)]);
+        assert_eq!(registry::find_executor(|_| Some(1)), Some(1));
+        drop(c);
+        assert_eq!(executors(), [place(&a)]);
+        drop(a);
+        assert_eq!(executors(), []);
     });
 }
 
