@@ -6,7 +6,7 @@ use crate::harness::*;
 use crate::registry;
 use crate::sys::{self, Ledger};
 use crate::{block_on, join_all, Cancelled, JoinHandle, RwSemaphore};
-use core::future::{pending, poll_fn, ready};
+use core::future::{pending, poll_fn, ready, Future};
 use core::pin::{pin, Pin};
 use core::task::{Poll, Waker};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -323,6 +323,83 @@ fn a_scope_with_a_request_dropped_in_an_upcall_keeps_the_outer_one() {
         assert!(poll_once(join.as_mut()).is_pending());
         drop(member);
         assert!(poll_once(join.as_mut()).is_ready());
+    });
+}
+
+/// Whether `future` is ready, now or at an earlier call. It is dropped when it is.
+fn is_over<F: Future>(future: &mut Option<Pin<Box<F>>>) -> bool {
+    if let Some(waits) = future {
+        if poll_once(waits.as_mut()).is_pending() {
+            return false;
+        }
+        *future = None;
+    }
+    true
+}
+
+#[test]
+fn an_eager_first_poll_on_a_worker_is_one_of_its_own_task_and_scope() {
+    session(|| {
+        let (host, other) = (Host::new(), Host::new());
+        let outer = host.scope();
+        // Of another executor: what counts is who polls.
+        let inner = other.scope();
+        let spawner = inner.spawner();
+        let scopes = [host.scope(), host.scope()];
+        let requests = scopes
+            .each_ref()
+            .map(|scope| scope.spawner().enter().unwrap());
+        drop(outer.spawn(async move {
+            let [first, second] = scopes;
+            drop(spawner.spawn_eager(async move { drop(first) }));
+            // Again of the outer one
+            drop(second);
+        }));
+        host.pump();
+        let [first, second] = requests;
+        let mut inner = Some(Box::pin(inner.join()));
+        let mut outer = Some(Box::pin(outer.join()));
+        let mut over = || (is_over(&mut outer), is_over(&mut inner));
+        let before = over();
+        drop(second);
+        let between = over();
+        drop(first);
+        let after = over();
+        assert_eq!(before, (false, false));
+        assert_eq!(between, (true, false));
+        assert_eq!(after, (true, true));
+    });
+}
+
+#[test]
+fn a_task_cancelled_in_place_drops_what_it_has_as_its_own_task() {
+    session(|| {
+        let host = Host::new();
+        let outer = host.scope();
+        let inner = host.scope();
+        let innermost = host.scope();
+        let request = innermost.spawner().enter().unwrap();
+        let member = inner.spawner().enter().unwrap();
+        let probes = Probes::new();
+        let future = never(probes.probe());
+        drop(inner.spawn(async move {
+            let _innermost = innermost;
+            future.await
+        }));
+        host.pump();
+        drop(outer.spawn(async move { drop(inner) }));
+        host.pump();
+        probes.check(1);
+        // The outer scope waits for the inner one, which waits for the innermost.
+        let scopes = || {
+            let mut count = 0;
+            registry::for_each_scope(|_| count += 1);
+            count
+        };
+        drop(member);
+        let before = scopes();
+        drop(request);
+        assert_eq!((before, scopes()), (3, 1));
     });
 }
 
