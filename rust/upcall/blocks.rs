@@ -6,6 +6,7 @@ use crate::bio::{submit_or_return, Io, Op, Payload, Segment};
 use crate::block::address;
 use crate::device::Device;
 use core::mem::take;
+use core::ops::Range;
 use core::ptr::NonNull;
 use kernel::page::{Page, PAGE_SIZE};
 use kernel::prelude::*;
@@ -41,6 +42,17 @@ impl Blocks {
             this.fill(index)?;
         }
         Ok(this)
+    }
+
+    /// How many bytes `range` of a file has, which begins at a page and goes to the start of the blocks.
+    ///
+    /// Fails with `EINVAL` if it is backwards, begins inside a page, or is longer than the blocks.
+    pub fn check_range(&self, range: &Range<u64>) -> Result<usize> {
+        let want = range.end.checked_sub(range.start).ok_or(EINVAL)?;
+        if range.start % PAGE_SIZE as u64 != 0 || want > self.len() as u64 {
+            return Err(EINVAL);
+        }
+        Ok(want as usize)
     }
 
     /// The size, in bytes.
