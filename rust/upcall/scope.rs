@@ -26,9 +26,7 @@
 //! A scope that is leaked (`mem::forget`), or owned by one of its own tasks, waits for nobody; the
 //! module that did so may not be removed.
 
-#[cfg(MODULE)]
-use super::executor::Core;
-use super::executor::Executor;
+use super::executor::{Core, Executor};
 use super::stats::Wait;
 use super::sys::{self, Arc, Atomic, Cell, Full, Lock, Relaxed};
 use super::task::{self, Header, How, JoinHandle, Siblings};
@@ -176,7 +174,6 @@ impl ScopeInner {
     }
 
     /// The executor that runs what may sleep.
-    #[cfg(MODULE)]
     pub(crate) fn sleeper(&self) -> &Core {
         self.sleeper.core()
     }
@@ -468,7 +465,6 @@ impl Member {
     }
 
     /// Whose member it is.
-    #[cfg(MODULE)]
     pub(crate) fn scope(&self) -> &ScopeInner {
         // SAFETY: By the invariant.
         unsafe { self.0.as_ref() }

@@ -28,12 +28,12 @@ unsafe impl Send for Disk {}
 unsafe impl Sync for Disk {}
 
 impl Disk {
-    /// Makes the disk below `sb`.
+    /// Makes the disk below `sb`. Fails with `ENOMEM`.
     ///
     /// # Safety
     ///
     /// `sb` is a superblock with a block device, which stays open until `scope` is over.
-    pub(crate) unsafe fn new(sb: *mut ub::super_block, scope: &Scope, fs: &'static CStr) -> Self {
+    pub(crate) unsafe fn new(sb: *mut ub::super_block, scope: &Scope, fs: &'static CStr) -> Result<Self> {
         // SAFETY: By the function's contract.
         unsafe {
             let bdev = NonNull::new_unchecked((*sb).s_bdev);
@@ -41,15 +41,15 @@ impl Disk {
             let limit = Opaque::uninit();
             ub::upcall_ratelimit_init(limit.get());
             let name = CStr::from_char_ptr((&raw const (*sb).s_id).cast());
-            Self {
+            Ok(Self {
                 sb: NonNull::new_unchecked(sb),
                 bdev,
-                device: Device::new(bdev.cast(), scope),
+                device: Device::new(bdev.cast(), scope)?,
                 spawner: scope.spawner(),
                 block_size: (*sb).s_blocksize as u32,
                 label: Label::new(fs, name.to_bytes()),
                 limit,
-            }
+            })
         }
     }
 

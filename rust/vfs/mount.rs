@@ -338,7 +338,7 @@ impl<F: FileSystem> Ops<F> {
             to_result(ub::sync_blockdev((*sb).s_bdev))?;
             // Buffers that were verified for an earlier mount may have changed since.
             ub::upcall_invalidate_bdev((*sb).s_bdev);
-            Disk::new(sb, &scope, F::NAME)
+            Disk::new(sb, &scope, F::NAME)?
         };
         let fs = block_on(boxed_mount::<F>(disk, options, silent)?)??;
         let info = fs.info();
