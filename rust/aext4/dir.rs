@@ -7,7 +7,7 @@
 //! directory: it stays what it is for as long as nobody writes.
 
 use crate::error::{corrupted, About, OrReport};
-use crate::node::Node;
+use crate::node::{Node, NodeRef};
 use crate::volume::Volume;
 use kernel::prelude::*;
 use layout::dir::is_index_block;
@@ -32,9 +32,35 @@ enum Holds {
     Either,
 }
 
+/// The longest name in bytes.
+pub(crate) const NAME_MAX: usize = 255;
+
 impl Volume {
-    /// Finds `name` in directory `dir`.
-    pub(crate) async fn find(&self, dir: &Node, name: &[u8]) -> Result<Option<Ino>> {
+    /// Finds `name` in directory `dir`, and reads the inode that it leads to.
+    ///
+    /// Fails with `ENOTDIR`, with `ENAMETOOLONG`, and with `EUCLEAN` if the name leads to an inode that is not in
+    /// use or can have none.
+    pub(crate) async fn lookup(&self, dir: &Node, name: &[u8]) -> Result<Option<NodeRef>> {
+        if name.len() > NAME_MAX {
+            return Err(ENAMETOOLONG);
+        }
+        let Some(ino) = self.find(dir, name).await? else {
+            return Ok(None);
+        };
+        match self.get_user_node(ino).await {
+            Err(error) if error == ESTALE => {
+                self.report(&format_args!(
+                    "inode {}, directory: an entry leads to inode {ino}, not in use",
+                    dir.inode.ino
+                ));
+                Err(corrupted())
+            }
+            found => found.map(Some),
+        }
+    }
+
+    /// Finds the number that `name` has in directory `dir`.
+    async fn find(&self, dir: &Node, name: &[u8]) -> Result<Option<Ino>> {
         let found = match dir.inode.data_map() {
             _ if !dir.inode.is_dir() => return Err(ENOTDIR),
             DataMap::Inline => self.find_inline(dir, name).await?,

@@ -20,6 +20,7 @@
 //! lock. What the page cache has of a file, since programs have read it, is taken from there.
 
 use crate::fs;
+use crate::node::NodeRef;
 use crate::volume;
 use core::ops::Range;
 use kernel::fs::File;
@@ -77,14 +78,8 @@ impl Volume {
         }
     }
 
-    /// The inode's number, if it may be asked for: a caller's mistake is no damage.
-    fn number(&self, ino: Ino) -> Result<Number> {
-        let ino = Number(ino.0);
-        if self.0.sb.geo.is_user_ino(ino) {
-            Ok(ino)
-        } else {
-            Err(ESTALE)
-        }
+    async fn node(&self, ino: Ino) -> Result<NodeRef> {
+        self.0.get_user_node(Number(ino.0)).await
     }
 }
 
@@ -105,7 +100,7 @@ impl Extents<'_> {
     /// No piece is lost by dropping the future.
     pub async fn next(&mut self) -> Result<Option<Mapping>> {
         let volume = &*self.volume.0;
-        let node = volume.get_node(self.volume.number(self.ino)?).await?;
+        let node = self.volume.node(self.ino).await?;
         volume.check_regular(&node)?;
         let end = self.range.end.min(node.inode.size);
         let start = self.range.start;
@@ -134,62 +129,48 @@ impl AsyncStackable for Volume {
     }
 
     async fn lookup(&self, dir: Ino, name: &[u8]) -> Result<Ino> {
-        if name.len() > 255 {
-            return Err(ENAMETOOLONG);
-        }
-        let dir = self.0.get_node(self.number(dir)?).await?;
-        match self.0.find(&dir, name).await? {
-            Some(ino) => Ok(Ino(ino.0)),
-            None => Err(ENOENT),
-        }
+        let dir = self.node(dir).await?;
+        let found = self.0.lookup(&dir, name).await?.ok_or(ENOENT)?;
+        Ok(Ino(found.inode.ino.0))
     }
 
     async fn stat(&self, ino: Ino) -> Result<Attr> {
-        Ok(fs::attr(&self.0.get_node(self.number(ino)?).await?))
+        Ok(fs::attr(&self.node(ino).await?))
     }
 
     async fn read(&self, ino: Ino, offset: u64, block: &mut Block) -> Result<usize> {
-        let node = self.0.get_node(self.number(ino)?).await?;
+        let node = self.node(ino).await?;
         self.0.read(&node, offset, block).await
     }
 
     async fn read_at(&self, ino: Ino, range: Range<u64>, blocks: &mut Blocks) -> Result<usize> {
-        let node = self.0.get_node(self.number(ino)?).await?;
+        let node = self.node(ino).await?;
         self.0.read_at(&node, range, blocks).await
     }
 
     async fn readlink(&self, ino: Ino) -> Result<KVec<u8>> {
-        let node = self.0.get_node(self.number(ino)?).await?;
+        let node = self.node(ino).await?;
         self.0.readlink(&node).await
     }
 
     async fn read_dir(&self, dir: Ino, pos: u64, batch: &mut DirBatch) -> Result {
-        let dir = self.0.get_node(self.number(dir)?).await?;
+        let dir = self.node(dir).await?;
         self.0.list(&dir, pos, batch).await
     }
 
     async fn getxattr(&self, ino: Ino, name: &[u8]) -> Result<KVec<u8>> {
         let (space, name) = XattrNamespace::of_name(name).ok_or(EOPNOTSUPP)?;
-        let node = self.0.get_node(self.number(ino)?).await?;
-        match space {
-            XattrNamespace::AclAccess | XattrNamespace::AclDefault => {
-                let default = space == XattrNamespace::AclDefault;
-                let acl = self.0.get_acl(&node, default).await?.ok_or(ENODATA)?;
-                AclEntry::to_xattr(&acl)
-            }
-            _ => self.0.xattr(&node, space, name).await,
-        }
+        let node = self.node(ino).await?;
+        self.0.xattr(&node, space, name).await
     }
 
     async fn listxattr(&self, ino: Ino) -> Result<KVec<u8>> {
-        let node = self.0.get_node(self.number(ino)?).await?;
+        let node = self.node(ino).await?;
         let mut names = KVec::new();
         let mut add = |space: XattrNamespace, name: &[u8]| {
-            if space != XattrNamespace::System {
-                names.extend_from_slice(space.prefix().as_bytes(), GFP_KERNEL)?;
-                names.extend_from_slice(name, GFP_KERNEL)?;
-                names.push(0, GFP_KERNEL)?;
-            }
+            names.extend_from_slice(space.prefix().as_bytes(), GFP_KERNEL)?;
+            names.extend_from_slice(name, GFP_KERNEL)?;
+            names.push(0, GFP_KERNEL)?;
             Ok(())
         };
         self.0.list_names(&node, &mut add).await?;
@@ -197,7 +178,7 @@ impl AsyncStackable for Volume {
     }
 
     async fn acl(&self, ino: Ino, default: bool) -> Result<Option<KVec<AclEntry>>> {
-        let node = self.0.get_node(self.number(ino)?).await?;
+        let node = self.node(ino).await?;
         self.0.get_acl(&node, default).await
     }
 

@@ -2,7 +2,6 @@
 
 //! The VFS door: what the `vfs` crate asks of a file system, by the operations of [`Volume`].
 
-use crate::error::corrupted;
 use crate::node::NodeRef;
 use crate::options::Options;
 use crate::volume::Volume;
@@ -71,14 +70,7 @@ impl FileSystem for Volume {
     }
 
     async fn node(&self, ino: u32) -> Result<NodeRef> {
-        let node = self.get_node(Ino(ino)).await?;
-        if node.inode.flags.has(InodeFlags::EA_INODE) {
-            self.report(&format_args!(
-                "inode {ino}: holds an attribute's value, and is no file"
-            ));
-            return Err(corrupted());
-        }
-        Ok(node)
+        self.get_user_node(Ino(ino)).await
     }
 
     fn cached_nodes(&self) -> usize {
@@ -87,10 +79,6 @@ impl FileSystem for Volume {
 
     fn drop_cached_nodes(&self, count: usize) -> usize {
         self.shrink(count)
-    }
-
-    fn is_exported(&self, ino: u32) -> bool {
-        self.sb.geo.is_user_ino(Ino(ino))
     }
 
     fn attr(&self, node: &NodeRef) -> Attr {
@@ -102,7 +90,8 @@ impl FileSystem for Volume {
     }
 
     async fn lookup(&self, dir: &NodeRef, name: &[u8]) -> Result<Option<u32>> {
-        Ok(self.find(dir, name).await?.map(|ino| ino.0))
+        let found = self.lookup(dir, name).await?;
+        Ok(found.map(|node| node.inode.ino.0))
     }
 
     async fn read_dir(&self, dir: &NodeRef, pos: u64, batch: &mut DirBatch) -> Result {
@@ -148,15 +137,6 @@ impl FileSystem for Volume {
 
     async fn acl(&self, node: &NodeRef, default: bool) -> Result<Option<KVec<AclEntry>>> {
         self.get_acl(node, default).await
-    }
-
-    fn has_namespace(&self, space: XattrNamespace) -> bool {
-        match space {
-            XattrNamespace::User | XattrNamespace::Gnu => self.options().user_xattr,
-            XattrNamespace::AclAccess | XattrNamespace::AclDefault => self.options().acl,
-            XattrNamespace::Trusted | XattrNamespace::Security => true,
-            XattrNamespace::System => false,
-        }
     }
 }
 

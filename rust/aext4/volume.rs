@@ -2,6 +2,7 @@
 
 //! A mounted volume: superblock, groups, and what is reported about it.
 
+use crate::dir::NAME_MAX;
 use crate::error::{corrupted, refuse_mount};
 use crate::node::Table;
 use crate::options::Options;
@@ -182,7 +183,7 @@ impl Volume {
             uuid: self.sb.uuid,
             acl: self.options.lock().acl,
             root: Ino::ROOT.0,
-            name_max: 255,
+            name_max: NAME_MAX as u32,
         }
     }
 }

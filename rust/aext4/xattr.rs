@@ -100,13 +100,40 @@ impl Volume {
         Ok(buffer)
     }
 
-    /// The value of an attribute; `ENODATA` if there is none.
+    /// Whether attributes in `space` are to be had.
+    fn has_namespace(&self, space: XattrNamespace) -> bool {
+        match space {
+            XattrNamespace::User | XattrNamespace::Gnu => self.options().user_xattr,
+            XattrNamespace::AclAccess | XattrNamespace::AclDefault => self.options().acl,
+            XattrNamespace::Trusted | XattrNamespace::Security => true,
+            XattrNamespace::System => false,
+        }
+    }
+
+    /// The value of an attribute, an access control list as programs have it.
+    ///
+    /// Fails with `ENODATA` if there is none, and with `EOPNOTSUPP` if the namespace is not to be had.
     pub(crate) async fn xattr(
         &self,
         node: &Node,
         space: XattrNamespace,
         name: &[u8],
     ) -> Result<KVec<u8>> {
+        if !self.has_namespace(space) {
+            return Err(EOPNOTSUPP);
+        }
+        match space {
+            XattrNamespace::AclAccess | XattrNamespace::AclDefault => {
+                let default = space == XattrNamespace::AclDefault;
+                let acl = self.get_acl(node, default).await?.ok_or(ENODATA)?;
+                AclEntry::to_xattr(&acl)
+            }
+            _ => self.raw_xattr(node, space, name).await,
+        }
+    }
+
+    /// The value of an attribute as it is on the disk, whatever the options say; `ENODATA` if there is none.
+    async fn raw_xattr(&self, node: &Node, space: XattrNamespace, name: &[u8]) -> Result<KVec<u8>> {
         let index = index(space);
         let found = self
             .each_set(node, |set| {
@@ -166,7 +193,7 @@ impl Volume {
         Ok(bytes)
     }
 
-    /// Calls `each` for every attribute that a name can be given to.
+    /// Calls `each` for every attribute whose namespace is to be had.
     pub(crate) async fn list_names(
         &self,
         node: &Node,
@@ -174,8 +201,9 @@ impl Volume {
     ) -> Result {
         self.each_set(node, |set| {
             for attr in set.iter() {
-                if let Some(space) = namespace(attr.index) {
-                    each(space, attr.name)?;
+                match namespace(attr.index) {
+                    Some(space) if self.has_namespace(space) => each(space, attr.name)?,
+                    _ => {}
                 }
             }
             Ok(None::<()>)
@@ -206,7 +234,7 @@ impl Volume {
         })
     }
 
-    /// An access control list.
+    /// An access control list; none if they are not enforced.
     pub(crate) async fn get_acl(
         &self,
         node: &Node,
@@ -217,7 +245,10 @@ impl Volume {
         } else {
             XattrNamespace::AclAccess
         };
-        let value = match self.xattr(node, space, b"").await {
+        if !self.has_namespace(space) {
+            return Ok(None);
+        }
+        let value = match self.raw_xattr(node, space, b"").await {
             Err(error) if error == ENODATA => return Ok(None),
             value => value?,
         };
