@@ -135,7 +135,7 @@ impl AsyncStackable for Volume {
     }
 
     async fn stat(&self, ino: Ino) -> Result<Attr> {
-        Ok(fs::attr(&self.node(ino).await?))
+        Ok(fs::attr(&self.0, &self.node(ino).await?))
     }
 
     async fn read(&self, ino: Ino, offset: u64, block: &mut Block) -> Result<usize> {
@@ -183,6 +183,6 @@ impl AsyncStackable for Volume {
     }
 
     async fn statfs(&self) -> Result<StatFs> {
-        Ok(self.0.statfs)
+        Ok(self.0.statfs())
     }
 }

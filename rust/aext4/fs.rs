@@ -46,7 +46,7 @@ impl FileSystem for Volume {
     }
 
     fn show_options(&self, out: &mut dyn Write) -> fmt::Result {
-        self.options().show(out)
+        self.show_options(out)
     }
 
     async fn mount(disk: Disk, options: Options, silent: bool) -> Result<Arc<Self>> {
@@ -62,7 +62,7 @@ impl FileSystem for Volume {
     }
 
     fn statfs(&self) -> StatFs {
-        self.statfs
+        self.statfs()
     }
 
     fn label(&self) -> &[u8] {
@@ -82,7 +82,7 @@ impl FileSystem for Volume {
     }
 
     fn attr(&self, node: &NodeRef) -> Attr {
-        attr(node)
+        attr(self, node)
     }
 
     fn attached(node: &NodeRef) -> &Attached {
@@ -154,8 +154,10 @@ pub(crate) fn file_type(from: layout::FileType) -> FileType {
 }
 
 /// The attributes of a node.
-pub(crate) fn attr(node: &NodeRef) -> Attr {
+pub(crate) fn attr(volume: &Volume, node: &NodeRef) -> Attr {
     let inode = &node.inode;
+    // With the option nouid32 the upper halves, which Linux 2.2 did not know, do not count.
+    let ids = if volume.flags().uid16() { 0xffff } else { !0 };
     let time = |t: layout::Time| Time {
         secs: t.secs,
         nanos: t.nanos,
@@ -165,8 +167,8 @@ pub(crate) fn attr(node: &NodeRef) -> Attr {
         file_type: file_type(inode.file_type),
         mode: inode.mode,
         nlink: inode.links.into(),
-        uid: inode.uid,
-        gid: inode.gid,
+        uid: inode.uid & ids,
+        gid: inode.gid & ids,
         project: inode.project,
         size: inode.size,
         sectors: inode.sectors,

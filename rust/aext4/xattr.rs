@@ -103,8 +103,8 @@ impl Volume {
     /// Whether attributes in `space` are to be had.
     fn has_namespace(&self, space: XattrNamespace) -> bool {
         match space {
-            XattrNamespace::User | XattrNamespace::Gnu => self.options().user_xattr,
-            XattrNamespace::AclAccess | XattrNamespace::AclDefault => self.options().acl,
+            XattrNamespace::User | XattrNamespace::Gnu => self.flags().user_xattr(),
+            XattrNamespace::AclAccess | XattrNamespace::AclDefault => self.flags().acl(),
             XattrNamespace::Trusted | XattrNamespace::Security => true,
             XattrNamespace::System => false,
         }
