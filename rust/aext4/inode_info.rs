@@ -179,6 +179,25 @@ impl Ext4 {
         Ok(node)
     }
 
+    /// The node of inode `ino`, for one who was given the number: a name, a file handle, a user of the Rust
+    /// door.
+    ///
+    /// Fails with `ESTALE` if the inode is not in use, or one that the volume keeps for itself, and with
+    /// `EUCLEAN` if it holds the value of an attribute.
+    pub async fn iget_user(&self, ino: Ino) -> Result<InodeRef> {
+        if !self.sb.geo.is_user_ino(ino) {
+            return Err(ESTALE);
+        }
+        let node = self.iget(ino).await?;
+        if node.inode.flags.has(InodeFlags::EA_INODE) {
+            self.report(&format_args!(
+                "inode {ino}: holds an attribute's value, and is no file"
+            ));
+            return Err(corrupted());
+        }
+        Ok(node)
+    }
+
     /// Whether the contents of a file can be vouched for: fails with `EOPNOTSUPP` for one with a Merkle
     /// tree, which is not checked.
     pub fn check_readable(&self, node: &InodeInfo) -> Result {
