@@ -183,7 +183,7 @@ impl State {
                     return Err(EBADMSG);
                 }
                 let bytes = block.as_slice().get(..count).ok_or(EIO)?;
-                writeln!(out, "{count} {}", vfs::checksum::crc32(0, bytes))?;
+                writeln!(out, "{count} {}", disk::checksum::crc32(0, bytes))?;
             }
             "access" => {
                 // What the calling thread's credentials permit
@@ -206,7 +206,7 @@ impl State {
                 let view = Blocking(self.volume()?.clone());
                 let ino = view.walk(view.root(), rest.as_bytes())?;
                 let bytes = view.read_to_end(ino, 1 << 24)?;
-                writeln!(out, "{} {}", bytes.len(), vfs::checksum::crc32(0, &bytes))?;
+                writeln!(out, "{} {}", bytes.len(), disk::checksum::crc32(0, &bytes))?;
             }
             "hammer" => {
                 let tasks = number(words.next())?;

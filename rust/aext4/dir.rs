@@ -9,13 +9,14 @@
 use crate::error::{corrupted, About, OrReport};
 use crate::node::Node;
 use crate::volume::Volume;
+use disk::Buf;
 use kernel::prelude::*;
 use layout::dir::is_index_block;
 use layout::{
     self, DataMap, Dirents, DxCursor, DxNode, DxRoot, DxStep, InlineData, InlineDir, Ino, Lblk,
-    Reach,
+    Pblk, Reach,
 };
-use vfs::{Buffer, DirBatch, DirEntry, FileType};
+use vfs::{DirBatch, DirEntry, FileType};
 
 /// How many blocks of a directory are read ahead when it is listed or searched through.
 const READAHEAD: u32 = 16;
@@ -74,11 +75,11 @@ impl Volume {
     }
 
     /// The buffer with the raw inode of `node`, which begins at the node's offset.
-    pub(crate) async fn inode_buffer(&self, node: &Node) -> Result<Buffer> {
-        self.disk.buffer(node.place.0).await
+    pub(crate) async fn inode_buffer(&self, node: &Node) -> Result<Buf> {
+        self.block(Pblk(node.place.0)).await
     }
 
-    fn inline_dir<'a>(&self, dir: &Node, buffer: &'a Buffer) -> Result<InlineDir<'a>> {
+    fn inline_dir<'a>(&self, dir: &Node, buffer: &'a Buf) -> Result<InlineDir<'a>> {
         let raw = buffer.data().get(dir.place.1 as usize..).ok_or(EIO)?;
         InlineData::parse(raw, &dir.inode, &self.sb.geo)
             .and_then(|data| InlineDir::parse(&data, &dir.inode, &self.sb.geo))
@@ -173,7 +174,7 @@ impl Volume {
         lblk: Lblk,
         holds: Holds,
         ahead: u32,
-    ) -> Result<(Buffer, About)> {
+    ) -> Result<(Buf, About)> {
         let geo = &self.sb.geo;
         let ino = dir.inode.ino;
         let piece = self.map_blocks(dir, lblk).await?;
@@ -191,7 +192,7 @@ impl Volume {
             0
         };
         let others = pblk.0..pblk.0 + u64::from(count);
-        let buffer = self.disk.buffer_among(pblk.0, others).await?;
+        let buffer = self.block_ahead(pblk, others).await?;
         if !buffer.is_verified() {
             let data = buffer.data();
             let entries = || Dirents::block(data, geo)?.verify(&dir.inode.owner, geo);

@@ -4,9 +4,9 @@
 
 use crate::volume::Volume;
 use core::fmt;
+use disk::Level;
 use kernel::prelude::*;
 use layout::{Ino, Kind};
-use vfs::disk::Level;
 
 /// `EUCLEAN`, which ext4 calls `EFSCORRUPTED`: the volume contradicts itself.
 pub(crate) fn corrupted() -> Error {
@@ -75,7 +75,7 @@ impl<T> OrReport<T> for layout::Result<T> {
 }
 
 /// Logs a refusal while there is no volume yet.
-pub(crate) fn refuse_mount(disk: &vfs::Disk, error: layout::Error) -> Error {
+pub(crate) fn refuse_mount(disk: &disk::Disk, error: layout::Error) -> Error {
     disk.log(Level::Error, format_args!("{error}"));
     errno(error.kind)
 }

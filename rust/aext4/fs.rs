@@ -7,12 +7,13 @@ use crate::node::NodeRef;
 use crate::options::Options;
 use crate::volume::Volume;
 use core::fmt::{self, Write};
+use disk::{Attached, Disk};
 use kernel::prelude::*;
 use kernel::sync::Arc;
 use layout::{DataMap, Ino, InodeFlags};
 use vfs::{
-    AclEntry, Attached, Attr, DirBatch, Disk, FileSystem, FileType, Mapping, MountOption, StatFs,
-    Time, Type, VolumeInfo, XattrNamespace,
+    AclEntry, Attr, DirBatch, FileSystem, FileType, Mapping, MountOption, StatFs, Time, Type,
+    VolumeInfo, XattrNamespace,
 };
 
 /// The type, as it is registered.
@@ -78,11 +79,13 @@ impl FileSystem for Volume {
     }
 
     fn cached_nodes(&self) -> usize {
-        self.nodes.lock().len()
+        self.nodes.lock().len() + self.cache.len()
     }
 
     fn drop_cached_nodes(&self, count: usize) -> usize {
-        self.shrink(count)
+        // Blocks after the nodes, which refer to some.
+        let nodes = self.shrink(count);
+        nodes + self.cache.shrink(count - nodes.min(count))
     }
 
     fn is_exported(&self, ino: u32) -> bool {

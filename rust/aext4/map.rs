@@ -12,10 +12,11 @@
 use crate::error::{corrupted, About, OrReport};
 use crate::node::Node;
 use crate::volume::Volume;
+use disk::Buf;
 use kernel::prelude::*;
 use layout::map::{self, Run, Step};
 use layout::{DataMap, Lblk, Pblk};
-use vfs::{Buffer, Mapping, MappingKind};
+use vfs::{Mapping, MappingKind};
 
 /// How many runs a node remembers.
 const RUNS: usize = 16;
@@ -124,7 +125,7 @@ impl Volume {
             match step {
                 Step::Descend(at) => {
                     about = About::block(node.inode.ino, at.pblk.0);
-                    let buffer = self.disk.buffer(at.pblk.0).await?;
+                    let buffer = self.block(at.pblk).await?;
                     step = self
                         .descend(node, &at, &buffer, lblk)
                         .or_report(self, about)?;
@@ -151,7 +152,7 @@ impl Volume {
         loop {
             match step {
                 Step::Descend(at) => {
-                    let buffer = self.disk.cached_buffer(at.pblk.0)?;
+                    let buffer = self.cache.get(at.pblk.0)?;
                     step = self.descend(node, &at, &buffer, lblk).ok()?;
                 }
                 found => return self.found(node, lblk, found).ok(),
@@ -163,7 +164,7 @@ impl Volume {
         &self,
         node: &Node,
         at: &map::Node,
-        buffer: &Buffer,
+        buffer: &Buf,
         lblk: Lblk,
     ) -> layout::Result<Step> {
         if !buffer.is_verified() {

@@ -17,12 +17,12 @@ use crate::error::{corrupted, About, OrReport};
 use crate::map::RunCache;
 use crate::volume::Volume;
 use core::ops::Deref;
+use disk::{Attached, Buf};
 use kernel::prelude::*;
 use kernel::rbtree::{RBTree, RBTreeNode};
 use kernel::sync::atomic::{Acquire, Atomic, Full, Relaxed};
 use kernel::sync::{new_spinlock, Arc, SpinLock};
 use layout::{DataMap, InlineData, Ino, Inode, InodeFlags};
-use vfs::{Attached, Buffer};
 
 /// From how many nodes on the table makes room for each new one: some 64 MiB.
 const MANY: usize = 1 << 16;
@@ -157,7 +157,7 @@ impl Volume {
         }
         let (pblk, offset) = self.inode_place(ino).or_report(self, About::inode(ino))?;
         let around = self.inodes_around(ino, pblk);
-        let buffer = self.disk.buffer_among(pblk.0, around).await?;
+        let buffer = self.block_ahead(pblk, around).await?;
         let node = self.parse_node(ino, (pblk.0, offset), &buffer)?;
         // Allocated, and freed, outside of the lock.
         let entry = RBTreeNode::new(ino.0, node.clone(), GFP_KERNEL)?;
@@ -203,7 +203,7 @@ impl Volume {
     }
 
     /// The node of inode `ino`, which is at `place` in `buffer`.
-    fn parse_node(&self, ino: Ino, place: (u64, u32), buffer: &Buffer) -> Result<Arc<Node>> {
+    fn parse_node(&self, ino: Ino, place: (u64, u32), buffer: &Buf) -> Result<Arc<Node>> {
         let about = About::inode(ino);
         let geo = &self.sb.geo;
         let raw = buffer.data().get(place.1 as usize..).ok_or(EIO)?;

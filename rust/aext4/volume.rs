@@ -7,6 +7,7 @@ use crate::node::Table;
 use crate::options::Options;
 use core::fmt;
 use core::ops::Range;
+use disk::{Buf, Cache, Disk, Level};
 use kernel::alloc::KVVec;
 use kernel::page::PAGE_SIZE;
 use kernel::prelude::*;
@@ -15,8 +16,7 @@ use kernel::sync::{new_spinlock, Arc, SpinLock};
 use layout::superblock::{super_offset, OnError, SUPER_SIZE};
 use layout::{CrcFns, Group, GroupDesc, Ino, Pblk, SuperBlock};
 use upcall::join_all;
-use vfs::disk::Level;
-use vfs::{Disk, StatFs, VolumeInfo};
+use vfs::{StatFs, VolumeInfo};
 
 /// The magic number that `statfs` reports, the same as ext4's.
 const MAGIC: u64 = 0xef53;
@@ -29,14 +29,16 @@ const BATCH: usize = 64;
 
 /// The checksums, as the kernel computes them.
 const CRC: CrcFns = CrcFns {
-    crc32c: vfs::checksum::crc32c,
-    crc16: vfs::checksum::crc16,
+    crc32c: disk::checksum::crc32c,
+    crc16: disk::checksum::crc16,
 };
 
 /// A mounted volume.
 #[pin_data]
 pub(crate) struct Volume {
     pub(crate) disk: Disk,
+    /// The metadata that is in memory.
+    pub(crate) cache: Cache,
     pub(crate) sb: SuperBlock,
     groups: KVVec<GroupDesc>,
     /// Where metadata of fixed place is: runs of blocks, in order, that do not touch.
@@ -52,24 +54,26 @@ impl Volume {
     /// Reads and checks the volume on `disk`.
     ///
     /// Fails with the error number that fits the reason, which was logged.
-    pub(crate) async fn mount(mut disk: Disk, options: Options, silent: bool) -> Result<Arc<Self>> {
+    pub(crate) async fn mount(disk: Disk, options: Options, silent: bool) -> Result<Arc<Self>> {
         let sb = read_super(&disk, &options, silent).await?;
         check_state(&disk, &sb, &options)?;
         let block_size = sb.geo.block_size();
         let fits = block_size as usize <= PAGE_SIZE && block_size >= disk.logical_block_size();
-        if !fits || disk.set_block_size(block_size).is_err() {
+        if !fits {
             disk.log(
                 Level::Error,
                 format_args!("blocks of {block_size} bytes do not fit device and memory pages"),
             );
             return Err(EINVAL);
         }
-        let groups = read_groups(&disk, &sb).await?;
+        let cache = Cache::new(&disk, block_size)?;
+        let groups = read_groups(&disk, &cache, &sb).await?;
         let statfs = statfs(&sb, &groups);
         let zones = zones(&sb, &groups)?;
         let volume = Arc::pin_init(
             pin_init!(Self {
                 disk,
+                cache,
                 sb,
                 groups,
                 zones,
@@ -88,6 +92,16 @@ impl Volume {
             return Err(corrupted());
         }
         Ok(volume)
+    }
+
+    /// Metadata block `pblk`, which lies on the volume. Fails as [`Cache::read`] does.
+    pub(crate) async fn block(&self, pblk: Pblk) -> Result<Buf> {
+        self.cache.read(pblk.0, pblk.0..pblk.0).await
+    }
+
+    /// As [`block`](Self::block). If the block has to be read, the blocks `ahead` are read with it.
+    pub(crate) async fn block_ahead(&self, pblk: Pblk, ahead: Range<u64>) -> Result<Buf> {
+        self.cache.read(pblk.0, ahead).await
     }
 
     /// Logs a line, at most ten in five seconds, and stops the machine if `errors=panic` says so.
@@ -258,7 +272,7 @@ fn check_state(disk: &Disk, sb: &SuperBlock, options: &Options) -> Result {
 }
 
 /// Reads and checks all group descriptors.
-async fn read_groups(disk: &Disk, sb: &SuperBlock) -> Result<KVVec<GroupDesc>> {
+async fn read_groups(disk: &Disk, cache: &Cache, sb: &SuperBlock) -> Result<KVVec<GroupDesc>> {
     let geo = &sb.geo;
     let refuse = |error| refuse_mount(disk, error);
     let mut groups = KVVec::new();
@@ -268,7 +282,8 @@ async fn read_groups(disk: &Disk, sb: &SuperBlock) -> Result<KVVec<GroupDesc>> {
         for index in (first..geo.desc_blocks()).take(BATCH) {
             blocks.push(geo.desc_block(index).map_err(refuse)?, GFP_KERNEL)?;
         }
-        let buffers = join_all(blocks.iter().map(|pblk| disk.buffer(pblk.0)))?.await?;
+        let buffers =
+            join_all(blocks.iter().map(|pblk| cache.read(pblk.0, pblk.0..pblk.0)))?.await?;
         for (buffer, block) in buffers.into_iter().zip(blocks.iter()) {
             let buffer = buffer?;
             while next < geo.groups() {

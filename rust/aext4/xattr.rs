@@ -5,10 +5,11 @@
 use crate::error::{corrupted, About, OrReport};
 use crate::node::Node;
 use crate::volume::Volume;
+use disk::Buf;
 use kernel::prelude::*;
-use layout::xattr as disk;
+use layout::xattr as format;
 use layout::{Acl, AclTag, EaValue, Lblk, Pblk, Xattr, XattrSet, XattrValue};
-use vfs::{AclEntry, Buffer, Mapping, MappingKind, XattrNamespace};
+use vfs::{AclEntry, Mapping, MappingKind, XattrNamespace};
 
 /// The largest value that is read; Linux has no larger ones.
 const VALUE_MAX: u32 = 65536;
@@ -16,24 +17,24 @@ const VALUE_MAX: u32 = 65536;
 /// The namespace for a prefix's number; `None` for those that are not shown.
 fn namespace(index: u8) -> Option<XattrNamespace> {
     Some(match index {
-        disk::INDEX_USER => XattrNamespace::User,
-        disk::INDEX_POSIX_ACL_ACCESS => XattrNamespace::AclAccess,
-        disk::INDEX_POSIX_ACL_DEFAULT => XattrNamespace::AclDefault,
-        disk::INDEX_TRUSTED => XattrNamespace::Trusted,
-        disk::INDEX_SECURITY => XattrNamespace::Security,
-        disk::INDEX_SYSTEM => XattrNamespace::System,
+        format::INDEX_USER => XattrNamespace::User,
+        format::INDEX_POSIX_ACL_ACCESS => XattrNamespace::AclAccess,
+        format::INDEX_POSIX_ACL_DEFAULT => XattrNamespace::AclDefault,
+        format::INDEX_TRUSTED => XattrNamespace::Trusted,
+        format::INDEX_SECURITY => XattrNamespace::Security,
+        format::INDEX_SYSTEM => XattrNamespace::System,
         _ => return None,
     })
 }
 
 fn index(namespace: XattrNamespace) -> u8 {
     match namespace {
-        XattrNamespace::User => disk::INDEX_USER,
-        XattrNamespace::AclAccess => disk::INDEX_POSIX_ACL_ACCESS,
-        XattrNamespace::AclDefault => disk::INDEX_POSIX_ACL_DEFAULT,
-        XattrNamespace::Trusted => disk::INDEX_TRUSTED,
-        XattrNamespace::Security => disk::INDEX_SECURITY,
-        XattrNamespace::System => disk::INDEX_SYSTEM,
+        XattrNamespace::User => format::INDEX_USER,
+        XattrNamespace::AclAccess => format::INDEX_POSIX_ACL_ACCESS,
+        XattrNamespace::AclDefault => format::INDEX_POSIX_ACL_DEFAULT,
+        XattrNamespace::Trusted => format::INDEX_TRUSTED,
+        XattrNamespace::Security => format::INDEX_SECURITY,
+        XattrNamespace::System => format::INDEX_SYSTEM,
     }
 }
 
@@ -81,7 +82,7 @@ impl Volume {
         look(&set)
     }
 
-    async fn xattr_block(&self, node: &Node, pblk: Pblk) -> Result<Buffer> {
+    async fn xattr_block(&self, node: &Node, pblk: Pblk) -> Result<Buf> {
         if self.is_fixed(pblk, 1) {
             let ino = node.inode.ino;
             self.report(&format_args!(
@@ -89,7 +90,7 @@ impl Volume {
             ));
             return Err(corrupted());
         }
-        let buffer = self.disk.buffer(pblk.0).await?;
+        let buffer = self.block(pblk).await?;
         if !buffer.is_verified() {
             XattrSet::verify_block(buffer.data(), pblk, &self.sb.geo)
                 .or_report(self, About::block(node.inode.ino, pblk.0))?;
@@ -145,7 +146,7 @@ impl Volume {
             let left = value.size as usize - bytes.len();
             match piece.data_block(Lblk(lblk)) {
                 Some(pblk) => {
-                    let buffer = self.disk.buffer(pblk.0).await?;
+                    let buffer = self.block(pblk).await?;
                     let part = left.min(buffer.data().len());
                     bytes.extend_from_slice(buffer.data().get(..part).ok_or(EIO)?, GFP_KERNEL)?;
                 }

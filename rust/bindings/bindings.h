@@ -5,7 +5,6 @@
 #include <linux/bio.h>
 #include <linux/blk-cgroup.h>
 #include <linux/blkdev.h>
-#include <linux/buffer_head.h>
 #include <linux/crc16.h>
 #include <linux/crc32.h>
 #include <linux/crc32c.h>
@@ -28,7 +27,6 @@
 #include <linux/sched/mm.h>
 #include <linux/seq_file.h>
 #include <linux/statfs.h>
-#include <linux/wait_bit.h>
 #include <linux/workqueue.h>
 #include <linux/xattr.h>
 

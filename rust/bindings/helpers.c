@@ -8,6 +8,7 @@
 #include <linux/ktime.h>
 #include <linux/lockdep.h>
 #include <linux/mempool.h>
+#include <linux/mm.h>
 #include <linux/panic.h>
 #include <linux/ratelimit.h>
 #include <linux/rcupdate.h>
@@ -309,166 +310,52 @@ void *upcall_page_address(struct page *page)
 	return page_address(page);
 }
 
-bool upcall_buffer_uptodate(const struct buffer_head *bh)
+/* A lock that completions take.  All of them are one class: none is taken under another. */
+void upcall_irq_lock_init(spinlock_t *lock)
 {
-	return buffer_uptodate(bh);
+	spin_lock_init(lock);
 }
 
-bool upcall_buffer_locked(const struct buffer_head *bh)
+unsigned long upcall_irq_lock(spinlock_t *lock)
 {
-	return buffer_locked(bh);
+	unsigned long flags;
+
+	spin_lock_irqsave(lock, flags);
+	return flags;
 }
 
-bool upcall_trylock_buffer(struct buffer_head *bh)
+void upcall_irq_unlock(spinlock_t *lock, unsigned long flags)
 {
-	return trylock_buffer(bh);
+	spin_unlock_irqrestore(lock, flags);
 }
 
-/* Ends a read that was begun with the buffer locked.  Any context. */
-void upcall_end_buffer_read(struct buffer_head *bh, bool uptodate)
+/* Memory for a block, which does not cross a page, without zeroes where the kernel does not insist. */
+void *upcall_block_alloc(unsigned int size, bool wait)
 {
-	if (uptodate)
-		set_buffer_uptodate(bh);
+	gfp_t gfp = wait ? GFP_NOFS | __GFP_RETRY_MAYFAIL | __GFP_NOWARN : GFP_NOWAIT | __GFP_NOWARN;
+
+	if (size == PAGE_SIZE)
+		return (void *)__get_free_page(gfp);
+	return kmalloc(size, gfp);
+}
+
+void upcall_block_free(void *block, unsigned int size)
+{
+	if (size == PAGE_SIZE)
+		free_page((unsigned long)block);
 	else
-		clear_buffer_uptodate(bh);
-	unlock_buffer(bh);
+		kfree(block);
 }
 
-/* The page that a buffer lies in, and where in it. */
-struct page *upcall_buffer_page(const struct buffer_head *bh, unsigned int *offset)
+struct page *upcall_block_page(void *block, unsigned int *offset)
 {
-	size_t at = bh_offset(bh);
-
-	*offset = offset_in_page(at);
-	return folio_page(bh->b_folio, at / PAGE_SIZE);
+	*offset = offset_in_page(block);
+	return virt_to_page(block);
 }
 
-struct buffer_head *upcall_find_buffer(struct block_device *bdev, sector_t block, unsigned int size)
+u64 upcall_total_memory(void)
 {
-	return __find_get_block(bdev, block, size);
-}
-
-/* May wait, for memory and for folio locks.  NULL without memory. */
-struct buffer_head *upcall_get_buffer(struct block_device *bdev, sector_t block, unsigned int size)
-{
-	return bdev_getblk(bdev, block, size,
-			   GFP_NOFS | __GFP_RETRY_MAYFAIL | __GFP_NOWARN | __GFP_MOVABLE);
-}
-
-/* Says what block each buffer of a locked folio is, as far as that is not known. */
-static void upcall_map_buffers(struct folio *folio, struct block_device *bdev, unsigned int size)
-{
-	struct buffer_head *head = folio_buffers(folio), *bh = head;
-	sector_t block = div_u64(folio_pos(folio), size);
-	sector_t end = div_u64(bdev_nr_bytes(bdev), size);
-	bool uptodate = folio_test_uptodate(folio);
-
-	do {
-		if (!buffer_mapped(bh)) {
-			bh->b_private = NULL;
-			bh->b_bdev = bdev;
-			bh->b_blocknr = block;
-			if (uptodate)
-				set_buffer_uptodate(bh);
-			if (block < end)
-				set_buffer_mapped(bh);
-		}
-		block++;
-		bh = bh->b_this_page;
-	} while (bh != head);
-}
-
-/*
- * As above, but gives up where it would wait.  bdev_getblk() cannot be told not to wait for the
- * folio's lock, so this does what it does, with a lock that is only tried.  Where a folio has
- * buffers of another size it gives up, too.
- */
-struct buffer_head *upcall_get_buffer_nowait(struct block_device *bdev, sector_t block,
-					     unsigned int size)
-{
-	struct address_space *mapping = bdev->bd_mapping;
-	gfp_t gfp = GFP_NOWAIT | __GFP_NOWARN | __GFP_MOVABLE;
-	struct buffer_head *head, *bh, *found = NULL;
-	struct folio *folio;
-
-	folio = __filemap_get_folio(mapping, block * size / PAGE_SIZE,
-				    FGP_LOCK | FGP_NOWAIT | FGP_ACCESSED | FGP_CREAT, gfp);
-	if (IS_ERR(folio))
-		return NULL;
-	head = folio_buffers(folio);
-	if (!head) {
-		head = folio_alloc_buffers(folio, size, gfp | __GFP_ACCOUNT);
-		if (!head)
-			goto out;
-		for (bh = head; bh->b_this_page; bh = bh->b_this_page)
-			;
-		bh->b_this_page = head;
-		/* __find_get_block() looks under this lock alone */
-		spin_lock(&mapping->i_private_lock);
-		folio_attach_private(folio, head);
-		upcall_map_buffers(folio, bdev, size);
-		spin_unlock(&mapping->i_private_lock);
-	} else if (head->b_size == size) {
-		upcall_map_buffers(folio, bdev, size);
-	} else {
-		goto out;
-	}
-	/* The buffers stay as long as we have the folio's lock */
-	bh = head;
-	do {
-		if (bh->b_blocknr == block && buffer_mapped(bh)) {
-			get_bh(bh);
-			found = bh;
-			break;
-		}
-		bh = bh->b_this_page;
-	} while (bh != head);
-out:
-	folio_unlock(folio);
-	folio_put(folio);
-	return found;
-}
-
-void upcall_hold_buffer(struct buffer_head *bh)
-{
-	get_bh(bh);
-}
-
-bool upcall_buffer_test(const struct buffer_head *bh, unsigned int bit)
-{
-	return test_bit(bit, &bh->b_state);
-}
-
-void upcall_buffer_set(struct buffer_head *bh, unsigned int bit)
-{
-	set_bit(bit, &bh->b_state);
-}
-
-void upcall_buffer_clear(struct buffer_head *bh, unsigned int bit)
-{
-	clear_bit(bit, &bh->b_state);
-}
-
-void upcall_put_buffer(struct buffer_head *bh)
-{
-	put_bh(bh);
-}
-
-wait_queue_head_t *upcall_buffer_wait_queue(struct buffer_head *bh)
-{
-	return bit_waitqueue(&bh->b_state, BH_Lock);
-}
-
-void upcall_init_wait(struct wait_queue_entry *entry, wait_queue_func_t func)
-{
-	init_waitqueue_func_entry(entry, func);
-	INIT_LIST_HEAD(&entry->entry);
-}
-
-/* In a wake function: takes the entry off.  The owner may free it from then on. */
-void upcall_wait_entry_done(struct wait_queue_entry *entry)
-{
-	list_del_init_careful(&entry->entry);
+	return (u64)totalram_pages() << PAGE_SHIFT;
 }
 
 struct kmem_cache *upcall_inode_cache(const char *name, unsigned int size, unsigned int align,

@@ -6,7 +6,6 @@
 #define UPCALL_HELPERS_H
 
 #include <linux/bio.h>
-#include <linux/buffer_head.h>
 #include <linux/fs.h>
 #include <linux/hrtimer.h>
 #include <linux/iomap.h>
@@ -16,6 +15,7 @@
 #include <linux/posix_acl.h>
 #include <linux/ratelimit_types.h>
 #include <linux/seq_file.h>
+#include <linux/spinlock.h>
 #include <linux/statfs.h>
 #include <linux/wait.h>
 #include <linux/workqueue.h>
@@ -89,24 +89,14 @@ int upcall_blk_status_to_errno(blk_status_t status);
 /* Pages */
 void *upcall_page_address(struct page *page);
 
-/* Buffers of the block device */
-bool upcall_buffer_uptodate(const struct buffer_head *bh);
-bool upcall_buffer_locked(const struct buffer_head *bh);
-bool upcall_trylock_buffer(struct buffer_head *bh);
-void upcall_end_buffer_read(struct buffer_head *bh, bool uptodate);
-struct page *upcall_buffer_page(const struct buffer_head *bh, unsigned int *offset);
-struct buffer_head *upcall_find_buffer(struct block_device *bdev, sector_t block, unsigned int size);
-struct buffer_head *upcall_get_buffer(struct block_device *bdev, sector_t block, unsigned int size);
-struct buffer_head *upcall_get_buffer_nowait(struct block_device *bdev, sector_t block,
-					     unsigned int size);
-void upcall_hold_buffer(struct buffer_head *bh);
-void upcall_put_buffer(struct buffer_head *bh);
-bool upcall_buffer_test(const struct buffer_head *bh, unsigned int bit);
-void upcall_buffer_set(struct buffer_head *bh, unsigned int bit);
-void upcall_buffer_clear(struct buffer_head *bh, unsigned int bit);
-wait_queue_head_t *upcall_buffer_wait_queue(struct buffer_head *bh);
-void upcall_init_wait(struct wait_queue_entry *entry, wait_queue_func_t func);
-void upcall_wait_entry_done(struct wait_queue_entry *entry);
+/* Blocks of metadata, and the locks that completions take */
+void upcall_irq_lock_init(spinlock_t *lock);
+unsigned long upcall_irq_lock(spinlock_t *lock);
+void upcall_irq_unlock(spinlock_t *lock, unsigned long flags);
+void *upcall_block_alloc(unsigned int size, bool wait);
+void upcall_block_free(void *block, unsigned int size);
+struct page *upcall_block_page(void *block, unsigned int *offset);
+u64 upcall_total_memory(void);
 
 /* Superblocks and inodes */
 struct upcall_volume_info {

@@ -6,12 +6,12 @@ use crate::asynchronous::{check_range, AsyncStackable, Ino, Layer};
 use crate::forward;
 use crate::page::{self, ReadPage};
 use core::ops::Range;
+use disk::checksum::crc32c;
 use kernel::prelude::*;
 use kernel::rbtree::RBTree;
 use kernel::sync::atomic::{Atomic, Relaxed};
 use kernel::sync::{new_spinlock, Arc, SpinLock};
 use upcall::{Block, Blocks};
-use vfs::checksum::crc32c;
 
 /// The attribute that has the checksums of a file: one for each page, 32 bits, little-endian. CRC-32C of the page's
 /// bytes, of which the last page has those of the file.

@@ -39,6 +39,12 @@ compile_error!(
     "upcall does not support PREEMPT_RT: its wakers free memory in hard interrupt context"
 );
 
+pub mod atomic {
+    //! Atomic variables, by the names of the `kernel` crate, as instructions instead of calls where that is
+    //! possible.
+
+    pub use crate::sys::{Acquire, Atomic, Full, Relaxed, Release};
+}
 pub mod bio;
 mod block;
 mod block_on;

@@ -2,12 +2,12 @@
 
 //! The VFS door to directories: `lookup` and `readdir`.
 
-use crate::disk::Level;
 use crate::fs::{DirBatch, FileSystem};
 use crate::inode::{get, result_pointer, Inode, InodeRef};
 use crate::{file, inode};
 use core::marker::PhantomData;
 use core::ptr::null_mut;
+use disk::Level;
 use kernel::error::from_result;
 use kernel::ffi::{c_int, c_uint};
 use kernel::prelude::*;

@@ -2,10 +2,10 @@
 
 //! [`FileSystem`]: what a file system provides, and the types it speaks in.
 
-use crate::attached::Attached;
-use crate::disk::Disk;
 use crate::mount::{MountOption, Type};
 use core::future::Future;
+use disk::Attached;
+use disk::Disk;
 use kernel::prelude::*;
 use kernel::sync::Arc;
 use upcall_bindings as ub;

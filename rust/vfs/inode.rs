@@ -12,12 +12,12 @@
 //! `evict` waits until no readahead uses the inode. Readahead holds folio locks, for which
 //! `truncate_inode_pages` waits as well, but it goes on using the inode after it released the last of them.
 
-use crate::disk::Level;
 use crate::fs::{Attr, FileSystem, FileType};
 use crate::mount::SuperBlock;
 use crate::{dir, file, pages, xattr};
 use core::mem::ManuallyDrop;
 use core::ptr::NonNull;
+use disk::Level;
 use kernel::error::Error;
 use kernel::ffi::{c_char, c_int, c_long, c_uint, c_void};
 use kernel::prelude::*;
@@ -367,7 +367,7 @@ impl<F: FileSystem> Ops<F> {
                 let disk = inode.volume().disk();
                 (*stat).result_mask |= ub::STATX_DIOALIGN;
                 if attr.direct_io {
-                    (*stat).dio_mem_align = ub::upcall_dma_alignment(disk.bdev().as_ptr());
+                    (*stat).dio_mem_align = ub::upcall_dma_alignment(disk.device().as_ptr().cast());
                     (*stat).dio_offset_align = disk.logical_block_size();
                 }
             }

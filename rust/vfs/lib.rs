@@ -14,25 +14,17 @@
 //! | [`dir`] | `lookup` and `readdir` |
 //! | [`file`](mod@file) | `read`, `lseek`, `ioctl`, direct IO |
 //! | [`pages`] | the page cache: readahead that only starts work, iomap |
-//! | [`attached`] | what of a file is in the page cache, for those without a VFS inode |
 //! | [`permission`] | what credentials permit |
-//! | [`buffer`] | the block device's buffer cache, read asynchronously |
 //! | [`handle`] | keeping a volume mounted from Rust |
-//! | [`checksum`] | the kernel's checksums |
 //! | [`xattr`] | extended attributes and access control lists |
 //! | [`export`] | file handles for NFS and `open_by_handle_at` |
-//! | [`disk`] | the device below a volume, its log lines |
 //!
 //! # Locks
 //!
 //! VFS locks (directory and file `i_rwsem`, `invalidate_lock`, folio locks) are taken by the VFS before it
 //! calls us, and the futures that we block on take none of them.
 
-mod attached;
-pub mod buffer;
-pub mod checksum;
 mod dir;
-pub mod disk;
 mod export;
 mod file;
 pub mod fs;
@@ -43,9 +35,6 @@ mod pages;
 pub mod permission;
 mod xattr;
 
-pub use attached::Attached;
-pub use buffer::Buffer;
-pub use disk::Disk;
 pub use fs::{
     AclEntry, Attr, DirBatch, DirEntry, FileSystem, FileType, Mapping, MappingKind, StatFs, Time,
     VolumeInfo, XattrNamespace,

@@ -13,7 +13,6 @@
 //! device is closed. `Mounted` itself goes when the superblock is dead, since evicted inodes' nodes are
 //! freed after an RCU grace period, and they refer to nothing in it.
 
-use crate::disk::{Disk, Label, Level};
 use crate::fs::FileSystem;
 use crate::inode::{self, InodeBox};
 use crate::{export, xattr};
@@ -21,13 +20,14 @@ use core::future::Future;
 use core::marker::PhantomData;
 use core::pin::Pin;
 use core::ptr::{null_mut, NonNull};
+use disk::{Disk, Label, Level};
 use kernel::error::{from_result, to_result};
 use kernel::ffi::{c_int, c_long, c_void};
 use kernel::prelude::*;
 use kernel::sync::atomic::{Acquire, Atomic, Release};
 use kernel::sync::Arc;
 use kernel::types::Opaque;
-use upcall::{block_on, Executor, Scope};
+use upcall::{block_on, Device, Executor, Scope};
 use upcall_bindings as ub;
 
 /// The registration of a file system type. Lives in a `static`, since lockdep classes are in it.
@@ -338,13 +338,22 @@ impl<F: FileSystem> Ops<F> {
             to_result(ub::sync_blockdev((*sb).s_bdev))?;
             // Buffers that were verified for an earlier mount may have changed since.
             ub::upcall_invalidate_bdev((*sb).s_bdev);
-            Disk::new(sb, &scope, F::NAME)
+            let device = Device::new(NonNull::new_unchecked((*sb).s_bdev).cast(), &scope);
+            let name = CStr::from_char_ptr((&raw const (*sb).s_id).cast());
+            Disk::new(
+                device,
+                scope.spawner(),
+                Label::new(F::NAME, name.to_bytes()),
+            )
         };
         let fs = block_on(boxed_mount::<F>(disk, options, silent)?)??;
         let info = fs.info();
         let root = info.root;
         // SAFETY: The superblock is ours to fill.
         unsafe {
+            if ub::sb_set_blocksize(sb, info.block_size as c_int) == 0 {
+                return Err(EINVAL);
+            }
             ub::upcall_sb_fill(
                 sb,
                 &ub::upcall_volume_info {

@@ -235,7 +235,7 @@ unsafe fn fill<F: FileSystem>(
         (*iomap).type_ = kind as u16;
         (*iomap).flags = 0;
         (*iomap).addr = addr;
-        (*iomap).bdev = volume.disk().bdev().as_ptr();
+        (*iomap).bdev = volume.disk().device().as_ptr().cast();
         if let MappingKind::Inline(_) = mapping.kind {
             (*iomap).inline_data = volume.inline_data(node).as_ptr().cast_mut().cast();
         }

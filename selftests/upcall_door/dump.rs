@@ -10,7 +10,7 @@ use kernel::prelude::*;
 use kernel::sync::Arc;
 use stack::{walk_tree, AsyncStackable, Found, Visitor};
 use upcall::{block_on, Block, Blocks, Mutex};
-use vfs::checksum::crc32;
+use disk::checksum::crc32;
 use vfs::{Attr, FileType, MappingKind, Time};
 
 /// Writes bytes as hexadecimal digits.

@@ -225,7 +225,7 @@ pub(crate) fn mirror(devices: (&str, &str), out: &mut Text) -> Result {
     check!(names > 2);
     let file = blocking.walk(blocking.root(), b"file0")?;
     let bytes = blocking.read_to_end(file, 1 << 24)?;
-    check!((bytes.len() as u64, vfs::checksum::crc32(0, &bytes)) == wait(content(&fs, file))??);
+    check!((bytes.len() as u64, disk::checksum::crc32(0, &bytes)) == wait(content(&fs, file))??);
     check!(fs.reads().total() > all);
     Ok(())
 }

@@ -16,7 +16,7 @@ use core::sync::atomic::{self as raw, Ordering};
 
 /// An atomic variable, in memory like its value.
 #[repr(transparent)]
-pub(crate) struct Atomic<T>(UnsafeCell<T>);
+pub struct Atomic<T>(UnsafeCell<T>);
 
 // SAFETY: There are operations for numbers and pointers alone, and they are atomic.
 unsafe impl<T> Send for Atomic<T> {}
@@ -24,7 +24,8 @@ unsafe impl<T> Send for Atomic<T> {}
 unsafe impl<T> Sync for Atomic<T> {}
 
 impl<T> Atomic<T> {
-    pub(crate) const fn new(value: T) -> Self {
+    /// Makes a variable with a value.
+    pub const fn new(value: T) -> Self {
         Self(UnsafeCell::new(value))
     }
 }
@@ -39,23 +40,27 @@ macro_rules! atomic {
                 unsafe { <$raw>::from_ptr(self.0.get()) }
             }
 
+            /// Reads.
             #[inline(always)]
-            pub(crate) fn load<O: AcquireOrRelaxed>(&self, _: O) -> $type {
+            pub fn load<O: AcquireOrRelaxed>(&self, _: O) -> $type {
                 self.raw().load(O::LOAD)
             }
 
+            /// Writes.
             #[inline(always)]
-            pub(crate) fn store<O: ReleaseOrRelaxed>(&self, value: $type, _: O) {
+            pub fn store<O: ReleaseOrRelaxed>(&self, value: $type, _: O) {
                 self.raw().store(value, O::STORE)
             }
 
+            /// Writes, and gives what was there.
             #[inline(always)]
-            pub(crate) fn xchg<O: Any>(&self, value: $type, _: O) -> $type {
+            pub fn xchg<O: Any>(&self, value: $type, _: O) -> $type {
                 self.raw().swap(value, O::EXCHANGE)
             }
 
+            /// Writes `new` if `old` is there. Gives what was there, as an error if that was not `old`.
             #[inline(always)]
-            pub(crate) fn cmpxchg<O: Any>(
+            pub fn cmpxchg<O: Any>(
                 &self,
                 old: $type,
                 new: $type,
@@ -70,13 +75,15 @@ macro_rules! atomic {
 
         #[allow(dead_code, reason = "not each type needs each operation")]
         impl Atomic<$type> {
+            /// Adds, with wrapping, and gives what was there.
             #[inline(always)]
-            pub(crate) fn fetch_add<O: Any>(&self, value: $type, _: O) -> $type {
+            pub fn fetch_add<O: Any>(&self, value: $type, _: O) -> $type {
                 self.raw().fetch_add(value, O::EXCHANGE)
             }
 
+            /// Subtracts, with wrapping, and gives what was there.
             #[inline(always)]
-            pub(crate) fn fetch_sub<O: Any>(&self, value: $type, _: O) -> $type {
+            pub fn fetch_sub<O: Any>(&self, value: $type, _: O) -> $type {
                 self.raw().fetch_sub(value, O::EXCHANGE)
             }
         }

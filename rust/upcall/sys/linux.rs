@@ -22,10 +22,10 @@ pub(crate) use kernel::alloc::KVec;
 pub(crate) use kernel::error::{Error, Result};
 pub(crate) use kernel::prelude::{EAGAIN, ECANCELED, EDEADLK, EINTR, ENOMEM, ESHUTDOWN, ETIMEDOUT};
 #[cfg(not(CONFIG_X86_64))]
-pub(crate) use kernel::sync::atomic::{Acquire, Atomic, Full, Relaxed, Release};
+pub use kernel::sync::atomic::{Acquire, Atomic, Full, Relaxed, Release};
 
 #[cfg(CONFIG_X86_64)]
-pub(crate) use super::{
+pub use super::{
     atomic::Atomic,
     order::{Acquire, Full, Relaxed, Release},
 };

@@ -24,6 +24,8 @@ mod order;
 #[cfg(MODULE)]
 pub(crate) use linux::*;
 #[cfg(MODULE)]
+pub use linux::{Acquire, Atomic, Full, Relaxed, Release};
+#[cfg(MODULE)]
 mod dep;
 #[cfg(MODULE)]
 pub(crate) mod trace;
@@ -36,6 +38,6 @@ pub(crate) use dep::{DepMap, Held};
 #[path = "../../host/upcall/src/sys.rs"]
 mod host;
 #[cfg(not(MODULE))]
-pub use host::LockClass;
-#[cfg(not(MODULE))]
 pub(crate) use host::*;
+#[cfg(not(MODULE))]
+pub use host::{Acquire, Atomic, Full, LockClass, Relaxed, Release};

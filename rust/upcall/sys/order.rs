@@ -5,24 +5,24 @@
 use core::sync::atomic::Ordering;
 
 /// No ordering.
-pub(crate) struct Relaxed;
+pub struct Relaxed;
 /// What comes later stays later.
-pub(crate) struct Acquire;
+pub struct Acquire;
 /// What comes earlier stays earlier.
-pub(crate) struct Release;
+pub struct Release;
 /// Both, and among all of them.
-pub(crate) struct Full;
+pub struct Full;
 
 /// The orderings of an exchange.
-pub(crate) trait Any {
+pub trait Any {
     const EXCHANGE: Ordering;
 }
 /// The orderings of a load.
-pub(crate) trait AcquireOrRelaxed {
+pub trait AcquireOrRelaxed {
     const LOAD: Ordering;
 }
 /// The orderings of a store.
-pub(crate) trait ReleaseOrRelaxed {
+pub trait ReleaseOrRelaxed {
     const STORE: Ordering;
 }
 

@@ -129,7 +129,7 @@ value!([] bool, rt::AtomicBool);
 value!([T] *mut T, rt::AtomicPtr<T>);
 
 /// An atomic variable with the kernel's interface.
-pub(crate) struct Atomic<T: Value>(T::Repr);
+pub struct Atomic<T: Value>(T::Repr);
 
 impl<T: Value> Atomic<T> {
     pub(crate) fn new(value: T) -> Self {

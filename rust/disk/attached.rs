@@ -37,12 +37,12 @@ impl Attached {
     /// # Safety
     ///
     /// `inode` is freed after a grace period that begins after [`clear`](Self::clear).
-    pub(crate) unsafe fn set(&self, inode: *mut ub::inode) {
+    pub unsafe fn set(&self, inode: *mut ub::inode) {
         self.0.store(inode, Release);
     }
 
     /// The inode is being evicted.
-    pub(crate) fn clear(&self) {
+    pub fn clear(&self) {
         self.0.store(null_mut(), Relaxed);
     }
 

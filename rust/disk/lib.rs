@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The cellar of a file system: its device, and the metadata that is in memory.
+//!
+//! It knows neither a disk format nor the VFS.
+//!
+//! | module | what it has |
+//! |---|---|
+//! | [`device`] | [`Disk`]: the device below a volume, reads past every cache, log lines |
+//! | [`cache`] | [`Cache`]: metadata blocks by number, read once for many who ask |
+//! | [`version`] | [`Buf`]: an immutable version of a block, and the pool of their memory |
+//! | [`edit`] | [`Planned`]: changing a block, in place or by making its next version |
+//! | `wait` | waiting for a block that somebody else reads |
+//! | [`attached`] | what of a file is in the page cache, for those without a VFS inode |
+//! | [`checksum`] | the kernel's checksums |
+//! | `sys` | the bottom, which is another one on the host |
+//!
+//! # Locks
+//!
+//! A shard of the cache, or the free list of the pool: spinlocks that disable interrupts, since
+//! completions take them. None is taken with another one held. Wakers are called under a shard's lock, and
+//! take no lock of ours.
+
+#![warn(missing_docs)]
+
+pub mod attached;
+pub mod cache;
+pub mod checksum;
+pub mod device;
+pub mod edit;
+mod sys;
+pub mod version;
+mod wait;
+
+pub use attached::Attached;
+pub use cache::Cache;
+pub use device::{Disk, Label, Level};
+pub use edit::Planned;
+pub use version::Buf;
