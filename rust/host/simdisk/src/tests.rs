@@ -59,11 +59,13 @@ fn reads_see_the_cache() {
 fn a_flush_covers_what_completed_before_it_was_submitted() {
     let mut disk = disk();
     write(&mut disk, 0, bytes(1, 1));
+    let under_way = disk.submit(Request::write(2 * SECTOR, bytes(3, 1)));
     let flush = disk.submit(Request::flush());
     write(&mut disk, 1, bytes(2, 1));
+    disk.complete(under_way).unwrap();
     disk.complete(flush).unwrap();
-    assert_eq!(heads(disk.durable(), 2), [1, 0]);
-    assert_eq!(disk.unflushed(), 1);
+    assert_eq!(heads(disk.durable(), 3), [1, 0, 0]);
+    assert_eq!(disk.unflushed(), 2);
     run(&mut disk, Request::flush()).unwrap();
     assert_eq!(heads(disk.durable(), 2), [1, 2]);
     assert_eq!(outcomes(&disk, 2), BTreeSet::from([vec![1, 2]]));

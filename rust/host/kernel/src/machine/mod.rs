@@ -706,6 +706,25 @@ impl Work {
     }
 }
 
+/// Runs `f` once, as a work item of its own. Any context.
+pub fn defer(name: &str, f: impl FnOnce() + Send + 'static) {
+    let once = Mutex::new(Some(f));
+    let machine = current();
+    let mut state = machine.state();
+    let work = WorkItem {
+        number: state.number(),
+        name: name.to_string(),
+        pending: AtomicBool::new(true),
+        function: Mutex::new(Some(Box::new(move || {
+            let f = once.lock().unwrap().take();
+            if let Some(f) = f {
+                f();
+            }
+        }))),
+    };
+    state.works.push(Arc::new(work));
+}
+
 impl Drop for Work {
     fn drop(&mut self) {
         with(|machine| {
