@@ -1,17 +1,18 @@
 # SPDX-License-Identifier: GPL-2.0
 #
 # For a person at the command line.  What is built, and how, is in Kbuild.
+# "make help" prints the targets with what stands behind their ##.
 
 # The kernel to build for: any prepared tree with Rust, the running one's by default.
 KDIR ?= /lib/modules/$(shell uname -r)/build
 SHELL := /bin/bash
 
 .PHONY: all modules install clean check-kdir help run shell test nightly lab mutants bench \
-	rustfmt rustfmt-check rustdoc clippy
+	check rustfmt rustfmt-check rustdoc clippy rust-analyzer
 
-all: modules
+all: modules ## the same as "make modules"
 
-## Building (KDIR=TREE, CLIPPY=1)
+### Building, for a tree of your own (KDIR=TREE, CLIPPY=1)
 
 check-kdir:
 	@if [ ! -e $(KDIR)/Makefile ]; then \
@@ -20,7 +21,7 @@ check-kdir:
 		exit 1; \
 	elif ! grep -qs '^CONFIG_RUST=y' $(KDIR)/include/config/auto.conf; then \
 		echo "The kernel of $(KDIR) was configured without CONFIG_RUST=y, and cannot load Rust modules."; \
-		echo "Debian's kernels from 7.3 on, in trixie-backports, can."; \
+		echo "Debian's kernels from 7.2 on, in trixie-backports, can."; \
 		exit 1; \
 	elif [ ! -e $(KDIR)/rust/libkernel.rmeta ]; then \
 		echo "$(KDIR) has no metadata of the kernel crate (rust/libkernel.rmeta)."; \
@@ -29,56 +30,67 @@ check-kdir:
 		exit 1; \
 	fi
 
-modules: check-kdir
+modules: check-kdir ## build all modules in the checkout, the samples and the tests, too
 	$(MAKE) -C $(KDIR) M=$(CURDIR) modules
 
-# Without the samples and the tests
-install: check-kdir
+install: check-kdir ## build and install upcall.ko and aext4.ko
 	$(MAKE) -C $(KDIR) M=$(CURDIR) UPCALL_ONLY=y modules
 	$(MAKE) -C $(KDIR) M=$(CURDIR) UPCALL_ONLY=y modules_install
 	depmod -b "$(INSTALL_MOD_PATH)/" -a "$$(cat $(KDIR)/include/config/kernel.release)"
 
-clean:
+clean: ## remove what was built in the checkout
 	@if [ -e $(KDIR)/Makefile ]; then $(MAKE) -C $(KDIR) M=$(CURDIR) clean; fi
 
-## Checking the source, with the lab's tools
+### Checking the source, with the lab's tools
 
-rustfmt:
-	tools/lab run rustfmt --edition 2021 $$(git ls-files -co --exclude-standard '*.rs')
+check: ## all checks (tools/check)
+	tools/check
 
-rustfmt-check:
+rustfmt: ## format the Rust
+	tools/lab run rustfmt $$(git ls-files -co --exclude-standard '*.rs')
+
+rustfmt-check: ## is the Rust formatted?
 	tools/check rustfmt
 
-clippy:
+clippy: ## build with Clippy's warnings
 	tools/check $@
 
-rustdoc:
+rustdoc: ## make the crates' documentation, with its examples
 	tools/check $@
 
-## Running, in a virtual machine
+# With KDIR given, for that tree, after "make modules" there; else for the lab's
+rust-analyzer: ## write rust-project.json, for editors
+ifeq ($(origin KDIR),file)
+	tools/lab run tools/rust-analyzer /kernel/stock "$$(tools/lab modules stock)" "$$(tools/lab path)/root"
+else
+	tools/rust-analyzer $(abspath $(KDIR)) $(CURDIR)
+endif
 
-lab:
+### Running, in a virtual machine
+
+lab: ## provision the lab; whatever needs it does so, too
 	tools/lab
 
-run:
+run: ## see it run: an image is checked, and read by many upcalls
 	tools/run
 
-shell:
+shell: ## a shell in that machine, with the volume at /mnt
 	tools/run --shell
 
-test:
+test: ## run all tests, or those that UPCALL_TEST=PATTERN picks
 	tools/test
 
-nightly:
+nightly: ## the torture and the Rust door, for as long as a night allows
 	tools/test --nightly
 
-mutants:
+mutants: ## break the runtime in small ways, and expect red
 	tools/lab run tools/mutants
 
-## Measuring, in simulated time (BENCH=T1,B1, LAT=100us,2ms)
+### Measuring, in simulated time (BENCH=T1,B1, LAT=100us,2ms)
 
-bench:
+bench: ## run the benchmarks
 	BENCH="$(BENCH)" LAT="$(LAT)" bench/run
 
-help:
-	@sed -n 's/^## \(.*\)/\n\1/p; s/^\([a-z-]*\):.*/    make \1/p' Makefile | grep -v 'check-kdir'
+help: ## print this
+	@sed -nE 's/^### (.*)/\n\1/p; s/^([a-z-]+):.*## (.*)/\1\t\2/p' Makefile | awk -F '\t' \
+		'NF == 2 { printf "    make %-14s %s\n", $$1, $$2; next } { print }'

@@ -59,9 +59,9 @@ static long long measure(void (*op)(void), int rounds)
 
 int main(int argc, char **argv)
 {
-	int rounds;
+	int rounds = argc == 3 ? atoi(argv[2]) : 0;
 
-	if (argc != 3 || (rounds = atoi(argv[2])) < 1)
+	if (rounds < 1)
 		errx(2, "usage: warm FILE ROUNDS");
 	path = argv[1];
 	printf("stat %lld open %lld read %lld\n", measure(do_stat, rounds),

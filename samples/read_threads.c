@@ -56,15 +56,20 @@ int main(int argc, char **argv)
 	FILE *list;
 	int n, i;
 
-	if (argc != 3 || (n = atoi(argv[2])) < 1 || n > 256)
+	n = argc == 3 ? atoi(argv[2]) : 0;
+	if (n < 1 || n > 256)
 		errx(2, "usage: read_threads DIR THREADS");
 	dir = open(argv[1], O_RDONLY | O_DIRECTORY);
-	if (dir < 0 || !(list = fdopen(openat(dir, ".read_many", O_RDONLY), "r")))
+	list = dir < 0 ? NULL : fdopen(openat(dir, ".read_many", O_RDONLY), "r");
+	if (!list)
 		err(1, "%s/.read_many", argv[1]);
 	while ((len = getline(&line, &size, list)) > 0) {
 		line[len - 1] = '\0';
 		paths = realloc(paths, (count + 1) * sizeof(*paths));
-		if (!paths || !(paths[count++] = strdup(line)))
+		if (!paths)
+			err(1, "memory");
+		paths[count] = strdup(line);
+		if (!paths[count++])
 			err(1, "memory");
 	}
 	clock_gettime(CLOCK_MONOTONIC, &from);

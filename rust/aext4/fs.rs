@@ -35,6 +35,10 @@ impl FileSystem for Volume {
         options.set(option)
     }
 
+    fn asked_to_write(options: &mut Options) {
+        options.for_writing = true;
+    }
+
     fn options(&self) -> Options {
         self.options()
     }
@@ -151,7 +155,7 @@ impl FileSystem for Volume {
 
     fn has_namespace(&self, space: XattrNamespace) -> bool {
         match space {
-            XattrNamespace::User => self.options().user_xattr,
+            XattrNamespace::User | XattrNamespace::Gnu => self.options().user_xattr,
             XattrNamespace::AclAccess | XattrNamespace::AclDefault => self.options().acl,
             XattrNamespace::Trusted | XattrNamespace::Security => true,
             XattrNamespace::System => false,
@@ -200,7 +204,8 @@ pub(crate) fn attr(node: &NodeRef) -> Attr {
         flags: inode.flags.0 & VISIBLE,
         inline: inode.data_map() == DataMap::Inline,
         direct_io: inode.data_map() != DataMap::Inline
-            && !inode.flags.has(InodeFlags::JOURNAL_DATA),
+            && !inode.flags.has(InodeFlags::JOURNAL_DATA)
+            && !inode.flags.has(InodeFlags::VERITY),
         no_xattr: inode.xattr_offset.is_none() && inode.xattr_block.is_none(),
     }
 }

@@ -28,6 +28,8 @@ pub(crate) struct Options {
     pub(crate) inode_readahead: u32,
     /// Where the superblock is, in KiB.
     pub(crate) sb: u64,
+    /// Whether the volume was to be mounted for writing, which becomes a read-only mount.
+    pub(crate) for_writing: bool,
 }
 
 impl Default for Options {
@@ -39,6 +41,7 @@ impl Default for Options {
             user_xattr: true,
             inode_readahead: INODE_READAHEAD,
             sb: SUPER_KIB,
+            for_writing: false,
         }
     }
 }

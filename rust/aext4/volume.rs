@@ -13,8 +13,9 @@ use kernel::page::PAGE_SIZE;
 use kernel::prelude::*;
 use kernel::rbtree::RBTree;
 use kernel::sync::{new_spinlock, Arc, SpinLock};
+use layout::group::Zone;
 use layout::superblock::{super_offset, OnError, SUPER_SIZE};
-use layout::{CrcFns, Group, GroupDesc, Ino, Pblk, SuperBlock};
+use layout::{CrcFns, FileType, Group, GroupDesc, Ino, Inode, Pblk, SuperBlock};
 use upcall::join_all;
 use vfs::{StatFs, VolumeInfo};
 
@@ -42,7 +43,7 @@ pub(crate) struct Volume {
     pub(crate) sb: SuperBlock,
     groups: KVVec<GroupDesc>,
     /// Where metadata of fixed place is: runs of blocks, in order, that do not touch.
-    zones: KVVec<(u64, u64)>,
+    zones: KVVec<Zone>,
     pub(crate) statfs: StatFs,
     #[pin]
     pub(crate) nodes: SpinLock<Table>,
@@ -67,9 +68,16 @@ impl Volume {
             return Err(EINVAL);
         }
         let cache = Cache::new(&disk, block_size)?;
-        let groups = read_groups(&disk, &cache, &sb).await?;
-        let statfs = statfs(&sb, &groups);
-        let zones = zones(&sb, &groups)?;
+        let groups = read_groups(&disk, &cache, &sb, options.for_writing).await?;
+        let zones = merged(groups.iter().flat_map(|group| group.zones(&sb.geo)))?;
+        let counted = merged(
+            groups
+                .iter()
+                .flat_map(|group| group.overhead_zones(&sb.geo)),
+        )?;
+        let journal = journal_blocks(&disk, &cache, &sb, &groups).await;
+        let overhead = sb.overhead(counted, journal);
+        let statfs = statfs(&sb, &groups, overhead);
         let volume = Arc::pin_init(
             pin_init!(Self {
                 disk,
@@ -117,9 +125,9 @@ impl Volume {
     /// may name.
     pub(crate) fn is_fixed(&self, pblk: Pblk, len: u32) -> bool {
         let end = pblk.0.saturating_add(len.into());
-        let before = self.zones.partition_point(|zone| zone.0 < end);
+        let before = self.zones.partition_point(|zone| zone.start.0 < end);
         let last = before.checked_sub(1).and_then(|i| self.zones.get(i));
-        last.is_some_and(|zone| zone.0.saturating_add(zone.1) > pblk.0)
+        last.is_some_and(|zone| zone.start.0.saturating_add(zone.len) > pblk.0)
     }
 
     /// The block of the volume that has inode `ino`, and the inode's offset in it.
@@ -272,7 +280,15 @@ fn check_state(disk: &Disk, sb: &SuperBlock, options: &Options) -> Result {
 }
 
 /// Reads and checks all group descriptors.
-async fn read_groups(disk: &Disk, cache: &Cache, sb: &SuperBlock) -> Result<KVVec<GroupDesc>> {
+///
+/// A wrong checksum is no reason not to read, but one not to write. Nothing is written yet, but who asks
+/// for it is not to take a damaged volume for a sound one.
+async fn read_groups(
+    disk: &Disk,
+    cache: &Cache,
+    sb: &SuperBlock,
+    for_writing: bool,
+) -> Result<KVVec<GroupDesc>> {
     let geo = &sb.geo;
     let refuse = |error| refuse_mount(disk, error);
     let mut groups = KVVec::new();
@@ -292,6 +308,12 @@ async fn read_groups(disk: &Disk, cache: &Cache, sb: &SuperBlock) -> Result<KVVe
                     break;
                 }
                 let raw = buffer.data().get(offset as usize..).ok_or(EIO)?;
+                if let Err(error) = GroupDesc::verify(raw, Group(next), geo) {
+                    if for_writing {
+                        return Err(refuse(error));
+                    }
+                    disk.log_limited(Level::Error, format_args!("group {next}: {error}"));
+                }
                 let group = GroupDesc::parse(raw, Group(next), geo).map_err(refuse)?;
                 groups.push(group, GFP_KERNEL)?;
                 next += 1;
@@ -301,32 +323,86 @@ async fn read_groups(disk: &Disk, cache: &Cache, sb: &SuperBlock) -> Result<KVVe
     Ok(groups)
 }
 
-/// Collects where metadata of fixed place is.
-fn zones(sb: &SuperBlock, groups: &[GroupDesc]) -> Result<KVVec<(u64, u64)>> {
+/// Sorts zones, and merges those that touch or overlap.
+fn merged(zones: impl Iterator<Item = Zone>) -> Result<KVVec<Zone>> {
     let mut all = RBTree::new();
-    for group in groups {
-        for zone in group.zones(&sb.geo) {
-            // Of zones that begin at the same block the longest counts.
-            let so_far = all.get(&zone.start.0).copied().unwrap_or(0);
-            if zone.len > so_far {
-                all.try_create_and_insert(zone.start.0, zone.len, GFP_KERNEL)?;
-            }
+    for zone in zones {
+        // Of zones that begin at the same block the longest counts.
+        let so_far = all.get(&zone.start.0).copied().unwrap_or(0);
+        if zone.len > so_far {
+            all.try_create_and_insert(zone.start.0, zone.len, GFP_KERNEL)?;
         }
     }
-    let mut zones: KVVec<(u64, u64)> = KVVec::new();
+    let mut merged: KVVec<Zone> = KVVec::new();
     for (&start, &len) in all.iter() {
-        match zones.last_mut() {
-            Some((first, so_far)) if start <= first.saturating_add(*so_far) => {
-                *so_far = (*so_far).max(start.saturating_add(len).saturating_sub(*first));
+        match merged.last_mut() {
+            Some(last) if start <= last.start.0.saturating_add(last.len) => {
+                let end = start.saturating_add(len);
+                last.len = last.len.max(end.saturating_sub(last.start.0));
             }
-            _ => zones.push((start, len), GFP_KERNEL)?,
+            _ => {
+                let start = Pblk(start);
+                merged.push(Zone { start, len }, GFP_KERNEL)?;
+            }
         }
     }
-    Ok(zones)
+    Ok(merged)
+}
+
+/// The size of the journal in blocks, if the volume has one in itself.
+///
+/// The journal is not needed for reading: if its inode is damaged there is a line in the log, and 0.
+async fn journal_blocks(disk: &Disk, cache: &Cache, sb: &SuperBlock, groups: &[GroupDesc]) -> u64 {
+    let Some(ino) = sb.journal_ino else {
+        return 0;
+    };
+    let size = match journal_size(cache, sb, groups, ino).await {
+        Ok(Ok(size)) => size,
+        Ok(Err(error)) => {
+            disk.log(Level::Warning, format_args!("the journal: {error}"));
+            0
+        }
+        Err(_) => {
+            disk.log(
+                Level::Warning,
+                format_args!("the journal: inode {ino} cannot be read"),
+            );
+            0
+        }
+    };
+    size >> sb.geo.block_bits()
+}
+
+async fn journal_size(
+    cache: &Cache,
+    sb: &SuperBlock,
+    groups: &[GroupDesc],
+    ino: Ino,
+) -> Result<layout::Result<u64>> {
+    let geo = &sb.geo;
+    let place = geo.inode_index(ino).and_then(|(Group(group), index)| {
+        let group = groups.get(group as usize);
+        match group {
+            Some(group) => group.inode_location(index, geo),
+            None => Err(layout::Error::corrupt1("no group for inode {}", ino)),
+        }
+    });
+    let (pblk, offset) = match place {
+        Ok(place) => place,
+        Err(error) => return Ok(Err(error)),
+    };
+    let buffer = cache.read(pblk.0, pblk.0..pblk.0).await?;
+    let raw = buffer.data().get(offset as usize..).ok_or(EIO)?;
+    Ok(
+        Inode::parse(raw, ino, geo).and_then(|inode| match inode.file_type {
+            FileType::Regular => Ok(inode.size),
+            _ => Err(layout::Error::corrupt1("inode {} is no file", ino)),
+        }),
+    )
 }
 
 /// Adds up space and inodes. What the disk says is bounded by what the volume can have.
-fn statfs(sb: &SuperBlock, groups: &[GroupDesc]) -> StatFs {
+fn statfs(sb: &SuperBlock, groups: &[GroupDesc], overhead: u64) -> StatFs {
     let geo = &sb.geo;
     let cluster = u64::from(geo.cluster_blocks());
     let per_group = (geo.clusters_per_group(), geo.inodes_per_group().get());
@@ -336,10 +412,6 @@ fn statfs(sb: &SuperBlock, groups: &[GroupDesc]) -> StatFs {
         free_files = free_files.saturating_add(group.free_inodes.min(per_group.1).into());
     }
     let free = free.saturating_mul(cluster).min(geo.blocks_count());
-    let overhead = match sb.overhead_clusters {
-        0 => layout_overhead(sb),
-        clusters => u64::from(clusters).saturating_mul(cluster),
-    };
     // ext4 keeps a fiftieth, at most 4,096 clusters, for the conversion of unwritten extents.
     let kept = if geo.has_incompat(layout::Incompat::EXTENTS) {
         (geo.blocks_count() / cluster / 50)
@@ -349,18 +421,12 @@ fn statfs(sb: &SuperBlock, groups: &[GroupDesc]) -> StatFs {
         0
     };
     StatFs {
-        blocks: geo.blocks_count().saturating_sub(overhead),
+        blocks: geo
+            .blocks_count()
+            .saturating_sub(overhead.saturating_mul(cluster)),
         free,
         available: free.saturating_sub(sb.reserved_blocks.saturating_add(kept)),
         files: geo.inodes_count().into(),
         free_files,
     }
-}
-
-/// Counts the blocks that hold metadata from the beginning, where mke2fs has not left the number.
-fn layout_overhead(sb: &SuperBlock) -> u64 {
-    let geo = &sb.geo;
-    let tables = u64::from(geo.inode_table_blocks()) + 2;
-    let groups = (0..geo.groups()).map(|group| geo.base_meta_blocks(Group(group)) + tables);
-    geo.first_data_block().0 + groups.sum::<u64>()
 }

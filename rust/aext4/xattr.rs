@@ -23,6 +23,7 @@ fn namespace(index: u8) -> Option<XattrNamespace> {
         format::INDEX_TRUSTED => XattrNamespace::Trusted,
         format::INDEX_SECURITY => XattrNamespace::Security,
         format::INDEX_SYSTEM => XattrNamespace::System,
+        format::INDEX_HURD => XattrNamespace::Gnu,
         _ => return None,
     })
 }
@@ -35,6 +36,7 @@ fn index(namespace: XattrNamespace) -> u8 {
         XattrNamespace::Trusted => format::INDEX_TRUSTED,
         XattrNamespace::Security => format::INDEX_SECURITY,
         XattrNamespace::System => format::INDEX_SYSTEM,
+        XattrNamespace::Gnu => format::INDEX_HURD,
     }
 }
 

@@ -63,7 +63,7 @@ static bool upcall_may(u32 uid, u32 gid, u16 mode, const struct upcall_acl_entry
 
 	if (uid_eq(make_kuid(&init_user_ns, uid), current_fsuid()))
 		permitted = (mode >> 6 & want) == want;
-	else if (count && (mode & S_IRWXG))
+	else if (count && (mode & 0070))
 		permitted = upcall_acl_permits(gid, acl, count, want);
 	else if (in_group_p(make_kgid(&init_user_ns, gid)))
 		permitted = (mode >> 3 & want) == want;
@@ -75,7 +75,7 @@ static bool upcall_may(u32 uid, u32 gid, u16 mode, const struct upcall_acl_entry
 		if (capable(CAP_DAC_READ_SEARCH))
 			return true;
 	/* Nobody executes what is for nobody to execute. */
-	if (S_ISDIR(mode) || !(want & MAY_EXEC) || (mode & S_IXUGO))
+	if (S_ISDIR(mode) || !(want & MAY_EXEC) || (mode & 0111))
 		return capable(CAP_DAC_OVERRIDE);
 	return false;
 }

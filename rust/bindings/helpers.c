@@ -7,6 +7,7 @@
 #include <linux/delay.h>
 #include <linux/ktime.h>
 #include <linux/lockdep.h>
+#include <linux/memcontrol.h>
 #include <linux/mempool.h>
 #include <linux/mm.h>
 #include <linux/panic.h>
@@ -447,6 +448,12 @@ bool upcall_ratelimit(struct ratelimit_state *state, const char *label)
 void upcall_ratelimit_init(struct ratelimit_state *state)
 {
 	ratelimit_default_init(state);
+}
+
+/* Whether a shrinker is asked for all memory, and not for that of one control group. */
+bool upcall_shrinks_all(const struct shrink_control *sc)
+{
+	return !sc->memcg || mem_cgroup_is_root(sc->memcg);
 }
 
 void upcall_invalidate_bdev(struct block_device *bdev)

@@ -15,6 +15,7 @@
 #include <linux/posix_acl.h>
 #include <linux/ratelimit_types.h>
 #include <linux/seq_file.h>
+#include <linux/shrinker.h>
 #include <linux/spinlock.h>
 #include <linux/statfs.h>
 #include <linux/wait.h>
@@ -131,6 +132,7 @@ void upcall_statfs_fsid(struct kstatfs *st, const struct super_block *sb);
 bool upcall_sb_rdonly(const struct super_block *sb);
 bool upcall_ratelimit(struct ratelimit_state *state, const char *label);
 void upcall_ratelimit_init(struct ratelimit_state *state);
+bool upcall_shrinks_all(const struct shrink_control *sc);
 void upcall_invalidate_bdev(struct block_device *bdev);
 void upcall_panic(const char *label);
 

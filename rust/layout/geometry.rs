@@ -347,11 +347,21 @@ impl Geometry {
             } else {
                 self.desc_blocks()
             };
-            u64::from(blocks) + u64::from(self.reserved_gdt_blocks)
+            u64::from(blocks) + self.reserved_desc_blocks(group)
         } else {
             0
         };
         u64::from(has_super) + gdt
+    }
+
+    /// Returns how many of a group's [`base_meta_blocks`](Self::base_meta_blocks) are reserved for
+    /// descriptors of groups to come.
+    pub(super) fn reserved_desc_blocks(&self, group: Group) -> u64 {
+        let index = group.0 / self.descs_per_block;
+        match self.group_has_super(group) && !self.desc_block_is_meta(index) {
+            true => u64::from(self.reserved_gdt_blocks),
+            false => 0,
+        }
     }
 
     /// Returns the largest size in bytes that a file with extents, or (`false`) an indirect map,

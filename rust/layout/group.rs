@@ -5,7 +5,7 @@
 use super::bytes::{get_u16, get_u32, join16, join32, us};
 use super::csum::{Mode, GROUP_CSUM};
 use super::error::{Error, OrShort, Result};
-use super::feature::Incompat;
+use super::feature::{Incompat, RoCompat};
 use super::geometry::Geometry;
 use super::units::{Group, Pblk};
 
@@ -55,27 +55,38 @@ impl GroupDesc {
     /// Flag: the unused part of the inode table is zeroed.
     pub const INODE_ZEROED: u16 = 0x4;
 
-    /// Parses, verifies and checks a group's descriptor, at the start of `raw`.
+    /// Verifies the checksum of a group's descriptor, at the start of `raw`.
+    ///
+    /// It is apart from [`parse`](Self::parse) because a wrong one does not keep from reading: what
+    /// a reader needs of the descriptor is checked there, and whoever rescues files needs them.
     ///
     /// # Errors
     ///
-    /// [`Kind::Checksum`](super::Kind::Checksum), and [`Kind::Corrupt`](super::Kind::Corrupt) if a
-    /// bitmap or the inode table does not lie where it may: on the volume, and without `flex_bg` in
-    /// its own group.
+    /// [`Kind::Checksum`](super::Kind::Checksum).
+    pub fn verify(raw: &[u8], group: Group, geo: &Geometry) -> Result<()> {
+        let raw = raw.get(..usize::from(geo.desc_size())).or_short(SHORT)?;
+        let stored = get_u16(raw, GROUP_CSUM).or_short(SHORT)?;
+        let computed = geo.csum().group_desc(group, raw);
+        if geo.csum().mode() == Mode::None || stored == computed {
+            return Ok(());
+        }
+        Err(Error::checksum(
+            "group descriptor: checksum {x}, but {x} expected",
+            stored,
+            computed,
+        ))
+    }
+
+    /// Parses and checks a group's descriptor, at the start of `raw`.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Corrupt`](super::Kind::Corrupt) if a bitmap or the inode table does not lie where it
+    /// may: on the volume, and without `flex_bg` in its own group.
     pub fn parse(raw: &[u8], group: Group, geo: &Geometry) -> Result<Self> {
         let raw = raw.get(..usize::from(geo.desc_size())).or_short(SHORT)?;
         let u16_at = |off| get_u16(raw, off).or_short(SHORT);
         let u32_at = |off| get_u32(raw, off).or_short(SHORT);
-
-        let stored = u16_at(GROUP_CSUM)?;
-        let computed = geo.csum().group_desc(group, raw);
-        if geo.csum().mode() != Mode::None && stored != computed {
-            return Err(Error::checksum(
-                "group descriptor: checksum {x}, but {x} expected",
-                stored,
-                computed,
-            ));
-        }
 
         // The upper halves exist in the larger descriptors of 64bit volumes only.
         let wide = geo.has_incompat(Incompat::B64) && raw.len() >= 64;
@@ -218,6 +229,20 @@ impl GroupDesc {
                 len: u64::from(geo.inode_table_blocks()),
             },
         ]
+    }
+
+    /// Returns what of the group's [`zones`](Self::zones) counts as overhead.
+    ///
+    /// Volumes with `bigalloc` count no room that is reserved for more descriptors, as in ext4.
+    pub fn overhead_zones(&self, geo: &Geometry) -> [Zone; 4] {
+        let mut zones = self.zones(geo);
+        if geo.has_ro_compat(RoCompat::BIGALLOC) {
+            let [base, ..] = &mut zones;
+            base.len = base
+                .len
+                .saturating_sub(geo.reserved_desc_blocks(self.group));
+        }
+        zones
     }
 }
 

@@ -14,6 +14,9 @@ const SHORT: &str = "inode: buffer too short";
 /// The size in bytes of the oldest inodes, and of the part that all share.
 pub const BASE_SIZE: u16 = 128;
 
+/// How many bytes behind the first 128 have a meaning.
+const KNOWN_EXTRA: u16 = 32;
+
 /// How many bytes `i_block` has: block pointers, an extent root, a short link or inline data.
 pub const I_BLOCK_SIZE: usize = 60;
 
@@ -188,7 +191,8 @@ pub struct Inode {
     pub device: Option<Device>,
     /// The bytes of `i_block` as the disk has them.
     pub block: [u8; I_BLOCK_SIZE],
-    /// How many bytes behind the first 128 hold fields.
+    /// How many bytes behind the first 128 hold fields. An inode that has room and says 0, as tune2fs
+    /// and old tools leave it, counts as one that has all fields.
     pub extra_isize: u16,
     /// Where the attributes in the inode start, as an offset in it; see
     /// [`XattrSet::in_inode`](super::XattrSet::in_inode).
@@ -298,6 +302,15 @@ impl Inode {
             check_fast_symlink(ino, &block, size)?;
         }
 
+        // Both are only where the inode itself says so.
+        let project = match geo.has_ro_compat(RoCompat::PROJECT) {
+            true => raw.extra(0x9c)?.unwrap_or(0),
+            false => 0,
+        };
+        let xattr_offset = xattr_offset(&raw, geo);
+        if geo.inode_size() > BASE_SIZE && raw.extra_isize == 0 {
+            raw.extra_isize = KNOWN_EXTRA;
+        }
         let time =
             |base, extra| -> Result<Time> { Ok(Time::decode(raw.u32(base)?, raw.extra(extra)?)) };
         if links == 0 && !orphan {
@@ -310,10 +323,7 @@ impl Inode {
             file_type,
             uid: join16(raw.u16(0x2)?, raw.u16(0x78)?),
             gid: join16(raw.u16(0x18)?, raw.u16(0x7a)?),
-            project: match geo.has_ro_compat(RoCompat::PROJECT) {
-                true => raw.extra(0x9c)?.unwrap_or(0),
-                false => 0,
-            },
+            project,
             size,
             sectors,
             links,
@@ -342,7 +352,7 @@ impl Inode {
             },
             block,
             extra_isize: raw.extra_isize,
-            xattr_offset: xattr_offset(&raw, geo),
+            xattr_offset,
             data_map,
             indexed: file_type == FileType::Directory
                 && flags.has(InodeFlags::INDEX)
@@ -537,10 +547,11 @@ fn data_map(
     }
 }
 
+/// Checks that the target in `i_block` ends where the size says, as ext4 does.
 fn check_fast_symlink(ino: Ino, block: &[u8; I_BLOCK_SIZE], size: u64) -> Result<()> {
-    let target = usize::try_from(size).ok().and_then(|n| block.get(..n));
-    match target {
-        Some(target) if (1..60).contains(&target.len()) && !target.contains(&0) => Ok(()),
+    let end = block.iter().position(|&byte| byte == 0);
+    match end {
+        Some(end @ 1..) if u64::try_from(end) == Ok(size) => Ok(()),
         _ => Err(Error::corrupt2(
             "inode {}: symbolic link of {} bytes",
             ino,

@@ -9,6 +9,7 @@ use super::csum::{self, CrcFns, Csum, Mode};
 use super::error::{Error, Kind, OrShort, Result};
 use super::feature::{Compat, Features, Incompat, RoCompat};
 use super::geometry::Geometry;
+use super::group::Zone;
 use super::hash::HashParams;
 use super::units::{Ino, Pblk};
 
@@ -67,7 +68,8 @@ pub struct SuperBlock {
     pub free_blocks: u64,
     /// Free inodes when the superblock was last written.
     pub free_inodes: u32,
-    /// Clusters that metadata takes, as mke2fs or the kernel worked it out; 0 if unknown.
+    /// Clusters that metadata takes, as mke2fs or the kernel worked it out; 0 if unknown. Resizing
+    /// leaves it stale: see [`SuperBlock::overhead`].
     pub overhead_clusters: u32,
     /// The default mount options that tune2fs set.
     pub default_mount_opts: u32,
@@ -201,6 +203,38 @@ impl SuperBlock {
     /// Returns whether the volume was unmounted cleanly and no error was found on it.
     pub const fn is_clean(&self) -> bool {
         self.state & (Self::STATE_CLEAN | Self::STATE_ERROR) == Self::STATE_CLEAN
+    }
+
+    /// Returns how many clusters metadata takes, which `statfs` does not count as space for data.
+    ///
+    /// `fixed` has the [`overhead_zones`](super::GroupDesc::overhead_zones) of all groups, in
+    /// ascending order and merged where they touch or overlap. `journal_blocks` is the size of the
+    /// journal in the volume, or 0.
+    ///
+    /// The superblock's own number is used as ext4 uses it: on volumes with `bigalloc`, unless it
+    /// exceeds the volume. Elsewhere it may be stale, and counting is cheap.
+    pub fn overhead(&self, fixed: impl IntoIterator<Item = Zone>, journal_blocks: u64) -> u64 {
+        let geo = &self.geo;
+        let stored = u64::from(self.overhead_clusters);
+        if geo.has_ro_compat(RoCompat::BIGALLOC) && stored > 0 && stored <= geo.blocks_count() {
+            return stored;
+        }
+        let bits = geo.cluster_bits;
+        let mut clusters = geo.first_data_block().0 >> bits;
+        // The first cluster that was not looked at.
+        let mut next = 0;
+        for zone in fixed.into_iter().filter(|zone| zone.len > 0) {
+            // Clusters are counted from the first block of the first group.
+            let start = zone.start.0.saturating_sub(geo.first_data_block().0);
+            let last = start.saturating_add(zone.len - 1) >> bits;
+            let first = (start >> bits).max(next);
+            if first <= last {
+                clusters = clusters.saturating_add(last - first + 1);
+                next = last + 1;
+            }
+        }
+        let journal = journal_blocks.div_ceil(u64::from(geo.cluster_blocks()));
+        clusters.saturating_add(journal)
     }
 
     /// Refuses a volume that is larger than its device.

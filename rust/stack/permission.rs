@@ -14,7 +14,7 @@ use vfs::DirBatch;
 
 /// Does what credentials permit, as the VFS would: by mode bits, access control lists and capabilities.
 ///
-/// Finding a name needs the right to execute the directory, listing it and reading a file or a `user.` attribute the
+/// Finding a name needs the right to execute the directory, listing it and reading a file, a `user.` or a `gnu.` attribute the
 /// right to read, and `trusted.` attributes `CAP_SYS_ADMIN`, without which they are not listed. Every operation asks anew:
 /// there is no open file that once was permitted. What is refused fails with `EACCES`.
 pub struct Permitted<L> {
@@ -78,7 +78,7 @@ impl<L: AsyncStackable> AsyncStackable for Permitted<L> {
         if name.starts_with(b"trusted.") && !is_admin(&self.credentials) {
             return Err(ENODATA);
         }
-        if name.starts_with(b"user.") {
+        if name.starts_with(b"user.") || name.starts_with(b"gnu.") {
             self.check(ino, Access::READ).await?;
         }
         self.below.getxattr(ino, name).await

@@ -189,12 +189,12 @@ impl Core {
         self.worker.load(Relaxed) == sys::current()
     }
 
-    /// Runs `f` for a member of `scope`, which is `task` if it is one.
+    /// Runs `f` for a member of `scope`, which is `task` if it is one. What ran before goes on after.
     ///
     /// # Safety
     ///
-    /// Called by the worker, from a [`Runnable`], which calls it once. The member keeps `scope`
-    /// alive until `f` has called the user's code for the last time, and `task` is alive as long.
+    /// Called by the worker, inside [`run`](Self::run). The member keeps `scope` alive until `f` has
+    /// called the user's code for the last time, and `task` is alive as long.
     pub(crate) unsafe fn within(
         &self,
         scope: *const ScopeInner,
@@ -203,12 +203,13 @@ impl Core {
     ) {
         let set = |to| {
             // SAFETY: We are the worker.
-            self.running.with_mut(|running| unsafe { *running = to });
+            self.running
+                .with_mut(|running| unsafe { core::mem::replace(&mut *running, to) })
         };
-        set((scope, task));
+        let outer = set((scope, task));
         f();
         // At once: other code than a member's runs on this thread too, such as a driver's when the plug ends.
-        set((null(), null()));
+        set(outer);
     }
 
     /// The scope whose member the caller is, if the caller is user code on this executor's worker.

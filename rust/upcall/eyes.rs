@@ -292,8 +292,8 @@ pub struct Current {
     pub polls: u32,
 }
 
-/// The task whose poll the caller is in, if it is run by an executor; `None` elsewhere, also inside a first
-/// poll by `spawn_eager`. Process context.
+/// The task whose poll the caller is in, if an executor's worker runs it; `None` elsewhere, also inside a
+/// first poll by a `spawn_eager` of another thread. Process context.
 pub fn current() -> Option<Current> {
     let executor = sys::current_executor()?;
     // SAFETY: The executor is there while it runs us, and so is the task.

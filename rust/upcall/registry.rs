@@ -13,22 +13,14 @@
 
 use crate::executor::Core;
 use crate::scope::{Member, ScopeInner};
-use crate::sys::{Acquire, Atomic, Cell, Relaxed, Release};
+use crate::sys::{self, with_registry_lock as locked, Acquire, Atomic, Cell, Relaxed, Release};
 use core::ptr::{from_ref, null, null_mut, NonNull};
-use kernel::sync::rcu;
-use upcall_bindings as ub;
 
-static EXECUTORS: Atomic<*mut Core> = Atomic::new(null_mut());
-static SCOPES: Atomic<*mut ScopeInner> = Atomic::new(null_mut());
-
-/// Runs `f` under the lock.
-fn locked<R>(f: impl FnOnce() -> R) -> R {
-    // SAFETY: Taken and released on the same thread, and `f` does not sleep.
-    let flags = unsafe { ub::upcall_registry_lock() };
-    let result = f();
-    // SAFETY: As above.
-    unsafe { ub::upcall_registry_unlock(flags) };
-    result
+sys::global! {
+    static EXECUTORS: Atomic<*mut Core> = Atomic::new(null_mut());
+}
+sys::global! {
+    static SCOPES: Atomic<*mut ScopeInner> = Atomic::new(null_mut());
 }
 
 /// Adds an executor.
@@ -42,7 +34,7 @@ pub(crate) fn add(core: &Core) {
 /// Removes an executor. It may be read until a grace period is over.
 pub(crate) fn remove(core: &Core) {
     locked(|| {
-        let mut link = &EXECUTORS;
+        let mut link: &Atomic<*mut Core> = &EXECUTORS;
         loop {
             let at = link.load(Relaxed);
             // SAFETY: What is in the list was added, and is not freed while we hold the lock.
@@ -59,7 +51,7 @@ pub(crate) fn remove(core: &Core) {
 
 /// Calls `f` for each executor until it gives something. `f` does not sleep.
 pub(crate) fn find_executor<R>(mut f: impl FnMut(&Core) -> Option<R>) -> Option<R> {
-    let _rcu = rcu::read_lock();
+    let _rcu = sys::read_section();
     let mut at = EXECUTORS.load(Acquire);
     // SAFETY: We are in a read section, in which nothing in the list is freed.
     while let Some(core) = unsafe { at.as_ref() } {

@@ -26,9 +26,8 @@
 //! A scope that is leaked (`mem::forget`), or owned by one of its own tasks, waits for nobody; the
 //! module that did so may not be removed.
 
-#[cfg(MODULE)]
-use super::executor::Core;
-use super::executor::Executor;
+use super::executor::{Core, Executor};
+use super::registry::{self, Enrolled};
 use super::stats::Wait;
 use super::sys::{self, Arc, Atomic, Cell, Full, Lock, Relaxed};
 use super::task::{self, Header, How, JoinHandle, Siblings};
@@ -54,8 +53,7 @@ pub(crate) struct ScopeInner {
     /// Runs what may sleep.
     sleeper: Executor,
     /// Its place in the list of all scopes.
-    #[cfg_attr(not(MODULE), allow(dead_code, reason = "nobody looks"))]
-    pub(crate) enrolled: sys::Enrolled,
+    pub(crate) enrolled: Enrolled,
 }
 
 // SAFETY: All of it is made to be shared.
@@ -149,7 +147,9 @@ impl ScopeInner {
     pub(crate) unsafe fn leave(scope: NonNull<Self>) {
         // SAFETY: The caller was a member, and the members keep the scope.
         let this = unsafe { scope.as_ref() };
-        if this.members.fetch_sub(1, Full) & !CLOSED == 1 {
+        let members = this.members.fetch_sub(1, Full) & !CLOSED;
+        debug_assert!(members != 0, "a scope was left by who was no member");
+        if members == 1 {
             // SAFETY: The caller was the last.
             unsafe { this.end() };
         }
@@ -169,7 +169,7 @@ impl ScopeInner {
                 self.keep.with_mut(|keep| (*keep).take()),
             )
         };
-        sys::strike(self);
+        registry::strike(self);
         self.empty.complete();
         drop(parent);
         drop(keep);
@@ -212,21 +212,25 @@ impl ScopeInner {
         self.parent.with_mut(|p| unsafe { *p = Some(parent) });
     }
 
-    /// Cancels all tasks; in place if `here`.
-    fn cancel(&self, here: bool) {
+    /// Cancels all tasks; in place if the caller is on a worker, `here`.
+    fn cancel(&self, here: Option<&Core>) {
         loop {
             let mut tasks = self.tasks.lock();
             self.close();
             let Some(task) = tasks.first else { return };
             tasks.remove(task);
             drop(tasks);
-            // SAFETY: The list's reference is now ours, and is passed on or dropped.
+            // SAFETY: The list's reference is now ours, and is passed on or dropped. A claimed task is a
+            // member until `task::cancel` has dropped its future.
             unsafe {
-                if here && task.as_ref().state.claim() {
-                    task::cancel(task);
-                } else {
-                    task::abort(task);
-                    task::put(task);
+                match here {
+                    Some(worker) if task.as_ref().state.claim() => {
+                        worker.within(self, task.as_ptr(), || task::cancel(task));
+                    }
+                    _ => {
+                        task::abort(task);
+                        task::put(task);
+                    }
                 }
             }
         }
@@ -259,12 +263,12 @@ impl Scope {
             parent: Cell::new(None),
             executor: executor.clone(),
             sleeper: sleeper.clone(),
-            enrolled: sys::Enrolled::new(),
+            enrolled: Enrolled::new(),
         })?;
         let keep = Some(inner.clone());
         // SAFETY: Nobody else knows of it.
         inner.keep.with_mut(|place| unsafe { *place = keep });
-        sys::enroll(&inner);
+        registry::enroll(&inner);
         Ok(Self { inner, left: false })
     }
 
@@ -313,7 +317,7 @@ impl Scope {
 
     /// Cancels the tasks, and takes no more. Any that is running is cancelled after its poll.
     pub fn cancel(&self) {
-        self.inner.cancel(false);
+        self.inner.cancel(None);
     }
 
     /// Waits until every member of the scope is done: the join of fork-join.
@@ -340,7 +344,7 @@ impl Drop for Scope {
         let leave = || unsafe { ScopeInner::leave(NonNull::from(&**inner)) };
         // Any executor's: what is left of the scope may need its worker, be it to release a request.
         let Some(worker) = sys::current_executor() else {
-            inner.cancel(false);
+            inner.cancel(None);
             if !self.left {
                 leave();
             }
@@ -351,7 +355,7 @@ impl Drop for Scope {
         };
         // SAFETY: It is there as long as it runs us.
         let worker = unsafe { worker.as_ref() };
-        inner.cancel(true);
+        inner.cancel(Some(worker));
         // SAFETY: The scope is ours, and so is the waiting side of `empty`.
         unsafe { inner.empty.disarm() };
         if self.left && !inner.enter() {
@@ -410,7 +414,8 @@ impl Spawner {
 
     /// Polls `future` once on the caller's thread, and queues it only if it is pending.
     ///
-    /// A first step that needs no wait costs no hand-over. Otherwise as [`spawn`](Self::spawn).
+    /// A first step that needs no wait costs no hand-over. Inside an upcall the first poll runs as one of
+    /// this task and its scope, as every other. Otherwise as [`spawn`](Self::spawn).
     pub fn spawn_eager<F>(&self, future: F) -> sys::Result<JoinHandle<F::Output>>
     where
         F: Future + Send + 'static,
@@ -463,12 +468,12 @@ impl Member {
     pub(crate) unsafe fn join(scope: NonNull<ScopeInner>) -> Option<Self> {
         // SAFETY: By the function's contract.
         let entered = unsafe { scope.as_ref() }.enter();
+        // Lazily: a member that is made and dropped leaves a scope that it never entered.
         // INVARIANT: We have entered.
-        entered.then_some(Self(scope))
+        entered.then(|| Self(scope))
     }
 
     /// Whose member it is.
-    #[cfg(MODULE)]
     pub(crate) fn scope(&self) -> &ScopeInner {
         // SAFETY: By the invariant.
         unsafe { self.0.as_ref() }
@@ -531,7 +536,13 @@ unsafe fn begin(scope: &ScopeInner, task: NonNull<Header>, eager: bool) -> sys::
     unsafe {
         if eager {
             let _nofs = sys::NoFs::enter();
-            task::poll(task, None);
+            match sys::current_executor() {
+                // Not as a member of what the worker runs. The worker is there as long as it runs us.
+                Some(worker) => worker
+                    .as_ref()
+                    .within(scope, task.as_ptr(), || task::poll(task, None)),
+                None => task::poll(task, None),
+            }
         } else {
             task.as_ref().executor.as_ref().push(task.cast());
         }

@@ -29,6 +29,29 @@ pub(crate) const COMPAT_IOCTL: Option<
 /// The size of the buffer that `FS_IOC_GETFSLABEL` fills.
 const LABEL_MAX: usize = ub::FSLABEL_MAX as usize;
 
+/// The number of bytes before the UUID in the buffer of `EXT4_IOC_GETFSUUID`: its size, and flags.
+const UUID_HEADER: usize = 8;
+
+/// Answers `EXT4_IOC_GETFSUUID`: how much room the UUID needs, if the buffer at `arg` says 0, or else the UUID.
+fn uuid(uuid: &[u8; 16], arg: c_ulong) -> Result {
+    let user = |len| UserSlice::new(UserPtr::from_addr(arg), len);
+    let mut header = [0; UUID_HEADER];
+    user(UUID_HEADER).reader().read_slice(&mut header)?;
+    let (len, flags) = header.split_at(4);
+    let size = uuid.len() as u32;
+    if len == [0; 4] {
+        return user(4).writer().write_slice(&size.to_ne_bytes());
+    }
+    let len = u32::from_ne_bytes(len.try_into().map_err(|_| EINVAL)?);
+    if len < size || flags != [0; 4] {
+        return Err(EINVAL);
+    }
+    let mut writer = user(UUID_HEADER + uuid.len()).writer();
+    writer.write_slice(&size.to_ne_bytes())?;
+    writer.write_slice(&[0; 4])?;
+    writer.write_slice(uuid)
+}
+
 /// # Safety
 ///
 /// Called by the kernel alone, as the C declaration says.
@@ -60,6 +83,7 @@ pub(crate) unsafe extern "C" fn ioctl<F: FileSystem>(
             }
             to_user(&label)
         }
+        ub::UPCALL_EXT4_IOC_GETFSUUID => uuid(&inode.volume().info().uuid, arg),
         _ => Err(ENOTTY),
     };
     match result {
@@ -83,7 +107,7 @@ impl<F: FileSystem> Ops<F> {
         unlocked_ioctl: Some(ioctl::<F>),
         compat_ioctl: COMPAT_IOCTL,
         setlease: Some(ub::generic_setlease),
-        fop_flags: ub::UPCALL_FOP_BUFFER_RASYNC,
+        fop_flags: ub::UPCALL_FOP_BUFFER_RASYNC | ub::UPCALL_FOP_DONTCACHE,
         // SAFETY: Zero is what the C initialisers leave there.
         ..unsafe { core::mem::zeroed() }
     };

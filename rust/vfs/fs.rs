@@ -28,6 +28,9 @@ pub trait FileSystem: Sized + Send + Sync + 'static {
     /// Takes one mount option. Returns `false` if there is no such option.
     fn set_option(options: &mut Self::Options, option: MountOption<'_>) -> Result<bool>;
 
+    /// Notes that the mount was asked for without `ro`. It is read-only nevertheless.
+    fn asked_to_write(options: &mut Self::Options);
+
     /// Copies the options of a mounted volume, as the start of a remount.
     fn options(&self) -> Self::Options;
 
@@ -316,6 +319,8 @@ pub enum XattrNamespace {
     Trusted,
     /// `security.`
     Security,
+    /// `gnu.`, of the Hurd.
+    Gnu,
     /// The name `system.posix_acl_access`.
     AclAccess,
     /// The name `system.posix_acl_default`.
@@ -331,6 +336,7 @@ impl XattrNamespace {
             Self::User => "user.",
             Self::Trusted => "trusted.",
             Self::Security => "security.",
+            Self::Gnu => "gnu.",
             Self::AclAccess => "system.posix_acl_access",
             Self::AclDefault => "system.posix_acl_default",
             Self::System => "",
@@ -345,7 +351,7 @@ impl XattrNamespace {
         if let Some(space) = acl {
             return Some((space, b""));
         }
-        [Self::User, Self::Trusted, Self::Security]
+        [Self::User, Self::Trusted, Self::Security, Self::Gnu]
             .into_iter()
             .find_map(|space| {
                 let name = name.strip_prefix(space.prefix().as_bytes())?;

@@ -349,12 +349,13 @@ impl<F: FileSystem> Ops<F> {
     ///
     /// `stat` is valid.
     unsafe fn fill_stat(inode: &Inode<'_, F>, attr: &Attr, stat: *mut ub::kstat, mask: u32) {
-        const ATTRIBUTES: [(u32, u32); 5] = [
+        const ATTRIBUTES: [(u32, u32); 6] = [
             (ub::FS_APPEND_FL, ub::STATX_ATTR_APPEND),
             (ub::FS_COMPR_FL, ub::STATX_ATTR_COMPRESSED),
             (ub::FS_ENCRYPT_FL, ub::STATX_ATTR_ENCRYPTED),
             (ub::FS_IMMUTABLE_FL, ub::STATX_ATTR_IMMUTABLE),
             (ub::FS_NODUMP_FL, ub::STATX_ATTR_NODUMP),
+            (ub::FS_VERITY_FL, ub::STATX_ATTR_VERITY),
         ];
         // SAFETY: By the function's contract.
         unsafe {

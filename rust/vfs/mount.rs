@@ -192,6 +192,8 @@ impl<F: FileSystem> Ops<F> {
         evict_inode: Some(inode::evict::<F>),
         put_super: Some(Self::put_super),
         umount_begin: Some(Self::umount_begin),
+        freeze_fs: Some(Self::freeze_fs),
+        unfreeze_fs: Some(Self::freeze_fs),
         statfs: Some(Self::statfs),
         show_options: Some(Self::show_options),
         nr_cached_objects: Some(Self::nr_cached_objects),
@@ -301,6 +303,7 @@ impl<F: FileSystem> Ops<F> {
         unsafe {
             if (*fc).sb_flags & ub::UPCALL_SB_RDONLY == 0 {
                 Self::label(fc).log(Level::Info, format_args!("{READ_ONLY}, mounting read-only"));
+                F::asked_to_write(&mut *(*fc).fs_private.cast::<F::Options>());
                 (*fc).sb_flags |= ub::UPCALL_SB_RDONLY;
             }
             ub::get_tree_bdev(fc, Some(Self::fill_super))
@@ -416,6 +419,15 @@ impl<F: FileSystem> Ops<F> {
         })
     }
 
+    /// `FIFREEZE` and `FITHAW`. Nobody writes: the VFS counts who holds the volume, and there is nothing to stop.
+    ///
+    /// # Safety
+    ///
+    /// Called by the kernel alone, as the C declaration says.
+    unsafe extern "C" fn freeze_fs(_sb: *mut ub::super_block) -> c_int {
+        0
+    }
+
     /// `umount -f`: what is under way ends as the device ends it, and what needs the device later fails with
     /// `ESHUTDOWN`.
     ///
@@ -466,9 +478,9 @@ impl<F: FileSystem> Ops<F> {
         sb: *mut ub::super_block,
         sc: *mut ub::shrink_control,
     ) -> c_long {
-        // SAFETY: The shrinker passes a mounted superblock of ours. Nodes are charged to no group.
+        // SAFETY: The shrinker passes a mounted superblock of ours. What is cached is charged to no group.
         unsafe {
-            if (*sc).memcg.is_null() {
+            if ub::upcall_shrinks_all(sc) {
                 SuperBlock::<F>::new(sb).volume().cached_nodes() as c_long
             } else {
                 0

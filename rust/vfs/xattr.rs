@@ -37,9 +37,15 @@ impl<F: FileSystem> Ops<F> {
         &Self::handler(c"trusted.", XattrNamespace::Trusted);
     const SECURITY: &'static ub::xattr_handler =
         &Self::handler(c"security.", XattrNamespace::Security);
+    const GNU: &'static ub::xattr_handler = &Self::handler(c"gnu.", XattrNamespace::Gnu);
 
-    const HANDLERS: &'static Table<4> =
-        &Table([Self::USER, Self::TRUSTED, Self::SECURITY, core::ptr::null()]);
+    const HANDLERS: &'static Table<5> = &Table([
+        Self::USER,
+        Self::TRUSTED,
+        Self::SECURITY,
+        Self::GNU,
+        core::ptr::null(),
+    ]);
 
     /// # Safety
     ///
@@ -64,6 +70,7 @@ impl<F: FileSystem> Ops<F> {
             let namespace = match flags {
                 f if f == XattrNamespace::User as c_int => XattrNamespace::User,
                 f if f == XattrNamespace::Trusted as c_int => XattrNamespace::Trusted,
+                f if f == XattrNamespace::Gnu as c_int => XattrNamespace::Gnu,
                 _ => XattrNamespace::Security,
             };
             let volume = inode.volume();

@@ -33,7 +33,6 @@ pub(crate) use kernel::sync::Arc;
 
 pub(crate) use crate::eyes::poll_limit;
 pub(crate) use crate::module::retire;
-pub(crate) use crate::registry::{enroll, strike, Enrolled};
 pub(crate) use crate::reserve::Reserve;
 
 /// `UnsafeCell` with the interface of loom's.
@@ -138,6 +137,25 @@ impl<T> Drop for LockGuard<'_, T> {
         // SAFETY: We hold the lock.
         unsafe { bindings::spin_unlock(self.lock.raw.get()) };
     }
+}
+
+/// Declares a static variable that is made when the module is loaded.
+macro_rules! global {
+    ($(#[$doc:meta])* static $name:ident: $type:ty = $value:expr;) => {
+        $(#[$doc])*
+        static $name: $type = $value;
+    };
+}
+pub(crate) use global;
+
+/// Runs `f` under the lock of the registry, with interrupts off. Any context.
+pub(crate) fn with_registry_lock<R>(f: impl FnOnce() -> R) -> R {
+    // SAFETY: Taken and released on the same thread, and `f` does not sleep.
+    let flags = unsafe { ub::upcall_registry_lock() };
+    let result = f();
+    // SAFETY: The lock is held since the call above, which gave the flags.
+    unsafe { ub::upcall_registry_unlock(flags) };
+    result
 }
 
 /// The sizes of the caches, in steps of as many bytes.

@@ -115,6 +115,7 @@ pub fn fuzz_group(data: &[u8]) {
     let Some((geo, block)) = shape(data) else {
         return;
     };
+    let _ = GroupDesc::verify(&block, Group(0), &geo);
     if let Ok(desc) = GroupDesc::parse(&block, Group(0), &geo) {
         let _ = desc.zones(&geo);
         let _ = desc.verify_block_bitmap(&block, &geo);

@@ -177,11 +177,31 @@ impl<D: Disk> Volume<D> {
     pub fn group(&self, group: Group) -> Out<GroupDesc> {
         let (pblk, offset) = self.geo().desc_location(group)?;
         let data = self.block(pblk)?;
-        Ok(GroupDesc::parse(
-            &data[offset as usize..],
-            group,
-            self.geo(),
-        )?)
+        let raw = &data[offset as usize..];
+        if self.verify {
+            GroupDesc::verify(raw, group, self.geo())?;
+        }
+        Ok(GroupDesc::parse(raw, group, self.geo())?)
+    }
+
+    /// Works out how many clusters metadata takes.
+    pub fn overhead(&self) -> Out<u64> {
+        let mut blocks = std::collections::BTreeMap::new();
+        for group in 0..self.geo().groups() {
+            for zone in self.group(Group(group))?.overhead_zones(self.geo()) {
+                let len = blocks.entry(zone.start.0).or_insert(0);
+                *len = zone.len.max(*len);
+            }
+        }
+        let fixed = blocks.into_iter().map(|(start, len)| group::Zone {
+            start: Pblk(start),
+            len,
+        });
+        let journal = match self.sb.journal_ino {
+            Some(ino) => self.blocks_of(&self.inode(ino)?).0,
+            None => 0,
+        };
+        Ok(self.sb.overhead(fixed, journal.into()))
     }
 
     /// Reads an inode's bytes.

@@ -127,6 +127,27 @@ fn superblocks_that_make_no_volume() {
     );
 }
 
+/// Files can be rescued from a volume whose group descriptors have wrong checksums.
+#[test]
+fn a_group_with_a_wrong_checksum_can_be_read() {
+    let dir = scratch("corrupt-group-sum");
+    let src = dir.join("source");
+    std::fs::create_dir_all(&src).expect("a directory");
+    write(src.join("file"), b"rescued");
+    let image = Image::make(&dir, 8 << 20, "-t ext4 -b 1024", Some(&src));
+    let mut bytes = image.bytes();
+    let (block, offset) = image.open().geo().desc_location(Group(0)).expect("a place");
+    let at = block.0 as usize * 1024 + offset as usize;
+    bytes[at + 0x1e] ^= 1;
+    let raw = bytes[at..at + 64].to_vec();
+    let mut volume = Volume::open(bytes, crc::FNS).expect("the volume opens");
+    let e = GroupDesc::verify(&raw, Group(0), volume.geo()).expect_err("a wrong checksum");
+    assert_eq!(e.kind, Kind::Checksum);
+    volume.verify = false;
+    let file = volume.path("/file").expect("the file");
+    assert_eq!(volume.read(&file, 0, 100).expect("its bytes"), b"rescued");
+}
+
 /// Each kind of metadata, changed by one bit, is found by its checksum and by nothing else.
 #[test]
 fn every_checksum_catches_a_flipped_bit() {
@@ -367,7 +388,7 @@ fn bad_inodes_are_refused() {
     put16(&mut good, 0x1a, 1);
     put16(&mut good, 0x80, 32);
     assert!(Inode::parse(&good, Ino(12), &geo).is_ok());
-    let cases: [(Change, Kind, &str); 13] = [
+    let cases: [(Change, Kind, &str); 14] = [
         (|b| b.fill(0), Kind::Stale, "not in use"),
         (|b| put16(b, 0x1a, 0), Kind::Stale, "not in use"),
         (|b| put16(b, 0, 0o170_000), Kind::Corrupt, "mode 0xf000"),
@@ -404,6 +425,15 @@ fn bad_inodes_are_refused() {
             },
             Kind::Corrupt,
             "symbolic link of 3 bytes",
+        ),
+        (
+            |b| {
+                put16(b, 0, 0o120_777);
+                put32(b, 4, 20);
+                b[0x28..0x28 + 30].fill(b'x');
+            },
+            Kind::Corrupt,
+            "symbolic link of 20 bytes",
         ),
     ];
     for (change, kind, reason) in cases {

@@ -292,6 +292,38 @@ fn compare_backups(volume: &Volume<fs::File>, image: &Image) -> usize {
     backups
 }
 
+/// Compares how much metadata takes with what mke2fs noted, whatever the superblock says now.
+fn compare_overhead<D: Disk>(volume: &Volume<D>, image: &Image) {
+    let header = image.header();
+    let number = |key| header.get(key).and_then(|value| value.parse::<u64>().ok());
+    let Some(noted) = number("Overhead clusters") else {
+        return;
+    };
+    let bigalloc = volume.geo().has_ro_compat(RoCompat::BIGALLOC);
+    // mke2fs counts what is reserved for descriptors, and the kernel does not.
+    let reserved = match number("Reserved GDT blocks") {
+        Some(blocks) if bigalloc => blocks / u64::from(volume.geo().cluster_blocks()) + 1,
+        _ => 0,
+    };
+    assert_eq!(volume.overhead().expect("descriptors read"), noted);
+    let copy = Image {
+        path: image.path.with_extension("copy"),
+    };
+    fs::copy(&image.path, &copy.path).expect("a copy");
+    for stale in [0, 1, 99_999_999] {
+        copy.change(&[&format!("ssv overhead_clusters {stale}")]);
+        let volume = copy.open();
+        let overhead = volume.overhead().expect("descriptors read");
+        if bigalloc && stale == 1 {
+            assert_eq!(overhead, 1, "with bigalloc a number that can be is taken");
+        } else {
+            let range = noted - reserved..=noted;
+            assert!(range.contains(&overhead), "{stale}: {overhead} of {noted}");
+        }
+    }
+    fs::remove_file(&copy.path).expect("the copy");
+}
+
 /// Makes an image, lets debugfs change it, and compares everything.
 fn check(name: &str, megabytes: u64, options: &str, changes: &[&str]) -> (Volume<fs::File>, Image) {
     let dir = scratch(&format!("features-{name}"));
@@ -311,6 +343,7 @@ fn check(name: &str, megabytes: u64, options: &str, changes: &[&str]) -> (Volume
         && many.data_map() != DataMap::Inline;
     assert_eq!(many.is_indexed(), indexed);
     assert_eq!(volume.walk().expect("no limit"), 0, "all of it reads");
+    compare_overhead(&volume, &image);
     let backups = compare_backups(&volume, &image);
     assert!(backups > 0 || volume.geo().groups() == 1 || name.contains("no-backup"));
     (volume, image)

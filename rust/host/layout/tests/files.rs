@@ -258,6 +258,36 @@ fn times_owners_and_numbers() {
     assert_eq!(volume.path("/d").expect("the file").project, 0);
 }
 
+/// tune2fs and old tools make inodes larger and leave the size of the extra fields 0. ext4 then takes
+/// the fields that it knows for used, and looks for no attributes behind them.
+#[test]
+fn extra_fields_of_unknown_size() {
+    let dir = scratch("files-extra-size-0");
+    let src = dir.join("source");
+    fs::create_dir(&src).expect("a directory");
+    write(src.join("a"), b"x");
+    let options = "-t ext4 -b 1024 -O project,^metadata_csum";
+    let image = Image::make(&dir, 16 << 20, options, Some(&src));
+    image.change(&[
+        "sif a mtime 0x01000000",
+        "sif a mtime_extra 0x781",
+        "sif a crtime 0x12345678",
+        "sif a crtime_extra 0x2",
+        "sif a projid 12345",
+        "sif a version 0x55667788",
+        "sif a version_hi 0x11223344",
+        "sif a extra_isize 0",
+    ]);
+    let a = image.open().path("/a").expect("the file");
+    let (secs, nanos) = (0x1_0100_0000, 0x1e0);
+    assert_eq!(a.mtime, Time { secs, nanos });
+    let (secs, nanos) = (0x2_1234_5678, 0);
+    assert_eq!(a.crtime, Some(Time { secs, nanos }));
+    assert_eq!(a.version, 0x1122_3344_5566_7788);
+    assert_eq!((a.project, a.extra_isize), (0, 32));
+    assert_eq!(a.xattr_offset, None);
+}
+
 #[test]
 fn devices_in_both_encodings() {
     let dir = scratch("files-devices");

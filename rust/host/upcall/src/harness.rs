@@ -7,6 +7,7 @@
 #![allow(dead_code)]
 
 use crate::executor::{Core, Executor};
+use crate::registry;
 use crate::sys::{self, rt, Acquire, Atomic, Bell, Ledger, Relaxed, Release};
 use crate::Scope;
 use core::future::Future;
@@ -60,7 +61,9 @@ pub(crate) struct Host(Executor);
 
 impl Host {
     pub(crate) fn new() -> Self {
-        Self(Executor::with_bell(Bell::new(), false).unwrap())
+        let this = Self(Executor::with_bell(Bell::new(), false).unwrap());
+        registry::add(this.executor());
+        this
     }
 
     pub(crate) fn executor(&self) -> &Core {

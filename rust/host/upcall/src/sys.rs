@@ -362,6 +362,36 @@ impl<T> Drop for LockGuard<'_, T> {
     }
 }
 
+/// Declares a static variable. In a model it is made anew for each execution.
+macro_rules! global {
+    ($(#[$doc:meta])* static $name:ident: $type:ty = $value:expr;) => {
+        #[cfg(loom)]
+        loom::lazy_static! {
+            $(#[$doc])*
+            static ref $name: $type = $value;
+        }
+        #[cfg(not(loom))]
+        $(#[$doc])*
+        static $name: std::sync::LazyLock<$type> = std::sync::LazyLock::new(|| $value);
+    };
+}
+pub(crate) use global;
+
+global! {
+    /// The lock of the registry, which is for any context.
+    static REGISTRY: rt::Mutex<()> = rt::Mutex::new(());
+}
+
+/// Runs `f` under the lock of the registry.
+pub(crate) fn with_registry_lock<R>(f: impl FnOnce() -> R) -> R {
+    let guard = REGISTRY.lock().unwrap();
+    HERE.with(|here| here.locks.set(here.locks.get() + 1));
+    let result = f();
+    HERE.with(|here| here.locks.set(here.locks.get() - 1));
+    drop(guard);
+    result
+}
+
 /// Whether the next allocation is to fail.
 fn fails() -> bool {
     might_sleep();
@@ -452,13 +482,34 @@ pub(crate) struct Arc<T>(rt::Arc<Inner<T>>);
 
 struct Inner<T> {
     value: T,
+    /// How many references there are. It orders nothing: the `Arc` does that.
+    references: std::sync::atomic::AtomicUsize,
     _counted: Counted,
 }
 
 impl<T> Clone for Arc<T> {
     fn clone(&self) -> Self {
+        self.0.references.fetch_add(1, Ordering::Relaxed);
         Self(self.0.clone())
     }
+}
+
+impl<T> Drop for Arc<T> {
+    fn drop(&mut self) {
+        self.0.references.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Drops a reference, and gives it back if it was the last.
+pub(crate) fn last_reference<T>(value: Arc<T>) -> Option<Arc<T>> {
+    let value = core::mem::ManuallyDrop::new(value);
+    let last = value.0.references.fetch_sub(1, Ordering::Relaxed) == 1;
+    // SAFETY: The destructor does not run, so that the field is read once.
+    let inner = unsafe { core::ptr::read(&value.0) };
+    last.then(|| {
+        inner.references.store(1, Ordering::Relaxed);
+        Arc(inner)
+    })
 }
 
 impl<T> Deref for Arc<T> {
@@ -476,6 +527,7 @@ pub(crate) fn new_arc<T>(value: T) -> Result<Arc<T>> {
     ledger().arcs += 1;
     Ok(Arc(rt::Arc::new(Inner {
         value,
+        references: std::sync::atomic::AtomicUsize::new(1),
         _counted: Counted,
     })))
 }
@@ -569,19 +621,6 @@ pub(crate) fn poll_limit() -> u64 {
 
 pub(crate) fn warn_long_poll(_name: &str, _took: u64) {}
 
-/// Nobody looks.
-pub(crate) struct Enrolled;
-
-impl Enrolled {
-    pub(crate) fn new() -> Self {
-        Self
-    }
-}
-
-pub(crate) fn enroll(_scope: &crate::scope::ScopeInner) {}
-
-pub(crate) fn strike(_scope: &crate::scope::ScopeInner) {}
-
 /// Nobody traces.
 pub(crate) mod trace {
     use super::NonNull;
@@ -601,7 +640,9 @@ pub(crate) fn read_section() -> ReadSection {}
 
 /// The last handle is gone, or some other.
 pub(crate) fn retire(core: Arc<crate::executor::Core>) {
-    drop(core);
+    if let Some(core) = last_reference(core) {
+        crate::registry::remove(&core);
+    }
 }
 
 /// The executor whose worker the caller is.
@@ -645,6 +686,8 @@ pub(crate) fn with_plug(f: impl FnOnce()) {
 pub(crate) struct Bell {
     line: rt::Mutex<Line>,
     rung: rt::Condvar,
+    /// The next in the list of executors.
+    next: Atomic<*mut crate::executor::Core>,
 }
 
 struct Line {
@@ -664,7 +707,13 @@ impl Bell {
                 rings: 0,
             }),
             rung: rt::Condvar::new(),
+            next: Atomic::new(core::ptr::null_mut()),
         }
+    }
+
+    /// The link of the list of executors.
+    pub(crate) fn next(&self) -> &Atomic<*mut crate::executor::Core> {
+        &self.next
     }
 
     pub(crate) fn ring(&self) {

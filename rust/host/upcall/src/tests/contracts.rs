@@ -3,9 +3,10 @@
 //! Contracts that need no interleaving: what an operation promises to one thread.
 
 use crate::harness::*;
+use crate::registry;
 use crate::sys::{self, Ledger};
 use crate::{block_on, join_all, Cancelled, JoinHandle, RwSemaphore};
-use core::future::{pending, poll_fn, ready};
+use core::future::{pending, poll_fn, ready, Future};
 use core::pin::{pin, Pin};
 use core::task::{Poll, Waker};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -325,6 +326,83 @@ fn a_scope_with_a_request_dropped_in_an_upcall_keeps_the_outer_one() {
     });
 }
 
+/// Whether `future` is ready, now or at an earlier call. It is dropped when it is.
+fn is_over<F: Future>(future: &mut Option<Pin<Box<F>>>) -> bool {
+    if let Some(waits) = future {
+        if poll_once(waits.as_mut()).is_pending() {
+            return false;
+        }
+        *future = None;
+    }
+    true
+}
+
+#[test]
+fn an_eager_first_poll_on_a_worker_is_one_of_its_own_task_and_scope() {
+    session(|| {
+        let (host, other) = (Host::new(), Host::new());
+        let outer = host.scope();
+        // Of another executor: what counts is who polls.
+        let inner = other.scope();
+        let spawner = inner.spawner();
+        let scopes = [host.scope(), host.scope()];
+        let requests = scopes
+            .each_ref()
+            .map(|scope| scope.spawner().enter().unwrap());
+        drop(outer.spawn(async move {
+            let [first, second] = scopes;
+            drop(spawner.spawn_eager(async move { drop(first) }));
+            // Again of the outer one
+            drop(second);
+        }));
+        host.pump();
+        let [first, second] = requests;
+        let mut inner = Some(Box::pin(inner.join()));
+        let mut outer = Some(Box::pin(outer.join()));
+        let mut over = || (is_over(&mut outer), is_over(&mut inner));
+        let before = over();
+        drop(second);
+        let between = over();
+        drop(first);
+        let after = over();
+        assert_eq!(before, (false, false));
+        assert_eq!(between, (true, false));
+        assert_eq!(after, (true, true));
+    });
+}
+
+#[test]
+fn a_task_cancelled_in_place_drops_what_it_has_as_its_own_task() {
+    session(|| {
+        let host = Host::new();
+        let outer = host.scope();
+        let inner = host.scope();
+        let innermost = host.scope();
+        let request = innermost.spawner().enter().unwrap();
+        let member = inner.spawner().enter().unwrap();
+        let probes = Probes::new();
+        let future = never(probes.probe());
+        drop(inner.spawn(async move {
+            let _innermost = innermost;
+            future.await
+        }));
+        host.pump();
+        drop(outer.spawn(async move { drop(inner) }));
+        host.pump();
+        probes.check(1);
+        // The outer scope waits for the inner one, which waits for the innermost.
+        let scopes = || {
+            let mut count = 0;
+            registry::for_each_scope(|_| count += 1);
+            count
+        };
+        drop(member);
+        let before = scopes();
+        drop(request);
+        assert_eq!((before, scopes()), (3, 1));
+    });
+}
+
 #[test]
 fn a_scope_that_its_own_task_drops_warns() {
     session(|| {
@@ -373,6 +451,67 @@ fn a_scope_is_joined_when_the_tasks_of_its_tasks_are_done() {
         host.pump();
         assert!(poll_once(join.as_mut()).is_ready());
         assert_eq!(ran.load(Ordering::Relaxed), 1);
+    });
+}
+
+#[test]
+fn a_walk_of_the_scopes_finds_each_once_and_keeps_the_one_it_is_at() {
+    session(|| {
+        let scopes = || {
+            let mut count = 0;
+            registry::for_each_scope(|_| count += 1);
+            count
+        };
+        let host = Host::new();
+        assert_eq!(scopes(), 0);
+        let (first, second, third) = (host.scope(), host.scope(), host.scope());
+        assert_eq!(scopes(), 3);
+        let mut ending = [Some(Box::pin(first.join())), Some(Box::pin(second.join()))];
+        let mut places = Vec::new();
+        registry::for_each_scope(|scope| {
+            places.push(core::ptr::from_ref(scope));
+            // The walk is a member of the one it is at, which cannot end before it goes on.
+            for place in &mut ending {
+                if let Some(join) = place {
+                    if poll_once(join.as_mut()).is_ready() {
+                        *place = None;
+                    }
+                }
+            }
+        });
+        // The newest is the first; those that ended before the walk came to them are not visited.
+        assert_eq!(places.len(), 1);
+        assert_eq!(scopes(), 1);
+        drop(third);
+        assert_eq!(scopes(), 0);
+    });
+}
+
+#[test]
+fn an_executor_is_in_the_list_until_its_last_handle_is_gone() {
+    session(|| {
+        let executors = || {
+            let mut list = Vec::new();
+            registry::find_executor(|core| {
+                list.push(core::ptr::from_ref(core));
+                None::<()>
+            });
+            list
+        };
+        let place = |host: &Host| core::ptr::from_ref(host.executor());
+        assert_eq!(executors(), []);
+        let (a, b, c) = (Host::new(), Host::new(), Host::new());
+        assert_eq!(executors(), [place(&c), place(&b), place(&a)]);
+        let scope = b.scope();
+        drop(b);
+        assert_eq!(executors().len(), 3, "a scope keeps its executor");
+        drop(scope);
+        assert_eq!(executors(), [place(&c), place(&a)]);
+        assert_eq!(registry::find_executor(|_| Some(1)), Some(1));
+        drop(c);
+        assert_eq!(executors(), [place(&a)]);
+        drop(a);
+        assert_eq!(executors(), []);
     });
 }
 

@@ -9,6 +9,7 @@ use crate::done::Done;
 use crate::executor::Runnable;
 use crate::harness::*;
 use crate::ready::{Link, ReadyList};
+use crate::registry;
 use crate::stats::Wait;
 use crate::sys::{self, rt, Acquire, Atomic, Cell, Full, Relaxed};
 use crate::{block_on, Cancelled, JoinHandle};
@@ -910,6 +911,26 @@ fn member_leaves_against_scope_drop() {
         drop(scope);
         assert!(left.is_set());
         thread.join().unwrap();
+    });
+}
+
+#[test]
+fn a_walk_of_the_scopes_against_the_last_member() {
+    model(3, || {
+        let host = Host::new();
+        let scope = host.scope();
+        let spawner = scope.spawner();
+        // As a read of debugfs does, while the scope ends.
+        let walker = thread::spawn(|| registry::for_each_scope(|_| {}));
+        // Closed: what is taken from a count of zero then is a large one without the mark.
+        scope.cancel();
+        let mut join = pin!(scope.join());
+        let joined = poll_once(join.as_mut()).is_ready();
+        walker.join().unwrap();
+        assert!(joined || poll_once(join.as_mut()).is_ready());
+        // The scope is over, and stays so.
+        assert!(spawner.enter().is_none());
+        assert_eq!(spawner.spawn(async {}).err(), Some(sys::ESHUTDOWN));
     });
 }
 
