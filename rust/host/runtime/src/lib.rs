@@ -38,6 +38,8 @@ pub mod oneshot;
 mod race;
 #[path = "../../../upcall/ready.rs"]
 mod ready;
+#[path = "../../../upcall/registry.rs"]
+mod registry;
 #[path = "../../../upcall/rwsem.rs"]
 mod rwsem;
 #[path = "../../../upcall/scope.rs"]

@@ -3,6 +3,7 @@
 //! What a simulation needs of the runtime beside its public interface.
 
 use crate::executor::Executor;
+use crate::registry;
 use crate::scope::Scope;
 use crate::sys::{self, Result};
 
@@ -10,6 +11,7 @@ use crate::sys::{self, Result};
 pub fn executor(name: &str, sleeps: bool) -> Result<Executor> {
     let executor = Executor::with_bell(sys::Bell::new(name, sleeps), sleeps)?;
     executor.core().bell().hang(executor.as_ptr());
+    registry::add(executor.core());
     Ok(executor)
 }
 

@@ -91,6 +91,36 @@ impl<T> DerefMut for LockGuard<'_, T> {
     }
 }
 
+/// A static variable of which each machine has its own.
+pub(crate) struct Global<T>(pub(crate) fn() -> T);
+
+impl<T: Send + 'static> Deref for Global<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        let place = machine::local(self as *const Self as usize, self.0);
+        // SAFETY: It is there as long as the machine, which is there as long as anybody runs on it.
+        unsafe { &*place }
+    }
+}
+
+/// Declares a static variable, which is made when a machine first uses it.
+macro_rules! global {
+    ($(#[$doc:meta])* static $name:ident: $type:ty = $value:expr;) => {
+        $(#[$doc])*
+        static $name: $crate::sys::Global<$type> = $crate::sys::Global(|| $value);
+    };
+}
+pub(crate) use global;
+
+/// Runs `f` under the lock of the registry, with interrupts off. Any context.
+pub(crate) fn with_registry_lock<R>(f: impl FnOnce() -> R) -> R {
+    machine::irqs_off(1);
+    let result = f();
+    machine::irqs_off(-1);
+    result
+}
+
 /// How the caller may ask for memory: on a worker nobody waits for it.
 fn flags() -> Flags {
     if on_worker() {
@@ -240,19 +270,6 @@ pub(crate) fn poll_limit() -> u64 {
 
 pub(crate) fn warn_long_poll(_name: &str, _took: u64) {}
 
-/// Nobody looks.
-pub(crate) struct Enrolled;
-
-impl Enrolled {
-    pub(crate) fn new() -> Self {
-        Self
-    }
-}
-
-pub(crate) fn enroll(_scope: &crate::scope::ScopeInner) {}
-
-pub(crate) fn strike(_scope: &crate::scope::ScopeInner) {}
-
 /// Nobody traces: but between two polls an interrupt may come.
 pub(crate) mod trace {
     use super::{machine::interrupt_point, NonNull};
@@ -317,9 +334,12 @@ pub(crate) fn with_plug<R>(f: impl FnOnce() -> R) -> R {
 /// What starts an executor's run.
 pub(crate) enum Bell {
     /// A work item, once it is hung up.
-    Work(Cell<Option<machine::Work>>, String),
-    Thread(StdArc<Sleeping>),
+    Work(Cell<Option<machine::Work>>, String, Next),
+    Thread(StdArc<Sleeping>, Next),
 }
+
+/// The link of the list of executors.
+type Next = Atomic<*mut Core>;
 
 /// A thread that runs an executor whose runnables may sleep.
 pub(crate) struct Sleeping {
@@ -355,28 +375,37 @@ impl Run {
 
 impl Bell {
     pub(crate) fn new(name: &str, sleeps: bool) -> Self {
+        let next = Next::new(core::ptr::null_mut());
         if !sleeps {
-            return Self::Work(Cell::new(None), name.to_string());
+            return Self::Work(Cell::new(None), name.to_string(), next);
         }
-        Self::Thread(StdArc::new(Sleeping {
+        let sleeping = Sleeping {
             name: name.to_string(),
             thread: Cell::new(None),
             rung: Cell::new(false),
             last: Cell::new(None),
-        }))
+        };
+        Self::Thread(StdArc::new(sleeping), next)
+    }
+
+    /// The link of the list of executors.
+    pub(crate) fn next(&self) -> &Next {
+        match self {
+            Self::Work(_, _, next) | Self::Thread(_, next) => next,
+        }
     }
 
     /// The executor has its final address.
     pub(crate) fn hang(&self, core: NonNull<Core>) {
         let run = Run(core);
         match self {
-            Self::Work(work, name) => {
+            Self::Work(work, name, _) => {
                 // SAFETY: The work item goes with the executor, and runs once at a time.
                 let item = machine::Work::new(name, move || unsafe { run.run() });
                 // SAFETY: Nobody rings yet.
                 work.with_mut(|work| unsafe { *work = Some(item) });
             }
-            Self::Thread(sleeping) => {
+            Self::Thread(sleeping, _) => {
                 let this = sleeping.clone();
                 machine::spawn(&sleeping.name, move || this.main(run));
             }
@@ -387,10 +416,10 @@ impl Bell {
     pub(crate) fn ring(&self) {
         match self {
             // SAFETY: It is hung up, and not changed any more.
-            Self::Work(work, _) => work.with(|work| unsafe {
+            Self::Work(work, _, _) => work.with(|work| unsafe {
                 (*work).as_ref().expect("a bell that is hung up").queue();
             }),
-            Self::Thread(sleeping) => sleeping.wake(),
+            Self::Thread(sleeping, _) => sleeping.wake(),
         }
     }
 }
@@ -436,17 +465,19 @@ pub(crate) fn retire(core: Arc<Core>) {
     let Some(core) = Arc::into_unique_or_drop(core) else {
         return;
     };
-    take_down(core.into());
+    let core: Arc<Core> = core.into();
+    crate::registry::remove(&core);
+    take_down(core);
 }
 
 fn take_down(core: Arc<Core>) {
     machine::defer("retire", move || {
         let pending = match core.bell() {
             // SAFETY: It is hung up, and not changed any more.
-            Bell::Work(work, _) => {
+            Bell::Work(work, _, _) => {
                 work.with(|work| unsafe { (*work).as_ref().is_some_and(machine::Work::is_pending) })
             }
-            Bell::Thread(sleeping) => {
+            Bell::Thread(sleeping, _) => {
                 let sleeping = sleeping.clone();
                 // SAFETY: One thread runs at a time.
                 sleeping.last.with_mut(|last| unsafe { *last = Some(core) });

@@ -65,6 +65,7 @@ pub struct Machine {
     config: Config,
     state: Mutex<State>,
     memory: Mutex<Memory>,
+    locals: Mutex<BTreeMap<usize, Box<dyn std::any::Any + Send>>>,
 }
 
 /// Something that runs as an interrupt handler.
@@ -198,6 +199,7 @@ pub fn run<R>(config: Config, f: impl FnOnce() -> R) -> R {
             panic: None,
         }),
         memory: Mutex::new(Memory::new()),
+        locals: Mutex::new(BTreeMap::new()),
         config,
     });
     let thread = machine.new_thread("main", Wait::Running);
@@ -820,6 +822,17 @@ pub fn note() -> usize {
 /// Notes something about the one who runs, until he parks or ends.
 pub fn set_note(note: usize) {
     with(|machine| machine.state().context.note = note);
+}
+
+/// What the machine has for a static variable at address `key`, made by `make` at first. It is there as
+/// long as the machine.
+pub fn local<T: Send + 'static>(key: usize, make: fn() -> T) -> *const T {
+    let machine = current();
+    let mut locals = machine.locals.lock().unwrap();
+    let local = locals.entry(key).or_insert_with(|| Box::new(make()));
+    local
+        .downcast_ref::<T>()
+        .expect("one type for one variable")
 }
 
 /// Counts spinlocks and read sections of the one who runs.

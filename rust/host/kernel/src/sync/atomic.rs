@@ -68,10 +68,10 @@ use ordering::{AcquireOrRelaxed, Any, ReleaseOrRelaxed};
 #[repr(transparent)]
 pub struct Atomic<T>(UnsafeCell<T>);
 
-// SAFETY: It is accessed by atomic operations alone.
-unsafe impl<T: Send> Send for Atomic<T> {}
+// SAFETY: It is a number or a pointer, and is accessed by atomic operations alone.
+unsafe impl<T: AtomicType> Send for Atomic<T> {}
 // SAFETY: As above.
-unsafe impl<T: Send> Sync for Atomic<T> {}
+unsafe impl<T: AtomicType> Sync for Atomic<T> {}
 
 impl<T> Atomic<T> {
     /// One with this value.
