@@ -344,7 +344,7 @@ impl Reads {
             device = device.without_merging();
         }
         // As far as the largest power of two. Not by ilog2(), whose panic objtool does not know
-        let unused = (device.size() / Block::SIZE as u64).leading_zeros() + 1;
+        let unused = (device.size()? / Block::SIZE as u64).leading_zeros() + 1;
         let reads = Self {
             device,
             mask: u64::MAX.checked_shr(unused).unwrap_or(0),

@@ -886,7 +886,7 @@ mod tests {
             ensure!(block.read(device, 0, 512, SIZE).await == Err(EINVAL));
             ensure!(block.write(device, 0, 0, 13, false).await == Err(EINVAL));
             ensure!(block.read(device, 0, 0, 0).await == Ok(()));
-            ensure!(block.read(device, device.size(), 0, SIZE).await == Err(EIO));
+            ensure!(block.read(device, device.size()?, 0, SIZE).await == Err(EIO));
             // The device has the page, for a while.
             drop(timeout(Duration::ZERO, block.read(device, 0, 0, SIZE)).await);
             block.read(device, 0, 0, SIZE).await
@@ -912,7 +912,7 @@ mod tests {
             ensure!(half.page(257)[512] == 0 && half.page(pages).is_empty());
             ensure!(half.read(device, base, SIZE, pages * SIZE).await == Err(EINVAL));
             ensure!(half.read(device, 1, 0, SIZE).await == Err(EINVAL));
-            ensure!(half.read(device, device.size(), 0, SIZE).await == Err(EIO));
+            ensure!(half.read(device, device.size()?, 0, SIZE).await == Err(EIO));
             ensure!(half.page(0).len() == SIZE);
             Ok(())
         })
@@ -921,7 +921,7 @@ mod tests {
     #[test]
     fn device_tells_of_itself() -> Result {
         let device = device()?;
-        ensure!(device.size() >= 16 << 20);
+        ensure!(device.size()? >= 16 << 20);
         ensure!(device.logical_block_size().is_power_of_two());
         ensure!(!device.as_ptr().is_null());
         let scope = Scope::new()?;
@@ -956,7 +956,7 @@ mod tests {
         let scope = Scope::new()?;
         let bdev = core::ptr::NonNull::new(device()?.as_ptr()).ok_or(EINVAL)?;
         // SAFETY: The device is open as long as the module is loaded.
-        let device = unsafe { Device::new(bdev, &scope) };
+        let device = unsafe { Device::new(bdev, &scope) }?;
         let mut block = Block::new()?;
         block_on(block.read(&device, 0, 0, SIZE))??;
         drop(scope);

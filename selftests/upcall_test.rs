@@ -241,7 +241,7 @@ fn executors() -> Result {
 async fn device(scope: Scope, disk: Device) -> Result {
     const PAGES: u64 = 256;
     const SIZE: usize = Block::SIZE;
-    check!(disk.size() == 64 << 20);
+    check!(disk.size() == Ok(64 << 20));
     let mut set = JoinSet::new(scope, 32)?;
     for n in 0..PAGES {
         let disk = disk.clone();

@@ -37,6 +37,7 @@
 /* Macros with casts, which bindgen does not evaluate. */
 const u32 RUST_CONST_HELPER_UPCALL_REQ_META = (__force u32)REQ_META;
 const u32 RUST_CONST_HELPER_UPCALL_REQ_SYNC = (__force u32)REQ_SYNC;
+const u32 RUST_CONST_HELPER_UPCALL_REQ_IDLE = (__force u32)REQ_IDLE;
 const u32 RUST_CONST_HELPER_UPCALL_REQ_FUA = (__force u32)REQ_FUA;
 const u32 RUST_CONST_HELPER_UPCALL_REQ_PREFLUSH = (__force u32)REQ_PREFLUSH;
 const u32 RUST_CONST_HELPER_UPCALL_REQ_PRIO = (__force u32)REQ_PRIO;

@@ -3,6 +3,8 @@
  * Static inlines and macros of the kernel that Rust cannot call, as functions.
  */
 #include <linux/backing-dev.h>
+#include <linux/blk-integrity.h>
+#include <linux/blk-mq.h>
 #include <linux/debugfs.h>
 #include <linux/delay.h>
 #include <linux/ktime.h>
@@ -66,9 +68,10 @@ bool upcall_park_killable(atomic_t *events, int seen)
 	return woken;
 }
 
-mempool_t *upcall_mempool_create(int count, size_t size)
+mempool_t *upcall_mempool_create(int count, size_t size, bool wait)
 {
-	return mempool_create_kmalloc_pool(count, size);
+	return mempool_create_node(count, mempool_kmalloc, mempool_kfree, (void *)size,
+				   wait ? GFP_KERNEL : GFP_NOWAIT | __GFP_NOWARN, NUMA_NO_NODE);
 }
 
 void *upcall_mempool_alloc(mempool_t *pool, bool wait)
@@ -151,6 +154,51 @@ struct kmem_cache *upcall_cache_create(unsigned int size)
 void *upcall_cache_alloc(struct kmem_cache *cache)
 {
 	return kmem_cache_alloc(cache, GFP_NOFS);
+}
+
+void *upcall_cache_alloc_nowait(struct kmem_cache *cache)
+{
+	return kmem_cache_alloc(cache, GFP_NOWAIT | __GFP_NOWARN);
+}
+
+/*
+ * Reclaim on behalf of those who may not wait for it.  The pages are had from the allocator itself,
+ * so that what is free in a slab cache does not pass for memory that others can have.
+ */
+static struct workqueue_struct *upcall_reclaim_queue;
+static size_t upcall_reclaim_size;
+
+static void upcall_reclaim_run(struct work_struct *work)
+{
+	unsigned int order = get_order(max(xchg(&upcall_reclaim_size, 0), 1));
+	unsigned long pages = __get_free_pages(GFP_NOFS | __GFP_NOWARN, order);
+
+	if (pages)
+		free_pages(pages, order);
+	upcall_rs_memory_freed();
+}
+static DECLARE_WORK(upcall_reclaim_work, upcall_reclaim_run);
+
+int upcall_reclaim_open(void)
+{
+	upcall_reclaim_queue = alloc_workqueue("upcall_reclaim", WQ_MEM_RECLAIM | WQ_UNBOUND, 1);
+	return upcall_reclaim_queue ? 0 : -ENOMEM;
+}
+
+void upcall_reclaim_close(void)
+{
+	if (upcall_reclaim_queue)
+		destroy_workqueue(upcall_reclaim_queue);
+	upcall_reclaim_queue = NULL;
+}
+
+/* Any context. */
+void upcall_reclaim(size_t size)
+{
+	/* The larger of two may get lost: whoever wanted it asks again. */
+	if (size > READ_ONCE(upcall_reclaim_size))
+		WRITE_ONCE(upcall_reclaim_size, size);
+	queue_work(upcall_reclaim_queue, &upcall_reclaim_work);
 }
 
 bool upcall_is_kworker(void)
@@ -285,9 +333,26 @@ u64 upcall_bdev_size(struct block_device *bdev)
 	return bdev_nr_bytes(bdev);
 }
 
+/*
+ * Whether a request with REQ_NOWAIT is submitted, or refused, without a wait.  A driver that may
+ * sleep does so in the thread that submits; and with integrity data each bio gets a buffer, with
+ * an allocation that waits.
+ */
 bool upcall_bdev_nowait(struct block_device *bdev)
 {
-	return bdev_nowait(bdev);
+	struct request_queue *q = bdev_get_queue(bdev);
+
+	if (queue_is_mq(q) && (q->tag_set->flags & BLK_MQ_F_BLOCKING))
+		return false;
+	return bdev_nowait(bdev) && !bdev_get_integrity(bdev);
+}
+
+/* How many requests a device has tags for; 0 if it has none. */
+unsigned long upcall_bdev_depth(struct block_device *bdev)
+{
+	struct request_queue *q = bdev_get_queue(bdev);
+
+	return queue_is_mq(q) ? (unsigned long)q->nr_requests * q->nr_hw_queues : 0;
 }
 
 /* In bytes: what direct IO has to align its memory to. */

@@ -47,9 +47,14 @@ void upcall_memalloc_nofs_restore(unsigned int flags);
 /* Memory of tasks and requests */
 struct kmem_cache *upcall_cache_create(unsigned int size);
 void *upcall_cache_alloc(struct kmem_cache *cache);
+void *upcall_cache_alloc_nowait(struct kmem_cache *cache);
+int upcall_reclaim_open(void);
+void upcall_reclaim_close(void);
+void upcall_reclaim(size_t size);
+void upcall_rs_memory_freed(void);
 
 /* Memory that is set aside */
-mempool_t *upcall_mempool_create(int count, size_t size);
+mempool_t *upcall_mempool_create(int count, size_t size, bool wait);
 void *upcall_mempool_alloc(mempool_t *pool, bool wait);
 void upcall_mempool_free(void *element, mempool_t *pool);
 
@@ -80,6 +85,7 @@ void upcall_do_trace_bio_complete(const struct bio *bio, u64 sector, int error);
 
 /* Block devices and bios */
 bool upcall_bdev_nowait(struct block_device *bdev);
+unsigned long upcall_bdev_depth(struct block_device *bdev);
 struct file *upcall_open_bdev(const char *path, bool write);
 struct block_device *upcall_file_bdev(struct file *file);
 u64 upcall_bdev_size(struct block_device *bdev);

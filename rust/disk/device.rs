@@ -38,9 +38,9 @@ impl Disk {
         &self.spawner
     }
 
-    /// The size of the device in bytes.
+    /// The size of the device in bytes; 0 once the scope is over.
     pub fn size(&self) -> u64 {
-        self.device.size()
+        self.device.size().unwrap_or(0)
     }
 
     /// The smallest unit that the device reads, in bytes.

@@ -23,31 +23,36 @@
 //!
 //! # Submitting never sleeps on a worker
 //!
-//! `submit_bio` may wait for a tag or for a frozen queue. On an executor's worker bios go out with
-//! `REQ_NOWAIT`; one that comes back with `BLK_STS_AGAIN` is handed to the scope's *sleeper*, a thread
-//! that submits it again and may wait. A volume has a sleeper of its own, so that one that waits for a
-//! device holds up nobody else: the devices may be stacked. Devices without `REQ_NOWAIT` are served by the sleeper alone.
-//! Threads that are not workers submit directly. There is no retry of a request that failed.
+//! `submit_bio` may wait for a tag, for a frozen queue, for writeback throttling, or in the driver. On an
+//! executor's worker bios go out with `REQ_NOWAIT`, and are refused where they would wait. What would wait
+//! nevertheless is submitted by the scope's *sleeper*, a thread that may: requests that throttling or
+//! splitting does not refuse but makes wait (discards, zeroes), all requests of a driver that sleeps or of a
+//! device without `REQ_NOWAIT`, and those that were refused. Writes and flushes are marked `REQ_SYNC | REQ_IDLE`,
+//! as direct IO is, which throttling leaves alone. A stacked device does not tell that a driver below it sleeps.
+//!
+//! [`Queue`](crate::device::Queue) keeps the order: while there are requests for the sleeper, new ones of a
+//! worker go behind them. Threads that are not workers submit directly, and wait where the kernel makes them
+//! wait. There is no retry of a request that failed.
+//!
+//! # Memory
+//!
+//! In an upcall a request's memory is had without waiting, or not at all; see [`memory`](crate::memory).
 
-use crate::device::{Device, Opened, Priority};
+use crate::device::{Device, Priority, Queued};
 use crate::done::Done;
 use crate::executor::{Core, Runnable};
-use crate::module;
-use crate::reserve::Reserve;
 use crate::scope::Member;
 use crate::stats::Wait;
-use crate::sys::{self, Acquire, Atomic, Cell, Full};
+use crate::sys::blk::{self, Ask, Bio, BioVec, End as Ended, RawDevice, RawPage};
+use crate::sys::{
+    self, Acquire, Atomic, Cell, Error, Full, Reserve, Result, EBADF, EINVAL, ENOMEM, ESHUTDOWN,
+};
 use core::future::Future;
 use core::marker::PhantomData;
 use core::mem::{ManuallyDrop, MaybeUninit};
 use core::pin::Pin;
 use core::ptr::{from_ref, NonNull};
 use core::task::{ready, Context, Poll};
-use kernel::bindings;
-use kernel::error::to_result;
-use kernel::prelude::*;
-use kernel::types::Opaque;
-use upcall_bindings as ub;
 
 /// What a request asks of the device.
 ///
@@ -56,20 +61,32 @@ use upcall_bindings as ub;
 #[repr(u32)]
 pub enum Op {
     /// Read data.
-    Read = ub::req_op_REQ_OP_READ,
+    Read = blk::OP_READ,
     /// Read metadata, on which other operations wait.
-    ReadMeta = ub::req_op_REQ_OP_READ | ub::UPCALL_REQ_META | ub::UPCALL_REQ_PRIO,
+    ReadMeta = blk::OP_READ | blk::META | blk::PRIO,
     /// Write data.
-    Write = ub::req_op_REQ_OP_WRITE | ub::UPCALL_REQ_SYNC,
+    Write = blk::OP_WRITE | blk::SYNC | blk::IDLE,
     /// Write data, and be done only when it is on stable media.
-    WriteFua = ub::req_op_REQ_OP_WRITE | ub::UPCALL_REQ_SYNC | ub::UPCALL_REQ_FUA,
+    WriteFua = blk::OP_WRITE | blk::SYNC | blk::IDLE | blk::FUA,
     /// Bring what was written to stable media. Without data.
-    Flush = ub::req_op_REQ_OP_WRITE | ub::UPCALL_REQ_PREFLUSH,
+    Flush = blk::OP_WRITE | blk::SYNC | blk::IDLE | blk::PREFLUSH,
     /// Forget what is there. Without data.
-    Discard = ub::req_op_REQ_OP_DISCARD,
+    Discard = blk::OP_DISCARD,
     /// Write zeroes. Without data.
-    WriteZeroes = ub::req_op_REQ_OP_WRITE_ZEROES,
+    WriteZeroes = blk::OP_WRITE_ZEROES,
 }
+
+/// The bit of an operation that tells that it writes; a [`Flush`](Op::Flush) has it too.
+pub(crate) const WRITES: u32 = 1;
+
+/// The bits of an operation that is neither a read nor a write of data.
+pub(crate) const WITHOUT_DATA: u32 = 0xfe;
+
+const _: () = {
+    assert!(blk::OP_READ == 0 && blk::OP_WRITE == WRITES);
+    assert!(blk::OP_DISCARD & WITHOUT_DATA != 0 && blk::OP_WRITE_ZEROES & WITHOUT_DATA != 0);
+    assert!(blk::OP_DISCARD & WRITES != 0 && blk::OP_WRITE_ZEROES & WRITES != 0);
+};
 
 /// What a request carries: the owner of the memory that its segments point to.
 pub trait Payload: Send + 'static {
@@ -80,7 +97,7 @@ pub trait Payload: Send + 'static {
 /// A part of a request's memory.
 pub struct Segment {
     /// The page, or the head page of a folio.
-    pub page: NonNull<bindings::page>,
+    pub page: NonNull<RawPage>,
     /// Where the part begins, in bytes from the start of `page`.
     pub offset: u32,
     /// How long it is, in bytes.
@@ -88,12 +105,8 @@ pub struct Segment {
 }
 
 impl Segment {
-    fn entry(&self) -> ub::bio_vec {
-        ub::bio_vec {
-            bv_page: self.page.as_ptr().cast(),
-            bv_len: self.len,
-            bv_offset: self.offset,
-        }
+    fn entry(&self) -> BioVec {
+        blk::bio_vec(self.page, self.offset, self.len)
     }
 }
 
@@ -102,10 +115,10 @@ type End = unsafe fn(NonNull<Head>, Result);
 
 /// What all requests begin with, whatever their payload.
 #[repr(C)]
-struct Head {
+pub(crate) struct Head {
     runnable: Runnable,
     /// One for the bio, and one for the future; or one for the [`Idle`].
-    refs: Atomic<u32>,
+    refs: Atomic<sys::Small>,
     done: Done,
     /// Written by `end_io` before `done` is completed, read after.
     status: Cell<i32>,
@@ -122,11 +135,11 @@ struct Head {
     /// Size and alignment of its memory.
     memory: (u32, u32),
     /// Null if there are none.
-    table: *mut ub::bio_vec,
+    table: *mut BioVec,
     /// In the user's module; called while the request is a member of the scope.
     end: Option<End>,
     drop_payload: unsafe fn(NonNull<Head>),
-    bio: Opaque<ub::bio>,
+    bio: Bio,
 }
 
 /// What is asked of a device, once.
@@ -135,9 +148,9 @@ struct Asked {
     sector: u64,
     size: u32,
     priority: u16,
-    bdev: NonNull<ub::block_device>,
-    /// Keeps the device open, if we opened it.
-    opened: Option<Opened>,
+    bdev: NonNull<RawDevice>,
+    /// Where it is counted until it ends. Keeps the device open, if we opened it.
+    queue: Queued,
     member: Member,
 }
 
@@ -151,7 +164,19 @@ impl Head {
     }
 }
 
+/// The bio of a request that is alive.
+///
+/// # Safety
+///
+/// The caller has a reference.
+#[cfg(not(MODULE))]
+pub(crate) unsafe fn bio_of<'a>(head: NonNull<Head>) -> &'a Bio {
+    // SAFETY: By the function's contract.
+    unsafe { &head.as_ref().bio }
+}
+
 /// The size of what all requests begin with, in bytes.
+#[cfg_attr(not(MODULE), allow(dead_code, reason = "the host has no reserves"))]
 pub(crate) const HEAD_SIZE: usize = size_of::<Head>();
 
 #[repr(C)]
@@ -163,7 +188,7 @@ struct Request<P> {
 impl<P> Request<P> {
     /// The memory of one with `count` segments, and where in it their table begins.
     fn layout(count: usize) -> Result<(sys::Layout, usize)> {
-        let table = sys::Layout::array::<ub::bio_vec>(count).map_err(|_| EINVAL)?;
+        let table = sys::Layout::array::<BioVec>(count).map_err(|_| EINVAL)?;
         sys::Layout::new::<Self>().extend(table).map_err(|_| EINVAL)
     }
 }
@@ -209,7 +234,7 @@ unsafe impl<P: Payload> Send for Idle<P> {}
 unsafe impl<P: Payload + Sync> Sync for Idle<P> {}
 
 impl<P: Payload> Idle<P> {
-    /// Allocates one. Gives the payload back if it fails. May sleep.
+    /// Allocates one. Gives the payload back if it fails. May sleep, but in an upcall.
     ///
     /// # Safety
     ///
@@ -226,7 +251,7 @@ impl<P: Payload> Idle<P> {
             let (memory, table) = Request::<P>::layout(count)?;
             let small = |n: usize| u32::try_from(n).map_err(|_| EINVAL);
             let sizes = (small(memory.size())?, small(memory.align())?);
-            let executor = module::executor()?;
+            let executor = sys::executor()?;
             let request = sys::alloc(memory, reserve).ok_or(ENOMEM)?;
             Ok((entries, sizes, table, executor, request))
         };
@@ -234,7 +259,7 @@ impl<P: Payload> Idle<P> {
             Ok(prepared) => prepared,
             Err(error) => return Err((error, payload)),
         };
-        let table: *mut ub::bio_vec = match count {
+        let table: *mut BioVec = match count {
             // The block layer looks at a table that is there, also if it has no entries.
             0 => core::ptr::null_mut(),
             // SAFETY: The table lies inside the allocation.
@@ -263,7 +288,7 @@ impl<P: Payload> Idle<P> {
             table,
             end: P::END.map(|_| Request::<P>::end as End),
             drop_payload: Request::<P>::drop_payload,
-            bio: Opaque::uninit(),
+            bio: Bio::new(),
         };
         let payload = Cell::new(Some(payload));
         let request = request.cast();
@@ -294,13 +319,14 @@ impl<P: Payload> Idle<P> {
         // SAFETY: By the invariant it is ours, and by the function's contract there is an entry.
         unsafe {
             let head = &mut self.0.as_mut().head;
-            (*head.table).bv_offset = offset;
-            (*head.table).bv_len = len;
+            blk::set_part(&mut *head.table, offset, len);
             head.size = len;
         }
     }
 
     /// Asks the device for the bytes from `pos` on: as many as the segments have, and `more`.
+    ///
+    /// Fails with `ESHUTDOWN`, and with `EBADF` if it would change a device that is open for reading.
     #[inline]
     pub(crate) fn submit(
         self,
@@ -309,6 +335,11 @@ impl<P: Payload> Idle<P> {
         pos: u64,
         more: u32,
     ) -> Result<Io<P>, (Error, Self)> {
+        let opf = op as u32 | device.flags;
+        let special = opf & device.special != 0;
+        if special && !device.allows(op) {
+            return Err((EBADF, self));
+        }
         let Some(member) = device.scope.enter() else {
             return Err((ESHUTDOWN, self));
         };
@@ -318,22 +349,22 @@ impl<P: Payload> Idle<P> {
         // nothing may wait.
         unsafe {
             (&raw mut (*this).asked).write(MaybeUninit::new(Asked {
-                opf: op as u32 | device.flags,
-                sector: pos >> bindings::SECTOR_SHIFT,
+                opf,
+                sector: pos >> blk::SECTOR_SHIFT,
                 size: (*this).size.saturating_add(more),
                 priority: device.priority,
                 bdev: device.bdev,
-                opened: device.opened.clone(),
+                queue: device.queue.clone(),
                 member,
             }));
             (*this).refs.store(2, sys::Relaxed);
             (*this).done.reset();
             // The default executor first, which is the quickest to know.
             let upcall = (*this).executor.as_ref().is_current() || sys::on_worker();
-            if upcall && !device.nowait {
-                sleeper_submits(head);
+            if (*this).asked().queue.begin(upcall, special) {
+                start(head, upcall, if upcall { blk::NOWAIT } else { 0 });
             } else {
-                start(head, upcall, if upcall { ub::UPCALL_REQ_NOWAIT } else { 0 });
+                sleeper_submits(head);
             }
         }
         Ok(Io {
@@ -382,9 +413,10 @@ unsafe impl<P: Payload> Sync for Io<P> {}
 /// Submits a request for the bytes from `pos` on, which is a multiple of the logical block size.
 ///
 /// `segments` lie in memory that `payload` owns, fit the device's alignment, and are as many as the
-/// device takes in one bio (256 always are). Fails with `ENOMEM`, and with `ESHUTDOWN` once the
-/// device's scope is over; then nothing was submitted and the payload is dropped. May sleep for
-/// memory; on a worker it does not wait for the device.
+/// device takes in one bio (256 always are). Fails with `ENOMEM`, with `EBADF` if it would change a device
+/// that is open for reading, and with `ESHUTDOWN` once the device's scope is over; then nothing was submitted
+/// and the payload is dropped. May sleep for memory; on a worker it waits neither for memory, without which it
+/// fails, nor for the device.
 ///
 /// # Safety
 ///
@@ -435,34 +467,24 @@ unsafe fn start(head: NonNull<Head>, upcall: bool, flags: u32) {
     unsafe {
         let this = head.as_ref();
         let asked = this.asked();
-        let bio = this.bio.get();
-        let bdev = asked.bdev.as_ptr();
-        let opf = asked.opf | flags;
         let mut priority = asked.priority;
-        if upcall {
-            // To say whose it is is cheaper than to let the kernel find out.
-            ub::bio_init(bio, core::ptr::null_mut(), this.table, this.segments, opf);
-            (*bio).bi_bdev = bdev;
-            #[cfg(CONFIG_BLK_CGROUP)]
-            ub::bio_associate_blkg_from_css(bio, ub::blkcg_root_css);
-            if priority == 0 {
-                priority = Priority::best_effort(4).0;
-            }
-        } else {
-            ub::bio_init(bio, bdev, this.table, this.segments, opf);
+        if upcall && priority == 0 {
+            priority = Priority::best_effort(4).0;
         }
-        (*bio).bi_vcnt = this.segments;
-        (*bio).bi_iter.bi_sector = asked.sector;
-        (*bio).bi_iter.bi_size = asked.size;
-        (*bio).bi_ioprio = priority;
-        (*bio).bi_end_io = Some(end_io);
-        (*bio).bi_private = head.as_ptr().cast();
-        sys::trace::bio_submit(bio);
-        ub::submit_bio(bio);
+        let ask = Ask {
+            opf: asked.opf | flags,
+            sector: asked.sector,
+            size: asked.size,
+            priority,
+            bdev: asked.bdev,
+            table: this.table,
+            segments: this.segments,
+        };
+        this.bio.submit(head, &ask, upcall);
     }
 }
 
-/// Hands the request to the sleeper, which submits it.
+/// Hands the request, which its queue counts as waiting, to the sleeper, which submits it.
 ///
 /// # Safety
 ///
@@ -477,37 +499,27 @@ unsafe fn sleeper_submits(head: NonNull<Head>) {
     }
 }
 
-/// The bio's completion.
+/// The bio's completion. Any context.
 ///
 /// # Safety
 ///
-/// Called by the kernel alone, as the C declaration says.
-unsafe extern "C" fn end_io(bio: *mut ub::bio) {
-    // The module's exit waits for us.
-    let section = sys::read_section();
-    // SAFETY: `bi_private` was set to the head by `start`, and the bio has a reference.
+/// The bio of `head` was submitted, and is not out any more; called once for that.
+pub(crate) unsafe fn end_io(head: NonNull<Head>, end: Ended, section: &sys::ReadSection) {
+    // SAFETY: The bio has a reference.
     unsafe {
-        let head = NonNull::new_unchecked((*bio).bi_private.cast::<Head>());
         let this = head.as_ref();
-        ub::bio_uninit(bio);
-        let status = (*bio).bi_status;
-        let nowait = (*bio).bi_opf & ub::UPCALL_REQ_NOWAIT != 0;
-        // A stacked device may lose the ability while we use it.
-        if nowait && (status == ub::UPCALL_BLK_STS_AGAIN || status == ub::UPCALL_BLK_STS_NOTSUPP) {
+        let Ended::Done(errno) = end else {
+            this.asked().queue.refused();
             return sleeper_submits(head);
-        }
-        let errno = if status == 0 {
-            0
-        } else {
-            ub::upcall_blk_status_to_errno(status)
         };
-        sys::trace::bio_complete(bio, || this.asked().sector, errno);
+        this.bio.trace_end(|| this.asked().sector, errno);
         this.status.with_mut(|status| *status = errno);
+        this.asked().queue.ended();
         if let Some(end) = this.end {
             end(head, result(errno));
         }
         // Before the reference goes: until then the waker's code is there.
-        this.done.complete_in(&section);
+        this.done.complete_in(section);
         if this.refs.fetch_sub(1, Full) == 1 {
             // The future is gone, and what is left must not run here.
             this.executor.as_ref().push(head.cast());
@@ -515,13 +527,13 @@ unsafe extern "C" fn end_io(bio: *mut ub::bio) {
     }
 }
 
-/// [`to_result`], which is no call where all is well.
+/// The result that an error number is, or 0.
 #[inline(always)]
 fn result(errno: i32) -> Result {
     if errno == 0 {
         return Ok(());
     }
-    to_result(errno)
+    Err(Error::from_errno(errno))
 }
 
 /// Runs on the sleeper, to submit, or on the executor, to release.
@@ -538,7 +550,10 @@ unsafe fn run(runnable: NonNull<Runnable>) {
     unsafe {
         let this = head.as_ref();
         if this.submit.xchg(false, sys::Full) {
+            let sending = this.asked().queue.send();
             start(head, true, 0);
+            // What comes now may go past the sleeper: the request is before it. It may be gone already.
+            sending.sent();
         } else {
             let scope = from_ref(this.asked().member.scope());
             let executor = this.executor;
@@ -574,7 +589,7 @@ unsafe fn release(head: NonNull<Head>) {
 unsafe fn take_asked(head: NonNull<Head>) -> Member {
     // SAFETY: By the function's contract all of the request is ours.
     let asked = unsafe { (&raw const (*head.as_ptr()).asked).read().assume_init() };
-    drop(asked.opened);
+    drop(asked.queue);
     asked.member
 }
 

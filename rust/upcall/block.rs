@@ -4,14 +4,12 @@
 
 use crate::bio::{Idle, Io, Op, Payload, Segment};
 use crate::device::Device;
+use crate::memory;
+use crate::sys::{new_page, page_address, Error, Page, Result, EINVAL, ENOMEM, PAGE_SIZE};
 use core::future::Future;
 use core::pin::Pin;
 use core::ptr::NonNull;
 use core::task::{ready, Context, Poll};
-use kernel::bindings;
-use kernel::page::{Page, PAGE_SIZE};
-use kernel::prelude::*;
-use upcall_bindings as ub;
 
 /// An owned page of memory, of [`Block::SIZE`] bytes.
 ///
@@ -60,9 +58,9 @@ impl Memory {
             Self::Page(page) => Some(OnePage(page)),
             Self::Vacant => None,
         };
-        let page = match page.map_or_else(|| new_page().map(OnePage), Ok) {
-            Ok(page) => page,
-            Err(error) => return Err((error, Self::Vacant)),
+        let page = match page.or_else(|| new_page().map(OnePage)) {
+            Some(page) => page,
+            None => return Err((ENOMEM, Self::Vacant)),
         };
         let segment = Segment {
             // SAFETY: A page's pointer is never null.
@@ -93,16 +91,13 @@ impl From<Option<OnePage>> for Memory {
     }
 }
 
-#[cfg(CONFIG_HIGHMEM)]
-compile_error!("upcall addresses pages directly, which needs a kernel without highmem");
-
 impl Block {
     /// The size of a block that is not vacant, in bytes.
     pub const SIZE: usize = PAGE_SIZE;
 
     /// Allocates a block filled with zeroes.
     ///
-    /// Fails with `ENOMEM`. May sleep.
+    /// Fails with `ENOMEM`. May sleep, but in an upcall.
     pub fn new() -> Result<Self> {
         let mut block = Self::vacant();
         block.fill_vacant()?;
@@ -118,7 +113,7 @@ impl Block {
     pub fn as_slice(&self) -> &[u8] {
         match self.0.page() {
             // SAFETY: The page is ours, was zeroed when it was allocated, and is mapped.
-            Some(page) => unsafe { core::slice::from_raw_parts(address(page), Self::SIZE) },
+            Some(page) => unsafe { core::slice::from_raw_parts(page_address(page), Self::SIZE) },
             None => &[],
         }
     }
@@ -127,15 +122,18 @@ impl Block {
     pub fn as_mut_slice(&mut self) -> &mut [u8] {
         match self.0.page() {
             // SAFETY: As in `as_slice`, and we have it to ourselves.
-            Some(page) => unsafe { core::slice::from_raw_parts_mut(address(page), Self::SIZE) },
+            Some(page) => unsafe {
+                core::slice::from_raw_parts_mut(page_address(page), Self::SIZE)
+            },
             None => &mut [],
         }
     }
 
-    /// Gives the block a page, filled with zeroes, if it is vacant. Fails with `ENOMEM`. May sleep.
+    /// Gives the block a page, filled with zeroes, if it is vacant. Fails with `ENOMEM`. May sleep, but
+    /// in an upcall.
     pub fn fill_vacant(&mut self) -> Result {
         if self.0.page().is_none() {
-            self.0 = Memory::Page(new_page()?);
+            self.0 = Memory::Page(new_page().ok_or(ENOMEM)?);
         }
         Ok(())
     }
@@ -162,8 +160,8 @@ impl Block {
     /// Writes `len` bytes of the block, from byte `offset` of it on, to byte `pos` of the device.
     ///
     /// With `fua` the data is on stable media when the future is ready; else a
-    /// [`flush`](Device::flush) brings it there. A vacant block is written as zeroes. Otherwise as
-    /// [`read`](Self::read).
+    /// [`flush`](Device::flush) brings it there. A vacant block is written as zeroes. Fails with `EBADF` if the
+    /// device is open for reading. Otherwise as [`read`](Self::read).
     ///
     /// # Cancellation
     ///
@@ -243,6 +241,14 @@ pub struct Transfer<'a> {
     op: Op,
 }
 
+impl Transfer<'_> {
+    /// Whether what was missing is not memory that was set aside.
+    #[cold]
+    fn lacks_memory(&self) -> bool {
+        self.device.reserve().is_none() || self.block.0.page().is_none()
+    }
+}
+
 impl Future for Transfer<'_> {
     type Output = Result;
 
@@ -253,10 +259,16 @@ impl Future for Transfer<'_> {
                 return Poll::Ready(Ok(()));
             }
             let (offset, len) = (this.offset as usize, this.len as usize);
-            this.io = Some(
-                this.block
-                    .start(this.device, this.op, this.pos, offset, len)?,
-            );
+            match this
+                .block
+                .start(this.device, this.op, this.pos, offset, len)
+            {
+                Ok(io) => this.io = Some(io),
+                Err(ENOMEM) if this.lacks_memory() && memory::wait(cx, Block::SIZE) => {
+                    return Poll::Pending;
+                }
+                Err(error) => return Poll::Ready(Err(error)),
+            }
         }
         let Some(io) = &mut this.io else {
             return Poll::Pending;
@@ -270,20 +282,7 @@ impl Future for Transfer<'_> {
     }
 }
 
-/// A page filled with zeroes. Fails with `ENOMEM`. May sleep.
-fn new_page() -> Result<Page> {
-    Ok(Page::alloc_page(GFP_KERNEL | __GFP_ZERO)?)
-}
-
 /// The payload of a block's read.
 struct OnePage(Page);
 
 impl Payload for OnePage {}
-
-pub(crate) fn address(page: &Page) -> *mut u8 {
-    // SAFETY: The page is allocated, and without highmem it is always mapped.
-    unsafe { ub::upcall_page_address(page.as_ptr().cast::<ub::page>()).cast() }
-}
-
-// The pointer types of the two binding crates name the same C type.
-const _: () = assert!(size_of::<bindings::page>() == size_of::<ub::page>());

@@ -3,12 +3,13 @@
 //! [`Blocks`]: many owned pages, read and written by as few requests as the device allows.
 
 use crate::bio::{submit_or_return, Io, Op, Payload, Segment};
-use crate::block::address;
 use crate::device::Device;
+use crate::memory;
+use crate::sys::{self, new_page, page_address, KVec, Page, Result, EINVAL, ENOMEM, PAGE_SIZE};
+use core::future::poll_fn;
 use core::mem::take;
 use core::ptr::NonNull;
-use kernel::page::{Page, PAGE_SIZE};
-use kernel::prelude::*;
+use core::task::Poll;
 
 /// How many pages one request has: every device takes so many segments (`bio_max_segs`).
 const CHUNK: usize = 256;
@@ -17,29 +18,30 @@ const CHUNK: usize = 256;
 const PAGE_SHIFT: u32 = PAGE_SIZE.trailing_zeros();
 const CHUNK_SHIFT: u32 = PAGE_SHIFT + CHUNK.trailing_zeros();
 
+/// The largest piece of memory that a request needs, in bytes, rounded up.
+const REQUEST: usize = 2 * PAGE_SIZE;
+
 /// A number of owned pages, as one range of bytes.
 ///
 /// As with a [`Block`](crate::Block), a transfer takes the pages along. What a transfer that was
 /// dropped had taken is *vacant* afterwards, and gets new pages with the next transfer.
 pub struct Blocks {
-    /// Chunks of [`CHUNK`] pages, of which the last may have fewer; a vacant one has none.
+    /// Chunks of [`CHUNK`] pages, of which the last may have fewer; a vacant one has none, and one that
+    /// could not be filled yet has some.
     chunks: KVec<KVec<Page>>,
     pages: usize,
 }
 
 impl Blocks {
-    /// Allocates `pages` pages filled with zeroes. Fails with `ENOMEM`. May sleep.
+    /// Allocates `pages` pages filled with zeroes. Fails with `ENOMEM`. May sleep, but in an upcall.
     pub fn new(pages: usize) -> Result<Self> {
-        let mut this = Self {
-            chunks: KVec::with_capacity(pages.div_ceil(CHUNK), GFP_KERNEL)?,
-            pages,
-        };
-        while this.chunks.len() < this.chunks.capacity().min(pages.div_ceil(CHUNK)) {
-            this.chunks.push(KVec::new(), GFP_KERNEL)?;
+        let count = pages.div_ceil(CHUNK);
+        let mut chunks = sys::vec(count).ok_or(ENOMEM)?;
+        for _ in 0..count {
+            sys::push(&mut chunks, KVec::new())?;
         }
-        for index in 0..this.chunks.len() {
-            this.fill(index)?;
-        }
+        let mut this = Self { chunks, pages };
+        this.fill_vacant()?;
         Ok(this)
     }
 
@@ -58,7 +60,7 @@ impl Blocks {
         let chunk = self.chunks.get(page / CHUNK);
         match chunk.and_then(|chunk| chunk.get(page % CHUNK)) {
             // SAFETY: The page is ours, was zeroed when it was allocated, and is mapped.
-            Some(page) => unsafe { core::slice::from_raw_parts(address(page), PAGE_SIZE) },
+            Some(page) => unsafe { core::slice::from_raw_parts(page_address(page), PAGE_SIZE) },
             None => &[],
         }
     }
@@ -68,30 +70,35 @@ impl Blocks {
         let chunk = self.chunks.get_mut(page / CHUNK);
         match chunk.and_then(|chunk| chunk.get_mut(page % CHUNK)) {
             // SAFETY: As in `page`, and we have it to ourselves.
-            Some(page) => unsafe { core::slice::from_raw_parts_mut(address(page), PAGE_SIZE) },
+            Some(page) => unsafe { core::slice::from_raw_parts_mut(page_address(page), PAGE_SIZE) },
             None => &mut [],
         }
     }
 
-    /// Gives vacant parts pages filled with zeroes. Fails with `ENOMEM`. May sleep.
+    /// Gives vacant parts pages filled with zeroes. Fails with `ENOMEM`. May sleep, but in an upcall.
     pub fn fill_vacant(&mut self) -> Result {
         (0..self.chunks.len()).try_for_each(|index| self.fill(index))
     }
 
-    /// Gives chunk `index` its pages, if it is vacant.
+    /// Gives chunk `index` the pages that it lacks. If that fails it keeps what it got.
     fn fill(&mut self, index: usize) -> Result {
-        let count = (self.pages - index * CHUNK).min(CHUNK);
+        let count = self.pages_of(index);
         let Some(chunk) = self.chunks.get_mut(index) else {
             return Ok(());
         };
-        if chunk.is_empty() {
-            let mut pages = KVec::with_capacity(count, GFP_KERNEL)?;
-            for _ in 0..count {
-                pages.push(Page::alloc_page(GFP_KERNEL | __GFP_ZERO)?, GFP_KERNEL)?;
-            }
-            *chunk = pages;
+        if chunk.capacity() < count {
+            // It has no pages: those that have some have room for all.
+            *chunk = sys::vec(count).ok_or(ENOMEM)?;
+        }
+        while chunk.len() < count {
+            sys::push(chunk, new_page().ok_or(ENOMEM)?)?;
         }
         Ok(())
+    }
+
+    /// How many pages chunk `index` has when it is full.
+    fn pages_of(&self, index: usize) -> usize {
+        self.pages.saturating_sub(index * CHUNK).min(CHUNK)
     }
 
     /// Reads `len` bytes from byte `pos` of the device, to byte `offset` of the blocks and what follows.
@@ -144,16 +151,24 @@ impl Blocks {
         }
         pos.checked_add(len as u64).ok_or(EINVAL)?;
         let count = (end - offset).div_ceil(CHUNK << PAGE_SHIFT) + 1;
-        let mut ios: KVec<(usize, Io<Chunk>)> = KVec::with_capacity(count, GFP_KERNEL)?;
+        let size = count * size_of::<(usize, Io<Chunk>)>();
+        let mut ios: KVec<(usize, Io<Chunk>)> = memory::retry(size, || sys::vec(count)).await?;
         let mut result = Ok(());
         let mut at = offset;
         while at < end && result.is_ok() {
             let stop = (((at >> CHUNK_SHIFT) + 1) << CHUNK_SHIFT).min(end);
-            match self.start(device, op, pos + (at - offset) as u64, at, stop) {
+            let from = pos + (at - offset) as u64;
+            let started = poll_fn(|cx| match self.start(device, op, from, at, stop) {
+                Err(ENOMEM) if self.lacks_memory(device, at) && memory::wait(cx, REQUEST) => {
+                    Poll::Pending
+                }
+                started => Poll::Ready(started),
+            });
+            result = match started.await {
                 // Within the capacity.
-                Ok(io) => result = Ok(ios.push((at >> CHUNK_SHIFT, io), GFP_KERNEL)?),
-                Err(error) => result = Err(error),
-            }
+                Ok(io) => sys::push(&mut ios, (at >> CHUNK_SHIFT, io)),
+                Err(error) => Err(error),
+            };
             at = stop;
             // Nobody waits for memory that he has himself.
             if device.reserve().is_some() {
@@ -191,21 +206,23 @@ impl Blocks {
         self.fill(index)?;
         let base = index << CHUNK_SHIFT;
         let (at, stop) = (at - base, stop - base);
-        let place = self.chunks.get_mut(index).ok_or(EINVAL)?;
         let (first, last) = (at >> PAGE_SHIFT, (stop - 1) >> PAGE_SHIFT);
-        // Copies of the pointers: the pages themselves go along as the payload.
-        let mut parts = KVec::with_capacity(last - first + 1, GFP_KERNEL)?;
-        for n in first..=last {
+        let place = self.chunks.get_mut(index).ok_or(EINVAL)?;
+        if last >= place.len() {
+            return Err(EINVAL);
+        }
+        // The pages go along as the payload; their table stays where it is meanwhile.
+        let pages = place.as_ptr();
+        let segments = (first..last + 1).map(|n| {
             let from = at.max(n << PAGE_SHIFT) - (n << PAGE_SHIFT);
             let to = stop.min((n + 1) << PAGE_SHIFT) - (n << PAGE_SHIFT);
-            let page = place.get(n).ok_or(EINVAL)?;
-            // SAFETY: A page's pointer is never null.
-            let page = unsafe { NonNull::new_unchecked(page.as_ptr()) };
-            parts.push((page, from as u32, (to - from) as u32), GFP_KERNEL)?;
-        }
-        let segments = parts
-            .iter()
-            .map(|&(page, offset, len)| Segment { page, offset, len });
+            Segment {
+                // SAFETY: The index is in the table, and a page's pointer is never null.
+                page: unsafe { NonNull::new_unchecked((*pages.add(n)).as_ptr()) },
+                offset: from as u32,
+                len: (to - from) as u32,
+            }
+        });
         let chunk = Chunk(take(place));
         // SAFETY: The pages go along with the request.
         let io = unsafe { submit_or_return(device, op, pos, 0, segments, chunk) };
@@ -214,6 +231,14 @@ impl Blocks {
             *place = chunk.map_or(KVec::new(), |chunk| chunk.0);
             error
         })
+    }
+
+    /// Whether what was missing for a request from byte `at` on is not memory that was set aside.
+    #[cold]
+    fn lacks_memory(&self, device: &Device, at: usize) -> bool {
+        let index = at >> CHUNK_SHIFT;
+        let full = |chunk: &KVec<Page>| chunk.len() == self.pages_of(index);
+        device.reserve().is_none() || !self.chunks.get(index).is_some_and(full)
     }
 }
 

@@ -5,32 +5,43 @@
 //! C header: [`include/linux/blkdev.h`](srctree/include/linux/blkdev.h).
 //!
 //! A device is a value that says how it is asked: for which scope, with what memory, how urgently. Clones
-//! share the open file, and so does each request as long as it is out, so that what is dropped
-//! first does not matter.
+//! share a [`Queue`] with the open file in it, and so does each request as long as it is there, so that what is
+//! dropped first does not matter.
+//!
+//! # Concurrency
+//!
+//! A queue counts in one word what is in flight and what waits for the scope's sleeper. A worker's
+//! request that finds neither somebody waiting nor the bound reached goes to the device at once; any other
+//! waits, and the sleeper submits in the order in which they came. `count` is changed in any context, up to
+//! hard interrupt: by who submits, by completions, and by the sleeper.
+//!
+//! One thread waits for room, the sleeper of the device's scope, and only while the request that it is about
+//! to submit is counted as waiting. It leaves itself in `parked` and looks at the count once more before it
+//! parks; whoever lowers the number in flight, while somebody waits, takes it out and wakes it. So no wake is
+//! lost, and none needs a lock.
 
-use crate::bio::{submit_or_return, Io, Op, Payload};
-use crate::reserve::Reserve;
+use crate::bio::{submit_or_return, Io, Op, Payload, WITHOUT_DATA, WRITES};
+use crate::memory;
 use crate::scope::{Scope, Spawner};
-use crate::sys::{Atomic, Full, Relaxed};
-use core::ptr::NonNull;
-use kernel::bindings;
-use kernel::error::from_err_ptr;
-use kernel::fs::File;
-use kernel::prelude::*;
-use kernel::sync::aref::ARef;
-use upcall_bindings as ub;
+use crate::sys::blk::{self, OpenFile, RawDevice};
+use crate::sys::{self, Atomic, Full, Parker, Relaxed, Reserve, Result, EINVAL, ENOMEM, ESHUTDOWN};
+use core::ffi::CStr;
+use core::ptr::{null_mut, NonNull};
 
 /// A block device with the scope that its requests belong to.
 #[derive(Clone)]
 pub struct Device {
-    pub(crate) bdev: NonNull<ub::block_device>,
+    pub(crate) bdev: NonNull<RawDevice>,
     pub(crate) scope: Spawner,
-    pub(crate) nowait: bool,
+    /// The bits that mark an operation as one to look at closer: see [`Device::allows`] and
+    /// [`Queued::begin`].
+    pub(crate) special: u32,
     logical_block_size: u32,
-    /// Keeps the device open, if we opened it.
-    pub(crate) opened: Option<Opened>,
+    /// What clones and requests share.
+    pub(crate) queue: Queued,
     reserve: Option<Reserve>,
     pub(crate) priority: u16,
+    write: bool,
     /// For the bios, beside those of an [`Op`].
     pub(crate) flags: u32,
 }
@@ -43,42 +54,55 @@ unsafe impl Sync for Device {}
 impl Device {
     /// Makes a device for requests that belong to `scope`.
     ///
+    /// It may be written to, if the device that was opened may. Fails with `ENOMEM`. May sleep.
+    ///
     /// # Safety
     ///
     /// `bdev` is open, and stays so until `scope` was joined or dropped.
-    pub unsafe fn new(bdev: NonNull<bindings::block_device>, scope: &Scope) -> Self {
-        let bdev = bdev.cast();
-        Self {
-            bdev,
-            scope: scope.spawner(),
-            // SAFETY: The device is open.
-            nowait: unsafe { ub::upcall_bdev_nowait(bdev.as_ptr()) },
-            // SAFETY: As above.
-            logical_block_size: unsafe { ub::upcall_logical_block_size(bdev.as_ptr()) },
-            opened: None,
-            reserve: None,
-            priority: 0,
-            flags: 0,
-        }
+    pub unsafe fn new(bdev: NonNull<RawDevice>, scope: &Scope) -> Result<Self> {
+        // SAFETY: By the function's contract.
+        unsafe { Self::make(bdev, true, None, scope) }
     }
 
     /// Opens the device at `path`, for requests that belong to `scope`; for writing too if `write`.
     ///
-    /// The path is the calling thread's; a worker has no file system, and finds nothing. Others may use the
-    /// device as well. It stays open as long as the returned device, a clone of it or one
+    /// Without `write` what would change the device fails with `EBADF`; a [`flush`](Self::flush) does not, as
+    /// `fsync` does not. The path is the calling thread's; a worker has no file system, and finds nothing. Others
+    /// may use the device as well. It stays open as long as the returned device, a clone of it or one
     /// of its requests is there. Fails with the errors of opening a device. May sleep.
     pub fn open(path: &CStr, write: bool, scope: &Scope) -> Result<Self> {
-        // SAFETY: The path is a C string.
-        let file = from_err_ptr(unsafe { ub::upcall_open_bdev(path.as_char_ptr(), write) })?;
-        // SAFETY: The file was opened, and its reference is ours. It belongs to no thread's table of
-        // files, so that nobody uses its position.
-        let file: ARef<File> = unsafe { ARef::from_raw(NonNull::new_unchecked(file.cast())) };
-        // SAFETY: The file is that of a block device.
-        let bdev = unsafe { ub::upcall_file_bdev(file.as_ptr().cast()) };
-        // SAFETY: Every request has a clone of `opened`, which keeps it open.
-        let mut device = unsafe { Self::new(NonNull::new_unchecked(bdev.cast()), scope) };
-        device.opened = Some(Opened::new(file)?);
-        Ok(device)
+        let (file, bdev) = blk::open(path, write)?;
+        // SAFETY: The device and every request have the queue, which keeps it open.
+        unsafe { Self::make(bdev, write, Some(file), scope) }
+    }
+
+    /// # Safety
+    ///
+    /// `bdev` is open, and stays so as long as `file`, or without one as long as the scope.
+    unsafe fn make(
+        bdev: NonNull<RawDevice>,
+        write: bool,
+        file: Option<OpenFile>,
+        scope: &Scope,
+    ) -> Result<Self> {
+        // SAFETY: The device is open.
+        let traits = unsafe { blk::traits(bdev) };
+        Ok(Self {
+            bdev,
+            scope: scope.spawner(),
+            special: WITHOUT_DATA | if write { 0 } else { WRITES },
+            logical_block_size: traits.logical_block_size,
+            queue: Queued::new(Queue::new(&traits, file))?,
+            reserve: None,
+            priority: 0,
+            write,
+            flags: 0,
+        })
+    }
+
+    /// Whether it is open for what `op` does.
+    pub(crate) fn allows(&self, op: Op) -> bool {
+        self.write || op == Op::Flush || op as u32 & WRITES == 0
     }
 
     /// Where its requests have their memory from, if it was set aside.
@@ -105,14 +129,23 @@ impl Device {
     ///
     /// For requests at places that are far from each other, where each look is in vain. C: `REQ_NOMERGE`.
     pub fn without_merging(mut self) -> Self {
-        self.flags |= ub::UPCALL_REQ_NOMERGE;
+        self.flags |= blk::NOMERGE;
         self
     }
 
     /// The size, in bytes.
-    pub fn size(&self) -> u64 {
-        // SAFETY: The device is open.
-        unsafe { ub::upcall_bdev_size(self.bdev.as_ptr()) }
+    ///
+    /// Fails with `ESHUTDOWN` once the scope is over, if it was not opened by [`open`](Self::open): then it may be
+    /// closed.
+    pub fn size(&self) -> Result<u64> {
+        let member = self.scope.enter();
+        if member.is_none() && self.queue.queue().file.is_none() {
+            return Err(ESHUTDOWN);
+        }
+        // SAFETY: The device is open: by the queue's file, or as long as we are a member.
+        let size = unsafe { blk::size(self.bdev) };
+        drop(member);
+        Ok(size)
     }
 
     /// Brings all that was written before, and is done, to stable media.
@@ -121,7 +154,7 @@ impl Device {
     ///
     /// The device goes on with what was begun. So in the next two.
     pub async fn flush(&self) -> Result {
-        self.without_data(Op::Flush, 0, 0)?.await.0
+        self.without_data(Op::Flush, 0, 0).await?.await.0
     }
 
     /// Tells the device that the content of `len` bytes from byte `pos` on is not needed any more.
@@ -148,16 +181,23 @@ impl Device {
         while at < end {
             // A bio counts with 32 bits.
             let size = (end - at).min(1 << 30);
-            self.without_data(op, at, size as u32)?.await.0?;
+            self.without_data(op, at, size as u32).await?.await.0?;
             at += size;
         }
         Ok(())
     }
 
-    fn without_data(&self, op: Op, pos: u64, size: u32) -> Result<Io<Nothing>> {
-        // SAFETY: There are no segments.
-        unsafe { submit_or_return(self, op, pos, size, core::iter::empty(), Nothing) }
-            .map_err(|(error, _)| error)
+    async fn without_data(&self, op: Op, pos: u64, size: u32) -> Result<Io<Nothing>> {
+        memory::retry(size_of::<Nothing>(), || {
+            // SAFETY: There are no segments.
+            match unsafe { submit_or_return(self, op, pos, size, core::iter::empty(), Nothing) } {
+                Ok(io) => Some(Ok(io)),
+                // What was set aside for others is not worth waiting for.
+                Err((ENOMEM, _)) if self.reserve.is_none() => None,
+                Err((error, _)) => Some(Err(error)),
+            }
+        })
+        .await?
     }
 
     /// The smallest unit that the device reads, in bytes: a power of two.
@@ -166,55 +206,172 @@ impl Device {
     }
 
     /// The C device.
-    pub fn as_ptr(&self) -> *mut bindings::block_device {
-        self.bdev.as_ptr().cast()
+    pub fn as_ptr(&self) -> *mut RawDevice {
+        self.bdev.as_ptr()
     }
 }
 
-/// A reference on the open file of a device: an [`Arc`](kernel::sync::Arc) that counts inline, since each
-/// request counts.
-pub(crate) struct Opened(NonNull<OpenFile>);
+/// In [`Queue::count`]: one request that waits for the sleeper. Below are those in flight.
+const WAITING: usize = 1 << (usize::BITS / 2);
 
-struct OpenFile {
+/// How many requests may be in flight on a device that tells no number.
+const DEFAULT_DEPTH: usize = 1024;
+
+/// What the clones of a device and their requests share: the open file, and what is in flight.
+pub(crate) struct Queue {
     refs: Atomic<usize>,
-    _file: ARef<File>,
+    /// How many requests are in flight, and [`WAITING`] for each that waits for the sleeper.
+    count: Atomic<usize>,
+    /// A worker's request goes to the device at once if the count is less: 0 if none does.
+    direct: usize,
+    /// How many may be in flight when the sleeper submits one more.
+    bound: usize,
+    /// The sleeper's thread while it waits for room, as [`Parker::leave`] gives it; or null.
+    parked: Atomic<*mut ()>,
+    /// Keeps the device open, if we opened it.
+    file: Option<OpenFile>,
 }
 
-// SAFETY: The file of a device belongs to no thread.
-unsafe impl Send for Opened {}
-// SAFETY: As above.
-unsafe impl Sync for Opened {}
-
-impl Opened {
-    fn new(file: ARef<File>) -> Result<Self> {
-        let open = OpenFile {
+impl Queue {
+    pub(crate) fn new(traits: &blk::Traits, file: Option<OpenFile>) -> Self {
+        let bound = traits.depth.unwrap_or(DEFAULT_DEPTH).clamp(1, WAITING / 2);
+        Self {
             refs: Atomic::new(1),
-            _file: file,
-        };
-        let open = KBox::into_raw(KBox::new(open, GFP_KERNEL)?);
-        // SAFETY: A box is not null.
-        Ok(Self(unsafe { NonNull::new_unchecked(open) }))
+            count: Atomic::new(0),
+            direct: if traits.nowait { bound } else { 0 },
+            bound,
+            parked: Atomic::new(null_mut()),
+            file,
+        }
+    }
+
+    /// Whether the sleeper may submit one more.
+    fn has_room(&self) -> bool {
+        self.count.load(Relaxed) % WAITING < self.bound
+    }
+
+    /// The number in flight fell while somebody waits. Any context.
+    #[cold]
+    fn wake(&self) {
+        // SAFETY: Only `wait_for_room` leaves something there, and whoever takes it out uses it up.
+        if let Some(waker) = unsafe { Parker::take(self.parked.xchg(null_mut(), Full)) } {
+            waker.wake();
+        }
+    }
+
+    /// Waits until the sleeper may submit one more. Called by the sleeper, for a request that waits.
+    fn wait_for_room(&self) {
+        if self.has_room() {
+            return;
+        }
+        let parker = Parker::current();
+        loop {
+            let token = parker.token();
+            let old = self.parked.xchg(parker.leave(), Full);
+            // SAFETY: As in `wake`.
+            drop(unsafe { Parker::take(old) });
+            if self.has_room() {
+                break;
+            }
+            parker.park(token);
+        }
+        // SAFETY: As in `wake`.
+        drop(unsafe { Parker::take(self.parked.xchg(null_mut(), Full)) });
     }
 }
 
-impl Clone for Opened {
+/// A reference on a [`Queue`]: an [`Arc`](kernel::sync::Arc) that counts inline, since each request counts.
+pub(crate) struct Queued(NonNull<Queue>);
+
+// SAFETY: All of a queue is made to be shared, and the file of a device belongs to no thread.
+unsafe impl Send for Queued {}
+// SAFETY: As above.
+unsafe impl Sync for Queued {}
+
+impl Queued {
+    pub(crate) fn new(queue: Queue) -> Result<Self> {
+        let memory = sys::alloc(sys::Layout::new::<Queue>(), None).ok_or(ENOMEM)?;
+        let memory = memory.cast();
+        // SAFETY: The memory is fresh, large enough and aligned.
+        unsafe { memory.write(queue) };
+        Ok(Self(memory))
+    }
+
+    fn queue(&self) -> &Queue {
+        // SAFETY: We have a reference.
+        unsafe { self.0.as_ref() }
+    }
+
+    /// A worker or a thread is about to submit a request: whether it is to do so at once, or to hand it to the
+    /// sleeper. `special` is one that does not let itself be refused.
+    #[inline(always)]
+    pub(crate) fn begin(&self, upcall: bool, special: bool) -> bool {
+        let before = self.queue().count.fetch_add(1, Full);
+        if !upcall || (before < self.queue().direct && !special) {
+            return true;
+        }
+        self.refused();
+        false
+    }
+
+    /// A request that was in flight is for the sleeper. Any context.
+    #[cold]
+    pub(crate) fn refused(&self) {
+        self.queue().count.fetch_add(WAITING - 1, Full);
+        self.queue().wake();
+    }
+
+    /// A request that was in flight has ended. Any context.
+    #[inline(always)]
+    pub(crate) fn ended(&self) {
+        if self.queue().count.fetch_sub(1, Full) >= WAITING {
+            self.queue().wake();
+        }
+    }
+
+    /// The sleeper is about to submit a request that waited. Waits until the bound allows it.
+    pub(crate) fn send(&self) -> Sending {
+        self.queue().wait_for_room();
+        self.queue().count.fetch_add(1, Full);
+        Sending(self.clone())
+    }
+}
+
+/// The sleeper submits a request, which still counts as waiting: others do not go past it.
+pub(crate) struct Sending(Queued);
+
+impl Sending {
+    /// The block layer has the request.
+    pub(crate) fn sent(self) {
+        self.0.queue().count.fetch_sub(WAITING, Full);
+    }
+}
+
+impl Clone for Queued {
     #[inline(always)]
     fn clone(&self) -> Self {
         // Of 64 bits, which no program counts through.
-        // SAFETY: We have a reference.
-        unsafe { self.0.as_ref() }.refs.fetch_add(1, Relaxed);
+        self.queue().refs.fetch_add(1, Relaxed);
         Self(self.0)
     }
 }
 
-impl Drop for Opened {
+impl Drop for Queued {
     #[inline(always)]
     fn drop(&mut self) {
-        // SAFETY: We have a reference.
-        if unsafe { self.0.as_ref() }.refs.fetch_sub(1, Full) == 1 {
-            // SAFETY: It was the last, and came from a box.
-            drop(unsafe { KBox::from_raw(self.0.as_ptr()) });
+        if self.queue().refs.fetch_sub(1, Full) == 1 {
+            free(self.0);
         }
+    }
+}
+
+/// Frees a queue whose last reference is gone. Process context.
+#[cold]
+fn free(queue: NonNull<Queue>) {
+    // SAFETY: It was the last reference, and the memory comes from `alloc`.
+    unsafe {
+        queue.drop_in_place();
+        sys::free(queue.cast(), sys::Layout::new::<Queue>(), None);
     }
 }
 

@@ -270,9 +270,7 @@ impl Core {
             if batch.is_empty() {
                 break;
             }
-            // One plug for what became ready together: what becomes ready meanwhile may come for as
-            // long as we run, and would keep the first requests from the device.
-            sys::with_plug(|| {
+            let mut run = || {
                 while budget != 0 {
                     let Some(link) = batch.next() else { break };
                     budget -= 1;
@@ -281,7 +279,15 @@ impl Core {
                     // reference that was pushed with it is now ours to pass on.
                     unsafe { (runnable.as_ref().run)(runnable) };
                 }
-            });
+            };
+            if self.sleeps {
+                // No plug: a request would wait in it for whatever comes after it to be done.
+                run();
+            } else {
+                // One plug for what became ready together: what becomes ready meanwhile may come for
+                // as long as we run, and would keep the first requests from the device.
+                sys::with_plug(run);
+            }
         }
         drop(nofs);
         self.worker.store(0, Relaxed);

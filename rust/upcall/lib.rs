@@ -23,7 +23,7 @@
 //! | [`rwsem`] | [`RwSemaphore`] and [`Mutex`], made of it |
 //! | [`channel`](mod@channel), [`oneshot`](mod@oneshot), [`notify`] | values and events between tasks |
 //! | [`time`] | [`sleep`], [`timeout`](fn@timeout), [`interval`] |
-//! | [`reserve`] | memory for what must go on when there is none |
+//! | [`reserve`], [`memory`] | memory for what must go on when there is none, and waiting for it |
 //! | [`bio`] | block requests as futures |
 //! | [`block`], [`blocks`] | [`Block`], the owned page; [`Blocks`], many |
 //! | [`sys`] | what the portable core takes from the kernel, or from the host when it is tested |
@@ -57,6 +57,7 @@ mod executor;
 mod eyes;
 mod join;
 mod join_set;
+mod memory;
 mod module;
 mod notify;
 pub mod oneshot;
@@ -86,6 +87,7 @@ pub use join::{
     TryJoinAll, TryTogether,
 };
 pub use join_set::JoinSet;
+pub use memory::memory_freed;
 pub use notify::Notify;
 pub use oneshot::oneshot;
 pub use race::{race, Either, Race};

@@ -13,11 +13,13 @@
 
 use crate::executor::{Core, Executor};
 use crate::eyes::Eyes;
+use crate::memory::Shortage;
 use crate::registry;
 use crate::scope::Scope;
-use crate::sys::{self, Acquire, Atomic, Bell, Release};
+use crate::sys::{self, Acquire, Atomic, Bell, Full, Release};
 use core::ptr::{null_mut, NonNull};
 use kernel::bindings;
+use kernel::error::to_result;
 use kernel::prelude::*;
 use kernel::sync::{static_lock_class, Arc, LockClassKey};
 use upcall_bindings as ub;
@@ -28,6 +30,23 @@ static EXECUTOR: Atomic<*mut Core> = Atomic::new(null_mut());
 
 /// The default sleeper: runs what must wait in the kernel, so that the executor need not.
 static SLEEPER: Atomic<*mut Core> = Atomic::new(null_mut());
+
+/// Those who wait for memory: there as long as the default executor.
+static SHORTAGE: Atomic<*mut Shortage> = Atomic::new(null_mut());
+
+/// Those who wait for memory.
+pub(crate) fn shortage() -> Option<&'static Shortage> {
+    // SAFETY: It is there as long as the module has users, none of whom is in an upcall after.
+    unsafe { SHORTAGE.load(Acquire).as_ref() }
+}
+
+/// Called by C when reclaim made memory free, or tried to.
+#[no_mangle]
+extern "C" fn upcall_rs_memory_freed() {
+    if let Some(shortage) = shortage() {
+        shortage.over();
+    }
+}
 
 /// How many executors there are beside these two.
 static OTHERS: Atomic<i32> = Atomic::new(0);
@@ -187,6 +206,10 @@ impl Defaults {
         let mut this = Self {
             executors: [None, None],
         };
+        let shortage = KBox::into_raw(KBox::new(Shortage::new(), GFP_KERNEL)?);
+        SHORTAGE.store(shortage, Release);
+        // SAFETY: Called once.
+        to_result(unsafe { ub::upcall_reclaim_open() })?;
         let sleeper = Executor::build(c"upcall_sleeper", 0, true, static_lock_class!())?;
         SLEEPER.store(sleeper.as_ptr().as_ptr(), Release);
         this.executors[1] = Some(sleeper);
@@ -219,6 +242,13 @@ impl Drop for Defaults {
             }
         }
         SLEEPER.store(null_mut(), Release);
+        // SAFETY: Nobody asks any more. The work is over when it returns.
+        unsafe { ub::upcall_reclaim_close() };
+        let shortage = SHORTAGE.xchg(null_mut(), Full);
+        if !shortage.is_null() {
+            // SAFETY: It came from a box, and nobody knows of it any more.
+            drop(unsafe { KBox::from_raw(shortage) });
+        }
         sys::destroy_caches();
     }
 }

@@ -49,17 +49,17 @@ impl Reserve {
     /// Sets memory aside for `count` tasks or requests of at most `size` bytes each.
     ///
     /// The future's size, or the payload's with 16 bytes for each of its segments, and [`Reserve::OVERHEAD`] fit in `size`.
-    /// Fails with `ENOMEM`, and with `EINVAL` if one of them is zero. May sleep.
+    /// Fails with `ENOMEM`, and with `EINVAL` if one of them is zero. May sleep, but in an upcall.
     pub fn new(count: usize, size: usize) -> Result<Self> {
         let count = count.try_into().map_err(|_| EINVAL)?;
         if count == 0 || size == 0 {
             return Err(EINVAL);
         }
         // SAFETY: No conditions.
-        let raw = unsafe { ub::upcall_mempool_create(count, size) };
+        let raw = unsafe { ub::upcall_mempool_create(count, size, !sys::on_worker()) };
         let raw = NonNull::new(raw).ok_or(ENOMEM)?;
         // It is destroyed with the pool if there is no memory for the `Arc`.
-        Ok(Self(Arc::new(Pool { raw, size }, GFP_KERNEL)?))
+        sys::new_arc(Pool { raw, size }).map(Self)
     }
 
     /// Allocates, as the module's documentation says. `None` too if it does not fit.

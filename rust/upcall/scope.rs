@@ -176,7 +176,6 @@ impl ScopeInner {
     }
 
     /// The executor that runs what may sleep.
-    #[cfg(MODULE)]
     pub(crate) fn sleeper(&self) -> &Core {
         self.sleeper.core()
     }

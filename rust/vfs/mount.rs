@@ -341,7 +341,7 @@ impl<F: FileSystem> Ops<F> {
             to_result(ub::sync_blockdev((*sb).s_bdev))?;
             // Buffers that were verified for an earlier mount may have changed since.
             ub::upcall_invalidate_bdev((*sb).s_bdev);
-            let device = Device::new(NonNull::new_unchecked((*sb).s_bdev).cast(), &scope);
+            let device = Device::new(NonNull::new_unchecked((*sb).s_bdev).cast(), &scope)?;
             let name = CStr::from_char_ptr((&raw const (*sb).s_id).cast());
             Disk::new(
                 device,

@@ -10,7 +10,7 @@ use core::ops::{Deref, DerefMut};
 use core::ptr::NonNull;
 use core::task::{RawWaker, RawWakerVTable, Waker};
 use kernel::alloc::allocator::Kmalloc;
-use kernel::alloc::{Allocator, NumaNode};
+use kernel::alloc::{Allocator, Flags, NumaNode};
 use kernel::bindings;
 use kernel::ffi::{c_int, c_uint};
 use kernel::prelude::*;
@@ -20,7 +20,10 @@ use upcall_bindings as ub;
 pub(crate) use core::alloc::Layout;
 pub(crate) use kernel::alloc::KVec;
 pub(crate) use kernel::error::{Error, Result};
-pub(crate) use kernel::prelude::{EAGAIN, ECANCELED, EDEADLK, EINTR, ENOMEM, ESHUTDOWN, ETIMEDOUT};
+pub(crate) use kernel::page::{Page, PAGE_SIZE};
+pub(crate) use kernel::prelude::{
+    EAGAIN, EBADF, ECANCELED, EDEADLK, EINTR, EINVAL, ENOMEM, ESHUTDOWN, ETIMEDOUT,
+};
 #[cfg(not(CONFIG_X86_64))]
 pub use kernel::sync::atomic::{Acquire, Atomic, Full, Relaxed, Release};
 
@@ -29,11 +32,14 @@ pub use super::{
     atomic::Atomic,
     order::{Acquire, Full, Relaxed, Release},
 };
-pub(crate) use kernel::sync::Arc;
+pub(crate) use kernel::sync::{Arc, UniqueArc};
 
 pub(crate) use crate::eyes::poll_limit;
-pub(crate) use crate::module::retire;
+pub(crate) use crate::module::{executor, retire, shortage};
 pub(crate) use crate::reserve::Reserve;
+
+/// A count for which there is little room.
+pub(crate) type Small = u32;
 
 /// `UnsafeCell` with the interface of loom's.
 pub(crate) struct Cell<T: ?Sized>(UnsafeCell<T>);
@@ -188,22 +194,60 @@ pub(crate) fn destroy_caches() {
     }
 }
 
-/// Allocates memory, from the reserve if there is one, without reclaim from a file system that may be
-/// waiting for us. May sleep.
+/// Calls `allocate`: first for an allocation that does not wait, and then, but not in an upcall, for one
+/// that may wait for reclaim, though not from a file system that may be waiting for us.
+fn patient<T>(allocate: impl Fn(Flags) -> Option<T>) -> Option<T> {
+    allocate(GFP_NOWAIT | __GFP_NOWARN).or_else(|| {
+        if on_worker() {
+            return None;
+        }
+        let _nofs = NoFs::enter();
+        allocate(GFP_KERNEL)
+    })
+}
+
+/// Allocates memory, from the reserve if there is one. May sleep, but in an upcall.
 pub(crate) fn alloc(layout: Layout, reserve: Option<&Reserve>) -> Option<NonNull<u8>> {
     if let Some(reserve) = reserve {
         return reserve.alloc(layout);
     }
     let class = layout.size().wrapping_sub(1) / CACHE_STEP;
     if class < CACHES && layout.align() <= align_of::<u64>() {
+        let cache = CACHE[class].load(Relaxed);
         // SAFETY: The cache was made when the module was loaded.
-        let memory = unsafe { ub::upcall_cache_alloc(CACHE[class].load(Relaxed)) };
+        let mut memory = unsafe { ub::upcall_cache_alloc_nowait(cache) };
+        if memory.is_null() && !on_worker() {
+            // SAFETY: As above.
+            memory = unsafe { ub::upcall_cache_alloc(cache) };
+        }
         return NonNull::new(memory.cast());
     }
-    let _nofs = NoFs::enter();
-    Kmalloc::alloc(layout, GFP_KERNEL, NumaNode::NO_NODE)
-        .ok()
-        .map(|memory| memory.cast())
+    let allocate = |flags| Kmalloc::alloc(layout, flags, NumaNode::NO_NODE).ok();
+    patient(allocate).map(|memory| memory.cast())
+}
+
+/// A page filled with zeroes. May sleep, but in an upcall.
+pub(crate) fn new_page() -> Option<Page> {
+    patient(|flags| Page::alloc_page(flags | __GFP_ZERO).ok())
+}
+
+/// The bytes of a page.
+pub(crate) fn page_address(page: &Page) -> *mut u8 {
+    // SAFETY: The page is allocated, and without highmem it is always mapped.
+    unsafe { ub::upcall_page_address(page.as_ptr().cast::<ub::page>()).cast() }
+}
+
+#[cfg(CONFIG_HIGHMEM)]
+compile_error!("upcall addresses pages directly, which needs a kernel without highmem");
+
+// The pointer types of the two binding crates name the same C type.
+const _: () = assert!(size_of::<bindings::page>() == size_of::<ub::page>());
+
+/// Asks for reclaim of as much as `size` bytes in one piece, by a thread that may wait; then
+/// [`Shortage::over`](crate::memory::Shortage::over) is called. Any context.
+pub(crate) fn reclaim(size: usize) {
+    // SAFETY: Whoever is in an upcall has the module, whose exit waits for the work.
+    unsafe { ub::upcall_reclaim(size) };
 }
 
 /// Frees memory of [`alloc`]. Any context.
@@ -221,10 +265,10 @@ pub(crate) unsafe fn free(memory: NonNull<u8>, layout: Layout, reserve: Option<&
     }
 }
 
-/// Makes an `Arc`. May sleep.
+/// Makes an `Arc`. May sleep, but in an upcall.
 pub(crate) fn new_arc<T>(value: T) -> Result<Arc<T>> {
-    let _nofs = NoFs::enter();
-    Ok(Arc::new(value, GFP_KERNEL)?)
+    let place = patient(|flags| UniqueArc::<T>::new_uninit(flags).ok()).ok_or(ENOMEM)?;
+    Ok(place.write(value).into())
 }
 
 /// One more reference on what is in an `Arc`. Any context.
@@ -238,10 +282,21 @@ pub(crate) unsafe fn share<T>(value: *const T) -> Arc<T> {
     Arc::clone(&borrowed)
 }
 
-/// Appends to a vector. May sleep.
+/// An empty vector with room for `capacity` elements. May sleep, but in an upcall.
+pub(crate) fn vec<T>(capacity: usize) -> Option<KVec<T>> {
+    patient(|flags| KVec::with_capacity(capacity, flags).ok())
+}
+
+/// Appends to a vector. May sleep, but in an upcall.
 pub(crate) fn push<T>(vec: &mut KVec<T>, value: T) -> Result {
-    let _nofs = NoFs::enter();
-    Ok(vec.push(value, GFP_KERNEL)?)
+    if vec.len() == vec.capacity() && vec.reserve(1, GFP_NOWAIT | __GFP_NOWARN).is_err() {
+        if on_worker() {
+            return Err(ENOMEM);
+        }
+        let _nofs = NoFs::enter();
+        vec.reserve(1, GFP_KERNEL)?;
+    }
+    vec.push_within_capacity(value).map_err(|_| ENOMEM)
 }
 
 /// Warns once, with a stack trace, that a caller broke a rule.
@@ -656,6 +711,23 @@ impl Parker {
     pub(crate) fn waker(&self) -> Waker {
         // SAFETY: The functions keep the contract of `RawWaker`.
         unsafe { Waker::from_raw(RawWaker::new(self.task.as_ptr().cast(), &PARKER)) }
+    }
+
+    /// The thread as a pointer that holds a reference, for [`take`](Self::take).
+    pub(crate) fn leave(&self) -> *mut () {
+        // SAFETY: The thread is the current one.
+        unsafe { parker_clone(self.task.as_ptr().cast()) };
+        self.task.as_ptr().cast()
+    }
+
+    /// The waker of a thread that [`leave`](Self::leave) left; none for null.
+    ///
+    /// # Safety
+    ///
+    /// `left` comes from `leave`, and is taken once.
+    pub(crate) unsafe fn take(left: *mut ()) -> Option<Waker> {
+        // SAFETY: The functions keep the contract of `RawWaker`, and the reference goes with the waker.
+        (!left.is_null()).then(|| unsafe { Waker::from_raw(RawWaker::new(left, &PARKER)) })
     }
 
     /// The count to pass to [`park`](Self::park), read before the condition is checked.

@@ -14,6 +14,7 @@
 //! | [`Bell`] | a work item of our workqueue | a condition variable |
 //! | [`Parker`] | `task_struct` and an event count | a condition variable |
 //! | [`alloc`], [`free`] | `kmalloc`, `kfree` | the global allocator |
+//! | [`blk`] | bios and block devices | a device that does what a test says |
 
 #[cfg(all(MODULE, CONFIG_X86_64))]
 mod atomic;
@@ -25,6 +26,8 @@ mod order;
 pub(crate) use linux::*;
 #[cfg(MODULE)]
 pub use linux::{Acquire, Atomic, Full, Relaxed, Release};
+#[cfg(MODULE)]
+pub(crate) mod blk;
 #[cfg(MODULE)]
 mod dep;
 #[cfg(MODULE)]

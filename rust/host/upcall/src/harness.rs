@@ -66,6 +66,16 @@ impl Host {
         this
     }
 
+    /// One that may sleep.
+    pub(crate) fn sleeper() -> Self {
+        Self(Executor::with_bell(Bell::new(), true).unwrap())
+    }
+
+    /// A scope on this executor, and on `sleeper` for what may sleep.
+    pub(crate) fn scope_with(&self, sleeper: &Host) -> Scope {
+        Scope::on(&self.0, &sleeper.0).unwrap()
+    }
+
     pub(crate) fn executor(&self) -> &Core {
         self.0.core()
     }

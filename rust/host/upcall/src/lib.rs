@@ -8,12 +8,20 @@
 // Not all that the kernel's modules use is used here.
 #![cfg_attr(not(test), allow(dead_code, unused_imports))]
 
+#[path = "../../../upcall/bio.rs"]
+pub mod bio;
+#[path = "../../../upcall/block.rs"]
+mod block;
 #[path = "../../../upcall/block_on.rs"]
 mod block_on;
+#[path = "../../../upcall/blocks.rs"]
+mod blocks;
 #[path = "../../../upcall/chain.rs"]
 mod chain;
 #[path = "../../../upcall/channel.rs"]
 pub mod channel;
+#[path = "../../../upcall/device.rs"]
+mod device;
 #[path = "../../../upcall/done.rs"]
 mod done;
 #[path = "../../../upcall/executor.rs"]
@@ -22,6 +30,8 @@ mod executor;
 mod join;
 #[path = "../../../upcall/join_set.rs"]
 mod join_set;
+#[path = "../../../upcall/memory.rs"]
+mod memory;
 #[path = "../../../upcall/notify.rs"]
 mod notify;
 #[path = "../../../upcall/oneshot.rs"]
@@ -49,15 +59,19 @@ mod task;
 #[path = "../../../upcall/time.rs"]
 mod time;
 
+pub use block::{Block, Transfer};
 pub use block_on::{block_on, block_on_killable, on_worker};
+pub use blocks::Blocks;
 pub use chain::{run, Chain, Then};
 pub use channel::channel;
+pub use device::{Device, Priority};
 pub use executor::Executor;
 pub use join::{
     join_all, try_join_all, yield_now, Join, JoinAll, Member as JoinMember, Together, TryJoin,
     TryJoinAll, TryTogether,
 };
 pub use join_set::JoinSet;
+pub use memory::memory_freed;
 pub use notify::Notify;
 pub use oneshot::oneshot;
 pub use race::{race, Either, Race};

@@ -14,6 +14,7 @@ pub(crate) use super::order::{Acquire, Full, Relaxed, Release};
 
 use super::order::{AcquireOrRelaxed, Any, ReleaseOrRelaxed};
 use crate::done::Done;
+use crate::memory::Shortage;
 use core::marker::PhantomData;
 use core::ops::{Deref, DerefMut};
 use core::ptr::NonNull;
@@ -75,9 +76,19 @@ pub(crate) mod rt {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Error(i32);
 
+impl Error {
+    /// The error of a negative error number.
+    pub(crate) fn from_errno(errno: i32) -> Self {
+        assert!(errno < 0);
+        Self(-errno)
+    }
+}
+
 pub(crate) const EINTR: Error = Error(4);
+pub(crate) const EBADF: Error = Error(9);
 pub(crate) const EAGAIN: Error = Error(11);
 pub(crate) const ENOMEM: Error = Error(12);
+pub(crate) const EINVAL: Error = Error(22);
 pub(crate) const EDEADLK: Error = Error(35);
 pub(crate) const ETIMEDOUT: Error = Error(110);
 pub(crate) const ESHUTDOWN: Error = Error(108);
@@ -164,6 +175,9 @@ impl Atomic<usize> {
 }
 
 pub(crate) use rt::UnsafeCell as Cell;
+
+/// A count for which there would be little room.
+pub(crate) type Small = usize;
 
 // What the checks know.
 
@@ -395,6 +409,9 @@ pub(crate) fn with_registry_lock<R>(f: impl FnOnce() -> R) -> R {
 /// Whether the next allocation is to fail.
 fn fails() -> bool {
     might_sleep();
+    if SHORT.load(Ordering::Relaxed) && on_worker() {
+        return true;
+    }
     let mut ledger = ledger();
     match &mut ledger.fail_after {
         Some(0) => {
@@ -408,6 +425,94 @@ fn fails() -> bool {
         None => false,
     }
 }
+
+/// Whether memory is short: others wait for reclaim, and upcalls do not get any.
+static SHORT: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
+
+/// How often reclaim was asked for.
+static RECLAIMS: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
+
+/// Those who wait for memory, if the test has a [`Shortage`].
+static SHORTAGE: std::sync::atomic::AtomicPtr<Shortage> =
+    std::sync::atomic::AtomicPtr::new(core::ptr::null_mut());
+
+/// The default executor, if the test has one.
+static EXECUTOR: std::sync::atomic::AtomicPtr<crate::executor::Core> =
+    std::sync::atomic::AtomicPtr::new(core::ptr::null_mut());
+
+/// Makes memory short, or not.
+pub(crate) fn set_short(short: bool) {
+    SHORT.store(short, Ordering::Relaxed);
+}
+
+pub(crate) fn set_shortage(shortage: *mut Shortage) {
+    RECLAIMS.store(0, Ordering::Relaxed);
+    SHORTAGE.store(shortage, Ordering::Relaxed);
+}
+
+pub(crate) fn shortage() -> Option<&'static Shortage> {
+    // SAFETY: A test keeps it as long as its executors.
+    unsafe { SHORTAGE.load(Ordering::Relaxed).as_ref() }
+}
+
+pub(crate) fn reclaim(_size: usize) {
+    RECLAIMS.fetch_add(1, Ordering::Relaxed);
+}
+
+pub(crate) fn reclaims() -> usize {
+    RECLAIMS.load(Ordering::Relaxed)
+}
+
+pub(crate) fn set_default_executor(core: *mut crate::executor::Core) {
+    EXECUTOR.store(core, Ordering::Relaxed);
+}
+
+pub(crate) fn executor() -> Result<NonNull<crate::executor::Core>> {
+    NonNull::new(EXECUTOR.load(Ordering::Relaxed)).ok_or(EINVAL)
+}
+
+pub(crate) const PAGE_SIZE: usize = 4096;
+
+/// A page of memory.
+pub(crate) struct Page(NonNull<blk::RawPage>);
+
+// SAFETY: It owns its memory.
+unsafe impl Send for Page {}
+// SAFETY: A shared one gives an address.
+unsafe impl Sync for Page {}
+
+impl Page {
+    pub(crate) fn as_ptr(&self) -> *mut blk::RawPage {
+        self.0.as_ptr()
+    }
+}
+
+impl Drop for Page {
+    fn drop(&mut self) {
+        assert!(!in_interrupt(), "a page is freed in interrupt context");
+        // SAFETY: It was allocated so, by `new_page`.
+        unsafe { free(self.0.cast(), Layout::new::<blk::RawPage>(), None) };
+    }
+}
+
+pub(crate) fn new_page() -> Option<Page> {
+    let page = alloc(Layout::new::<blk::RawPage>(), None)?;
+    // SAFETY: It has this size.
+    unsafe { page.as_ptr().write_bytes(0, PAGE_SIZE) };
+    Some(Page(page.cast()))
+}
+
+pub(crate) fn page_address(page: &Page) -> *mut u8 {
+    page.as_ptr().cast()
+}
+
+pub(crate) fn vec<T>(capacity: usize) -> Option<KVec<T>> {
+    (!fails()).then(|| KVec::with_capacity(capacity))
+}
+
+#[path = "blk.rs"]
+pub(crate) mod blk;
+pub(crate) use blk::with_plug;
 
 /// There are none on the host.
 #[derive(Clone)]
@@ -533,7 +638,7 @@ pub(crate) fn new_arc<T>(value: T) -> Result<Arc<T>> {
 }
 
 pub(crate) fn push<T>(vec: &mut KVec<T>, value: T) -> Result {
-    if fails() {
+    if vec.len() == vec.capacity() && fails() {
         return Err(ENOMEM);
     }
     vec.push(value);
@@ -656,7 +761,9 @@ pub(crate) fn set_executor(executor: *mut crate::executor::Core) {
 }
 
 pub(crate) fn on_worker() -> bool {
-    HERE.with(|here| here.worker.get())
+    // SAFETY: It is there as long as it runs us.
+    let sleeps = |core: NonNull<crate::executor::Core>| unsafe { core.as_ref() }.sleeps();
+    HERE.with(|here| here.worker.get()) && !current_executor().is_some_and(sleeps)
 }
 
 /// A scope in which the kernel would not recurse into a file system.
@@ -673,10 +780,6 @@ impl Drop for NoFs {
     fn drop(&mut self) {
         HERE.with(|here| here.nofs.set(here.nofs.get() - 1));
     }
-}
-
-pub(crate) fn with_plug(f: impl FnOnce()) {
-    f();
 }
 
 /// A work item: a ring makes it pending, and it is no longer pending when its function starts.
@@ -808,6 +911,21 @@ impl Parker {
                 &PARKER,
             ))
         }
+    }
+
+    pub(crate) fn leave(&self) -> *mut () {
+        let park = std::sync::Arc::as_ptr(&self.park);
+        // SAFETY: It comes from an `Arc` that lives.
+        unsafe { parker_clone(park.cast()) };
+        park.cast_mut().cast()
+    }
+
+    /// # Safety
+    ///
+    /// `left` comes from [`leave`](Self::leave), and is taken once.
+    pub(crate) unsafe fn take(left: *mut ()) -> Option<Waker> {
+        // SAFETY: The functions keep the contract of `RawWaker`.
+        (!left.is_null()).then(|| unsafe { Waker::from_raw(RawWaker::new(left, &PARKER)) })
     }
 
     pub(crate) fn token(&self) -> Token {

@@ -8,6 +8,10 @@ mod combinators;
 mod contracts;
 #[cfg(loom)]
 mod lock_models;
+#[cfg(loom)]
+mod request_models;
+#[cfg(not(loom))]
+mod requests;
 #[cfg(not(loom))]
 mod rwsem_property;
 #[cfg(not(loom))]

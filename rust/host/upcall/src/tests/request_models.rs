@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Models of a device's queue: who waits for room, against completions and requests that come meanwhile.
+//!
+//! A lost wake-up shows as a deadlock, which loom reports.
+
+use crate::device::{Queue, Queued};
+use crate::harness::*;
+use crate::memory::Shortage;
+use crate::sys::{self, blk::Traits, rt::thread};
+use core::task::Waker;
+
+fn queue(depth: usize) -> Queued {
+    let traits = Traits {
+        logical_block_size: 512,
+        nowait: true,
+        depth: Some(depth),
+    };
+    Queued::new(Queue::new(&traits, None)).unwrap()
+}
+
+/// The sleeper submits a request that waited, and the device ends it.
+fn sleeper(queue: &Queued) {
+    let sending = queue.send();
+    sys::interrupt(|| queue.ended());
+    sending.sent();
+}
+
+#[test]
+fn room_is_waited_for_while_a_request_ends() {
+    model(3, || {
+        let queue = queue(1);
+        assert!(queue.begin(true, false));
+        assert!(!queue.begin(true, false), "above the bound");
+        let other = queue.clone();
+        let device = thread::spawn(move || sys::interrupt(|| other.ended()));
+        sleeper(&queue);
+        device.join().unwrap();
+        assert!(queue.begin(true, false), "nobody waits");
+        queue.ended();
+    });
+}
+
+#[test]
+fn room_is_waited_for_while_a_request_is_refused() {
+    model(3, || {
+        let queue = queue(1);
+        assert!(queue.begin(true, false));
+        assert!(!queue.begin(true, false));
+        let other = queue.clone();
+        let device = thread::spawn(move || sys::interrupt(|| other.refused()));
+        sleeper(&queue);
+        device.join().unwrap();
+        assert!(!queue.begin(true, false), "past the one that was refused");
+        sleeper(&queue);
+        sleeper(&queue);
+        assert!(queue.begin(true, false));
+        queue.ended();
+    });
+}
+
+#[test]
+fn room_is_waited_for_while_another_request_comes() {
+    model(2, || {
+        let queue = queue(1);
+        // A thread's, which is not waited for.
+        assert!(queue.begin(false, false));
+        assert!(!queue.begin(true, false));
+        let other = queue.clone();
+        let worker = thread::spawn(move || {
+            sys::interrupt(|| other.ended());
+            let direct = other.begin(true, false);
+            if direct {
+                sys::interrupt(|| other.ended());
+            }
+            direct
+        });
+        sleeper(&queue);
+        if !worker.join().unwrap() {
+            sleeper(&queue);
+        }
+        assert!(queue.begin(true, false), "nobody waits");
+        queue.ended();
+    });
+}
+
+#[test]
+fn a_waker_is_left_while_others_are_woken() {
+    model(3, || {
+        let shortage = Shared::new(Shortage::new());
+        let count = Count::new();
+        let waker = Waker::from(count.clone());
+        let there = shortage.get();
+        let reclaim = thread::spawn(move || there.over());
+        there.leave(&waker).unwrap();
+        // The run that is asked for after that.
+        there.over();
+        reclaim.join().unwrap();
+        assert_eq!(count.wakes(), 1);
+    });
+}

@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Waiting for memory in an upcall, without holding the thread.
+//!
+//! The thread of an executor may be the one that ends the IO that makes memory free. So on a worker no
+//! allocation enters reclaim: it succeeds at once, or fails. Those that are part of an `async fn` then wait here, as
+//! upcalls do, and try again; others fail with `ENOMEM`. Memory that was set aside ([`Reserve`](crate::Reserve))
+//! is not waited for: who runs out of it has more under way than it is for.
+//!
+//! # Concurrency
+//!
+//! Whoever fails leaves a waker in a table, and asks for reclaim: a work item of a queue of its own, which
+//! allocates as a thread may, and thereby waits for reclaim on behalf of all. Then it takes all wakers out and
+//! wakes them. A waker is in the table before the work is asked for, so each is seen by a run that begins after
+//! it failed. The table has a lock for process context, and the wakers are called and dropped outside of it. A future that is dropped leaves
+//! its waker there until then: one wake in vain. When the table is full, who fails wakes itself: others go on meanwhile.
+
+use crate::sys::{self, Lock, Result, ENOMEM};
+use crate::task;
+use core::future::{poll_fn, Future};
+use core::task::{Context, Poll, Waker};
+
+/// How many can wait without waking themselves.
+const PLACES: usize = 64;
+
+/// What the allocator always gives in the end to one who waits, in bytes: `PAGE_ALLOC_COSTLY_ORDER`.
+const LARGEST: usize = 8 * 4096;
+
+/// Those who wait for memory.
+pub(crate) struct Shortage {
+    waiting: Lock<[Option<Waker>; PLACES]>,
+}
+
+impl Shortage {
+    /// Makes one with nobody waiting.
+    pub(crate) fn new() -> Self {
+        Self {
+            waiting: sys::new_lock!([const { None }; PLACES]),
+        }
+    }
+
+    /// Leaves a waker. Fails if there is no place.
+    pub(crate) fn leave(&self, waker: &Waker) -> Result<(), ()> {
+        let mut waker = Some(task::clone_waker(waker));
+        let mut waiting = self.waiting.lock();
+        let known = |place: &Option<Waker>| matches!((place, &waker), (Some(old), Some(new)) if old.will_wake(new));
+        let there = waiting.iter().any(known);
+        let place = waiting.iter_mut().find(|place| place.is_none());
+        if let (false, Some(place)) = (there, place) {
+            *place = waker.take();
+            return Ok(());
+        }
+        drop(waiting);
+        drop(waker);
+        there.then_some(()).ok_or(())
+    }
+
+    /// Wakes all. Process context.
+    pub(crate) fn over(&self) {
+        let all = core::mem::replace(&mut *self.waiting.lock(), [const { None }; PLACES]);
+        all.into_iter().flatten().for_each(Waker::wake);
+    }
+}
+
+/// After an allocation of `size` bytes failed: whether the caller is to return `Pending`, and to try again when it is
+/// polled again. Not outside of an upcall, where the allocation has waited itself.
+pub(crate) fn wait(cx: &Context<'_>, size: usize) -> bool {
+    if !sys::on_worker() || size > LARGEST {
+        return false;
+    }
+    let Some(shortage) = sys::shortage() else {
+        return false;
+    };
+    if shortage.leave(cx.waker()).is_ok() {
+        sys::reclaim(size);
+    } else {
+        cx.waker().wake_by_ref();
+    }
+    true
+}
+
+/// What `attempt` gives, which fails for lack of `size` bytes of memory: in an upcall it is tried until it does not.
+pub(crate) fn retry<T>(
+    size: usize,
+    mut attempt: impl FnMut() -> Option<T>,
+) -> impl Future<Output = Result<T>> {
+    poll_fn(move |cx| match attempt() {
+        Some(value) => Poll::Ready(Ok(value)),
+        None if wait(cx, size) => Poll::Pending,
+        None => Poll::Ready(Err(ENOMEM)),
+    })
+}
+
+/// Waits until the kernel has tried to make memory free; not at all outside of an upcall.
+///
+/// For an upcall in which something failed with `ENOMEM` that is worth another try, such as
+/// [`Spawner::spawn`](crate::Spawner::spawn).
+///
+/// # Cancellation
+///
+/// Nothing is lost.
+pub async fn memory_freed() {
+    let mut waited = false;
+    poll_fn(|cx| {
+        if core::mem::replace(&mut waited, true) || !wait(cx, LARGEST / 8) {
+            return Poll::Ready(());
+        }
+        Poll::Pending
+    })
+    .await
+}
