@@ -11,7 +11,7 @@ use core::marker::PhantomData;
 /// What makes a `T`.
 pub trait PinInit<T, E = Infallible>: Sized {
     /// Makes it.
-    fn make(self) -> Result<T, E>;
+    fn __make(self) -> Result<T, E>;
 }
 
 /// What makes a `T` that may be moved.
@@ -19,7 +19,7 @@ pub trait Init<T, E = Infallible>: PinInit<T, E> {}
 impl<T, E, I: PinInit<T, E>> Init<T, E> for I {}
 
 impl<T, E> PinInit<T, E> for T {
-    fn make(self) -> Result<T, E> {
+    fn __make(self) -> Result<T, E> {
         Ok(self)
     }
 }
@@ -42,7 +42,7 @@ impl<F, T, E> PinInit<T, E> for InitClosure<F, T, E>
 where
     F: FnOnce() -> Result<T, E>,
 {
-    fn make(self) -> Result<T, E> {
+    fn __make(self) -> Result<T, E> {
         (self.0)()
     }
 }
@@ -50,7 +50,7 @@ where
 /// Makes the value of one field.
 #[doc(hidden)]
 pub fn field<T, E>(init: impl PinInit<T, E>) -> Result<T, E> {
-    init.make()
+    init.__make()
 }
 
 /// Pointers that make memory for what an initializer makes.
@@ -69,7 +69,7 @@ pub trait InPlaceInit<T>: Sized {
     where
         Error: From<E>,
     {
-        let init = InitClosure::new(|| init.make().map_err(Failed::Init));
+        let init = InitClosure::new(|| init.__make().map_err(Failed::Init));
         Self::try_pin_init(init, flags).map_err(|failed| match failed {
             Failed::Memory => ENOMEM,
             Failed::Init(error) => error.into(),

@@ -16,12 +16,20 @@ pub mod atomic {
     pub use crate::sys::{Acquire, Atomic, Full, Relaxed, Release};
 }
 
+#[path = "../../../upcall/bio.rs"]
+pub mod bio;
+#[path = "../../../upcall/block.rs"]
+mod block;
 #[path = "../../../upcall/block_on.rs"]
 mod block_on;
+#[path = "../../../upcall/blocks.rs"]
+mod blocks;
 #[path = "../../../upcall/chain.rs"]
 mod chain;
 #[path = "../../../upcall/channel.rs"]
 pub mod channel;
+#[path = "../../../upcall/device.rs"]
+mod device;
 #[path = "../../../upcall/done.rs"]
 mod done;
 #[path = "../../../upcall/executor.rs"]
@@ -30,6 +38,8 @@ mod executor;
 mod join;
 #[path = "../../../upcall/join_set.rs"]
 mod join_set;
+#[path = "../../../upcall/memory.rs"]
+mod memory;
 #[path = "../../../upcall/notify.rs"]
 mod notify;
 #[path = "../../../upcall/oneshot.rs"]
@@ -57,15 +67,19 @@ mod task;
 #[path = "../../../upcall/time.rs"]
 mod time;
 
+pub use block::{Block, Transfer};
 pub use block_on::{block_on, block_on_killable, on_worker};
+pub use blocks::Blocks;
 pub use chain::{run, Chain, Then};
 pub use channel::channel;
+pub use device::{Device, Priority};
 pub use executor::Executor;
 pub use join::{
     join_all, try_join_all, yield_now, Join, JoinAll, Member as JoinMember, Together, TryJoin,
     TryJoinAll, TryTogether,
 };
 pub use join_set::JoinSet;
+pub use memory::memory_freed;
 pub use notify::Notify;
 pub use oneshot::oneshot;
 pub use race::{race, Either, Race};
@@ -74,6 +88,6 @@ pub use rwsem::{
 };
 pub use scope::{Member, Scope, Spawner};
 pub use semaphore::{Acquiring, Closed, Permit, Semaphore, TryError};
-pub use sys::LockClass;
+pub use sys::{LockClass, Reserve};
 pub use task::{Cancelled, JoinHandle};
 pub use time::{interval, sleep, sleep_until, timeout, Elapsed, Instant, Interval, Sleep};

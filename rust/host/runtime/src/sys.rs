@@ -12,6 +12,7 @@
 
 use crate::done::Done;
 use crate::executor::Core;
+use crate::memory::Shortage;
 use core::cell::UnsafeCell;
 use core::marker::PhantomData;
 use core::ops::{Deref, DerefMut};
@@ -26,7 +27,10 @@ pub(crate) use core::alloc::Layout;
 pub(crate) use kernel::alloc::KVec;
 pub(crate) use kernel::error::{Error, Result};
 pub(crate) use kernel::machine::might_sleep;
-pub(crate) use kernel::prelude::{EAGAIN, ECANCELED, EDEADLK, EINTR, ENOMEM, ESHUTDOWN, ETIMEDOUT};
+pub(crate) use kernel::page::{Page, PAGE_SIZE};
+pub(crate) use kernel::prelude::{
+    EAGAIN, EBADF, ECANCELED, EDEADLK, EINTR, EINVAL, ENOMEM, ESHUTDOWN, ETIMEDOUT,
+};
 pub use kernel::sync::atomic::{Acquire, Atomic, Full, Relaxed, Release};
 pub(crate) use kernel::sync::Arc;
 
@@ -150,6 +154,62 @@ pub(crate) unsafe fn free(memory: NonNull<u8>, layout: Layout, _reserve: Option<
 pub(crate) fn new_arc<T>(value: T) -> Result<Arc<T>> {
     Ok(Arc::new(value, flags())?)
 }
+
+/// A page filled with zeroes. May sleep, but on a worker.
+pub(crate) fn new_page() -> Option<Page> {
+    Page::alloc_page(flags() | __GFP_ZERO).ok()
+}
+
+pub(crate) fn page_address(page: &Page) -> *mut u8 {
+    page.as_ptr().cast()
+}
+
+/// An empty vector with room for `capacity` elements. May sleep, but on a worker.
+pub(crate) fn vec<T>(capacity: usize) -> Option<KVec<T>> {
+    KVec::with_capacity(capacity, flags()).ok()
+}
+
+/// A count for which there is little room.
+pub(crate) type Small = u32;
+
+global! {
+    /// The default executor, while there is a runtime.
+    static EXECUTOR: Atomic<*mut Core> = Atomic::new(core::ptr::null_mut());
+}
+global! {
+    /// Those who wait for memory, while there is a runtime.
+    static SHORTAGE: Atomic<*mut Shortage> = Atomic::new(core::ptr::null_mut());
+}
+
+/// Makes the defaults, or takes them away.
+pub(crate) fn set_defaults(executor: *mut Core, shortage: *mut Shortage) {
+    EXECUTOR.store(executor, Relaxed);
+    SHORTAGE.store(shortage, Relaxed);
+}
+
+/// The default executor.
+pub(crate) fn executor() -> Result<NonNull<Core>> {
+    NonNull::new(EXECUTOR.load(Relaxed)).ok_or(EINVAL)
+}
+
+/// Those who wait for memory.
+pub(crate) fn shortage() -> Option<&'static Shortage> {
+    // SAFETY: It is there as long as the default executor, and whoever asks is in an upcall.
+    unsafe { SHORTAGE.load(Relaxed).as_ref() }
+}
+
+/// Some memory is made free, by and by.
+pub(crate) fn reclaim(_size: usize) {
+    machine::defer("reclaim", || {
+        machine::reclaimed();
+        if let Some(shortage) = shortage() {
+            shortage.over();
+        }
+    });
+}
+
+#[path = "blk.rs"]
+pub(crate) mod blk;
 
 /// # Safety
 ///
@@ -518,6 +578,19 @@ impl Parker {
     pub(crate) fn waker(&self) -> Waker {
         // SAFETY: The functions keep the contract of `RawWaker`.
         unsafe { Waker::from_raw(RawWaker::new(StdArc::as_ptr(&self.thread).cast(), &PARKER)) }
+    }
+
+    /// The thread as a pointer that holds a reference, for [`take`](Self::take).
+    pub(crate) fn leave(&self) -> *mut () {
+        StdArc::into_raw(self.thread.clone()).cast_mut().cast()
+    }
+
+    /// # Safety
+    ///
+    /// `left` comes from [`leave`](Self::leave), and is taken once.
+    pub(crate) unsafe fn take(left: *mut ()) -> Option<Waker> {
+        // SAFETY: The functions keep the contract of `RawWaker`, and the reference goes with the waker.
+        (!left.is_null()).then(|| unsafe { Waker::from_raw(RawWaker::new(left, &PARKER)) })
     }
 
     pub(crate) fn token(&self) -> Token {

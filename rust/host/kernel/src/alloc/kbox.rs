@@ -150,6 +150,6 @@ impl<T, A> InPlaceInit<T> for Box<T, A> {
     ) -> Result<Self::Pinned, E> {
         // Memory first, as in the kernel: what `init` does is not undone then.
         let place = Self::new_uninit(flags)?;
-        Ok(Self::into_pin(place.write(init.make()?)))
+        Ok(Self::into_pin(place.write(init.__make()?)))
     }
 }

@@ -2,6 +2,7 @@
 
 //! What was allocated, and what is to fail.
 
+use super::Rng;
 use crate::alloc::{AllocError, Flags};
 use std::collections::{BTreeMap, HashMap};
 
@@ -14,8 +15,10 @@ pub enum Fail {
     Nth(u64),
     /// Those from this number on.
     From(u64),
-    /// All that may not wait.
-    Atomic,
+    /// One in so many of those that may not wait.
+    Atomic(u64),
+    /// All that may not wait, until somebody waits for reclaim: then so many succeed.
+    Short(u64),
 }
 
 pub(super) struct Memory {
@@ -24,21 +27,32 @@ pub(super) struct Memory {
     fail: Fail,
     asked: u64,
     failed: u64,
+    /// How many that may not wait succeed.
+    left: u64,
+    rng: Rng,
 }
 
 impl Memory {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(seed: u64) -> Self {
         Self {
             live: HashMap::new(),
             bytes: 0,
             fail: Fail::Never,
             asked: 0,
             failed: 0,
+            left: 0,
+            rng: Rng::new(!seed),
         }
     }
 
     pub(super) fn fail(&mut self, fail: Fail) {
         (self.fail, self.asked, self.failed) = (fail, 0, 0);
+    }
+
+    pub(super) fn reclaimed(&mut self) {
+        if let Fail::Short(left) = self.fail {
+            self.left = left;
+        }
     }
 
     pub(super) fn counts(&self) -> (u64, u64) {
@@ -57,7 +71,15 @@ impl Memory {
             Fail::Never => false,
             Fail::Nth(nth) => n == nth,
             Fail::From(first) => n >= first,
-            Fail::Atomic => !flags.may_sleep(),
+            Fail::Atomic(odds) => !flags.may_sleep() && self.rng.one_in(odds),
+            Fail::Short(_) if flags.may_sleep() => false,
+            Fail::Short(_) => match self.left.checked_sub(1) {
+                Some(left) => {
+                    self.left = left;
+                    false
+                }
+                None => true,
+            },
         };
         self.failed += u64::from(fails);
         if fails {

@@ -43,6 +43,8 @@ pub struct Config {
     pub max_steps: u64,
     /// Whether interrupts are taken inside of what runs, too.
     pub interrupts: bool,
+    /// How much memory there is, for those whose caches have a part of it, in bytes.
+    pub memory: u64,
     /// Whether the kernel log also goes to the standard error output.
     pub verbose: bool,
 }
@@ -55,6 +57,7 @@ impl Config {
             step: 500,
             max_steps: 5_000_000,
             interrupts: true,
+            memory: 1 << 30,
             verbose: false,
         }
     }
@@ -198,7 +201,7 @@ pub fn run<R>(config: Config, f: impl FnOnce() -> R) -> R {
             failed: None,
             panic: None,
         }),
-        memory: Mutex::new(Memory::new()),
+        memory: Mutex::new(Memory::new(config.seed)),
         locals: Mutex::new(BTreeMap::new()),
         config,
     });
@@ -937,9 +940,19 @@ pub fn fail_allocations(fail: Fail) {
     current().memory().fail(fail);
 }
 
+/// Somebody waited for memory to become free.
+pub fn reclaimed() {
+    with(|machine| machine.memory().reclaimed());
+}
+
 /// How many allocations there were since [`fail_allocations`], and how many of them failed.
 pub fn allocations() -> (u64, u64) {
     current().memory().counts()
+}
+
+/// How much memory there is.
+pub fn memory_size() -> u64 {
+    current().config.memory
 }
 
 /// What is allocated now: number and bytes.

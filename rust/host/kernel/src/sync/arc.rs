@@ -113,7 +113,7 @@ impl<T> InPlaceInit<T> for Arc<T> {
         init: impl PinInit<T, E>,
         flags: Flags,
     ) -> Result<Self, E> {
-        Ok(Self::new(init.make()?, flags)?)
+        Ok(Self::new(init.__make()?, flags)?)
     }
 }
 
