@@ -5,7 +5,6 @@
 //! Writing `WORKLOAD ARGUMENTS` to the debugfs file `upcall_door_bench/run` runs the workload for the writer's thread, on
 //! the volume that is mounted at `/mnt`. Reading the file gives `ns=.. ops=..` of the last one.
 
-use aext4::door::{Ino, Volume};
 use core::future::Future;
 use kernel::debugfs::{Dir, File, Reader, Writer};
 use kernel::fmt::Write;
@@ -18,6 +17,7 @@ use kernel::{fmt, InPlaceModule};
 use stack::{walk_tree, AsyncStackable, Found, Subtree, Visitor};
 use upcall::{block_on, Block, Mutex, Scope};
 use vfs::DirBatch;
+use volume::{Ino, Volume};
 
 module! {
     type: DoorBench,

@@ -25,4 +25,4 @@ define rule_crate_o
 endef
 
 # The flags of what uses all crates, whose metadata is in directory $(1).
-uses-crates = -L $(1) --extern upcall --extern disk --extern vfs --extern stack --extern aext4
+uses-crates = -L $(1) --extern upcall --extern disk --extern vfs --extern stack --extern volume

@@ -11,5 +11,5 @@ UPCALL_OUT ?= $(UPCALL)
 include $(UPCALL)/rust/crate.mk
 
 $(foreach u,$(upcall-users),$(eval RUSTFLAGS_$(u).o := $(call uses-crates,$(UPCALL_OUT)/rust)))
-$(upcall-users:%=$(obj)/%.o): $(obj)/%.o: $(src)/%.rs $(UPCALL_OUT)/rust/libaext4.rmeta FORCE
+$(upcall-users:%=$(obj)/%.o): $(obj)/%.o: $(src)/%.rs $(UPCALL_OUT)/rust/libvolume.rmeta FORCE
 	+$(call if_changed_rule,crate_o)

@@ -4,12 +4,12 @@
 //!
 //! Reads, from a mounted volume, a file that names another: `/mnt/.chain` holds a path.
 
-use aext4::door::{Ino, Volume};
 use kernel::prelude::*;
 use kernel::str::BStr;
 use kernel::sync::Arc;
 use stack::AsyncStackable;
 use upcall::{block_on, run};
+use volume::{Ino, Volume};
 
 module! {
     type: Chained,

@@ -5,7 +5,6 @@
 //! The volume is mounted at `/mnt`, and its file `.grep` holds the word. Load the module with `in_flight=N`: so
 //! many upcalls, all on one thread, share the walk. Logs the files that have the word, and where it is first.
 
-use aext4::door::{Ino, Volume};
 use kernel::prelude::*;
 use kernel::str::BStr;
 use kernel::sync::atomic::{Atomic, Relaxed};
@@ -13,6 +12,7 @@ use kernel::sync::Arc;
 use stack::{walk_tree, AsyncStackable, Found, Visitor};
 use upcall::block_on;
 use vfs::FileType;
+use volume::{Ino, Volume};
 
 module! {
     type: Grep,

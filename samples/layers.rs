@@ -5,11 +5,11 @@
 //! The volume is mounted at `/mnt` and has a file `docs/greeting`. From below: the volume, a view of its directory
 //! `docs`, a layer that keeps changes in memory, one that writes what it reads in capitals, and one that measures.
 
-use aext4::door::Volume;
 use kernel::prelude::*;
 use kernel::str::BStr;
 use stack::{forward, AsyncStackable, Ino, Latency, Layer, Overlay, Subtree};
 use upcall::{block_on, Block};
+use volume::Volume;
 
 module! {
     type: Layers,

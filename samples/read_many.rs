@@ -6,7 +6,6 @@
 //! with `in_flight=N`. It spawns N upcalls, all on the runtime's one thread, each of which takes the next path
 //! when it is done with one, and logs one line: files, bytes, errors, and the time in microseconds.
 
-use aext4::door::Volume;
 use kernel::alloc::KVVec;
 use kernel::prelude::*;
 use kernel::sync::atomic::{Atomic, Relaxed};
@@ -14,6 +13,7 @@ use kernel::sync::Arc;
 use kernel::time::{Instant, Monotonic};
 use stack::AsyncStackable;
 use upcall::{block_on, Block, Scope};
+use volume::Volume;
 
 module! {
     type: ReadMany,

@@ -6,11 +6,11 @@
 //! of another: 32 bits, little-endian. Page after page is read, in every way in which upcalls can be
 //! put together. Logs what each sketch found; the module does not load if one fails.
 
-use aext4::door::{Ino, Volume};
 use kernel::prelude::*;
 use kernel::sync::Arc;
 use stack::AsyncStackable;
 use upcall::{block_on, join_all, run, try_join, Block, Executor, Scope};
+use volume::{Ino, Volume};
 
 module! {
     type: Sketches,

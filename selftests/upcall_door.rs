@@ -12,7 +12,6 @@ mod hammer;
 #[path = "upcall_door/layers.rs"]
 mod layers;
 
-use aext4::door::{Ino, Volume};
 use kernel::debugfs::{Dir, File, Reader, Writer};
 use kernel::fmt::Write;
 use kernel::prelude::*;
@@ -23,6 +22,7 @@ use kernel::{fmt, InPlaceModule};
 use stack::{AsyncStackable, Blocking, Permitted, Stackable};
 use upcall::{block_on, Block, Mutex};
 use vfs::permission::current_credentials;
+use volume::{Ino, Volume};
 
 module! {
     type: UpcallDoor,

@@ -7,22 +7,33 @@
 //! directory: it stays what it is for as long as nobody writes.
 
 use crate::error::{corrupted, About, OrReport};
-use crate::node::Node;
-use crate::volume::Volume;
+use crate::ext4::Ext4;
+use crate::inode_info::InodeInfo;
 use disk::Buf;
 use kernel::prelude::*;
 use layout::dir::is_index_block;
 use layout::{
-    self, DataMap, Dirents, DxCursor, DxNode, DxRoot, DxStep, InlineData, InlineDir, Ino, Lblk,
-    Pblk, Reach,
+    DataMap, DirEntry, Dirents, DxCursor, DxNode, DxRoot, DxStep, FileType, InlineData, InlineDir,
+    Ino, Lblk, Pblk, Reach,
 };
-use vfs::{DirBatch, DirEntry, FileType};
 
 /// How many blocks of a directory are read ahead when it is listed or searched through.
-const READAHEAD: u32 = 16;
+const DIR_READAHEAD_MAX: u32 = 16;
 
 /// After how many blocks a loop over a directory looks up.
-const CHECKPOINT: u32 = 16;
+const YIELD_EVERY: u32 = 16;
+
+/// Where a listing goes, as C's `struct dir_context`.
+pub trait DirContext: Send {
+    /// Takes an entry. A listing that goes on behind it begins at `next`. An error ends the listing.
+    fn emit(&mut self, entry: &DirEntry<'_>, next: u64) -> Result;
+
+    /// Says that the listing goes on at `pos`, although there may have been no entries.
+    fn go_on_at(&mut self, pos: u64);
+
+    /// Says that there are no more entries; a listing that goes on at `pos` finds none with the least work.
+    fn end_at(&mut self, pos: u64);
+}
 
 /// What a directory block holds.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -33,9 +44,9 @@ enum Holds {
     Either,
 }
 
-impl Volume {
+impl Ext4 {
     /// Finds `name` in directory `dir`.
-    pub(crate) async fn find(&self, dir: &Node, name: &[u8]) -> Result<Option<Ino>> {
+    pub async fn find(&self, dir: &InodeInfo, name: &[u8]) -> Result<Option<Ino>> {
         let found = match dir.inode.data_map() {
             _ if !dir.inode.is_dir() => return Err(ENOTDIR),
             DataMap::Inline => self.find_inline(dir, name).await?,
@@ -58,7 +69,7 @@ impl Volume {
         Ok(Some(ino))
     }
 
-    async fn find_inline(&self, dir: &Node, name: &[u8]) -> Result<Option<Ino>> {
+    async fn find_inline(&self, dir: &InodeInfo, name: &[u8]) -> Result<Option<Ino>> {
         if name == b"." {
             return Ok(Some(dir.inode.ino));
         }
@@ -75,18 +86,18 @@ impl Volume {
     }
 
     /// The buffer with the raw inode of `node`, which begins at the node's offset.
-    pub(crate) async fn inode_buffer(&self, node: &Node) -> Result<Buf> {
+    pub async fn inode_buffer(&self, node: &InodeInfo) -> Result<Buf> {
         self.block(Pblk(node.place.0)).await
     }
 
-    fn inline_dir<'a>(&self, dir: &Node, buffer: &'a Buf) -> Result<InlineDir<'a>> {
+    fn inline_dir<'a>(&self, dir: &InodeInfo, buffer: &'a Buf) -> Result<InlineDir<'a>> {
         let raw = buffer.data().get(dir.place.1 as usize..).ok_or(EIO)?;
         InlineData::parse(raw, &dir.inode, &self.sb.geo)
             .and_then(|data| InlineDir::parse(&data, &dir.inode, &self.sb.geo))
             .or_report(self, About::inode(dir.inode.ino))
     }
 
-    async fn find_linear(&self, dir: &Node, name: &[u8]) -> Result<Option<Ino>> {
+    async fn find_linear(&self, dir: &InodeInfo, name: &[u8]) -> Result<Option<Ino>> {
         let holds = if dir.inode.is_indexed() {
             Holds::Either
         } else {
@@ -94,7 +105,9 @@ impl Volume {
         };
         for lblk in 0..self.dir_blocks(dir)? {
             self.checkpoint(lblk).await?;
-            let (buffer, about) = self.dir_block(dir, Lblk(lblk), holds, READAHEAD).await?;
+            let (buffer, about) = self
+                .dir_block(dir, Lblk(lblk), holds, DIR_READAHEAD_MAX)
+                .await?;
             let entry = Dirents::block(buffer.data(), &self.sb.geo)
                 .and_then(|entries| entries.find(name))
                 .or_report(self, about)?;
@@ -105,7 +118,7 @@ impl Volume {
         Ok(None)
     }
 
-    async fn find_indexed(&self, dir: &Node, name: &[u8]) -> Result<Option<Ino>> {
+    async fn find_indexed(&self, dir: &InodeInfo, name: &[u8]) -> Result<Option<Ino>> {
         let geo = &self.sb.geo;
         let blocks = self.dir_blocks(dir)?;
         let (buffer, about) = self.dir_block(dir, Lblk(0), Holds::Index, 0).await?;
@@ -144,14 +157,14 @@ impl Volume {
     /// Lets others run from time to time in a loop over the blocks of a directory: a damaged one may
     /// have billions, all in memory. Fails with `EINTR` if the thread was killed.
     async fn checkpoint(&self, count: u32) -> Result {
-        if count % CHECKPOINT == CHECKPOINT - 1 {
+        if count % YIELD_EVERY == YIELD_EVERY - 1 {
             self.disk.checkpoint().await?;
         }
         Ok(())
     }
 
     /// The size of a directory in blocks.
-    fn dir_blocks(&self, dir: &Node) -> Result<u32> {
+    fn dir_blocks(&self, dir: &InodeInfo) -> Result<u32> {
         match self.sb.geo.file_blocks(dir.inode.size) {
             // A directory has no holes.
             Some(Lblk(blocks)) if u64::from(blocks) <= self.sb.geo.blocks_count() => Ok(blocks),
@@ -170,15 +183,15 @@ impl Volume {
     /// it on the disk.
     async fn dir_block(
         &self,
-        dir: &Node,
+        dir: &InodeInfo,
         lblk: Lblk,
         holds: Holds,
         ahead: u32,
     ) -> Result<(Buf, About)> {
         let geo = &self.sb.geo;
         let ino = dir.inode.ino;
-        let piece = self.map_blocks(dir, lblk).await?;
-        let Some(pblk) = piece.data_block(lblk) else {
+        let extent = self.map(dir, lblk).await?;
+        let Some(pblk) = extent.written_at(lblk) else {
             self.report(&format_args!(
                 "inode {ino}, directory: block {lblk} is a hole"
             ));
@@ -186,7 +199,7 @@ impl Volume {
         };
         let about = About::block(ino, pblk.0);
         let count = if ahead > 0 {
-            let left = piece.end().min(self.dir_blocks(dir)?);
+            let left = extent.end().0.min(self.dir_blocks(dir)?);
             left.saturating_sub(lblk.0).min(ahead)
         } else {
             0
@@ -208,13 +221,13 @@ impl Volume {
         Ok((buffer, about))
     }
 
-    /// Adds entries of directory `dir` from position `pos` on to `batch`: those of one block.
-    pub(crate) async fn list(&self, dir: &Node, pos: u64, batch: &mut DirBatch) -> Result {
+    /// Adds entries of directory `dir` from position `pos` on to `ctx`: those of one block.
+    pub async fn list(&self, dir: &InodeInfo, pos: u64, ctx: &mut impl DirContext) -> Result {
         if !dir.inode.is_dir() {
             return Err(ENOTDIR);
         }
         if dir.inode.data_map() == DataMap::Inline {
-            return self.list_inline(dir, pos, batch).await;
+            return self.list_inline(dir, pos, ctx).await;
         }
         let bits = self.sb.geo.block_bits();
         let blocks = self.dir_blocks(dir)?;
@@ -230,52 +243,45 @@ impl Volume {
         } else {
             Holds::Entries
         };
-        let (buffer, about) = self.dir_block(dir, Lblk(lblk), holds, READAHEAD).await?;
+        let (buffer, about) = self
+            .dir_block(dir, Lblk(lblk), holds, DIR_READAHEAD_MAX)
+            .await?;
         let entries = Dirents::block(buffer.data(), &self.sb.geo).or_report(self, about)?;
         for entry in entries.iter_from((pos - base) as u32) {
             let entry = entry.or_report(self, about)?;
-            batch.push(&entry_at(&entry, base + u64::from(entry.next)))?;
+            ctx.emit(&entry, base + u64::from(entry.next))?;
         }
         let behind = base + (1 << bits);
         if lblk + 1 < blocks {
-            batch.go_on_at(behind);
+            ctx.go_on_at(behind);
         } else {
-            batch.end_at(behind);
+            ctx.end_at(behind);
         }
         Ok(())
     }
 
     /// Entries of an inline directory are at their offsets in it, from 4 up; what it does not have
     /// an entry for, "." and "..", is at 0 and 1.
-    async fn list_inline(&self, dir: &Node, pos: u64, batch: &mut DirBatch) -> Result {
+    async fn list_inline(&self, dir: &InodeInfo, pos: u64, ctx: &mut impl DirContext) -> Result {
         let buffer = self.inode_buffer(dir).await?;
         let inline = self.inline_dir(dir, &buffer)?;
         for (at, name, ino) in [(0, &b"."[..], dir.inode.ino), (1, b"..", inline.parent)] {
             if pos <= at {
-                batch.push(&DirEntry {
-                    ino: ino.0,
-                    file_type: FileType::Directory,
-                    next: at + 1,
+                let entry = DirEntry {
+                    ino,
+                    file_type: Some(FileType::Directory),
                     name,
-                })?;
+                    offset: 0,
+                    next: 0,
+                };
+                ctx.emit(&entry, at + 1)?;
             }
         }
         let from = u32::try_from(pos).unwrap_or(u32::MAX);
         for entry in inline.iter_from(from) {
             let entry = entry.or_report(self, About::inode(dir.inode.ino))?;
-            batch.push(&entry_at(&entry, entry.next.into()))?;
+            ctx.emit(&entry, entry.next.into())?;
         }
         Ok(())
-    }
-}
-
-fn entry_at<'a>(entry: &layout::DirEntry<'a>, next: u64) -> DirEntry<'a> {
-    DirEntry {
-        ino: entry.ino.0,
-        file_type: entry
-            .file_type
-            .map_or(FileType::Unknown, crate::fs::file_type),
-        next,
-        name: entry.name,
     }
 }

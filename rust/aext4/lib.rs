@@ -1,61 +1,38 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! aext4: the ext2, ext3 and ext4 disk format with an asynchronous core.
+//! The ext2, ext3 and ext4 file system: every operation once, as an `async fn` of [`Ext4`].
 //!
-//! Every operation is written once, as an `async fn` of [`Volume`](volume::Volume). Two doors lead to it: the VFS's,
-//! where C callers block on it, and the [`door`] for Rust callers in the kernel.
+//! It knows the disk format ([`layout`]), the device and its metadata ([`disk`]), and the runtime; nothing of
+//! the VFS, and nothing of who calls. Crate `volume` makes of it what programs mount and what modules call.
 //!
 //! | module | what it has |
 //! |---|---|
-//! | [`layout`](mod@layout) | the on-disk structures, without any kernel type |
-//! | [`volume`] | a mounted volume: superblock, groups, options |
-//! | [`node`] | what is known of an inode, and the table of nodes |
-//! | [`map`] | from a file's bytes to the device's |
+//! | [`ext4`] | a mounted volume: superblock, groups, options |
+//! | [`inode_info`] | what is known of an inode, and the table of inodes |
+//! | [`map`] | from a file's blocks to the device's |
 //! | [`dir`] | finding names and listing directories |
-//! | [`read`] | contents, past the VFS |
+//! | [`read`] | contents |
 //! | [`xattr`] | extended attributes and access control lists |
-//! | [`fs`] | the VFS door |
-//! | [`door`] | the Rust door |
 //! | [`options`], [`error`] | mount options; log lines and error numbers |
 //!
 //! # Locks
 //!
-//! Outermost first: VFS locks (the Rust door takes none) → folio locks → a node's run cache, or the table
-//! of nodes, or the volume's options. The last three are spinlocks, never held across an
+//! An inode's extent cache, or the table of inodes, or the volume's options: spinlocks, never held across an
 //! `.await` and never with one another.
 
 #![deny(unsafe_code)]
 
-use kernel::prelude::*;
+pub mod dir;
+pub mod error;
+pub mod ext4;
+pub mod inode_info;
+pub mod map;
+pub mod options;
+pub mod read;
+pub mod xattr;
 
-mod dir;
-pub mod door;
-mod error;
-mod fs;
-mod map;
-mod node;
-mod options;
-mod read;
-mod volume;
-mod xattr;
-
-module! {
-    type: Aext4,
-    name: "aext4",
-    authors: ["The Upcall developers"],
-    description: "ext2, ext3 and ext4 with an asynchronous core",
-    license: "GPL",
-    alias: ["fs-aext4"],
-}
-
-struct Aext4 {
-    _registration: vfs::Registration<volume::Volume>,
-}
-
-impl kernel::Module for Aext4 {
-    fn init(module: &'static ThisModule) -> Result<Self> {
-        Ok(Self {
-            _registration: fs::TYPE.register(module)?,
-        })
-    }
-}
+pub use dir::DirContext;
+pub use ext4::{Ext4, StatFs};
+pub use inode_info::{InodeInfo, InodeRef};
+pub use map::{Mapping, MappingKind};
+pub use options::Options;

@@ -6,119 +6,104 @@
 //! tree. The last few runs that were found are remembered with the node, in a fixed number of slots, and
 //! so are holes. Nothing is unpacked.
 //!
-//! The same search runs in two ways: [`Volume::map_blocks`] waits for blocks that are not in memory, and
-//! [`Volume::map_blocks_cached`], which the other begins with, gives up at the first.
+//! The same search runs in two ways: [`Ext4::map`] waits for blocks that are not in memory, and
+//! [`Ext4::map_cached`], which the other begins with, gives up at the first.
 
 use crate::error::{corrupted, About, OrReport};
-use crate::node::Node;
-use crate::volume::Volume;
+use crate::ext4::Ext4;
+use crate::inode_info::InodeInfo;
 use disk::Buf;
 use kernel::prelude::*;
-use layout::map::{self, Run, Step};
-use layout::{DataMap, Lblk, Pblk};
-use vfs::{Mapping, MappingKind};
+use layout::map::{self, Extent, ExtentState, Step};
+use layout::{DataMap, Lblk};
 
 /// How many runs a node remembers.
-const RUNS: usize = 16;
+const EXTENTS_KEPT: usize = 16;
 
-/// A part of a file's map: a run of blocks, or a hole.
-#[derive(Clone, Copy)]
-pub(crate) struct Piece {
-    first: u32,
-    /// At least 1.
-    len: u32,
-    what: What,
+/// Where a part of a file is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mapping {
+    /// The first byte in the file.
+    pub offset: u64,
+    /// How many bytes; at least 1.
+    pub len: u64,
+    /// What is there.
+    pub kind: MappingKind,
 }
 
-#[derive(Clone, Copy)]
-enum What {
+/// What is at a [`Mapping`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MappingKind {
+    /// Nothing: reads as zeros.
     Hole,
-    Data(Pblk),
-    Unwritten(Pblk),
+    /// Bytes from this position of the device on.
+    Data(u64),
+    /// Space from this position of the device on that was never written: reads as zeros.
+    Unwritten(u64),
+    /// What lies in the inode, at this position of the device, from the start of the file.
+    Inline(u64),
 }
 
-impl Piece {
-    fn of_run(run: Run) -> Self {
-        Self {
-            first: run.lblk.0,
-            len: run.len,
-            what: if run.unwritten {
-                What::Unwritten(run.pblk)
-            } else {
-                What::Data(run.pblk)
-            },
-        }
+impl Mapping {
+    /// The first byte behind it.
+    pub fn end(&self) -> u64 {
+        self.offset.saturating_add(self.len)
     }
+}
 
-    fn of_hole(first: Lblk, until: Lblk) -> Self {
-        Self {
-            first: first.0,
-            len: until.0.saturating_sub(first.0).max(1),
-            what: What::Hole,
-        }
-    }
-
-    fn covers(&self, lblk: Lblk) -> bool {
-        lblk.0
-            .checked_sub(self.first)
-            .is_some_and(|skip| skip < self.len)
-    }
-
-    /// The first block behind the piece.
-    pub(crate) fn end(&self) -> u32 {
-        self.first.saturating_add(self.len)
-    }
-
-    /// Where block `lblk` is on the volume, if it holds data.
-    pub(crate) fn data_block(&self, lblk: Lblk) -> Option<Pblk> {
-        match self.what {
-            What::Data(pblk) => Some(Pblk(pblk.0 + u64::from(lblk.0.checked_sub(self.first)?))),
-            _ => None,
+impl MappingKind {
+    /// What is `bytes` bytes behind.
+    pub fn skip(self, bytes: u64) -> Self {
+        match self {
+            Self::Hole => Self::Hole,
+            Self::Data(pos) => Self::Data(pos + bytes),
+            Self::Unwritten(pos) => Self::Unwritten(pos + bytes),
+            Self::Inline(pos) => Self::Inline(pos + bytes),
         }
     }
 }
 
-/// The pieces that were found last.
-pub(crate) struct RunCache {
+/// The extents that were found last, holes among them.
+pub struct ExtentCache {
     /// Filled in their order: behind an empty one all are.
-    slots: [Option<Piece>; RUNS],
+    slots: [Option<Extent>; EXTENTS_KEPT],
     /// The slot that is overwritten next.
     next: usize,
 }
 
-impl RunCache {
+impl ExtentCache {
     pub(crate) fn new() -> Self {
         Self {
-            slots: [None; RUNS],
+            slots: [None; EXTENTS_KEPT],
             next: 0,
         }
     }
 
-    fn find(&self, lblk: Lblk) -> Option<Piece> {
-        let mut pieces = self.slots.iter().map_while(|slot| *slot);
-        pieces.find(|piece| piece.covers(lblk))
+    fn find(&self, lblk: Lblk) -> Option<Extent> {
+        let mut extents = self.slots.iter().map_while(|slot| *slot);
+        extents.find(|extent| extent.covers(lblk))
     }
 
-    fn remember(&mut self, piece: Piece) {
+    fn remember(&mut self, extent: Extent) {
         if let Some(slot) = self.slots.get_mut(self.next) {
-            *slot = Some(piece);
+            *slot = Some(extent);
         }
-        self.next = (self.next + 1) % RUNS;
+        self.next = (self.next + 1) % EXTENTS_KEPT;
     }
 }
 
-impl Volume {
-    /// Finds the piece of `node`'s map that covers `lblk`. Waits for the disk if it must.
-    pub(crate) async fn map_blocks(&self, node: &Node, lblk: Lblk) -> Result<Piece> {
-        if let Some(piece) = self.map_blocks_cached(node, lblk) {
-            return Ok(piece);
+impl Ext4 {
+    /// Finds the extent of `node`'s map that covers `lblk`. Waits for the disk if it must.
+    pub async fn map(&self, node: &InodeInfo, lblk: Lblk) -> Result<Extent> {
+        if let Some(extent) = self.map_cached(node, lblk) {
+            return Ok(extent);
         }
         // Seldom, and then the device is waited for: it is not to make the future of every reader larger.
         KBox::pin(self.read_map(node, lblk), GFP_KERNEL)?.await
     }
 
-    /// As [`map_blocks`](Self::map_blocks), for what is not in memory, or damaged.
-    async fn read_map(&self, node: &Node, lblk: Lblk) -> Result<Piece> {
+    /// As [`map`](Self::map), for what is not in memory, or damaged.
+    async fn read_map(&self, node: &InodeInfo, lblk: Lblk) -> Result<Extent> {
         let mut about = About::inode(node.inode.ino);
         let mut step = map::start(&node.inode, lblk, &self.sb.geo).or_report(self, about)?;
         loop {
@@ -131,22 +116,22 @@ impl Volume {
                         .or_report(self, about)?;
                 }
                 found => {
-                    let piece = self.found(node, lblk, found);
-                    if let Err(error) = piece {
+                    let extent = self.found(node, lblk, found);
+                    if let Err(error) = extent {
                         self.report(&format_args!("{about}a map that leads to metadata"));
                         return Err(error);
                     }
-                    return piece;
+                    return extent;
                 }
             }
         }
     }
 
-    /// As [`map_blocks`](Self::map_blocks), with what is in memory alone. Does not wait, and leaves
+    /// As [`map`](Self::map), with what is in memory alone. Does not wait, and leaves
     /// damage to be reported by the other.
-    pub(crate) fn map_blocks_cached(&self, node: &Node, lblk: Lblk) -> Option<Piece> {
-        if let Some(piece) = node.runs.lock().find(lblk) {
-            return Some(piece);
+    pub fn map_cached(&self, node: &InodeInfo, lblk: Lblk) -> Option<Extent> {
+        if let Some(extent) = node.extents.lock().find(lblk) {
+            return Some(extent);
         }
         let mut step = map::start(&node.inode, lblk, &self.sb.geo).ok()?;
         loop {
@@ -162,8 +147,8 @@ impl Volume {
 
     fn descend(
         &self,
-        node: &Node,
-        at: &map::Node,
+        node: &InodeInfo,
+        at: &map::TreeBlock,
         buffer: &Buf,
         lblk: Lblk,
     ) -> layout::Result<Step> {
@@ -174,22 +159,21 @@ impl Volume {
         at.step(buffer.data(), lblk, &self.sb.geo)
     }
 
-    fn found(&self, node: &Node, lblk: Lblk, step: Step) -> Result<Piece> {
-        let piece = match step {
-            Step::Run(run) => Piece::of_run(run),
-            Step::Hole { until } => Piece::of_hole(lblk, until),
+    fn found(&self, node: &InodeInfo, lblk: Lblk, step: Step) -> Result<Extent> {
+        let extent = match step {
+            Step::Extent(extent) => extent,
+            Step::Hole { until } => Extent::hole(lblk, until),
             Step::Descend(_) => return Err(EINVAL),
         };
-        let fixed = match piece.what {
-            What::Hole => false,
-            What::Data(pblk) | What::Unwritten(pblk) => self.is_fixed(pblk, piece.len),
-        };
+        let on_system_block = extent
+            .pblk()
+            .is_some_and(|pblk| self.is_system_block(pblk, extent.len));
         // It covers the block unless somebody wrote to the device while we searched.
-        if fixed || !piece.covers(lblk) {
+        if on_system_block || !extent.covers(lblk) {
             return Err(corrupted());
         }
-        node.runs.lock().remember(piece);
-        Ok(piece)
+        node.extents.lock().remember(extent);
+        Ok(extent)
     }
 
     /// The block of a file that contains byte `pos`; blocks past the last that a file can have are
@@ -199,21 +183,21 @@ impl Volume {
         (lblk < Lblk::END.0).then_some(Lblk(lblk))
     }
 
-    fn mapping(&self, piece: &Piece) -> Mapping {
+    fn mapping(&self, extent: &Extent) -> Mapping {
         let bits = self.sb.geo.block_bits();
         Mapping {
-            offset: u64::from(piece.first) << bits,
-            len: u64::from(piece.len) << bits,
-            kind: match piece.what {
-                What::Hole => MappingKind::Hole,
-                What::Data(pblk) => MappingKind::Data(pblk.0 << bits),
-                What::Unwritten(pblk) => MappingKind::Unwritten(pblk.0 << bits),
+            offset: u64::from(extent.lblk.0) << bits,
+            len: u64::from(extent.len) << bits,
+            kind: match extent.state {
+                ExtentState::Hole => MappingKind::Hole,
+                ExtentState::Written(pblk) => MappingKind::Data(pblk.0 << bits),
+                ExtentState::Unwritten(pblk) => MappingKind::Unwritten(pblk.0 << bits),
             },
         }
     }
 
     /// The mapping that needs no look at a tree: of inline data, and past the last block.
-    fn simple_mapping(&self, node: &Node, pos: u64) -> Option<Mapping> {
+    fn simple_mapping(&self, node: &InodeInfo, pos: u64) -> Option<Mapping> {
         let hole = |offset| Mapping {
             offset,
             len: u64::MAX / 4,
@@ -242,25 +226,25 @@ impl Volume {
     }
 
     /// Where the bytes of `node` from `pos` on are.
-    pub(crate) async fn map_bytes(&self, node: &Node, pos: u64) -> Result<Mapping> {
+    pub async fn map_bytes(&self, node: &InodeInfo, pos: u64) -> Result<Mapping> {
         if let Some(mapping) = self.simple_mapping(node, pos) {
             return Ok(mapping);
         }
         let lblk = self.block_of(pos).ok_or(EFBIG)?;
-        Ok(self.mapping(&self.map_blocks(node, lblk).await?))
+        Ok(self.mapping(&self.map(node, lblk).await?))
     }
 
     /// As [`map_bytes`](Self::map_bytes), with what is in memory alone. Does not wait.
-    pub(crate) fn map_bytes_cached(&self, node: &Node, pos: u64) -> Option<Mapping> {
+    pub fn map_bytes_cached(&self, node: &InodeInfo, pos: u64) -> Option<Mapping> {
         if let Some(mapping) = self.simple_mapping(node, pos) {
             return Some(mapping);
         }
-        let piece = self.map_blocks_cached(node, self.block_of(pos)?)?;
-        Some(self.mapping(&piece))
+        let extent = self.map_cached(node, self.block_of(pos)?)?;
+        Some(self.mapping(&extent))
     }
 
     /// The largest file whose data can lie in its inode.
-    pub(crate) const INLINE_MAX: u64 = 4096;
+    pub const INLINE_MAX: u64 = 4096;
     /// Where `i_block` is in an inode, in bytes.
     const I_BLOCK: u64 = 0x28;
 }

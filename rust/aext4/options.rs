@@ -5,7 +5,6 @@
 use core::fmt::{self, Write};
 use kernel::prelude::*;
 use layout::superblock::{OnError, SUPER_KIB};
-use vfs::MountOption;
 
 /// The usual number of blocks of an inode table that are read when one is wanted: that of ext4.
 const INODE_READAHEAD: u32 = 32;
@@ -15,21 +14,21 @@ const INODE_READAHEAD_MAX: u32 = 1 << 30;
 
 /// Mount options; see `Documentation/aext4.md`.
 #[derive(Clone, Copy)]
-pub(crate) struct Options {
+pub struct Options {
     /// Mount although the journal holds changes that were not written back.
-    pub(crate) noload: bool,
+    pub noload: bool,
     /// What to do when the volume is found to be damaged; the superblock says, if `None`.
-    pub(crate) on_error: Option<OnError>,
+    pub on_error: Option<OnError>,
     /// Enforce access control lists.
-    pub(crate) acl: bool,
+    pub acl: bool,
     /// Show `user.` attributes.
-    pub(crate) user_xattr: bool,
+    pub user_xattr: bool,
     /// How many blocks of an inode table are read when one is wanted.
-    pub(crate) inode_readahead: u32,
+    pub inode_readahead: u32,
     /// Where the superblock is, in KiB.
-    pub(crate) sb: u64,
+    pub sb: u64,
     /// Whether the volume was to be mounted for writing, which becomes a read-only mount.
-    pub(crate) for_writing: bool,
+    pub for_writing: bool,
 }
 
 impl Default for Options {
@@ -48,8 +47,8 @@ impl Default for Options {
 
 impl Options {
     /// Takes one option. Returns `false` if there is no such option.
-    pub(crate) fn set(&mut self, option: MountOption<'_>) -> Result<bool> {
-        match (option.key, option.value) {
+    pub fn set(&mut self, key: &str, value: Option<&str>) -> Result<bool> {
+        match (key, value) {
             ("noload" | "norecovery", None) => self.noload = true,
             ("acl", None) => self.acl = true,
             ("noacl", None) => self.acl = false,
@@ -89,7 +88,7 @@ impl Options {
     }
 
     /// Writes what differs from the default.
-    pub(crate) fn show(&self, out: &mut dyn Write) -> fmt::Result {
+    pub fn show(&self, out: &mut dyn Write) -> fmt::Result {
         if self.noload {
             out.write_str(",noload")?;
         }

@@ -3,22 +3,22 @@
 //! Reading contents past the VFS: from the page cache where a VFS inode has the page, else from the device.
 
 use crate::error::corrupted;
-use crate::node::Node;
-use crate::volume::Volume;
+use crate::ext4::Ext4;
+use crate::inode_info::InodeInfo;
+use crate::map::{Mapping, MappingKind};
 use core::ops::Range;
 use kernel::prelude::*;
 use layout::FileType;
 use upcall::{Block, Blocks};
-use vfs::{Mapping, MappingKind};
 
 const PAGE: u64 = Block::SIZE as u64;
 
 /// The longest target of a symbolic link.
 const LINK_MAX: u64 = PAGE - 1;
 
-impl Volume {
+impl Ext4 {
     /// Whether `node` is a regular file that can be read.
-    pub(crate) fn check_regular(&self, node: &Node) -> Result {
+    pub fn check_regular(&self, node: &InodeInfo) -> Result {
         match node.inode.file_type {
             FileType::Regular => self.check_readable(node),
             FileType::Directory => Err(EISDIR),
@@ -27,7 +27,7 @@ impl Volume {
     }
 
     /// Reads from byte `offset` of a file on into `block`. Returns how many bytes there are; what is behind them is zero.
-    pub(crate) async fn read(&self, node: &Node, offset: u64, block: &mut Block) -> Result<usize> {
+    pub async fn read(&self, node: &InodeInfo, offset: u64, block: &mut Block) -> Result<usize> {
         self.check_regular(node)?;
         block.fill_vacant()?;
         let left = node.inode.size.saturating_sub(offset);
@@ -48,7 +48,7 @@ impl Volume {
     /// As [`read`](Self::read), of `count` bytes, for an offset that is inside a page: by way of whole pages.
     async fn read_unaligned(
         &self,
-        node: &Node,
+        node: &InodeInfo,
         offset: u64,
         count: usize,
         block: &mut Block,
@@ -69,7 +69,7 @@ impl Volume {
 
     /// Reads the page of a file that begins at byte `pos`, a multiple of the page's size; zeros behind
     /// the file's end.
-    async fn read_page(&self, node: &Node, pos: u64, block: &mut Block) -> Result {
+    async fn read_page(&self, node: &InodeInfo, pos: u64, block: &mut Block) -> Result {
         let end = node.inode.size.min(pos + PAGE);
         let valid = end.saturating_sub(pos) as usize;
         block.fill_vacant()?;
@@ -105,13 +105,13 @@ impl Volume {
     }
 
     /// Reads a range of a file, which starts at a page, to the start of `blocks`. Returns how many bytes there are.
-    pub(crate) async fn read_at(
+    pub async fn read_at(
         &self,
-        node: &Node,
+        node: &InodeInfo,
         range: Range<u64>,
         blocks: &mut Blocks,
     ) -> Result<usize> {
-        let want = stack::asynchronous::check_range(&range, blocks)?;
+        let want = blocks.check_range(&range)?;
         self.check_regular(node)?;
         blocks.fill_vacant()?;
         let start = range.start;
@@ -171,7 +171,7 @@ impl Volume {
     }
 
     /// The target of a symbolic link.
-    pub(crate) async fn readlink(&self, node: &Node) -> Result<KVec<u8>> {
+    pub async fn readlink(&self, node: &InodeInfo) -> Result<KVec<u8>> {
         if node.inode.file_type != FileType::Symlink {
             return Err(EINVAL);
         }
@@ -199,7 +199,7 @@ impl Volume {
 }
 
 /// Fills `bytes` with what is `skip` bytes behind the start of a mapping that has no place on the device.
-fn fill(node: &Node, mapping: &Mapping, skip: u64, bytes: &mut [u8]) {
+fn fill(node: &InodeInfo, mapping: &Mapping, skip: u64, bytes: &mut [u8]) {
     bytes.fill(0);
     if let MappingKind::Inline(_) = mapping.kind {
         let from = node.inline.get(skip as usize..).unwrap_or(&[]);

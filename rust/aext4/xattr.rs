@@ -3,42 +3,16 @@
 //! Extended attributes and access control lists.
 
 use crate::error::{corrupted, About, OrReport};
-use crate::node::Node;
-use crate::volume::Volume;
+use crate::ext4::Ext4;
+use crate::inode_info::InodeInfo;
+use crate::map::{Mapping, MappingKind};
 use disk::Buf;
 use kernel::prelude::*;
 use layout::xattr as format;
-use layout::{Acl, AclTag, EaValue, Lblk, Pblk, Xattr, XattrSet, XattrValue};
-use vfs::{AclEntry, Mapping, MappingKind, XattrNamespace};
+use layout::{Acl, AclEntry, EaValue, Lblk, Pblk, Xattr, XattrSet, XattrValue};
 
 /// The largest value that is read; Linux has no larger ones.
 const VALUE_MAX: u32 = 65536;
-
-/// The namespace for a prefix's number; `None` for those that are not shown.
-fn namespace(index: u8) -> Option<XattrNamespace> {
-    Some(match index {
-        format::INDEX_USER => XattrNamespace::User,
-        format::INDEX_POSIX_ACL_ACCESS => XattrNamespace::AclAccess,
-        format::INDEX_POSIX_ACL_DEFAULT => XattrNamespace::AclDefault,
-        format::INDEX_TRUSTED => XattrNamespace::Trusted,
-        format::INDEX_SECURITY => XattrNamespace::Security,
-        format::INDEX_SYSTEM => XattrNamespace::System,
-        format::INDEX_HURD => XattrNamespace::Gnu,
-        _ => return None,
-    })
-}
-
-fn index(namespace: XattrNamespace) -> u8 {
-    match namespace {
-        XattrNamespace::User => format::INDEX_USER,
-        XattrNamespace::AclAccess => format::INDEX_POSIX_ACL_ACCESS,
-        XattrNamespace::AclDefault => format::INDEX_POSIX_ACL_DEFAULT,
-        XattrNamespace::Trusted => format::INDEX_TRUSTED,
-        XattrNamespace::Security => format::INDEX_SECURITY,
-        XattrNamespace::System => format::INDEX_SYSTEM,
-        XattrNamespace::Gnu => format::INDEX_HURD,
-    }
-}
 
 /// Where a value was found.
 enum Found {
@@ -59,11 +33,11 @@ impl Found {
     }
 }
 
-impl Volume {
+impl Ext4 {
     /// Looks at the attributes in the inode, then at those in the block, until `look` finds something.
     async fn each_set<T>(
         &self,
-        node: &Node,
+        node: &InodeInfo,
         mut look: impl FnMut(&XattrSet<'_>) -> Result<Option<T>>,
     ) -> Result<Option<T>> {
         let about = About::inode(node.inode.ino);
@@ -84,8 +58,8 @@ impl Volume {
         look(&set)
     }
 
-    async fn xattr_block(&self, node: &Node, pblk: Pblk) -> Result<Buf> {
-        if self.is_fixed(pblk, 1) {
+    async fn xattr_block(&self, node: &InodeInfo, pblk: Pblk) -> Result<Buf> {
+        if self.is_system_block(pblk, 1) {
             let ino = node.inode.ino;
             self.report(&format_args!(
                 "inode {ino}, attributes: block {pblk} is metadata"
@@ -101,14 +75,8 @@ impl Volume {
         Ok(buffer)
     }
 
-    /// The value of an attribute; `ENODATA` if there is none.
-    pub(crate) async fn xattr(
-        &self,
-        node: &Node,
-        space: XattrNamespace,
-        name: &[u8],
-    ) -> Result<KVec<u8>> {
-        let index = index(space);
+    /// The value of the attribute with the prefix of number `index`; `ENODATA` if there is none.
+    pub async fn xattr(&self, node: &InodeInfo, index: u8, name: &[u8]) -> Result<KVec<u8>> {
         let found = self
             .each_set(node, |set| {
                 set.find(index, name).as_ref().map(Found::new).transpose()
@@ -122,13 +90,18 @@ impl Volume {
     }
 
     /// Reads a value that has an inode of its own.
-    async fn inode_value(&self, node: &Node, value: &EaValue, name: &[u8]) -> Result<KVec<u8>> {
+    async fn inode_value(
+        &self,
+        node: &InodeInfo,
+        value: &EaValue,
+        name: &[u8],
+    ) -> Result<KVec<u8>> {
         let geo = &self.sb.geo;
         let about = About::inode(node.inode.ino);
         if value.size > VALUE_MAX {
             return Err(E2BIG);
         }
-        let holder = match self.get_node(value.ino).await {
+        let holder = match self.iget(value.ino).await {
             Err(error) if error == ESTALE => {
                 self.report(&format_args!(
                     "inode {}, attribute value: not in use",
@@ -144,9 +117,9 @@ impl Volume {
         let mut bytes = KVec::with_capacity(value.size as usize, GFP_KERNEL)?;
         let mut lblk = 0;
         while bytes.len() < value.size as usize {
-            let piece = self.map_blocks(&holder, Lblk(lblk)).await?;
+            let extent = self.map(&holder, Lblk(lblk)).await?;
             let left = value.size as usize - bytes.len();
-            match piece.data_block(Lblk(lblk)) {
+            match extent.written_at(Lblk(lblk)) {
                 Some(pblk) => {
                     let buffer = self.block(pblk).await?;
                     let part = left.min(buffer.data().len());
@@ -167,17 +140,15 @@ impl Volume {
         Ok(bytes)
     }
 
-    /// Calls `each` for every attribute that a name can be given to.
-    pub(crate) async fn list_names(
+    /// Calls `each` for every attribute, with the number of its prefix ([`layout::xattr`]) and its name.
+    pub async fn list_names(
         &self,
-        node: &Node,
-        each: &mut (dyn FnMut(XattrNamespace, &[u8]) -> Result + Send),
+        node: &InodeInfo,
+        each: &mut (dyn FnMut(u8, &[u8]) -> Result + Send),
     ) -> Result {
         self.each_set(node, |set| {
             for attr in set.iter() {
-                if let Some(space) = namespace(attr.index) {
-                    each(space, attr.name)?;
-                }
+                each(attr.index, attr.name)?;
             }
             Ok(None::<()>)
         })
@@ -186,7 +157,7 @@ impl Volume {
     }
 
     /// Where the attributes are: in the inode, or else in their block.
-    pub(crate) fn map_attributes(&self, node: &Node) -> Option<Mapping> {
+    pub fn map_attributes(&self, node: &InodeInfo) -> Option<Mapping> {
         let geo = &self.sb.geo;
         let bits = geo.block_bits();
         if node.inode.xattr_offset.is_some() {
@@ -208,17 +179,13 @@ impl Volume {
     }
 
     /// An access control list.
-    pub(crate) async fn get_acl(
-        &self,
-        node: &Node,
-        default: bool,
-    ) -> Result<Option<KVec<AclEntry>>> {
-        let space = if default {
-            XattrNamespace::AclDefault
+    pub async fn get_acl(&self, node: &InodeInfo, default: bool) -> Result<Option<KVec<AclEntry>>> {
+        let index = if default {
+            format::INDEX_POSIX_ACL_DEFAULT
         } else {
-            XattrNamespace::AclAccess
+            format::INDEX_POSIX_ACL_ACCESS
         };
-        let value = match self.xattr(node, space, b"").await {
+        let value = match self.xattr(node, index, b"").await {
             Err(error) if error == ENODATA => return Ok(None),
             value => value?,
         };
@@ -228,15 +195,6 @@ impl Volume {
         };
         let mut entries = KVec::new();
         for entry in acl.iter() {
-            let id = match entry.tag {
-                AclTag::User(id) | AclTag::Group(id) => id,
-                _ => 0,
-            };
-            let entry = AclEntry {
-                tag: entry.tag.code(),
-                perm: entry.perm,
-                id,
-            };
             entries.push(entry, GFP_KERNEL)?;
         }
         Ok(Some(entries))

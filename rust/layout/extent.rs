@@ -9,7 +9,7 @@ use super::bytes::{get_u16, get_u32, join32};
 use super::csum::Owner;
 use super::error::{Error, OrShort, Result};
 use super::geometry::Geometry;
-use super::map::{Node, Run, Step, Tree};
+use super::map::{Extent, ExtentState, Step, Tree, TreeBlock};
 use super::units::{Lblk, Pblk};
 
 const MAGIC: u16 = 0xf30a;
@@ -50,7 +50,7 @@ impl<'a> ExtentNode<'a> {
     ///
     /// [`Kind::Corrupt`](super::Kind::Corrupt) for a bad header, or one that breaks the parent's
     /// promise.
-    pub fn block(data: &'a [u8], at: &Node, geo: &Geometry) -> Result<Self> {
+    pub fn block(data: &'a [u8], at: &TreeBlock, geo: &Geometry) -> Result<Self> {
         geo.whole_block(data, SHORT)?;
         Self::parse(data, Some(at.depth), at.first, at.end)
     }
@@ -215,7 +215,7 @@ impl<'a> ExtentNode<'a> {
         if self.depth == 0 {
             let run = self.extent(i, geo)?;
             if lblk < run.end() {
-                return Ok(Step::Run(run));
+                return Ok(Step::Extent(run));
             }
             return hole();
         }
@@ -223,7 +223,7 @@ impl<'a> ExtentNode<'a> {
         if next <= first {
             return hole();
         }
-        Ok(Step::Descend(Node {
+        Ok(Step::Descend(TreeBlock {
             pblk: self.index_block(i, geo)?,
             depth: self.depth.saturating_sub(1),
             first,
@@ -256,7 +256,7 @@ impl<'a> ExtentNode<'a> {
     }
 
     /// Returns leaf entry `i`, whose length and place on the volume are checked.
-    fn extent(&self, i: u16, geo: &Geometry) -> Result<Run> {
+    fn extent(&self, i: u16, geo: &Geometry) -> Result<Extent> {
         let at = Self::offset(i);
         let lblk = self.entry_lblk(i)?;
         let raw_len = get_u16(self.data, at + 4).or_short(SHORT)?;
@@ -278,11 +278,14 @@ impl<'a> ExtentNode<'a> {
             u64::from(len),
             "extent: block {} with {} blocks is not on the volume",
         )?;
-        Ok(Run {
+        Ok(Extent {
             lblk,
             len: u32::from(len),
-            pblk,
-            unwritten,
+            state: if unwritten {
+                ExtentState::Unwritten(pblk)
+            } else {
+                ExtentState::Written(pblk)
+            },
         })
     }
 }

@@ -8,7 +8,7 @@
 use super::bytes::get_u32;
 use super::error::{OrShort, Result};
 use super::geometry::Geometry;
-use super::map::{Node, Run, Step, Tree};
+use super::map::{Extent, ExtentState, Step, Tree, TreeBlock};
 use super::units::{Lblk, Pblk};
 
 const SHORT: &str = "indirect block: buffer too short";
@@ -74,11 +74,10 @@ pub(super) fn start(i_block: &[u8; 60], lblk: Lblk, geo: &Geometry) -> Result<St
         let pblk = pointer(i_block, index)?;
         let len = run_len(i_block, index, 12, pblk)?;
         if pblk.0 != 0 {
-            return Ok(Step::Run(Run {
+            return Ok(Step::Extent(Extent {
                 lblk,
                 len,
-                pblk: check(pblk, u64::from(len), geo)?,
-                unwritten: false,
+                state: ExtentState::Written(check(pblk, u64::from(len), geo)?),
             }));
         }
         let until = Lblk(lblk.0.saturating_add(len));
@@ -100,7 +99,7 @@ pub(super) fn start(i_block: &[u8; 60], lblk: Lblk, geo: &Geometry) -> Result<St
         }
         if !hole_from && u64::from(lblk.0) < end {
             if pblk.0 != 0 {
-                return Ok(Step::Descend(Node {
+                return Ok(Step::Descend(TreeBlock {
                     pblk: check(pblk, 1, geo)?,
                     depth,
                     first: clamp(first),
@@ -121,7 +120,7 @@ pub(super) fn start(i_block: &[u8; 60], lblk: Lblk, geo: &Geometry) -> Result<St
 /// # Errors
 ///
 /// [`Kind::Corrupt`](super::Kind::Corrupt) for a pointer out of the volume.
-pub(super) fn step(data: &[u8], node: &Node, lblk: Lblk, geo: &Geometry) -> Result<Step> {
+pub(super) fn step(data: &[u8], node: &TreeBlock, lblk: Lblk, geo: &Geometry) -> Result<Step> {
     geo.whole_block(data, SHORT)?;
     let count = data.len() / 4;
     let span = span(node.depth, geo);
@@ -140,7 +139,7 @@ pub(super) fn step(data: &[u8], node: &Node, lblk: Lblk, geo: &Geometry) -> Resu
         });
     }
     if let Some(depth) = node.depth.checked_sub(1) {
-        return Ok(Step::Descend(Node {
+        return Ok(Step::Descend(TreeBlock {
             pblk: check(pblk, 1, geo)?,
             depth,
             first: clamp(slot_first),
@@ -151,11 +150,10 @@ pub(super) fn step(data: &[u8], node: &Node, lblk: Lblk, geo: &Geometry) -> Resu
     let len = run_len(data, index, count, pblk)?;
     // The last block number is no block of a file, so the run ends before it.
     let len = len.min(node.end.0.saturating_sub(lblk.0));
-    Ok(Step::Run(Run {
+    Ok(Step::Extent(Extent {
         lblk,
         len,
-        pblk: check(pblk, u64::from(len), geo)?,
-        unwritten: false,
+        state: ExtentState::Written(check(pblk, u64::from(len), geo)?),
     }))
 }
 

@@ -71,7 +71,7 @@ pub use hash::{HashVersion, NameHash};
 pub use htree::{DxCursor, DxLeaf, DxNode, DxRoot, DxStep, Reach};
 pub use inline::InlineData;
 pub use inode::{DataMap, Device, Inode, InodeFlags, Time};
-pub use map::{Node, Run, Step};
+pub use map::{Extent, ExtentState, Step, TreeBlock};
 pub use superblock::SuperBlock;
 pub use units::{FileType, Group, Ino, Lblk, Pblk};
 pub use xattr::{EaHasher, EaValue, Xattr, XattrSet, XattrValue};

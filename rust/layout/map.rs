@@ -25,50 +25,97 @@ use super::indirect;
 use super::inode::{DataMap, Inode};
 use super::units::{Lblk, Pblk};
 
-/// Consecutive blocks of a file that are consecutive on the volume.
+/// Consecutive blocks of a file that are in the same state, and consecutive on the volume if they are there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Run {
+pub struct Extent {
     /// The first block in the file.
     pub lblk: Lblk,
     /// How many blocks; at least 1.
     pub len: u32,
-    /// The first block on the volume; all `len` blocks lie on it.
-    pub pblk: Pblk,
-    /// Whether the blocks are allocated but never written, so that they read as zeros.
-    pub unwritten: bool,
+    /// Where they are, and what they hold.
+    pub state: ExtentState,
 }
 
-impl Run {
-    /// Returns the first block behind the run in the file.
+/// What the blocks of an [`Extent`] are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExtentState {
+    /// Nothing: they read as zeros.
+    Hole,
+    /// Data, from this block of the volume on. All of the extent lies on the volume.
+    Written(Pblk),
+    /// Space from this block of the volume on that was never written, so that it reads as zeros.
+    Unwritten(Pblk),
+}
+
+impl Extent {
+    /// Returns the hole from `lblk` up to `until`, exclusive; at least one block.
+    pub fn hole(lblk: Lblk, until: Lblk) -> Self {
+        Self {
+            lblk,
+            len: until.0.saturating_sub(lblk.0).max(1),
+            state: ExtentState::Hole,
+        }
+    }
+
+    /// Returns the first block behind the extent in the file.
     pub const fn end(&self) -> Lblk {
         Lblk(self.lblk.0.saturating_add(self.len))
     }
 
-    /// Returns the part of the run from `lblk` on, or `None` if it is not in the run.
+    /// Returns whether the extent has block `lblk`.
+    pub fn covers(&self, lblk: Lblk) -> bool {
+        lblk.0
+            .checked_sub(self.lblk.0)
+            .is_some_and(|skip| skip < self.len)
+    }
+
+    /// Returns the first block on the volume, unless it is a hole.
+    pub const fn pblk(&self) -> Option<Pblk> {
+        match self.state {
+            ExtentState::Hole => None,
+            ExtentState::Written(pblk) | ExtentState::Unwritten(pblk) => Some(pblk),
+        }
+    }
+
+    /// Returns where block `lblk` of the file is, if the extent covers it and it holds data.
+    pub fn written_at(&self, lblk: Lblk) -> Option<Pblk> {
+        match self.from(lblk)?.state {
+            ExtentState::Written(pblk) => Some(pblk),
+            ExtentState::Hole | ExtentState::Unwritten(_) => None,
+        }
+    }
+
+    /// Returns whether the blocks are allocated but were never written.
+    pub const fn is_unwritten(&self) -> bool {
+        matches!(self.state, ExtentState::Unwritten(_))
+    }
+
+    /// Returns the part of the extent from `lblk` on, or `None` if it is not in the extent.
     pub fn from(&self, lblk: Lblk) -> Option<Self> {
         let skip = lblk.0.checked_sub(self.lblk.0)?;
         let len = self.len.checked_sub(skip).filter(|&n| n > 0)?;
-        Some(Self {
-            lblk,
-            len,
-            pblk: Pblk(self.pblk.0.checked_add(u64::from(skip))?),
-            unwritten: self.unwritten,
-        })
+        let behind = |pblk: Pblk| pblk.0.checked_add(u64::from(skip)).map(Pblk);
+        let state = match self.state {
+            ExtentState::Hole => ExtentState::Hole,
+            ExtentState::Written(pblk) => ExtentState::Written(behind(pblk)?),
+            ExtentState::Unwritten(pblk) => ExtentState::Unwritten(behind(pblk)?),
+        };
+        Some(Self { lblk, len, state })
     }
 }
 
 /// What one step of a look-up found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// The block is mapped, by this run.
-    Run(Run),
+    /// The block is mapped, by this extent, which is no hole.
+    Extent(Extent),
     /// Nothing is mapped from the block up to `until`, exclusive, and maybe beyond.
     Hole {
         /// The end of the hole as far as this step saw it; past the block that was looked up.
         until: Lblk,
     },
     /// The answer is in another block.
-    Descend(Node),
+    Descend(TreeBlock),
 }
 
 /// Which kind of tree a node belongs to.
@@ -82,7 +129,7 @@ pub enum Tree {
 
 /// A block of mapping metadata that is to be read, and what its parent promised about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Node {
+pub struct TreeBlock {
     /// Where it lies.
     pub pblk: Pblk,
     /// How many levels of metadata lie below it: 0 for a node that maps data.
@@ -95,7 +142,7 @@ pub struct Node {
     pub tree: Tree,
 }
 
-impl Node {
+impl TreeBlock {
     /// Verifies the node: its checksum, and every entry in it.
     ///
     /// To be called once when the block has been read. [`step`](Self::step) stays safe without it,

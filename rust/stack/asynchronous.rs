@@ -224,12 +224,3 @@ impl<L: AsyncStackable + ?Sized> ReadPage for Whole<'_, L> {
         self.0.read(ino, offset, block)
     }
 }
-
-/// How many bytes a range for [`AsyncStackable::read_at`] has.
-pub fn check_range(range: &Range<u64>, blocks: &Blocks) -> Result<usize> {
-    let want = range.end.checked_sub(range.start).ok_or(EINVAL)?;
-    if range.start % Block::SIZE as u64 != 0 || want > blocks.len() as u64 {
-        return Err(EINVAL);
-    }
-    Ok(want as usize)
-}

@@ -2,7 +2,7 @@
 
 //! What layers that think in pages share.
 
-use crate::asynchronous::{check_range, Ino};
+use crate::asynchronous::Ino;
 use core::future::Future;
 use core::ops::Range;
 use kernel::prelude::*;
@@ -76,7 +76,7 @@ pub(crate) async fn read_at<R: ReadPage>(
     range: Range<u64>,
     blocks: &mut Blocks,
 ) -> Result<usize> {
-    let want = check_range(&range, blocks)?;
+    let want = blocks.check_range(&range)?;
     blocks.fill_vacant()?;
     let mut block = Block::vacant();
     let mut done = 0;

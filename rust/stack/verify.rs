@@ -2,7 +2,7 @@
 
 //! [`Verify`]: a layer that compares checksums of contents.
 
-use crate::asynchronous::{check_range, AsyncStackable, Ino, Layer};
+use crate::asynchronous::{AsyncStackable, Ino, Layer};
 use crate::forward;
 use crate::page::{self, ReadPage};
 use core::ops::Range;
@@ -175,7 +175,7 @@ impl<L: AsyncStackable> AsyncStackable for Verify<L> {
     }
 
     async fn read_at(&self, ino: Ino, range: Range<u64>, blocks: &mut Blocks) -> Result<usize> {
-        let want = check_range(&range, blocks)?;
+        let want = blocks.check_range(&range)?;
         let sums = self.sums(ino).await?;
         // The last page as a whole, as its checksum is.
         let whole = range.end.checked_next_multiple_of(Block::SIZE as u64);

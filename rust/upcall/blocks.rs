@@ -8,6 +8,7 @@ use crate::memory;
 use crate::sys::{self, new_page, page_address, KVec, Page, Result, EINVAL, ENOMEM, PAGE_SIZE};
 use core::future::poll_fn;
 use core::mem::take;
+use core::ops::Range;
 use core::ptr::NonNull;
 use core::task::Poll;
 
@@ -43,6 +44,17 @@ impl Blocks {
         let mut this = Self { chunks, pages };
         this.fill_vacant()?;
         Ok(this)
+    }
+
+    /// How many bytes `range` of a file has, which begins at a page and goes to the start of the blocks.
+    ///
+    /// Fails with `EINVAL` if it is backwards, begins inside a page, or is longer than the blocks.
+    pub fn check_range(&self, range: &Range<u64>) -> Result<usize> {
+        let want = range.end.checked_sub(range.start).ok_or(EINVAL)?;
+        if range.start % PAGE_SIZE as u64 != 0 || want > self.len() as u64 {
+            return Err(EINVAL);
+        }
+        Ok(want as usize)
     }
 
     /// The size, in bytes.

@@ -3,24 +3,26 @@
 //! [`FileSystem`]: what a file system provides, and the types it speaks in.
 
 use crate::mount::{MountOption, Type};
+use crate::pages::Iomap;
 use core::future::Future;
 use disk::Attached;
 use disk::Disk;
 use kernel::prelude::*;
-use kernel::sync::Arc;
 use upcall_bindings as ub;
 
-/// A mounted volume of a file system.
+/// A mounted volume of a file system: a cheap handle on it.
 ///
 /// Every operation that may wait is a future, which borrows no VFS object and can be dropped at any
 /// point. Numbers of bytes and offsets are in bytes.
-pub trait FileSystem: Sized + Send + Sync + 'static {
+pub trait FileSystem: Clone + Send + Sync + 'static {
     /// The name for `mount -t`.
     const NAME: &'static CStr;
     /// Mount options, as far as the VFS does not know them.
     type Options: Default + Send + Sync + 'static;
     /// What the file system knows of an inode: a cheap handle, which may be dropped in any context.
     type Node: Clone + Send + Sync + 'static;
+    /// Where a part of a file is.
+    type Map: Send;
 
     /// The type, as it is registered.
     fn registration() -> &'static Type<Self>;
@@ -48,7 +50,7 @@ pub trait FileSystem: Sized + Send + Sync + 'static {
         disk: Disk,
         options: Self::Options,
         silent: bool,
-    ) -> impl Future<Output = Result<Arc<Self>>> + Send;
+    ) -> impl Future<Output = Result<Self>> + Send;
 
     /// The device below.
     fn disk(&self) -> &Disk;
@@ -100,25 +102,28 @@ pub trait FileSystem: Sized + Send + Sync + 'static {
         batch: &mut DirBatch,
     ) -> impl Future<Output = Result> + Send;
 
-    /// Where the bytes of a file from `pos` on are: the mapping covers `pos` and at least one byte.
+    /// Where the bytes of a file from `pos` on are: the map covers `pos` and at least one byte.
     fn map(
         &self,
         node: &Self::Node,
         pos: u64,
         len: u64,
-    ) -> impl Future<Output = Result<Mapping>> + Send;
+    ) -> impl Future<Output = Result<Self::Map>> + Send;
 
     /// Whether the file may be opened: fails with `EOPNOTSUPP` if its bytes need what is not supported.
     fn may_open(&self, node: &Self::Node) -> Result;
 
     /// Where the attributes of a node are, for `FIEMAP`; `None` if there are none.
-    fn map_xattr(&self, node: &Self::Node) -> Option<Mapping>;
+    fn map_xattr(&self, node: &Self::Node) -> Option<Self::Map>;
 
     /// As [`map`](Self::map), from memory alone. Does not wait.
-    fn map_cached(&self, node: &Self::Node, pos: u64, len: u64) -> Option<Mapping>;
+    fn map_cached(&self, node: &Self::Node, pos: u64, len: u64) -> Option<Self::Map>;
 
-    /// The bytes that lie in the node itself, of a [`MappingKind::Inline`] mapping.
-    fn inline_data<'a>(&self, node: &'a Self::Node) -> &'a [u8];
+    /// The first byte behind what `map` is about.
+    fn map_end(map: &Self::Map) -> u64;
+
+    /// Tells iomap what `map` says. What lies in memory stays as long as the node has users.
+    fn fill_iomap(node: &Self::Node, map: &Self::Map, iomap: &mut Iomap<'_>);
 
     /// The target of a symbolic link that is kept with the node, with the zero at its end.
     fn fast_link<'a>(&self, node: &'a Self::Node) -> Option<&'a CStr>;
@@ -272,42 +277,6 @@ pub struct Attr {
     pub inline: bool,
     /// Whether direct IO reaches the device; otherwise it goes through the page cache.
     pub direct_io: bool,
-}
-
-/// Where a part of a file is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Mapping {
-    /// The first byte in the file.
-    pub offset: u64,
-    /// How many bytes; at least 1.
-    pub len: u64,
-    /// What is there.
-    pub kind: MappingKind,
-}
-
-/// What is at a [`Mapping`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MappingKind {
-    /// Nothing: reads as zeros.
-    Hole,
-    /// Bytes from this position of the device on.
-    Data(u64),
-    /// Space from this position of the device on that was never written: reads as zeros.
-    Unwritten(u64),
-    /// [`FileSystem::inline_data`], from the start of the file, at this position of the device.
-    Inline(u64),
-}
-
-impl MappingKind {
-    /// What is `bytes` bytes behind.
-    pub fn skip(self, bytes: u64) -> Self {
-        match self {
-            Self::Hole => Self::Hole,
-            Self::Data(pos) => Self::Data(pos + bytes),
-            Self::Unwritten(pos) => Self::Unwritten(pos + bytes),
-            Self::Inline(pos) => Self::Inline(pos + bytes),
-        }
-    }
 }
 
 /// A prefix of attribute names.

@@ -9,7 +9,6 @@ use kernel::error::{from_err_ptr, to_result};
 use kernel::ffi::c_int;
 use kernel::fs::File;
 use kernel::prelude::*;
-use kernel::sync::Arc;
 use kernel::types::Opaque;
 use upcall_bindings as ub;
 
@@ -19,7 +18,7 @@ use upcall_bindings as ub;
 /// in between, it is the last user and unmounts the volume.
 pub struct Handle<F> {
     path: Opaque<ub::path>,
-    volume: Arc<F>,
+    volume: F,
 }
 
 // SAFETY: A path may be released by any thread.

@@ -21,7 +21,6 @@ use disk::Level;
 use kernel::error::Error;
 use kernel::ffi::{c_char, c_int, c_long, c_uint, c_void};
 use kernel::prelude::*;
-use kernel::sync::Arc;
 use upcall::block_on;
 use upcall_bindings as ub;
 
@@ -106,7 +105,7 @@ impl<'a, F: FileSystem> Inode<'a, F> {
         }
     }
 
-    pub(crate) fn volume(&self) -> &'a Arc<F> {
+    pub(crate) fn volume(&self) -> &'a F {
         self.sb.volume()
     }
 

@@ -36,8 +36,9 @@ pub mod permission;
 mod xattr;
 
 pub use fs::{
-    AclEntry, Attr, DirBatch, DirEntry, FileSystem, FileType, Mapping, MappingKind, StatFs, Time,
-    VolumeInfo, XattrNamespace,
+    AclEntry, Attr, DirBatch, DirEntry, FileSystem, FileType, StatFs, Time, VolumeInfo,
+    XattrNamespace,
 };
 pub use handle::Handle;
 pub use mount::{MountOption, Registration, Type};
+pub use pages::Iomap;

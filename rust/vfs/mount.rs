@@ -25,7 +25,6 @@ use kernel::error::{from_result, to_result};
 use kernel::ffi::{c_int, c_long, c_void};
 use kernel::prelude::*;
 use kernel::sync::atomic::{Acquire, Atomic, Release};
-use kernel::sync::Arc;
 use kernel::types::Opaque;
 use upcall::{block_on, Device, Executor, Scope};
 use upcall_bindings as ub;
@@ -136,7 +135,7 @@ pub struct MountOption<'a> {
 
 /// What `s_fs_info` points to.
 pub(crate) struct Mounted<F> {
-    pub(crate) fs: Arc<F>,
+    pub(crate) fs: F,
     scope: Option<Scope>,
     pub(crate) cache: *mut ub::kmem_cache,
 }
@@ -165,7 +164,7 @@ impl<'a, F: FileSystem> SuperBlock<'a, F> {
     }
 
     /// The volume.
-    pub(crate) fn volume(&self) -> &'a Arc<F> {
+    pub(crate) fn volume(&self) -> &'a F {
         &self.mounted().fs
     }
 }
@@ -544,7 +543,7 @@ fn boxed_mount<F: FileSystem>(
     disk: Disk,
     options: F::Options,
     silent: bool,
-) -> Result<Pin<KBox<impl Future<Output = Result<Arc<F>>>>>> {
+) -> Result<Pin<KBox<impl Future<Output = Result<F>>>>> {
     Ok(KBox::pin(F::mount(disk, options, silent), GFP_KERNEL)?)
 }
 

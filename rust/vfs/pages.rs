@@ -19,7 +19,7 @@
 //! `evict` from finishing (see [`inode`](crate::inode)). So an upcall never has to drop the last reference on
 //! an inode, which may sleep.
 
-use crate::fs::{FileSystem, Mapping, MappingKind};
+use crate::fs::FileSystem;
 use crate::inode::Inode;
 use core::marker::PhantomData;
 use core::ptr::NonNull;
@@ -100,7 +100,7 @@ impl<F: FileSystem> Ops<F> {
         };
         // SAFETY: The folios are locked, so the inode is there.
         let this = unsafe { Inode::<F>::new(inode.as_ptr()) };
-        if is_cached(&**this.volume(), this.node(), pos, len) {
+        if is_cached(this.volume(), this.node(), pos, len) {
             // SAFETY: As above.
             unsafe { ub::upcall_bio_readahead(rac, Self::CACHED) };
             return;
@@ -113,7 +113,7 @@ impl<F: FileSystem> Ops<F> {
             let mut at = pos;
             while let Some(left) = (pos + len).checked_sub(at).filter(|&left| left > 0) {
                 match volume.map(&node, at, left).await {
-                    Ok(mapping) => at = mapping.offset + mapping.len,
+                    Ok(map) => at = F::map_end(&map),
                     // Whoever reads the folio gets the error.
                     Err(_) => break,
                 }
@@ -140,7 +140,7 @@ impl<F: FileSystem> Ops<F> {
         from_result(|| {
             // SAFETY: iomap passes an inode of ours.
             let inode = unsafe { Inode::<F>::new(inode) };
-            let (volume, node) = (&**inode.volume(), inode.node());
+            let (volume, node) = (inode.volume(), inode.node());
             let (pos, len) = (pos as u64, len as u64);
             let mapping = match volume.map_cached(node, pos, len) {
                 Some(mapping) => mapping,
@@ -167,8 +167,10 @@ impl<F: FileSystem> Ops<F> {
         from_result(|| {
             // SAFETY: iomap passes an inode of ours.
             let inode = unsafe { Inode::<F>::new(inode) };
-            let (volume, node) = (&**inode.volume(), inode.node());
-            let mapping = volume.map_xattr(node).filter(|map| map.len > pos as u64);
+            let (volume, node) = (inode.volume(), inode.node());
+            let mapping = volume
+                .map_xattr(node)
+                .filter(|map| F::map_end(map) > pos as u64);
             // SAFETY: iomap passes a structure to fill.
             unsafe { fill(volume, node, &mapping.ok_or(ENOENT)?, iomap) };
             Ok(0)
@@ -189,7 +191,7 @@ impl<F: FileSystem> Ops<F> {
         from_result(|| {
             // SAFETY: iomap passes an inode of ours.
             let inode = unsafe { Inode::<F>::new(inode) };
-            let (volume, node) = (&**inode.volume(), inode.node());
+            let (volume, node) = (inode.volume(), inode.node());
             let mapping = volume
                 .map_cached(node, pos as u64, len as u64)
                 .ok_or(EAGAIN)?;
@@ -206,7 +208,7 @@ fn is_cached<F: FileSystem>(volume: &F, node: &F::Node, pos: u64, len: u64) -> b
     let mut at = pos;
     while at < end {
         match volume.map_cached(node, at, end - at) {
-            Some(mapping) => at = mapping.offset + mapping.len,
+            Some(map) => at = F::map_end(&map),
             None => return false,
         }
     }
@@ -216,29 +218,46 @@ fn is_cached<F: FileSystem>(volume: &F, node: &F::Node, pos: u64, len: u64) -> b
 /// # Safety
 ///
 /// `iomap` is valid. The node lives as long as it is used: its inode has a reference on it.
-unsafe fn fill<F: FileSystem>(
-    volume: &F,
-    node: &F::Node,
-    mapping: &Mapping,
-    iomap: *mut ub::iomap,
-) {
-    let (kind, addr) = match mapping.kind {
-        MappingKind::Hole => (ub::IOMAP_HOLE, NO_ADDRESS),
-        MappingKind::Data(addr) => (ub::IOMAP_MAPPED, addr),
-        MappingKind::Unwritten(addr) => (ub::IOMAP_UNWRITTEN, addr),
-        MappingKind::Inline(addr) => (ub::IOMAP_INLINE, addr),
-    };
+unsafe fn fill<F: FileSystem>(volume: &F, node: &F::Node, map: &F::Map, iomap: *mut ub::iomap) {
     // SAFETY: By the function's contract.
-    unsafe {
-        (*iomap).offset = mapping.offset as i64;
-        (*iomap).length = mapping.len;
-        (*iomap).type_ = kind as u16;
-        (*iomap).flags = 0;
-        (*iomap).addr = addr;
-        (*iomap).bdev = volume.disk().device().as_ptr().cast();
-        if let MappingKind::Inline(_) = mapping.kind {
-            (*iomap).inline_data = volume.inline_data(node).as_ptr().cast_mut().cast();
-        }
+    let iomap = unsafe { &mut *iomap };
+    iomap.flags = 0;
+    iomap.bdev = volume.disk().device().as_ptr().cast();
+    F::fill_iomap(node, map, &mut Iomap(iomap));
+}
+
+/// What iomap is told of a part of a file.
+///
+/// C header: [`include/linux/iomap.h`](srctree/include/linux/iomap.h).
+pub struct Iomap<'a>(&'a mut ub::iomap);
+
+impl Iomap<'_> {
+    fn set(&mut self, kind: u32, offset: u64, len: u64, addr: u64) {
+        self.0.type_ = kind as u16;
+        self.0.offset = offset as i64;
+        self.0.length = len;
+        self.0.addr = addr;
+    }
+
+    /// The `len` bytes from byte `offset` of the file on are a hole.
+    pub fn hole(&mut self, offset: u64, len: u64) {
+        self.set(ub::IOMAP_HOLE, offset, len, NO_ADDRESS);
+    }
+
+    /// The bytes are on the device, from byte `addr` on.
+    pub fn mapped(&mut self, offset: u64, len: u64, addr: u64) {
+        self.set(ub::IOMAP_MAPPED, offset, len, addr);
+    }
+
+    /// The bytes have space on the device, from byte `addr` on, that was never written.
+    pub fn unwritten(&mut self, offset: u64, len: u64, addr: u64) {
+        self.set(ub::IOMAP_UNWRITTEN, offset, len, addr);
+    }
+
+    /// The bytes are those at `data`, which crosses no page, and are in an inode at byte `addr` of the device.
+    pub fn inline(&mut self, offset: u64, len: u64, addr: u64, data: &[u8]) {
+        self.set(ub::IOMAP_INLINE, offset, len, addr);
+        self.0.inline_data = data.as_ptr().cast_mut().cast();
     }
 }
 

@@ -2,12 +2,12 @@
 
 //! A module to begin with: a task that lists the root directory of the volume at `/mnt`.
 
-use aext4::door::Volume;
 use kernel::prelude::*;
 use kernel::str::BStr;
 use kernel::sync::Arc;
 use stack::AsyncStackable;
 use upcall::Scope;
+use volume::Volume;
 
 module! {
     type: Template,

@@ -3,15 +3,16 @@
 //! All that the door tells of a tree, as lines that a program can tell too.
 
 use crate::Text;
-use aext4::door::{Ino, Volume};
 use core::ops::Range;
+use disk::checksum::crc32;
 use kernel::fmt::Write;
 use kernel::prelude::*;
 use kernel::sync::Arc;
 use stack::{walk_tree, AsyncStackable, Found, Visitor};
 use upcall::{block_on, Block, Blocks, Mutex};
-use disk::checksum::crc32;
-use vfs::{Attr, FileType, MappingKind, Time};
+use vfs::{Attr, FileType, Time};
+use volume::MappingKind;
+use volume::{Ino, Volume};
 
 /// Writes bytes as hexadecimal digits.
 fn hex(out: &mut Text, bytes: &[u8]) -> Result {

@@ -3,7 +3,6 @@
 //! Many tasks that use the door at once, and know what is right.
 
 use crate::{dump, Text};
-use aext4::door::{Ino, Volume};
 use kernel::fmt::Write;
 use kernel::prelude::*;
 use kernel::sync::atomic::{Atomic, Relaxed};
@@ -11,6 +10,7 @@ use kernel::sync::Arc;
 use stack::{walk_tree, AsyncStackable, Found, Visitor};
 use upcall::{block_on, sleep, Mutex, Scope};
 use vfs::FileType;
+use volume::{Ino, Volume};
 
 /// What a file is, as it was found at first.
 #[derive(Clone, Copy)]

@@ -4,7 +4,6 @@
 
 use crate::dump::{content, dump};
 use crate::Text;
-use aext4::door::{Ino, Volume};
 use core::future::Future;
 use kernel::fmt::Write;
 use kernel::prelude::*;
@@ -16,6 +15,7 @@ use stack::{
 };
 use upcall::{block_on, Block, Blocks, JoinHandle, Scope};
 use vfs::FileType;
+use volume::{Ino, Volume};
 
 /// Fails the command, and says where.
 macro_rules! check {

@@ -159,9 +159,9 @@ pub fn fuzz_inode(data: &[u8]) {
 
 fn check_step(step: Result<Step>, lblk: Lblk, geo: &Geometry) {
     match step {
-        Ok(Step::Run(run)) => {
+        Ok(Step::Extent(run)) => {
             assert!(run.lblk <= lblk && lblk < run.end());
-            assert!(geo.contains(run.pblk, u64::from(run.len)));
+            assert!(geo.contains(run.pblk().expect("no hole"), u64::from(run.len)));
             assert!(run.from(lblk).is_some());
         }
         Ok(Step::Hole { until }) => assert!(until > lblk),
@@ -185,7 +185,7 @@ pub fn fuzz_map(data: &[u8]) {
                 map::Tree::Extents => depth,
                 map::Tree::Indirect => depth.min(2),
             };
-            let node = Node {
+            let node = TreeBlock {
                 pblk: Pblk(100),
                 depth,
                 first: Lblk(12),

@@ -232,7 +232,7 @@ impl<D: Disk> Volume<D> {
             step = node.step(&data, lblk, self.geo())?;
         }
         match step {
-            Step::Run(run) => assert!(run.lblk <= lblk && lblk < run.end(), "{run:?} at {lblk}"),
+            Step::Extent(run) => assert!(run.lblk <= lblk && lblk < run.end(), "{run:?} at {lblk}"),
             Step::Hole { until } => assert!(until > lblk, "hole until {until} at {lblk}"),
             Step::Descend(_) => unreachable!(),
         }
@@ -240,21 +240,22 @@ impl<D: Disk> Volume<D> {
     }
 
     /// Returns all runs of a file up to `end`, neighbours joined.
-    pub fn runs(&self, inode: &Inode, end: Lblk) -> Out<Vec<Run>> {
-        let mut runs: Vec<Run> = Vec::new();
+    pub fn runs(&self, inode: &Inode, end: Lblk) -> Out<Vec<Extent>> {
+        let mut runs: Vec<Extent> = Vec::new();
         let mut at = Lblk(0);
         let mut steps = 0;
         while at < end {
             self.step(&mut steps)?;
             match self.map(inode, at)? {
-                Step::Run(run) => {
+                Step::Extent(run) => {
                     let run = run.from(at).expect("the run holds the block");
                     at = run.end();
                     match runs.last_mut() {
                         Some(last)
                             if last.end() == run.lblk
-                                && last.pblk.0 + u64::from(last.len) == run.pblk.0
-                                && last.unwritten == run.unwritten =>
+                                && last.pblk().expect("no hole").0 + u64::from(last.len)
+                                    == run.pblk().expect("no hole").0
+                                && last.is_unwritten() == run.is_unwritten() =>
                         {
                             last.len += run.len;
                         }
@@ -297,15 +298,18 @@ impl<D: Disk> Volume<D> {
                     let at = offset + done as u64;
                     let lblk = Lblk(u32::try_from(at >> bits).expect("sizes are bounded"));
                     match self.map(inode, lblk)? {
-                        Step::Run(run) if !run.unwritten => {
+                        Step::Extent(run) if !run.is_unwritten() => {
                             let in_block = (at & u64::from(self.geo().block_size() - 1)) as usize;
-                            let pblk = run.from(lblk).expect("the run holds the block").pblk;
+                            let pblk = run
+                                .from(lblk)
+                                .and_then(|run| run.pblk())
+                                .expect("the run holds the block");
                             let data = self.block(pblk)?;
                             let n = (data.len() - in_block).min(len - done);
                             out[done..done + n].copy_from_slice(&data[in_block..in_block + n]);
                             done += n;
                         }
-                        Step::Run(run) => done = self.skip(offset, run.end()),
+                        Step::Extent(run) => done = self.skip(offset, run.end()),
                         Step::Hole { until } => done = self.skip(offset, until),
                         Step::Descend(_) => unreachable!(),
                     }
@@ -323,11 +327,11 @@ impl<D: Disk> Volume<D> {
     /// Reads a block of a directory, or returns the end of the hole that is there.
     fn dir_block(&self, dir: &Inode, lblk: Lblk) -> Out<std::result::Result<Vec<u8>, Lblk>> {
         match self.map(dir, lblk)? {
-            Step::Run(run) if !run.unwritten => {
+            Step::Extent(run) if !run.is_unwritten() => {
                 let run = run.from(lblk).expect("the run holds the block");
-                self.block(run.pblk).map(Ok)
+                self.block(run.pblk().expect("no hole")).map(Ok)
             }
-            Step::Run(run) => Ok(Err(run.end())),
+            Step::Extent(run) => Ok(Err(run.end())),
             Step::Hole { until } => Ok(Err(until)),
             Step::Descend(_) => unreachable!(),
         }

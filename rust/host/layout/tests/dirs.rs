@@ -110,10 +110,12 @@ fn check_big(image: &Image, names: &BTreeSet<Vec<u8>>) -> u8 {
     assert_eq!(hashed.len(), names.len() + 2);
     assert!(hashed.windows(2).all(|w| w[0].0 <= w[1].0));
 
-    let Step::Run(run) = volume.map(&dir, Lblk(0)).expect("it maps") else {
+    let Step::Extent(run) = volume.map(&dir, Lblk(0)).expect("it maps") else {
         panic!("no first block");
     };
-    let data = volume.block(run.pblk).expect("it reads");
+    let data = volume
+        .block(run.pblk().expect("no hole"))
+        .expect("it reads");
     let root = DxRoot::parse(&data, volume.geo()).expect("a root");
     root.node
         .verify(&dir.owner, volume.geo())

@@ -264,7 +264,7 @@ fn compare_maps<D: Disk>(volume: &Volume<D>, image: &Image) {
         }
         for lblk in probes.into_iter().filter(|&l| l < end.0) {
             let run = runs.iter().find_map(|r| r.from(Lblk(lblk)));
-            let ours = run.map_or(0, |r| r.pblk.0);
+            let ours = run.and_then(|r| r.pblk()).map_or(0, |pblk| pblk.0);
             asked.push((format!("bmap {path} {lblk}"), ours));
         }
     }

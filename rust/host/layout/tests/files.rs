@@ -18,11 +18,11 @@ fn compare_bmap(image: &Image, path: &str, probes: &[u32]) -> usize {
     let mut mapped = 0;
     for (&lblk, theirs) in probes.iter().zip(image.ask(&commands)) {
         let ours = match volume.map(&inode, Lblk(lblk)).expect("the map reads") {
-            Step::Run(run) => {
+            Step::Extent(run) => {
                 mapped += 1;
                 let run = run.from(Lblk(lblk)).expect("the run holds the block");
-                let mark = if run.unwritten { " (uninit)" } else { "" };
-                format!("{}{mark}", run.pblk)
+                let mark = if run.is_unwritten() { " (uninit)" } else { "" };
+                format!("{}{mark}", run.pblk().expect("no hole"))
             }
             _ => "0".to_string(),
         };
@@ -134,7 +134,7 @@ fn a_run_of_direct_and_indirect_blocks_is_one_step() {
     let inode = volume.path("/file").expect("the file");
     for (lblk, least) in [(0u32, 12u32), (12, 100), (50, 100)] {
         match volume.map(&inode, Lblk(lblk)).expect("it maps") {
-            Step::Run(run) => assert!(run.from(Lblk(lblk)).is_some_and(|r| r.len >= least)),
+            Step::Extent(run) => assert!(run.from(Lblk(lblk)).is_some_and(|r| r.len >= least)),
             step => panic!("{step:?}"),
         }
     }
@@ -189,7 +189,7 @@ fn unwritten_extents_read_as_zeros() {
     let unwritten = volume.runs(&inode, Lblk(70)).expect("the map reads");
     assert!(unwritten
         .iter()
-        .any(|r| r.unwritten && r.lblk == Lblk(20) && r.len == 41));
+        .any(|r| r.is_unwritten() && r.lblk == Lblk(20) && r.len == 41));
     compare_bmap(&image, "/file", &[0, 9, 10, 19, 20, 60, 61]);
 }
 

@@ -104,7 +104,7 @@ fn metadata(image: &Image) -> Vec<Vec<u8>> {
         if inode.is_dir() {
             let runs = volume.runs(&inode, volume.blocks_of(&inode));
             for run in runs.expect("the map reads") {
-                found.extend((0..run.len).map(|i| run.pblk.0 + u64::from(i)));
+                found.extend((0..run.len).map(|i| run.pblk().expect("no hole").0 + u64::from(i)));
             }
         }
     }

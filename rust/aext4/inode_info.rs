@@ -14,8 +14,8 @@
 //! are many, the superblock's shrinker is asked for memory, or the volume goes.
 
 use crate::error::{corrupted, About, OrReport};
-use crate::map::RunCache;
-use crate::volume::Volume;
+use crate::ext4::Ext4;
+use crate::map::ExtentCache;
 use core::ops::Deref;
 use disk::{Attached, Buf};
 use kernel::prelude::*;
@@ -25,24 +25,25 @@ use kernel::sync::{new_spinlock, Arc, SpinLock};
 use layout::{DataMap, InlineData, Ino, Inode, InodeFlags};
 
 /// From how many nodes on the table makes room for each new one: some 64 MiB.
-const MANY: usize = 1 << 16;
+const INODES_MAX: usize = 1 << 16;
 
 /// How many entries are examined under the table's lock at a time, to make room.
 const SWEEP: usize = 16;
 
 /// What the file system knows of an inode.
 #[pin_data]
-pub(crate) struct Node {
+pub struct InodeInfo {
     /// The inode.
-    pub(crate) inode: Inode,
+    pub inode: Inode,
     /// Where the inode lies: a block of the volume, and the offset in it.
-    pub(crate) place: (u64, u32),
+    pub place: (u64, u32),
     /// Inline data, or the target of a fast link with a zero at its end.
-    pub(crate) inline: KVec<u8>,
+    pub inline: KVec<u8>,
+    /// What was found of its map.
     #[pin]
-    pub(crate) runs: SpinLock<RunCache>,
+    pub extents: SpinLock<ExtentCache>,
     /// Its VFS inode, if it has one.
-    pub(crate) attached: Attached,
+    pub attached: Attached,
     /// References but the table's.
     users: Atomic<u32>,
 }
@@ -52,13 +53,13 @@ pub(crate) struct Node {
 /// Not in the caller, which is an `async fn` and so compiled into whatever module polls it: lockdep
 /// would have the lock's name from there.
 #[inline(never)]
-fn new_node(inode: Inode, place: (u64, u32), inline: KVec<u8>) -> Result<Arc<Node>> {
+fn new_inode_info(inode: Inode, place: (u64, u32), inline: KVec<u8>) -> Result<Arc<InodeInfo>> {
     Arc::pin_init(
-        pin_init!(Node {
+        pin_init!(InodeInfo {
             inode,
             place,
             inline,
-            runs <- new_spinlock!(RunCache::new()),
+            extents <- new_spinlock!(ExtentCache::new()),
             attached: Attached::new(),
             users: Atomic::new(0),
         }),
@@ -67,44 +68,44 @@ fn new_node(inode: Inode, place: (u64, u32), inline: KVec<u8>) -> Result<Arc<Nod
 }
 
 /// A reference on a node that is, or was, in the table.
-pub(crate) struct NodeRef(Arc<Node>);
+pub struct InodeRef(Arc<InodeInfo>);
 
-impl Deref for NodeRef {
-    type Target = Node;
+impl Deref for InodeRef {
+    type Target = InodeInfo;
 
-    fn deref(&self) -> &Node {
+    fn deref(&self) -> &InodeInfo {
         &self.0
     }
 }
 
-impl NodeRef {
-    fn new(node: Arc<Node>) -> Self {
+impl InodeRef {
+    fn new(node: Arc<InodeInfo>) -> Self {
         node.users.fetch_add(1, Relaxed);
         Self(node)
     }
 }
 
-impl Clone for NodeRef {
+impl Clone for InodeRef {
     fn clone(&self) -> Self {
         Self::new(self.0.clone())
     }
 }
 
-impl Drop for NodeRef {
+impl Drop for InodeRef {
     fn drop(&mut self) {
         self.0.users.fetch_sub(1, Full);
     }
 }
 
 /// The nodes of a volume, by inode number.
-pub(crate) struct Table {
-    nodes: RBTree<u32, Arc<Node>>,
+pub struct InodeTable {
+    nodes: RBTree<u32, Arc<InodeInfo>>,
     len: usize,
     /// Where the next sweep begins.
     hand: u32,
 }
 
-impl Table {
+impl InodeTable {
     pub(crate) fn new() -> Self {
         Self {
             nodes: RBTree::new(),
@@ -114,18 +115,18 @@ impl Table {
     }
 
     /// How many nodes there are.
-    pub(crate) fn len(&self) -> usize {
+    pub fn len(&self) -> usize {
         self.len
     }
 
-    fn get(&self, ino: Ino) -> Option<NodeRef> {
+    fn get(&self, ino: Ino) -> Option<InodeRef> {
         self.nodes
             .get(&ino.0)
-            .map(|node| NodeRef::new(node.clone()))
+            .map(|node| InodeRef::new(node.clone()))
     }
 
     /// Takes those of the next few nodes out that have no users, for the caller to drop when it has released the lock.
-    fn sweep(&mut self, unused: &mut [Option<RBTreeNode<u32, Arc<Node>>>; SWEEP]) {
+    fn sweep(&mut self, unused: &mut [Option<RBTreeNode<u32, Arc<InodeInfo>>>; SWEEP]) {
         let mut cursor = self.nodes.cursor_lower_bound_mut(&self.hand);
         for slot in unused {
             let Some(at) = cursor else {
@@ -147,31 +148,31 @@ impl Table {
     }
 }
 
-impl Volume {
+impl Ext4 {
     /// The node of inode `ino`, from the table or from the disk.
     ///
     /// Fails with `ESTALE` if the inode is not in use.
-    pub(crate) async fn get_node(&self, ino: Ino) -> Result<NodeRef> {
-        if let Some(node) = self.nodes.lock().get(ino) {
+    pub async fn iget(&self, ino: Ino) -> Result<InodeRef> {
+        if let Some(node) = self.inodes.lock().get(ino) {
             return Ok(node);
         }
         let (pblk, offset) = self.inode_place(ino).or_report(self, About::inode(ino))?;
         let around = self.inodes_around(ino, pblk);
         let buffer = self.block_ahead(pblk, around).await?;
-        let node = self.parse_node(ino, (pblk.0, offset), &buffer)?;
+        let node = self.parse_inode(ino, (pblk.0, offset), &buffer)?;
         // Allocated, and freed, outside of the lock.
         let entry = RBTreeNode::new(ino.0, node.clone(), GFP_KERNEL)?;
         let mut unused = [const { None }; SWEEP];
         // From here on it has a user, so that the sweep leaves it.
-        let node = NodeRef::new(node);
-        let mut table = self.nodes.lock();
+        let node = InodeRef::new(node);
+        let mut table = self.inodes.lock();
         if let Some(first) = table.get(ino) {
             drop(table);
             return Ok(first);
         }
         table.nodes.insert(entry);
         table.len += 1;
-        if table.len > MANY {
+        if table.len > INODES_MAX {
             table.sweep(&mut unused);
         }
         // The lock goes before what was taken out.
@@ -180,7 +181,7 @@ impl Volume {
 
     /// Whether the contents of a file can be vouched for: fails with `EOPNOTSUPP` for one with a Merkle
     /// tree, which is not checked.
-    pub(crate) fn check_readable(&self, node: &Node) -> Result {
+    pub fn check_readable(&self, node: &InodeInfo) -> Result {
         if node.inode.flags.has(InodeFlags::VERITY) {
             self.report(&format_args!(
                 "inode {}: verity is not supported",
@@ -192,18 +193,18 @@ impl Volume {
     }
 
     /// Looks at `count` nodes and frees those without users. Returns how many it freed.
-    pub(crate) fn shrink(&self, count: usize) -> usize {
+    pub fn shrink(&self, count: usize) -> usize {
         let mut freed = 0;
         for _ in 0..count.div_ceil(SWEEP) {
             let mut unused = [const { None }; SWEEP];
-            self.nodes.lock().sweep(&mut unused);
+            self.inodes.lock().sweep(&mut unused);
             freed += unused.iter().flatten().count();
         }
         freed
     }
 
     /// The node of inode `ino`, which is at `place` in `buffer`.
-    fn parse_node(&self, ino: Ino, place: (u64, u32), buffer: &Buf) -> Result<Arc<Node>> {
+    fn parse_inode(&self, ino: Ino, place: (u64, u32), buffer: &Buf) -> Result<Arc<InodeInfo>> {
         let about = About::inode(ino);
         let geo = &self.sb.geo;
         let raw = buffer.data().get(place.1 as usize..).ok_or(EIO)?;
@@ -217,7 +218,7 @@ impl Volume {
         let inode = parsed.or_report(self, about)?;
         layout::map::verify_root(&inode, geo).or_report(self, about)?;
         let inline = self.inline_of(raw, &inode)?;
-        new_node(inode, place, inline)
+        new_inode_info(inode, place, inline)
     }
 
     /// Copies what lies in the inode.

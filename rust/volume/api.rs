@@ -3,7 +3,7 @@
 //! The Rust door: file operations for other modules, as futures.
 //!
 //! ```
-//! # use aext4::door::Volume;
+//! # use volume::Volume;
 //! # use kernel::prelude::*;
 //! # use stack::AsyncStackable;
 //! # use upcall::Block;
@@ -19,15 +19,16 @@
 //! The operations are those of [`AsyncStackable`]. They need neither VFS inodes nor dentries, make none, and take no VFS
 //! lock. What the page cache has of a file, since programs have read it, is taken from there.
 
-use crate::fs;
-use crate::volume;
+use crate::convert;
+use crate::vfs_ops::Mounted;
+use aext4::Mapping;
 use core::ops::Range;
 use kernel::fs::File;
 use kernel::prelude::*;
 use layout::Ino as Number;
 use stack::{AsyncStackable, Asynchronous, Layer};
 use upcall::{Block, Blocks};
-use vfs::{AclEntry, Attr, DirBatch, Handle, Mapping, StatFs, VolumeInfo, XattrNamespace};
+use vfs::{AclEntry, Attr, DirBatch, Handle, StatFs, VolumeInfo, XattrNamespace};
 
 pub use stack::Ino;
 
@@ -36,7 +37,7 @@ pub use stack::Ino;
 /// While it lives, `umount` fails with `EBUSY`. A mount that is detached with `umount -l` stays as long as there are
 /// volumes, as with open files. `umount -f` shuts it down: what needs the device then fails with `ESHUTDOWN`. If the device
 /// is gone it fails with `EIO`.
-pub struct Volume(Handle<volume::Volume>);
+pub struct Volume(Handle<Mounted>);
 
 impl Volume {
     /// Opens the volume that is mounted at, or above, the directory `path`.
@@ -65,7 +66,7 @@ impl Volume {
 
     /// What does not change while the volume is mounted: with it, [`stat`](AsyncStackable::stat) has what `statx` has.
     pub fn info(&self) -> VolumeInfo {
-        self.0.info()
+        convert::info(&self.0)
     }
 
     /// Where the bytes `range.start` to `range.end`, not included, of a file are on the device.
@@ -105,7 +106,7 @@ impl Extents<'_> {
     /// No piece is lost by dropping the future.
     pub async fn next(&mut self) -> Result<Option<Mapping>> {
         let volume = &*self.volume.0;
-        let node = volume.get_node(self.volume.number(self.ino)?).await?;
+        let node = volume.iget(self.volume.number(self.ino)?).await?;
         volume.check_regular(&node)?;
         let end = self.range.end.min(node.inode.size);
         let start = self.range.start;
@@ -137,7 +138,7 @@ impl AsyncStackable for Volume {
         if name.len() > 255 {
             return Err(ENAMETOOLONG);
         }
-        let dir = self.0.get_node(self.number(dir)?).await?;
+        let dir = self.0.iget(self.number(dir)?).await?;
         match self.0.find(&dir, name).await? {
             Some(ino) => Ok(Ino(ino.0)),
             None => Err(ENOENT),
@@ -145,46 +146,54 @@ impl AsyncStackable for Volume {
     }
 
     async fn stat(&self, ino: Ino) -> Result<Attr> {
-        Ok(fs::attr(&self.0.get_node(self.number(ino)?).await?))
+        let node = self.0.iget(self.number(ino)?).await?;
+        Ok(convert::attr(&node))
     }
 
     async fn read(&self, ino: Ino, offset: u64, block: &mut Block) -> Result<usize> {
-        let node = self.0.get_node(self.number(ino)?).await?;
+        let node = self.0.iget(self.number(ino)?).await?;
         self.0.read(&node, offset, block).await
     }
 
     async fn read_at(&self, ino: Ino, range: Range<u64>, blocks: &mut Blocks) -> Result<usize> {
-        let node = self.0.get_node(self.number(ino)?).await?;
+        let node = self.0.iget(self.number(ino)?).await?;
         self.0.read_at(&node, range, blocks).await
     }
 
     async fn readlink(&self, ino: Ino) -> Result<KVec<u8>> {
-        let node = self.0.get_node(self.number(ino)?).await?;
+        let node = self.0.iget(self.number(ino)?).await?;
         self.0.readlink(&node).await
     }
 
     async fn read_dir(&self, dir: Ino, pos: u64, batch: &mut DirBatch) -> Result {
-        let dir = self.0.get_node(self.number(dir)?).await?;
-        self.0.list(&dir, pos, batch).await
+        let dir = self.0.iget(self.number(dir)?).await?;
+        self.0.list(&dir, pos, &mut convert::Batch(batch)).await
     }
 
     async fn getxattr(&self, ino: Ino, name: &[u8]) -> Result<KVec<u8>> {
         let (space, name) = XattrNamespace::of_name(name).ok_or(EOPNOTSUPP)?;
-        let node = self.0.get_node(self.number(ino)?).await?;
+        let node = self.0.iget(self.number(ino)?).await?;
         match space {
             XattrNamespace::AclAccess | XattrNamespace::AclDefault => {
                 let default = space == XattrNamespace::AclDefault;
-                let acl = self.0.get_acl(&node, default).await?.ok_or(ENODATA)?;
+                let acl = convert::acl(self.0.get_acl(&node, default).await?.ok_or(ENODATA)?)?;
                 AclEntry::to_xattr(&acl)
             }
-            _ => self.0.xattr(&node, space, name).await,
+            _ => {
+                self.0
+                    .xattr(&node, convert::prefix_index(space), name)
+                    .await
+            }
         }
     }
 
     async fn listxattr(&self, ino: Ino) -> Result<KVec<u8>> {
-        let node = self.0.get_node(self.number(ino)?).await?;
+        let node = self.0.iget(self.number(ino)?).await?;
         let mut names = KVec::new();
-        let mut add = |space: XattrNamespace, name: &[u8]| {
+        let mut add = |index: u8, name: &[u8]| {
+            let Some(space) = convert::namespace(index) else {
+                return Ok(());
+            };
             if space != XattrNamespace::System {
                 names.extend_from_slice(space.prefix().as_bytes(), GFP_KERNEL)?;
                 names.extend_from_slice(name, GFP_KERNEL)?;
@@ -197,11 +206,15 @@ impl AsyncStackable for Volume {
     }
 
     async fn acl(&self, ino: Ino, default: bool) -> Result<Option<KVec<AclEntry>>> {
-        let node = self.0.get_node(self.number(ino)?).await?;
-        self.0.get_acl(&node, default).await
+        let node = self.0.iget(self.number(ino)?).await?;
+        self.0
+            .get_acl(&node, default)
+            .await?
+            .map(convert::acl)
+            .transpose()
     }
 
     async fn statfs(&self) -> Result<StatFs> {
-        Ok(self.0.statfs)
+        Ok(convert::statfs(&self.0))
     }
 }

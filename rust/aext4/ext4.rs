@@ -3,7 +3,7 @@
 //! A mounted volume: superblock, groups, and what is reported about it.
 
 use crate::error::{corrupted, refuse_mount};
-use crate::node::Table;
+use crate::inode_info::InodeTable;
 use crate::options::Options;
 use core::fmt;
 use core::ops::Range;
@@ -17,16 +17,12 @@ use layout::group::Zone;
 use layout::superblock::{super_offset, OnError, SUPER_SIZE};
 use layout::{CrcFns, FileType, Group, GroupDesc, Ino, Inode, Pblk, SuperBlock};
 use upcall::join_all;
-use vfs::{StatFs, VolumeInfo};
-
-/// The magic number that `statfs` reports, the same as ext4's.
-const MAGIC: u64 = 0xef53;
 
 /// How many blocks of an inode table are read at once, at most.
-const AROUND: u64 = 256;
+const ITABLE_READAHEAD_MAX: u64 = 256;
 
 /// How many blocks of descriptors are read at once.
-const BATCH: usize = 64;
+const DESC_READ_BATCH: usize = 64;
 
 /// The checksums, as the kernel computes them.
 const CRC: CrcFns = CrcFns {
@@ -34,28 +30,47 @@ const CRC: CrcFns = CrcFns {
     crc16: disk::checksum::crc16,
 };
 
+/// Space and inodes of a volume, in blocks.
+#[derive(Clone, Copy)]
+pub struct StatFs {
+    /// Blocks that can hold data.
+    pub blocks: u64,
+    /// Free blocks.
+    pub free: u64,
+    /// Free blocks for users without privilege.
+    pub available: u64,
+    /// Inodes.
+    pub files: u64,
+    /// Free inodes.
+    pub free_files: u64,
+}
+
 /// A mounted volume.
 #[pin_data]
-pub(crate) struct Volume {
-    pub(crate) disk: Disk,
+pub struct Ext4 {
+    /// The device.
+    pub disk: Disk,
     /// The metadata that is in memory.
-    pub(crate) cache: Cache,
-    pub(crate) sb: SuperBlock,
+    pub cache: Cache,
+    /// The superblock.
+    pub sb: SuperBlock,
     groups: KVVec<GroupDesc>,
     /// Where metadata of fixed place is: runs of blocks, in order, that do not touch.
-    zones: KVVec<Zone>,
-    pub(crate) statfs: StatFs,
+    system_zones: KVVec<Zone>,
+    /// Space and inodes.
+    pub statfs: StatFs,
+    /// The inodes that are in memory.
     #[pin]
-    pub(crate) nodes: SpinLock<Table>,
+    pub inodes: SpinLock<InodeTable>,
     #[pin]
     options: SpinLock<Options>,
 }
 
-impl Volume {
+impl Ext4 {
     /// Reads and checks the volume on `disk`.
     ///
     /// Fails with the error number that fits the reason, which was logged.
-    pub(crate) async fn mount(disk: Disk, options: Options, silent: bool) -> Result<Arc<Self>> {
+    pub async fn mount(disk: Disk, options: Options, silent: bool) -> Result<Arc<Self>> {
         let sb = read_super(&disk, &options, silent).await?;
         check_state(&disk, &sb, &options)?;
         let block_size = sb.geo.block_size();
@@ -69,7 +84,7 @@ impl Volume {
         }
         let cache = Cache::new(&disk, block_size)?;
         let groups = read_groups(&disk, &cache, &sb, options.for_writing).await?;
-        let zones = merged(groups.iter().flat_map(|group| group.zones(&sb.geo)))?;
+        let system_zones = merged(groups.iter().flat_map(|group| group.zones(&sb.geo)))?;
         let counted = merged(
             groups
                 .iter()
@@ -84,14 +99,14 @@ impl Volume {
                 cache,
                 sb,
                 groups,
-                zones,
+                system_zones,
                 statfs,
-                nodes <- new_spinlock!(Table::new()),
+                inodes <- new_spinlock!(InodeTable::new()),
                 options <- new_spinlock!(options),
             }),
             GFP_KERNEL,
         )?;
-        let root = match volume.get_node(Ino::ROOT).await {
+        let root = match volume.iget(Ino::ROOT).await {
             Err(error) if error == ESTALE => None,
             root => Some(root?),
         };
@@ -103,17 +118,17 @@ impl Volume {
     }
 
     /// Metadata block `pblk`, which lies on the volume. Fails as [`Cache::read`] does.
-    pub(crate) async fn block(&self, pblk: Pblk) -> Result<Buf> {
+    pub async fn block(&self, pblk: Pblk) -> Result<Buf> {
         self.cache.read(pblk.0, pblk.0..pblk.0).await
     }
 
     /// As [`block`](Self::block). If the block has to be read, the blocks `ahead` are read with it.
-    pub(crate) async fn block_ahead(&self, pblk: Pblk, ahead: Range<u64>) -> Result<Buf> {
+    pub async fn block_ahead(&self, pblk: Pblk, ahead: Range<u64>) -> Result<Buf> {
         self.cache.read(pblk.0, ahead).await
     }
 
     /// Logs a line, at most ten in five seconds, and stops the machine if `errors=panic` says so.
-    pub(crate) fn report(&self, what: &dyn core::fmt::Display) {
+    pub fn report(&self, what: &dyn core::fmt::Display) {
         self.disk.log_limited(Level::Error, format_args!("{what}"));
         let on_error = self.options.lock().on_error.unwrap_or(self.sb.on_error);
         if on_error == OnError::Panic {
@@ -123,15 +138,15 @@ impl Volume {
 
     /// Whether one of `len` blocks from `pblk` on holds metadata of fixed place, which no file's map
     /// may name.
-    pub(crate) fn is_fixed(&self, pblk: Pblk, len: u32) -> bool {
+    pub fn is_system_block(&self, pblk: Pblk, len: u32) -> bool {
         let end = pblk.0.saturating_add(len.into());
-        let before = self.zones.partition_point(|zone| zone.start.0 < end);
-        let last = before.checked_sub(1).and_then(|i| self.zones.get(i));
+        let before = self.system_zones.partition_point(|zone| zone.start.0 < end);
+        let last = before.checked_sub(1).and_then(|i| self.system_zones.get(i));
         last.is_some_and(|zone| zone.start.0.saturating_add(zone.len) > pblk.0)
     }
 
     /// The block of the volume that has inode `ino`, and the inode's offset in it.
-    pub(crate) fn inode_place(&self, ino: Ino) -> layout::Result<(Pblk, u32)> {
+    pub fn inode_place(&self, ino: Ino) -> layout::Result<(Pblk, u32)> {
         let geo = &self.sb.geo;
         let (Group(group), index) = geo.inode_index(ino)?;
         match self.groups.get(group as usize) {
@@ -141,9 +156,9 @@ impl Volume {
     }
 
     /// The blocks of the inode table that are read along with `pblk`, which has inode `ino`.
-    pub(crate) fn inodes_around(&self, ino: Ino, pblk: Pblk) -> Range<u64> {
+    pub fn inodes_around(&self, ino: Ino, pblk: Pblk) -> Range<u64> {
         let none = pblk.0..pblk.0;
-        let count = u64::from(self.options.lock().inode_readahead).min(AROUND);
+        let count = u64::from(self.options.lock().inode_readahead).min(ITABLE_READAHEAD_MAX);
         if count == 0 {
             return none;
         }
@@ -159,12 +174,13 @@ impl Volume {
         from..end.min(from + count)
     }
 
-    pub(crate) fn options(&self) -> Options {
+    /// The mount options.
+    pub fn options(&self) -> Options {
         *self.options.lock()
     }
 
     /// Changes the options; fails if one cannot be changed while the volume is mounted.
-    pub(crate) fn set_options(&self, new: Options) -> Result {
+    pub fn set_options(&self, new: Options) -> Result {
         let mut options = self.options.lock();
         if new.sb != options.sb {
             return Err(EINVAL);
@@ -172,32 +188,6 @@ impl Volume {
         let noload = options.noload;
         *options = Options { noload, ..new };
         Ok(())
-    }
-
-    pub(crate) fn info(&self) -> VolumeInfo {
-        // Inodes of more than 128 bytes have room for two more bits of the seconds, and nanoseconds.
-        let large = self.sb.geo.inode_size() > 128;
-        VolumeInfo {
-            magic: MAGIC,
-            block_size: self.sb.geo.block_size(),
-            max_bytes: self
-                .sb
-                .geo
-                .max_file_size(self.sb.geo.has_incompat(layout::Incompat::EXTENTS)),
-            time_range: (
-                i32::MIN.into(),
-                if large {
-                    i64::from(i32::MAX) + (3 << 32)
-                } else {
-                    i32::MAX.into()
-                },
-            ),
-            time_granularity: if large { 1 } else { 1_000_000_000 },
-            uuid: self.sb.uuid,
-            acl: self.options.lock().acl,
-            root: Ino::ROOT.0,
-            name_max: 255,
-        }
     }
 }
 
@@ -293,9 +283,9 @@ async fn read_groups(
     let refuse = |error| refuse_mount(disk, error);
     let mut groups = KVVec::new();
     let mut next = 0;
-    for first in (0..geo.desc_blocks()).step_by(BATCH) {
+    for first in (0..geo.desc_blocks()).step_by(DESC_READ_BATCH) {
         let mut blocks = KVec::new();
-        for index in (first..geo.desc_blocks()).take(BATCH) {
+        for index in (first..geo.desc_blocks()).take(DESC_READ_BATCH) {
             blocks.push(geo.desc_block(index).map_err(refuse)?, GFP_KERNEL)?;
         }
         let buffers =
