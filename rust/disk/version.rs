@@ -277,6 +277,14 @@ impl Pool {
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        self.shrink();
+        // Not under the lock, which was not initialised if there was no memory for the pool.
+        let free = self.free.get_mut();
+        while let Some(version) = NonNull::new(free.head) {
+            // SAFETY: What is in the list is the list's alone, and nobody refers to it.
+            unsafe {
+                free.head = version.as_ref().next;
+                free_version(version);
+            }
+        }
     }
 }

@@ -45,6 +45,11 @@ impl<T> IrqLock<T> {
         unsafe { ub::upcall_irq_lock_init(self.raw.get()) };
     }
 
+    /// The value, for who has it to himself. It need not be initialised.
+    pub(crate) fn get_mut(&mut self) -> &mut T {
+        self.value.get_mut()
+    }
+
     /// Takes the lock. Any context.
     #[inline]
     pub(crate) fn lock(&self) -> IrqGuard<'_, T> {

@@ -1,48 +1,99 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The bottom of crate `disk` on the host.
+//! The bottom of crate `disk` in the simulation.
 
 use crate::device::Level;
+use core::alloc::Layout;
+use core::cell::{Cell, UnsafeCell};
+use core::ops::{Deref, DerefMut};
 use core::ptr::NonNull;
-use kernel::alloc::{flags, Flags};
-use std::sync::{Mutex, MutexGuard};
+use kernel::alloc::{allocate, flags, release, Flags};
+use kernel::machine;
+use kernel::types::NotThreadSafe;
 use upcall::bio::Segment;
 
-/// A value under a lock.
-pub(crate) struct IrqLock<T>(Mutex<T>);
+/// A value under a lock that is taken with interrupts off.
+pub(crate) struct IrqLock<T> {
+    ready: Cell<bool>,
+    locked: Cell<bool>,
+    value: UnsafeCell<T>,
+}
 
-/// A lock that is held.
-pub(crate) type IrqGuard<'a, T> = MutexGuard<'a, T>;
+// SAFETY: The lock gives the value to one at a time. The flags are touched by the one thread that the
+// machine lets run.
+unsafe impl<T: Send> Send for IrqLock<T> {}
+// SAFETY: As for `Send`.
+unsafe impl<T: Send> Sync for IrqLock<T> {}
 
 impl<T> IrqLock<T> {
     pub(crate) fn new(value: T) -> Self {
-        Self(Mutex::new(value))
+        Self {
+            ready: Cell::new(false),
+            locked: Cell::new(false),
+            value: UnsafeCell::new(value),
+        }
     }
 
     /// # Safety
     ///
-    /// None here.
-    pub(crate) unsafe fn init(&self) {}
+    /// As in the kernel.
+    pub(crate) unsafe fn init(&self) {
+        self.ready.set(true);
+    }
 
+    pub(crate) fn get_mut(&mut self) -> &mut T {
+        self.value.get_mut()
+    }
+
+    /// Any context.
     pub(crate) fn lock(&self) -> IrqGuard<'_, T> {
-        // A test that panicked under a lock is over.
-        self.0
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
+        assert!(self.ready.get(), "a lock that was not initialised");
+        assert!(!self.locked.replace(true), "a spinlock is taken twice");
+        machine::irqs_off(1);
+        IrqGuard {
+            lock: self,
+            _not_send: NotThreadSafe,
+        }
     }
 }
 
-fn layout(size: u32) -> std::alloc::Layout {
-    std::alloc::Layout::from_size_align(size as usize, size as usize).expect("a power of two")
+/// A lock that is held.
+pub(crate) struct IrqGuard<'a, T> {
+    lock: &'a IrqLock<T>,
+    _not_send: NotThreadSafe,
 }
 
-pub(crate) fn alloc_block(size: u32, _wait: bool) -> Option<NonNull<u8>> {
-    if kernel::alloc::fails() {
-        return None;
+impl<T> Deref for IrqGuard<'_, T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        // SAFETY: We hold the lock.
+        unsafe { &*self.lock.value.get() }
     }
-    // SAFETY: The size is not zero. Zeroed, so that a host's checkers see what is read before it is written
-    // as what it is in the kernel: some bytes.
-    NonNull::new(unsafe { std::alloc::alloc_zeroed(layout(size)) })
+}
+
+impl<T> DerefMut for IrqGuard<'_, T> {
+    fn deref_mut(&mut self) -> &mut T {
+        // SAFETY: We hold the lock.
+        unsafe { &mut *self.lock.value.get() }
+    }
+}
+
+impl<T> Drop for IrqGuard<'_, T> {
+    fn drop(&mut self) {
+        self.lock.locked.set(false);
+        machine::irqs_off(-1);
+        machine::interrupt_point();
+    }
+}
+
+fn layout(size: u32) -> Layout {
+    Layout::from_size_align(size as usize, size as usize).expect("a power of two")
+}
+
+pub(crate) fn alloc_block(size: u32, wait: bool) -> Option<NonNull<u8>> {
+    let flags = if wait { flags::GFP_NOFS } else { GFP_NOWAIT };
+    allocate(layout(size), flags, "block").ok()
 }
 
 /// # Safety
@@ -50,55 +101,76 @@ pub(crate) fn alloc_block(size: u32, _wait: bool) -> Option<NonNull<u8>> {
 /// `memory` was allocated with the same size, and is not used any more.
 pub(crate) unsafe fn free_block(memory: NonNull<u8>, size: u32) {
     // SAFETY: By the function's contract.
-    unsafe { std::alloc::dealloc(memory.as_ptr(), layout(size)) };
+    unsafe { release(memory, layout(size)) };
 }
 
 /// # Safety
 ///
 /// `memory` comes from [`alloc_block`], with `len` bytes.
 pub(crate) unsafe fn segment(memory: NonNull<u8>, len: u32) -> Segment {
-    // SAFETY: By the function's contract.
-    unsafe { Segment::of_memory(memory, len) }
+    // A page is where its bytes are.
+    Segment {
+        page: memory.cast(),
+        offset: 0,
+        len,
+    }
 }
 
 pub(crate) fn total_memory() -> u64 {
-    1 << 30
+    machine::memory_size()
 }
 
-/// Bounds nothing here.
-pub(crate) struct RateLimit;
+/// Bounds the lines of a log, by the virtual clock.
+pub(crate) struct RateLimit(Cell<(u64, u32)>);
+
+// SAFETY: It is touched by the one thread that the machine lets run.
+unsafe impl Send for RateLimit {}
+// SAFETY: As for `Send`.
+unsafe impl Sync for RateLimit {}
 
 impl RateLimit {
     pub(crate) fn new() -> Self {
-        Self
+        Self(Cell::new((0, 0)))
     }
 
     pub(crate) fn permits(&self, _label: &[u8; 48]) -> bool {
-        true
+        let (begin, count) = self.0.get();
+        let now = machine::now();
+        let (begin, count) = if now - begin > 5_000_000_000 {
+            (now, 0)
+        } else {
+            (begin, count)
+        };
+        self.0.set((begin, count + 1));
+        count < 10
     }
 }
 
 pub(crate) fn print(level: Level, label: &[u8; 48], args: core::fmt::Arguments<'_>) {
-    let end = label
-        .iter()
-        .position(|&byte| byte == 0)
-        .unwrap_or(label.len());
-    let label = String::from_utf8_lossy(&label[..end]);
-    kernel::print::line(&format!("{level:?}: {label}: {args}"));
+    let end = label.iter().position(|&byte| byte == 0);
+    let label = String::from_utf8_lossy(&label[..end.unwrap_or(label.len())]);
+    let level = match level {
+        Level::Error => "err",
+        Level::Warning => "warning",
+        Level::Info => "info",
+    };
+    machine::log(level, &format!("{label}: {args}"));
 }
 
 pub(crate) fn panic(_label: &[u8; 48]) {
-    panic!("errors=panic");
+    machine::log("emerg", "errors=panic");
 }
 
+/// Nobody is killed. Others get their turn, as a scheduler would give it.
 pub(crate) fn interrupted() -> bool {
+    machine::yield_now();
     false
 }
 
 /// For allocations where nothing may wait.
 pub(crate) const GFP_NOWAIT: Flags = flags::GFP_NOWAIT;
 
-/// Nothing here.
+/// Nothing here: no allocation enters a file system.
 pub(crate) struct NoFs;
 
 impl NoFs {

@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! There is no page cache: no node has a VFS inode.
+
+/// The VFS inode of a node, which never has one.
+#[derive(Default)]
+pub struct Attached;
+
+impl Attached {
+    /// Makes the part of a node that has no VFS inode.
+    pub const fn new() -> Self {
+        Self
+    }
+
+    /// Whether the page cache has any page of the file.
+    pub fn has_pages(&self) -> bool {
+        false
+    }
+
+    /// Copies the bytes from `pos` on, if the page cache has them.
+    pub fn copy(&self, _pos: u64, _to: &mut [u8]) -> bool {
+        false
+    }
+}

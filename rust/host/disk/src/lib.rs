@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Crate `disk` in the simulation: the shipping source, over the machine's devices.
+//!
+//! The modules are named and re-exported as in the kernel's `lib.rs`. What knows the page cache, and the
+//! kernel's checksums, have a counterpart here.
+
+#![feature(arbitrary_self_types)]
+
+pub mod attached;
+#[path = "../../../disk/cache.rs"]
+pub mod cache;
+pub mod checksum;
+#[path = "../../../disk/device.rs"]
+pub mod device;
+#[path = "../../../disk/edit.rs"]
+pub mod edit;
+#[path = "../../../disk/sys/mod.rs"]
+mod sys;
+#[path = "../../../disk/version.rs"]
+pub mod version;
+#[path = "../../../disk/wait.rs"]
+mod wait;
+
+pub use attached::Attached;
+pub use cache::Cache;
+pub use device::{Disk, Label, Level};
+pub use edit::Planned;
+pub use version::Buf;

@@ -1,0 +1,259 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Requests, and the metadata cache, on a disk that fails and reorders.
+
+use disk::Cache;
+use kernel::machine::{self, Fail, Rng};
+use kernel::prelude::*;
+use sim::{dropped_after, simulate, Bed};
+use simdisk::{Request, Store};
+use std::sync::Arc;
+use upcall::simulation::jitter;
+use upcall::{block_on, join_all, Block};
+
+const BLOCKS: u64 = 512;
+
+/// A disk whose blocks of 1 KiB tell their numbers.
+fn numbered() -> Store {
+    let mut bytes = Vec::new();
+    for block in 0..BLOCKS {
+        bytes.extend(content(block));
+    }
+    Store::bytes(Arc::new(bytes))
+}
+
+fn content(block: u64) -> Vec<u8> {
+    let mut rng = Rng::new(block);
+    (0..128).flat_map(|_| rng.next().to_le_bytes()).collect()
+}
+
+fn cache(bed: &Bed) -> Result<Cache> {
+    Cache::new(&bed.disk()?, 1024)
+}
+
+#[test]
+fn blocks_are_read_written_and_flushed() {
+    for seed in 0..100 {
+        simulate(seed, Store::zeroes(1 << 20), |bed| {
+            let device = bed.upcall_device().unwrap();
+            block_on(async {
+                let mut block = Block::new().unwrap();
+                block.as_mut_slice().fill(7);
+                block.write(&device, 8192, 512, 1024, false).await.unwrap();
+                block.as_mut_slice().fill(8);
+                block.write(&device, 0, 0, 512, true).await.unwrap();
+                let durable = |pos| bed.device.disk().durable().get(pos, 1)[0];
+                assert_eq!((durable(0), durable(8192)), (8, 0));
+                device.flush().await.unwrap();
+                assert_eq!(durable(8192), 7);
+                let mut again = Block::new().unwrap();
+                again.read(&device, 8192, 0, 2048).await.unwrap();
+                assert_eq!(again.as_slice()[..1024], [7; 1024]);
+                assert_eq!(again.as_slice()[1024..], [0; 3072]);
+                device.write_zeroes(8192, 512).await.unwrap();
+                again.read(&device, 8192, 0, 1024).await.unwrap();
+                assert_eq!(again.as_slice()[..512], [0; 512]);
+                assert_eq!(again.as_slice()[512..1024], [7; 512]);
+            })
+            .unwrap();
+        });
+    }
+}
+
+/// Some who read blocks here and there, each from a place of his own; what they got.
+async fn readers(bed: &Bed, cache: &Arc<Cache>, seed: u64) -> Result<Vec<Result<()>>> {
+    let mut tasks = Vec::new();
+    for reader in 0..4 {
+        let cache = cache.clone();
+        let task = bed.scope().spawn(async move {
+            let mut rng = Rng::new(seed * 10 + reader);
+            let mut result = Ok(());
+            for _ in 0..20 {
+                jitter().await;
+                let block = rng.below(40) * if rng.one_in(3) { 12 } else { 1 };
+                let first = block - rng.below(4).min(block);
+                let ahead = first..(first + rng.below(16)).min(BLOCKS);
+                let read = cache.read(block, ahead);
+                match rng.one_in(6) {
+                    true => drop(dropped_after(rng.below(3) as usize, read).await),
+                    false => match read.await {
+                        Ok(buf) => assert_eq!(buf.data(), content(block), "block {block}"),
+                        Err(error) => result = Err(error),
+                    },
+                }
+            }
+            result
+        })?;
+        tasks.push(task);
+    }
+    let ends = join_all(tasks.into_iter())?.await?;
+    ends.into_iter().map(|end| Ok(end?)).collect()
+}
+
+#[test]
+fn all_readers_get_their_blocks() {
+    let mut reads = 0;
+    for seed in 0..400 {
+        simulate(seed, numbered(), |bed| {
+            let cache = Arc::new(cache(bed).unwrap());
+            let ends = block_on(readers(bed, &cache, seed)).unwrap().unwrap();
+            assert!(ends.iter().all(Result::is_ok), "{ends:?}");
+            reads += bed.device.disk().counts().reads;
+        });
+    }
+    // Of 32,000 look-ups; readers share what they read, and neighbours come with it.
+    assert!((5_000..20_000).contains(&reads), "{reads}");
+}
+
+#[test]
+fn a_bad_block_fails_for_those_who_ask_for_it() {
+    for seed in 0..200 {
+        simulate(seed, numbered(), |bed| {
+            let bad = Rng::new(seed).below(40);
+            bed.device.disk().faults.bad_sectors.insert(2 * bad + 1);
+            let cache = Arc::new(cache(bed).unwrap());
+            let all = (0..40).map(|block| {
+                let cache = cache.clone();
+                async move {
+                    jitter().await;
+                    let first = block - block % 8;
+                    cache.read(block, first..first + 8).await
+                }
+            });
+            let ends = block_on(join_all(all).unwrap()).unwrap().unwrap();
+            for (block, end) in ends.into_iter().enumerate() {
+                match end {
+                    Ok(buf) => assert_eq!(buf.data(), content(block as u64)),
+                    Err(error) => assert_eq!((block as u64, error), (bad, EIO)),
+                }
+                assert_ne!(block as u64 == bad, cache.get(block as u64).is_some());
+            }
+            // Once it was written over it is good again.
+            let mut disk = bed.device.disk();
+            let id = disk.submit(Request::write(bad * 1024, vec![1; 1024]));
+            disk.complete(id).unwrap();
+            drop(disk);
+            let buf = block_on(cache.read(bad, bad..bad)).unwrap().unwrap();
+            assert_eq!(buf.data(), [1; 1024]);
+        });
+    }
+}
+
+#[test]
+fn every_read_failed_in_turn() {
+    for seed in 0..10 {
+        for nth in 0.. {
+            let last = simulate(seed, numbered(), |bed| {
+                bed.device.disk().faults.reads.insert(nth);
+                let cache = Arc::new(cache(bed).unwrap());
+                let ends = block_on(readers(bed, &cache, seed)).unwrap().unwrap();
+                assert!(ends.iter().all(|end| *end == Ok(()) || *end == Err(EIO)));
+                // What failed once can be read again.
+                let late = bed.device.disk().counts().reads <= nth;
+                bed.device.disk().faults.reads.clear();
+                let all = (0..40).map(|block| cache.read(block, block..block));
+                let ends = block_on(join_all(all).unwrap()).unwrap().unwrap();
+                assert!(ends.into_iter().all(|end| end.is_ok()));
+                late
+            });
+            if last {
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn every_allocation_failed_in_turn() {
+    let mut failed = 0;
+    for seed in 0..3 {
+        for nth in 0.. {
+            let last = machine::run(sim::varied(seed), || {
+                machine::fail_allocations(Fail::Nth(nth));
+                let run = || {
+                    let bed = Bed::new(numbered())?;
+                    let cache = Arc::new(cache(&bed)?);
+                    let ends = block_on(readers(&bed, &cache, seed))??;
+                    ends.into_iter().collect::<Result<()>>()
+                };
+                let result = run();
+                machine::settle();
+                let hit = machine::allocations().1 != 0;
+                if let Err(error) = result {
+                    assert!(hit && error == ENOMEM, "{error:?}");
+                }
+                let left = machine::live_by_type();
+                assert!(left.is_empty(), "allocation {nth}: {left:#?}");
+                !hit
+            });
+            if last {
+                break;
+            }
+            failed += 1;
+        }
+    }
+    assert!(failed > 300, "{failed}");
+}
+
+#[test]
+fn upcalls_get_on_when_memory_is_short() {
+    for seed in 0..100 {
+        let fail = match seed % 2 {
+            0 => Fail::Atomic(2),
+            _ => Fail::Short(3),
+        };
+        simulate(seed, numbered(), |bed| {
+            let cache = Arc::new(cache(bed).unwrap());
+            machine::fail_allocations(fail);
+            let ends = block_on(readers(bed, &cache, seed)).unwrap().unwrap();
+            machine::fail_allocations(Fail::Never);
+            for end in ends {
+                assert!(end.is_ok() || end == Err(ENOMEM), "{end:?}");
+            }
+        });
+    }
+}
+
+#[test]
+fn edits_leave_readers_what_they_have() {
+    for seed in 0..100 {
+        simulate(seed, numbered(), |bed| {
+            let cache = Arc::new(cache(bed).unwrap());
+            let mut tasks = Vec::new();
+            for writer in 0..3u8 {
+                let cache = cache.clone();
+                let work = async move {
+                    for _ in 0..10 {
+                        jitter().await;
+                        let mut planned = cache.plan(7).await.unwrap();
+                        jitter().await;
+                        let held = machine::random(2) == 0;
+                        let before = held.then(|| cache.get(7).unwrap());
+                        let old = before.as_ref().map(|buf| buf.data().to_vec());
+                        planned.edit(|bytes| bytes.fill(writer)).unwrap();
+                        if let (Some(before), Some(old)) = (before, old) {
+                            assert_eq!(before.data(), old);
+                        }
+                        let now = cache.get(7).unwrap();
+                        assert!(now.data().iter().all(|byte| *byte == writer));
+                    }
+                };
+                tasks.push(bed.scope().spawn(work).unwrap());
+            }
+            let reader = cache.clone();
+            let work = async move {
+                for _ in 0..20 {
+                    let buf = reader.read(7, 0..16).await.unwrap();
+                    let seen = buf.data().to_vec();
+                    jitter().await;
+                    assert_eq!(buf.data(), seen);
+                }
+            };
+            tasks.push(bed.scope().spawn(work).unwrap());
+            let ends = block_on(join_all(tasks.into_iter()).unwrap())
+                .unwrap()
+                .unwrap();
+            assert!(ends.into_iter().all(|end| end.is_ok()));
+        });
+    }
+}
