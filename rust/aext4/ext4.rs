@@ -3,7 +3,7 @@
 //! A mounted volume: superblock, groups, and what is reported about it.
 
 use crate::error::{corrupted, refuse_mount};
-use crate::inode_info::InodeTable;
+use crate::inode_info::{InodeTable, Unused};
 use crate::options::{Flags, Options, Settled};
 use core::fmt;
 use core::ops::Range;
@@ -61,7 +61,8 @@ pub struct Ext4 {
     statfs: StatFs,
     /// The inodes that are in memory.
     #[pin]
-    pub inodes: SpinLock<InodeTable>,
+    pub(crate) inodes: SpinLock<InodeTable>,
+    pub(crate) unused: Arc<Unused>,
     #[pin]
     options: SpinLock<Settled>,
     /// The [`Flags`] of the options.
@@ -97,6 +98,7 @@ impl Ext4 {
         let journal = journal_blocks(&disk, &cache, &sb, &groups).await;
         let overhead = sb.overhead(counted, journal);
         let statfs = statfs(&sb, &groups, overhead);
+        let unused = Unused::new()?;
         let volume = Arc::pin_init(
             pin_init!(Self {
                 disk,
@@ -105,7 +107,8 @@ impl Ext4 {
                 groups,
                 system_zones,
                 statfs,
-                inodes <- new_spinlock!(InodeTable::new()),
+                inodes <- new_spinlock!(InodeTable::new(unused.clone())),
+                unused,
                 flags: Atomic::new(options.options.flags().0),
                 options <- new_spinlock!(options),
             }),

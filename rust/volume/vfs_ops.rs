@@ -85,13 +85,13 @@ impl FileSystem for Mounted {
     }
 
     fn cached_nodes(&self) -> usize {
-        self.inodes.lock().len() + self.cache.len()
+        self.unused_inodes() + self.cache.len()
     }
 
     fn drop_cached_nodes(&self, count: usize) -> usize {
-        // Blocks after the nodes, which refer to some.
-        let nodes = self.shrink(count);
-        nodes + self.cache.shrink(count - nodes.min(count))
+        // Blocks after the inodes, which refer to some.
+        let inodes = self.shrink(count);
+        inodes + self.cache.shrink(count - inodes.min(count))
     }
 
     fn attr(&self, node: &InodeRef) -> Attr {
