@@ -36,19 +36,25 @@ void __noreturn _Rupcall_async_fn_resumed_4core9panicking5panic(const void *loca
 	BUG();
 }
 
-/* Sleeps until *events differs from seen; see the Parker in rust/upcall/sys/linux.rs. */
-void upcall_park(atomic_t *events, int seen)
+/*
+ * Sleeps until *events differs from seen, and counts as a wait for IO if io; see the Parker in
+ * rust/upcall/sys/linux.rs.
+ */
+void upcall_park(atomic_t *events, int seen, bool io)
 {
 	for (;;) {
 		set_current_state(TASK_UNINTERRUPTIBLE);
 		if (atomic_read(events) != seen)
 			break;
-		schedule();
+		if (io)
+			io_schedule();
+		else
+			schedule();
 	}
 	__set_current_state(TASK_RUNNING);
 }
 
-/* As above, and returns false if the thread was killed before. */
+/* An upcall_park() for IO that returns false if the thread was killed before. */
 bool upcall_park_killable(atomic_t *events, int seen)
 {
 	bool woken;
@@ -58,7 +64,7 @@ bool upcall_park_killable(atomic_t *events, int seen)
 		woken = atomic_read(events) != seen;
 		if (woken || fatal_signal_pending(current))
 			break;
-		schedule();
+		io_schedule();
 	}
 	__set_current_state(TASK_RUNNING);
 	return woken;

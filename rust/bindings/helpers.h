@@ -37,7 +37,7 @@ unsigned long upcall_registry_lock(void);
 void upcall_registry_unlock(unsigned long flags);
 void upcall_timer_start(struct hrtimer *timer, enum hrtimer_restart (*fire)(struct hrtimer *), u64 at);
 void upcall_timer_cancel(struct hrtimer *timer);
-void upcall_park(atomic_t *events, int seen);
+void upcall_park(atomic_t *events, int seen, bool io);
 bool upcall_park_killable(atomic_t *events, int seen);
 struct workqueue_struct *upcall_alloc_ordered_workqueue(const char *name, unsigned int flags);
 unsigned int upcall_memalloc_nofs_save(void);

@@ -11,6 +11,7 @@
 //!
 //! [`Mutex`] is the asynchronous relative of `struct mutex`: a semaphore of one permit.
 
+use super::block_on;
 use super::semaphore::{Acquiring, Closed, Semaphore, TryError};
 use super::stats::Wait;
 use super::sys::{self, Cell, DepMap, Held, LockClass};
@@ -252,7 +253,7 @@ fn blocking<'a, G>(
     lock: impl Future<Output = Result<G, Closed>>,
 ) -> sys::Result<Blocking<'a, G>> {
     let guard = match tried {
-        Err(TryError::Busy) => super::block_on(lock)??,
+        Err(TryError::Busy) => block_on::block_on_others(lock)??,
         result => result?,
     };
     Ok(Blocking { held, guard })

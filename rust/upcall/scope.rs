@@ -349,9 +349,8 @@ impl Drop for Scope {
                 leave();
             }
             // SAFETY: The scope is ours, and so is the waiting side of `empty`.
-            return block_on::wait(core::future::poll_fn(|cx| unsafe {
-                inner.empty.poll(cx, Wait::Scope)
-            }));
+            let ended = core::future::poll_fn(|cx| unsafe { inner.empty.poll(cx, Wait::Scope) });
+            return block_on::wait(ended, false);
         };
         // SAFETY: It is there as long as it runs us.
         let worker = unsafe { worker.as_ref() };

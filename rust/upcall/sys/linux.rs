@@ -256,6 +256,16 @@ macro_rules! warn_if {
 pub(crate) use warn_if;
 
 /// The identity of the calling thread; never 0.
+pub(crate) use kernel::task::might_sleep;
+
+/// The identity of the calling thread; never 0.
+pub(crate) use kernel::task::might_sleep;
+
+/// Another thread or an interrupt needs a few instructions to get on.
+pub(crate) fn relax() {
+    core::hint::spin_loop();
+}
+
 pub(crate) fn current() -> usize {
     kernel::task::Task::current_raw() as usize
 }
@@ -663,14 +673,14 @@ impl Parker {
         events(self.task.as_ptr().cast()).load(Acquire)
     }
 
-    /// Sleeps until the count is no longer `token`.
-    pub(crate) fn park(&self, token: Token) {
+    /// Sleeps until the count is no longer `token`; as a wait for IO if `io`.
+    pub(crate) fn park(&self, token: Token, io: bool) {
         let count = core::ptr::from_ref(events(self.task.as_ptr().cast()));
         // SAFETY: An `Atomic<i32>` is an `atomic_t`.
-        unsafe { ub::upcall_park(count.cast_mut().cast(), token) };
+        unsafe { ub::upcall_park(count.cast_mut().cast(), token, io) };
     }
 
-    /// [`park`](Self::park). Returns `false` if the thread was killed before.
+    /// [`park`](Self::park) for IO. Returns `false` if the thread was killed before.
     pub(crate) fn park_killable(&self, token: Token) -> bool {
         let count = core::ptr::from_ref(events(self.task.as_ptr().cast()));
         // SAFETY: As above.

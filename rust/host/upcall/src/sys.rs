@@ -286,10 +286,14 @@ rt::thread_local! {
 
 /// Runs `f` as an interrupt handler would.
 pub(crate) fn interrupt<R>(f: impl FnOnce() -> R) -> R {
-    let old = HERE.with(|here| here.interrupt.replace(true));
-    let result = f();
-    HERE.with(|here| here.interrupt.set(old));
-    result
+    struct Leave(bool);
+    impl Drop for Leave {
+        fn drop(&mut self) {
+            HERE.with(|here| here.interrupt.set(self.0));
+        }
+    }
+    let _leave = Leave(HERE.with(|here| here.interrupt.replace(true)));
+    f()
 }
 
 /// Whether the caller is inside [`interrupt`].
@@ -307,7 +311,7 @@ pub(crate) fn in_lock() -> bool {
     HERE.with(|here| here.locks.get()) != 0
 }
 
-fn might_sleep() {
+pub(crate) fn might_sleep() {
     assert!(!in_interrupt(), "sleeping in interrupt context");
     assert!(!in_lock(), "sleeping under a spinlock");
 }
@@ -788,6 +792,17 @@ pub(crate) struct Parker {
     not_send: PhantomData<*mut ()>,
 }
 
+/// How often a thread parked, but not for IO, and for IO.
+static PARKED: [std::sync::atomic::AtomicUsize; 2] =
+    [const { std::sync::atomic::AtomicUsize::new(0) }; 2];
+
+/// How often a thread parked since the last call: not for IO, and for IO.
+pub(crate) fn take_parked() -> [usize; 2] {
+    PARKED
+        .each_ref()
+        .map(|count| count.swap(0, Ordering::Relaxed))
+}
+
 static PARKER: RawWakerVTable =
     RawWakerVTable::new(parker_clone, parker_wake, parker_wake_by_ref, parker_drop);
 
@@ -816,11 +831,11 @@ impl Parker {
 
     /// Nobody is killed.
     pub(crate) fn park_killable(&self, token: Token) -> bool {
-        self.park(token);
+        self.park(token, true);
         true
     }
 
-    pub(crate) fn park(&self, token: Token) {
+    pub(crate) fn park(&self, token: Token, io: bool) {
         might_sleep();
         assert!(!on_worker(), "a worker sleeps");
         let mut count = self.park.count.lock().unwrap();
@@ -828,6 +843,7 @@ impl Parker {
             count = self.park.woken.wait(count).unwrap();
         }
     }
+        PARKED[usize::from(io)].fetch_add(1, Ordering::Relaxed);
 }
 
 /// # Safety

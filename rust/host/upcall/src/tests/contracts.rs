@@ -539,6 +539,53 @@ fn only_the_worker_is_current_and_only_in_a_run() {
         let scope = host.scope();
         let inside = host.clone();
         assert!(!host.executor().is_current());
+#[test]
+fn a_thread_waits_for_io_in_block_on_and_not_for_locks_and_scopes() {
+    session(|| {
+        let host = Host::new();
+        let scope = host.scope();
+        let worker = host.worker();
+        let sem = Shared::new(RwSemaphore::new(()));
+        let sem = sem.get();
+        // As long as the other thread parks at least once: wakes it, and only then.
+        let woken = |count: fn([usize; 2]) -> usize, wait: &mut dyn FnMut()| {
+            sys::take_parked();
+            wait();
+            let parked = sys::take_parked();
+            assert!(count(parked) > 0 && parked.iter().sum::<usize>() == count(parked));
+        };
+        let later = |f: Box<dyn FnOnce() + Send>| {
+            std::thread::spawn(move || {
+                std::thread::sleep(std::time::Duration::from_millis(20));
+                f();
+            })
+        };
+        let signal = Signal::new();
+        let fires = signal.clone();
+        let thread = later(Box::new(move || fires.fire()));
+        woken(|parked| parked[1], &mut || {
+            assert_eq!(block_on(signal.wait()), Ok(()));
+        });
+        thread.join().unwrap();
+        let guard = sem.try_write().unwrap();
+        let thread = later(Box::new(move || drop(guard)));
+        woken(|parked| parked[0], &mut || drop(sem.read_blocking()));
+        thread.join().unwrap();
+        let member = scope.spawner().enter().unwrap();
+        let thread = later(Box::new(move || drop(member)));
+        let mut scope = Some(scope);
+        woken(|parked| parked[0], &mut || drop(scope.take()));
+        thread.join().unwrap();
+        worker.stop();
+    });
+}
+
+#[test]
+#[should_panic(expected = "sleeping in interrupt context")]
+fn block_on_in_an_interrupt_is_refused_also_if_the_future_is_ready() {
+    session(|| sys::interrupt(|| assert!(block_on(ready(())).is_err())));
+}
+
         let mut handle = scope
             .spawn(async move { inside.executor().is_current() })
             .unwrap();
