@@ -264,6 +264,20 @@ struct workqueue_struct *upcall_alloc_ordered_workqueue(const char *name, unsign
 }
 
 unsigned int upcall_memalloc_nofs_save(void)
+/* For works that may wait, several at a time. */
+struct workqueue_struct *upcall_alloc_workqueue(const char *name)
+{
+	return alloc_workqueue("%s", WQ_UNBOUND, 0, name);
+}
+
+/* Runs a work that was never set up, after a grace period. */
+void upcall_queue_rcu_work(struct workqueue_struct *wq, struct rcu_work *work,
+			   void (*func)(struct work_struct *))
+{
+	INIT_RCU_WORK(work, func);
+	queue_rcu_work(wq, work);
+}
+
 {
 	return memalloc_nofs_save();
 }

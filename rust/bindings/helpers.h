@@ -40,6 +40,9 @@ void upcall_timer_cancel(struct hrtimer *timer);
 void upcall_park(atomic_t *events, int seen, bool io);
 bool upcall_park_killable(atomic_t *events, int seen);
 struct workqueue_struct *upcall_alloc_ordered_workqueue(const char *name, unsigned int flags);
+struct workqueue_struct *upcall_alloc_workqueue(const char *name);
+void upcall_queue_rcu_work(struct workqueue_struct *wq, struct rcu_work *work,
+			   void (*func)(struct work_struct *));
 unsigned int upcall_memalloc_nofs_save(void);
 void upcall_memalloc_nofs_restore(unsigned int flags);
 

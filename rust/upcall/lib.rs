@@ -73,7 +73,7 @@ pub use blocks::Blocks;
 pub use chain::{run, Chain, Then};
 pub use channel::channel;
 pub use device::{Device, Priority};
-pub use executor::Executor;
+pub use executor::{BlockingWorker, Executor};
 pub use eyes::{current, Current};
 pub use join::{
     join_all, try_join_all, yield_now, Join, JoinAll, Member as JoinMember, Together, TryJoin,

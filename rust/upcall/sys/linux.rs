@@ -510,6 +510,8 @@ pub(crate) struct Bell {
     next: Atomic<*mut Core>,
     /// The last run ended because its budget was used up. Touched by the worker alone.
     busy: Atomic<bool>,
+    /// What ends the thread when nobody has a handle any more.
+    retirement: Opaque<ub::rcu_work>,
 }
 
 impl Bell {
@@ -535,6 +537,7 @@ impl Bell {
         })
     }
 
+            retirement: Opaque::uninit(),
     /// The executor's name.
     pub(crate) fn name(&self) -> &CStr {
         CStr::from_bytes_until_nul(&self.name).unwrap_or(c"")
@@ -589,6 +592,31 @@ impl Bell {
         unsafe {
             bindings::queue_work_on(
                 bindings::wq_misc_consts_WORK_CPU_UNBOUND as c_int,
+    /// Has the executor taken down by `queue`, after a grace period of RCU. Any context.
+    ///
+    /// # Safety
+    ///
+    /// The bell is that of a pinned [`Core`], of which the caller has the only reference and passes it on. Called
+    /// once. `queue` stays until the executor was taken down.
+    pub(crate) unsafe fn retire(&self, queue: *mut bindings::workqueue_struct) {
+        // SAFETY: The memory is there until the work frees it; the work function fits the type.
+        unsafe {
+            ub::upcall_queue_rcu_work(queue.cast(), self.retirement.get(), Some(Self::retired))
+        };
+    }
+
+    /// # Safety
+    ///
+    /// Called by the workqueue alone, for the work item that [`retire`](Self::retire) queued.
+    unsafe extern "C" fn retired(work: *mut ub::work_struct) {
+        let offset = Core::BELL_OFFSET
+            + core::mem::offset_of!(Bell, retirement)
+            + core::mem::offset_of!(ub::rcu_work, work);
+        // SAFETY: The work is embedded in a bell, and the bell in an executor, whose only reference `retire`
+        // was given. The grace period is over.
+        unsafe { crate::module::take_down(NonNull::new_unchecked(work.byte_sub(offset).cast())) };
+    }
+
                 self.queue.load(Relaxed),
                 self.work.get(),
             )

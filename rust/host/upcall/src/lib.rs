@@ -52,7 +52,7 @@ mod time;
 pub use block_on::{block_on, block_on_killable, on_worker};
 pub use chain::{run, Chain, Then};
 pub use channel::channel;
-pub use executor::Executor;
+pub use executor::{BlockingWorker, Executor};
 pub use join::{
     join_all, try_join_all, yield_now, Join, JoinAll, Member as JoinMember, Together, TryJoin,
     TryJoinAll, TryTogether,
