@@ -519,7 +519,7 @@ mod tests {
         })
     }
 
-    // ---- Semaphore, Permit, Acquiring, Closed, TryError ----
+    // ---- Semaphore, Permit, Acquiring, AcquireError, Closed, TryError ----
 
     #[test]
     fn semaphore_counts() -> Result {
@@ -584,10 +584,13 @@ mod tests {
         ensure!(poll(waiting.as_mut()).is_pending() && !semaphore.is_closed());
         semaphore.close();
         ensure!(semaphore.is_closed());
-        ensure!(matches!(poll(waiting.as_mut()), Poll::Ready(Err(Closed))));
+        ensure!(matches!(
+            poll(waiting.as_mut()),
+            Poll::Ready(Err(AcquireError::Closed))
+        ));
         drop(held);
         ensure!(semaphore.try_acquire(1).err() == Some(TryError::Closed));
-        ensure!(block_on(semaphore.acquire(1))?.err() == Some(Closed));
+        ensure!(block_on(semaphore.acquire(1))?.err() == Some(AcquireError::Closed));
         ensure!(Error::from(Closed) == ESHUTDOWN);
         ensure!(Error::from(TryError::Closed) == ESHUTDOWN);
         ensure!(Error::from(TryError::Busy) == EAGAIN);

@@ -180,6 +180,12 @@ void upcall_users_wait(atomic_t *users)
 	wait_var_event(users, !atomic_read_acquire(users));
 }
 
+/* A caller broke a rule of the runtime. */
+void upcall_warn_rule(const char *rule, unsigned int len)
+{
+	WARN_RATELIMIT(1, "upcall: %.*s\n", len, rule);
+}
+
 void upcall_warn_long_poll(const char *name, unsigned int len, u64 ns)
 {
 	pr_warn_ratelimited("upcall: one poll of \"%.*s\" held the thread for %llu us\n", len, name,
@@ -258,12 +264,6 @@ void upcall_busy_end(int nice)
 	set_user_nice(current, nice);
 }
 
-struct workqueue_struct *upcall_alloc_ordered_workqueue(const char *name, unsigned int flags)
-{
-	return alloc_ordered_workqueue("%s", flags, name);
-}
-
-unsigned int upcall_memalloc_nofs_save(void)
 /* For works that may wait, several at a time. */
 struct workqueue_struct *upcall_alloc_workqueue(const char *name)
 {
@@ -278,6 +278,12 @@ void upcall_queue_rcu_work(struct workqueue_struct *wq, struct rcu_work *work,
 	queue_rcu_work(wq, work);
 }
 
+struct workqueue_struct *upcall_alloc_ordered_workqueue(const char *name, unsigned int flags)
+{
+	return alloc_ordered_workqueue("%s", flags, name);
+}
+
+unsigned int upcall_memalloc_nofs_save(void)
 {
 	return memalloc_nofs_save();
 }

@@ -32,6 +32,9 @@ use core::ptr::{null, NonNull};
 /// How many runnables one run takes on before it lets others have the CPU.
 const BUDGET: usize = 256;
 
+/// For how long a run takes on runnables, in nanoseconds: polls that are slow, or many.
+const RUN_TIME: u64 = 2_000_000;
+
 /// What the executor runs: a task, or a request whose memory is to be released in process context.
 ///
 /// It is the first field of the object, so that a pointer to one is a pointer to the other. `run`
@@ -128,9 +131,6 @@ impl Drop for Executor {
     }
 }
 
-/// What the handles of an executor share.
-#[repr(C)]
-pub(crate) struct Core {
 /// One thread that runs what may sleep, one piece after the other: for
 /// [`spawn_blocking`](crate::Spawner::spawn_blocking), and for requests whose submission has to wait.
 ///
@@ -155,6 +155,8 @@ impl BlockingWorker {
     }
 }
 
+/// What the handles of an executor share.
+pub(crate) struct Core {
     ready: ReadyList,
     /// What is left of a batch when the budget is used up. Touched by the worker alone.
     backlog: Cell<Batch>,
@@ -268,6 +270,7 @@ impl Core {
         let take = |backlog: *mut Batch| unsafe { core::mem::replace(&mut *backlog, Batch::new()) };
         let mut batch = self.backlog.with_mut(take);
         let nofs = sys::NoFs::enter();
+        let (start, time) = (self.stats.clock(), sys::stamps(RUN_TIME));
         let mut budget = BUDGET;
         while budget != 0 {
             if batch.is_empty() {
@@ -286,6 +289,10 @@ impl Core {
                     // SAFETY: Links on our list are the first fields of live runnables, and the
                     // reference that was pushed with it is now ours to pass on.
                     unsafe { (runnable.as_ref().run)(runnable) };
+                    // By the clock that was read after a poll anyway.
+                    if sys::since(self.stats.clock(), start) >= time {
+                        budget = 0;
+                    }
                 }
             });
         }

@@ -18,6 +18,7 @@
 //! | [`join`](mod@join) | [`join_all`], [`join!`], [`try_join!`], [`yield_now`] |
 //! | [`race`](mod@race) | [`race`](fn@race), [`select!`] |
 //! | [`chain`] | [`run`], and what comes [`then`](Chain::then) |
+//! | [`members`], [`budget`] | what waits for many: which are to be polled, and how many at a time |
 //! | [`join_set`] | [`JoinSet`]: many tasks, so many at a time |
 //! | [`semaphore`] | [`Semaphore`]: the queue of those who wait, fair |
 //! | [`rwsem`] | [`RwSemaphore`] and [`Mutex`], made of it |
@@ -43,6 +44,7 @@ pub mod bio;
 mod block;
 mod block_on;
 mod blocks;
+mod budget;
 mod chain;
 pub mod channel;
 mod device;
@@ -51,6 +53,7 @@ mod executor;
 mod eyes;
 mod join;
 mod join_set;
+mod members;
 mod module;
 mod notify;
 pub mod oneshot;
@@ -70,6 +73,7 @@ mod time;
 pub use block::{Block, Transfer};
 pub use block_on::{block_on, block_on_killable, on_worker};
 pub use blocks::Blocks;
+pub use budget::Budget;
 pub use chain::{run, Chain, Then};
 pub use channel::channel;
 pub use device::{Device, Priority};
@@ -88,7 +92,7 @@ pub use rwsem::{
     Blocking, Locking, Mutex, MutexGuard, Read, ReadGuard, RwSemaphore, Write, WriteGuard,
 };
 pub use scope::{Member, Scope, Spawner};
-pub use semaphore::{Acquiring, Closed, Permit, Semaphore, TryError};
+pub use semaphore::{AcquireError, Acquiring, Closed, Permit, Semaphore, TryError};
 pub use sys::LockClass;
 pub use task::{Cancelled, JoinHandle};
 pub use time::{interval, sleep, sleep_until, timeout, Elapsed, Instant, Interval, Sleep};

@@ -12,7 +12,7 @@
 //! [`Mutex`] is the asynchronous relative of `struct mutex`: a semaphore of one permit.
 
 use super::block_on;
-use super::semaphore::{Acquiring, Closed, Semaphore, TryError};
+use super::semaphore::{Taking, Closed, Semaphore, TryError};
 use super::stats::Wait;
 use super::sys::{self, Cell, DepMap, Held, LockClass};
 use core::future::Future;
@@ -133,7 +133,7 @@ macro_rules! locking {
         #[must_use = "a future does nothing unless it is awaited"]
         pub struct $name<'a, T: ?Sized> {
             sem: &'a $lock<T>,
-            acquiring: Acquiring<'a>,
+            acquiring: Taking<'a>,
         }
 
         impl<'a, T: ?Sized> Future for $name<'a, T> {

@@ -20,7 +20,9 @@ use upcall_bindings as ub;
 pub(crate) use core::alloc::Layout;
 pub(crate) use kernel::alloc::KVec;
 pub(crate) use kernel::error::{Error, Result};
-pub(crate) use kernel::prelude::{EAGAIN, ECANCELED, EDEADLK, EINTR, ENOMEM, ESHUTDOWN, ETIMEDOUT};
+pub(crate) use kernel::prelude::{
+    EAGAIN, ECANCELED, EDEADLK, EINTR, EINVAL, ENOMEM, ESHUTDOWN, ETIMEDOUT,
+};
 #[cfg(not(CONFIG_X86_64))]
 pub(crate) use kernel::sync::atomic::{Acquire, Atomic, Full, Relaxed, Release};
 
@@ -244,21 +246,24 @@ pub(crate) fn push<T>(vec: &mut KVec<T>, value: T) -> Result {
     Ok(vec.push(value, GFP_KERNEL)?)
 }
 
-/// Warns once, with a stack trace, that a caller broke a rule.
+/// Warns, with a stack trace, that a caller broke a rule; not each time, if that comes often.
 macro_rules! warn_if {
     ($cond:expr, $message:literal) => {
         if $cond {
-            kernel::prelude::pr_warn!("{}\n", $message);
-            kernel::warn_on!(true);
+            $crate::sys::warn($message);
         }
     };
 }
 pub(crate) use warn_if;
 
-/// The identity of the calling thread; never 0.
-pub(crate) use kernel::task::might_sleep;
+/// The warning of [`warn_if`].
+#[cold]
+#[inline(never)] // Once, and not in each user's module.
+pub(crate) fn warn(message: &'static str) {
+    // SAFETY: The message has this length.
+    unsafe { ub::upcall_warn_rule(message.as_ptr().cast(), message.len() as c_uint) };
+}
 
-/// The identity of the calling thread; never 0.
 pub(crate) use kernel::task::might_sleep;
 
 /// Another thread or an interrupt needs a few instructions to get on.
@@ -266,6 +271,7 @@ pub(crate) fn relax() {
     core::hint::spin_loop();
 }
 
+/// The identity of the calling thread; never 0.
 pub(crate) fn current() -> usize {
     kernel::task::Task::current_raw() as usize
 }
@@ -504,14 +510,14 @@ pub(crate) struct Bell {
     /// Null once it was destroyed.
     queue: Atomic<*mut bindings::workqueue_struct>,
     work: Opaque<bindings::work_struct>,
+    /// What ends the thread when nobody has a handle any more.
+    retirement: Opaque<ub::rcu_work>,
     /// Ends with a zero.
     name: [u8; NAME_LEN],
     /// The next in the list of executors.
     next: Atomic<*mut Core>,
     /// The last run ended because its budget was used up. Touched by the worker alone.
     busy: Atomic<bool>,
-    /// What ends the thread when nobody has a handle any more.
-    retirement: Opaque<ub::rcu_work>,
 }
 
 impl Bell {
@@ -531,13 +537,13 @@ impl Bell {
         Ok(Self {
             queue: Atomic::new(queue.cast()),
             work: Opaque::uninit(),
+            retirement: Opaque::uninit(),
             name: bytes,
             next: Atomic::new(core::ptr::null_mut()),
             busy: Atomic::new(false),
         })
     }
 
-            retirement: Opaque::uninit(),
     /// The executor's name.
     pub(crate) fn name(&self) -> &CStr {
         CStr::from_bytes_until_nul(&self.name).unwrap_or(c"")
@@ -586,12 +592,6 @@ impl Bell {
         }
     }
 
-    /// Starts a run, unless one is pending already. Any context.
-    pub(crate) fn ring(&self) {
-        // SAFETY: The work was initialised by `hang`, and the queue lives.
-        unsafe {
-            bindings::queue_work_on(
-                bindings::wq_misc_consts_WORK_CPU_UNBOUND as c_int,
     /// Has the executor taken down by `queue`, after a grace period of RCU. Any context.
     ///
     /// # Safety
@@ -617,6 +617,12 @@ impl Bell {
         unsafe { crate::module::take_down(NonNull::new_unchecked(work.byte_sub(offset).cast())) };
     }
 
+    /// Starts a run, unless one is pending already. Any context.
+    pub(crate) fn ring(&self) {
+        // SAFETY: The work was initialised by `hang`, and the queue lives.
+        unsafe {
+            bindings::queue_work_on(
+                bindings::wq_misc_consts_WORK_CPU_UNBOUND as c_int,
                 self.queue.load(Relaxed),
                 self.work.get(),
             )

@@ -39,3 +39,12 @@ mod host;
 pub use host::LockClass;
 #[cfg(not(MODULE))]
 pub(crate) use host::*;
+
+/// What every future of this crate gives that is polled after it was ready: a warning, and `Pending`.
+///
+/// The future takes no waker, so that who waits for it waits for ever.
+#[cold]
+pub(crate) fn polled_again<T>() -> core::task::Poll<T> {
+    warn_if!(true, "a future was polled after it was ready");
+    core::task::Poll::Pending
+}

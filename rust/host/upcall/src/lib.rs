@@ -10,6 +10,8 @@
 
 #[path = "../../../upcall/block_on.rs"]
 mod block_on;
+#[path = "../../../upcall/budget.rs"]
+mod budget;
 #[path = "../../../upcall/chain.rs"]
 mod chain;
 #[path = "../../../upcall/channel.rs"]
@@ -22,6 +24,8 @@ mod executor;
 mod join;
 #[path = "../../../upcall/join_set.rs"]
 mod join_set;
+#[path = "../../../upcall/members.rs"]
+mod members;
 #[path = "../../../upcall/notify.rs"]
 mod notify;
 #[path = "../../../upcall/oneshot.rs"]
@@ -50,6 +54,7 @@ mod task;
 mod time;
 
 pub use block_on::{block_on, block_on_killable, on_worker};
+pub use budget::Budget;
 pub use chain::{run, Chain, Then};
 pub use channel::channel;
 pub use executor::{BlockingWorker, Executor};
@@ -65,7 +70,7 @@ pub use rwsem::{
     Blocking, Locking, Mutex, MutexGuard, Read, ReadGuard, RwSemaphore, Write, WriteGuard,
 };
 pub use scope::{Member, Scope, Spawner};
-pub use semaphore::{Acquiring, Closed, Permit, Semaphore, TryError};
+pub use semaphore::{AcquireError, Acquiring, Closed, Permit, Semaphore, TryError};
 pub use sys::LockClass;
 pub use task::{Cancelled, JoinHandle};
 pub use time::{interval, sleep, sleep_until, timeout, Elapsed, Instant, Interval, Sleep};

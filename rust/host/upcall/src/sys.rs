@@ -78,6 +78,7 @@ pub struct Error(i32);
 pub(crate) const EINTR: Error = Error(4);
 pub(crate) const EAGAIN: Error = Error(11);
 pub(crate) const ENOMEM: Error = Error(12);
+pub(crate) const EINVAL: Error = Error(22);
 pub(crate) const EDEADLK: Error = Error(35);
 pub(crate) const ETIMEDOUT: Error = Error(110);
 pub(crate) const ESHUTDOWN: Error = Error(108);
@@ -544,6 +545,11 @@ pub(crate) fn push<T>(vec: &mut KVec<T>, value: T) -> Result {
     Ok(())
 }
 
+/// Another thread needs a few instructions to get on.
+pub(crate) fn relax() {
+    rt::thread::yield_now();
+}
+
 pub(crate) fn current() -> usize {
     HERE.with(|here| here.id)
 }
@@ -602,9 +608,9 @@ pub(crate) fn new_id() -> u64 {
     0
 }
 
-/// The clock of the counters. It stands still.
+/// The clock of the counters: that of the timers.
 pub(crate) fn stamp() -> u64 {
-    0
+    now()
 }
 
 pub(crate) fn nanoseconds(stamps: u64) -> u64 {
@@ -786,12 +792,6 @@ struct Park {
     woken: rt::Condvar,
 }
 
-/// The calling thread, as somebody who can be woken.
-pub(crate) struct Parker {
-    park: std::sync::Arc<Park>,
-    not_send: PhantomData<*mut ()>,
-}
-
 /// How often a thread parked, but not for IO, and for IO.
 static PARKED: [std::sync::atomic::AtomicUsize; 2] =
     [const { std::sync::atomic::AtomicUsize::new(0) }; 2];
@@ -801,6 +801,12 @@ pub(crate) fn take_parked() -> [usize; 2] {
     PARKED
         .each_ref()
         .map(|count| count.swap(0, Ordering::Relaxed))
+}
+
+/// The calling thread, as somebody who can be woken.
+pub(crate) struct Parker {
+    park: std::sync::Arc<Park>,
+    not_send: PhantomData<*mut ()>,
 }
 
 static PARKER: RawWakerVTable =
@@ -837,13 +843,13 @@ impl Parker {
 
     pub(crate) fn park(&self, token: Token, io: bool) {
         might_sleep();
+        PARKED[usize::from(io)].fetch_add(1, Ordering::Relaxed);
         assert!(!on_worker(), "a worker sleeps");
         let mut count = self.park.count.lock().unwrap();
         while *count == token {
             count = self.park.woken.wait(count).unwrap();
         }
     }
-        PARKED[usize::from(io)].fetch_add(1, Ordering::Relaxed);
 }
 
 /// # Safety
