@@ -12,7 +12,7 @@
 //! [`Mutex`] is the asynchronous relative of `struct mutex`: a semaphore of one permit.
 
 use super::block_on;
-use super::semaphore::{Taking, Closed, Semaphore, TryError};
+use super::semaphore::{Closed, Semaphore, Taking, TryError};
 use super::stats::Wait;
 use super::sys::{self, Cell, DepMap, Held, LockClass};
 use core::future::Future;
