@@ -211,12 +211,13 @@ fn executors() -> Result {
     block_on(scope.spawn(yield_now())?)??;
     drop(scope);
     for n in 0..8u32 {
-        let own = if n & 1 == 0 {
-            Executor::new(c"short")?
+        // The handles go before the scope.
+        let own = Executor::new(c"short")?;
+        let scope = if n & 1 == 0 {
+            own.scope()?
         } else {
-            Executor::sleeper(c"short_sleeper")?
+            Scope::on(&own, &Executor::blocking(c"short_blocking")?)?
         };
-        let scope = own.scope()?;
         drop(own);
         scope.spawn(sleep(LONG))?;
         scope.spawn(async {

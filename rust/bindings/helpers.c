@@ -40,19 +40,25 @@ void __noreturn _Rupcall_async_fn_resumed_4core9panicking5panic(const void *loca
 	BUG();
 }
 
-/* Sleeps until *events differs from seen; see the Parker in rust/upcall/sys/linux.rs. */
-void upcall_park(atomic_t *events, int seen)
+/*
+ * Sleeps until *events differs from seen, and counts as a wait for IO if io; see the Parker in
+ * rust/upcall/sys/linux.rs.
+ */
+void upcall_park(atomic_t *events, int seen, bool io)
 {
 	for (;;) {
 		set_current_state(TASK_UNINTERRUPTIBLE);
 		if (atomic_read(events) != seen)
 			break;
-		schedule();
+		if (io)
+			io_schedule();
+		else
+			schedule();
 	}
 	__set_current_state(TASK_RUNNING);
 }
 
-/* As above, and returns false if the thread was killed before. */
+/* An upcall_park() for IO that returns false if the thread was killed before. */
 bool upcall_park_killable(atomic_t *events, int seen)
 {
 	bool woken;
@@ -62,7 +68,7 @@ bool upcall_park_killable(atomic_t *events, int seen)
 		woken = atomic_read(events) != seen;
 		if (woken || fatal_signal_pending(current))
 			break;
-		schedule();
+		io_schedule();
 	}
 	__set_current_state(TASK_RUNNING);
 	return woken;
@@ -224,6 +230,12 @@ void upcall_users_wait(atomic_t *users)
 	wait_var_event(users, !atomic_read_acquire(users));
 }
 
+/* A caller broke a rule of the runtime. */
+void upcall_warn_rule(const char *rule, unsigned int len)
+{
+	WARN_RATELIMIT(1, "upcall: %.*s\n", len, rule);
+}
+
 void upcall_warn_long_poll(const char *name, unsigned int len, u64 ns)
 {
 	pr_warn_ratelimited("upcall: one poll of \"%.*s\" held the thread for %llu us\n", len, name,
@@ -300,6 +312,20 @@ int upcall_busy_begin(void)
 void upcall_busy_end(int nice)
 {
 	set_user_nice(current, nice);
+}
+
+/* For works that may wait, several at a time. */
+struct workqueue_struct *upcall_alloc_workqueue(const char *name)
+{
+	return alloc_workqueue("%s", WQ_UNBOUND, 0, name);
+}
+
+/* Runs a work that was never set up, after a grace period. */
+void upcall_queue_rcu_work(struct workqueue_struct *wq, struct rcu_work *work,
+			   void (*func)(struct work_struct *))
+{
+	INIT_RCU_WORK(work, func);
+	queue_rcu_work(wq, work);
 }
 
 struct workqueue_struct *upcall_alloc_ordered_workqueue(const char *name, unsigned int flags)

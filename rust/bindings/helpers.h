@@ -33,13 +33,17 @@ u64 upcall_stamp_scale(unsigned int shift);
 void upcall_users_enter(atomic_t *users);
 void upcall_users_leave(atomic_t *users);
 void upcall_users_wait(atomic_t *users);
+void upcall_warn_rule(const char *rule, unsigned int len);
 void upcall_warn_long_poll(const char *name, unsigned int len, u64 ns);
 unsigned long upcall_registry_lock(void);
 void upcall_registry_unlock(unsigned long flags);
 void upcall_timer_start(struct hrtimer *timer, enum hrtimer_restart (*fire)(struct hrtimer *), u64 at);
 void upcall_timer_cancel(struct hrtimer *timer);
-void upcall_park(atomic_t *events, int seen);
+void upcall_park(atomic_t *events, int seen, bool io);
 bool upcall_park_killable(atomic_t *events, int seen);
+struct workqueue_struct *upcall_alloc_workqueue(const char *name);
+void upcall_queue_rcu_work(struct workqueue_struct *wq, struct rcu_work *work,
+			   void (*func)(struct work_struct *));
 struct workqueue_struct *upcall_alloc_ordered_workqueue(const char *name, unsigned int flags);
 unsigned int upcall_memalloc_nofs_save(void);
 void upcall_memalloc_nofs_restore(unsigned int flags);
