@@ -66,6 +66,12 @@ pub(crate) fn sleeper() -> Result<NonNull<Core>> {
     NonNull::new(SLEEPER.load(Acquire)).ok_or(ENODEV)
 }
 
+/// Whether the caller runs on the thread of an executor: in an upcall, or in blocking work, or in the destructor
+/// of what one of them left.
+pub fn on_executor() -> bool {
+    sys::current_executor().is_some()
+}
+
 impl Scope {
     /// Makes an empty scope on the default executor.
     ///
@@ -209,7 +215,7 @@ impl Defaults {
         let shortage = KBox::into_raw(KBox::new(Shortage::new(), GFP_KERNEL)?);
         SHORTAGE.store(shortage, Release);
         // SAFETY: Called once.
-        to_result(unsafe { ub::upcall_reclaim_open() })?;
+        to_result(unsafe { ub::upcall_queues_open() })?;
         let sleeper = Executor::build(c"upcall_sleeper", 0, true, static_lock_class!())?;
         SLEEPER.store(sleeper.as_ptr().as_ptr(), Release);
         this.executors[1] = Some(sleeper);
@@ -243,7 +249,7 @@ impl Drop for Defaults {
         }
         SLEEPER.store(null_mut(), Release);
         // SAFETY: Nobody asks any more. The work is over when it returns.
-        unsafe { ub::upcall_reclaim_close() };
+        unsafe { ub::upcall_queues_close() };
         let shortage = SHORTAGE.xchg(null_mut(), Full);
         if !shortage.is_null() {
             // SAFETY: It came from a box, and nobody knows of it any more.
