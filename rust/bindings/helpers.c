@@ -13,6 +13,7 @@
 #include <linux/mempool.h>
 #include <linux/mm.h>
 #include <linux/panic.h>
+#include <linux/path.h>
 #include <linux/ratelimit.h>
 #include <linux/rcupdate.h>
 #include <linux/sched.h>
@@ -185,17 +186,58 @@ static void upcall_reclaim_run(struct work_struct *work)
 }
 static DECLARE_WORK(upcall_reclaim_work, upcall_reclaim_run);
 
-int upcall_reclaim_open(void)
+/* Lets go of paths.  Each may wait for its device, so none waits for another. */
+static struct workqueue_struct *upcall_release_queue;
+
+int upcall_queues_open(void)
 {
 	upcall_reclaim_queue = alloc_workqueue("upcall_reclaim", WQ_MEM_RECLAIM | WQ_UNBOUND, 1);
-	return upcall_reclaim_queue ? 0 : -ENOMEM;
+	upcall_release_queue = alloc_workqueue("upcall_release", WQ_MEM_RECLAIM | WQ_UNBOUND, 0);
+	return upcall_reclaim_queue && upcall_release_queue ? 0 : -ENOMEM;
 }
 
-void upcall_reclaim_close(void)
+void upcall_queues_close(void)
 {
 	if (upcall_reclaim_queue)
 		destroy_workqueue(upcall_reclaim_queue);
+	if (upcall_release_queue)
+		destroy_workqueue(upcall_release_queue);
 	upcall_reclaim_queue = NULL;
+	upcall_release_queue = NULL;
+}
+
+struct upcall_held_path {
+	struct work_struct work;
+	struct path path;
+};
+
+static void upcall_release_path(struct work_struct *work)
+{
+	struct upcall_held_path *held = container_of(work, struct upcall_held_path, work);
+
+	path_put(&held->path);
+	kfree(held);
+}
+
+/* Takes over a reference on a path, if there is memory to let go of it later. */
+struct upcall_held_path *upcall_hold_path(const struct path *path, bool wait)
+{
+	struct upcall_held_path *held = kmalloc(sizeof(*held), wait ? GFP_KERNEL : GFP_NOWAIT);
+
+	if (held) {
+		INIT_WORK(&held->work, upcall_release_path);
+		held->path = *path;
+	}
+	return held;
+}
+
+/* Lets go of it: later, in another thread, or at once. */
+void upcall_let_go(struct upcall_held_path *held, bool later)
+{
+	if (later)
+		queue_work(upcall_release_queue, &held->work);
+	else
+		upcall_release_path(&held->work);
 }
 
 /* Any context. */

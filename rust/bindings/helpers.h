@@ -52,8 +52,8 @@ void upcall_memalloc_nofs_restore(unsigned int flags);
 struct kmem_cache *upcall_cache_create(unsigned int size);
 void *upcall_cache_alloc(struct kmem_cache *cache);
 void *upcall_cache_alloc_nowait(struct kmem_cache *cache);
-int upcall_reclaim_open(void);
-void upcall_reclaim_close(void);
+int upcall_queues_open(void);
+void upcall_queues_close(void);
 void upcall_reclaim(size_t size);
 void upcall_rs_memory_freed(void);
 
@@ -180,6 +180,9 @@ bool upcall_cred_capable(const struct cred *cred, int cap);
 bool upcall_has_pages(const struct inode *inode);
 bool upcall_copy_cached(struct inode *inode, u64 pos, void *to, size_t len);
 const struct path *upcall_file_path(const struct file *file);
+struct upcall_held_path;
+struct upcall_held_path *upcall_hold_path(const struct path *path, bool wait);
+void upcall_let_go(struct upcall_held_path *held, bool later);
 struct dentry *upcall_dget(struct dentry *dentry);
 
 #endif

@@ -103,6 +103,7 @@ pub use scope::{Member, Scope, Spawner};
 pub use semaphore::{AcquireError, Acquiring, Closed, Permit, Semaphore, TryError};
 pub use sys::LockClass;
 pub use task::{Cancelled, JoinHandle};
+pub use module::on_executor;
 pub use time::{interval, sleep, sleep_until, timeout, Elapsed, Instant, Interval, Sleep};
 
 use kernel::prelude::*;

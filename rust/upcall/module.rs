@@ -69,6 +69,12 @@ pub(crate) fn sleeper() -> Result<NonNull<Core>> {
     NonNull::new(SLEEPER.load(Acquire)).ok_or(ENODEV)
 }
 
+/// Whether the caller runs on the thread of an executor: in an upcall, or in blocking work, or in the destructor
+/// of what one of them left.
+pub fn on_executor() -> bool {
+    sys::current_executor().is_some()
+}
+
 impl Scope {
     /// Makes an empty scope on the default executor.
     ///
@@ -207,7 +213,7 @@ impl Defaults {
         let shortage = KBox::into_raw(KBox::new(Shortage::new(), GFP_KERNEL)?);
         SHORTAGE.store(shortage, Release);
         // SAFETY: Called once.
-        to_result(unsafe { ub::upcall_reclaim_open() })?;
+        to_result(unsafe { ub::upcall_queues_open() })?;
         // SAFETY: The name ends with a zero.
         let retirement = unsafe { ub::upcall_alloc_workqueue(c"upcall_retire".as_char_ptr()) };
         if retirement.is_null() {
@@ -253,7 +259,7 @@ impl Drop for Defaults {
         }
         SLEEPER.store(null_mut(), Release);
         // SAFETY: Nobody asks any more. The work is over when it returns.
-        unsafe { ub::upcall_reclaim_close() };
+        unsafe { ub::upcall_queues_close() };
         let shortage = SHORTAGE.xchg(null_mut(), Full);
         if !shortage.is_null() {
             // SAFETY: It came from a box, and nobody knows of it any more.
