@@ -43,6 +43,11 @@ impl Bed {
         self.scope.as_ref().expect("a scope that is not over")
     }
 
+    /// The runtime.
+    pub fn runtime(&self) -> &Runtime {
+        self.runtime.as_ref().expect("a runtime")
+    }
+
     /// The device, as requests of the scope have it.
     pub fn upcall_device(&self) -> Result<upcall::Device> {
         // SAFETY: The scope ends before the device goes.
