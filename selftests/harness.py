@@ -26,6 +26,8 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 # Images that `mkimages DIR` left there; without it each test makes its own
 IMAGES = os.environ.get("UPCALL_IMAGES")
 SEED = 0x75706361
+# How much of the kernel's log is shown with a failure
+LOG_LINES = 60
 
 libc = ctypes.CDLL(None, use_errno=True)
 libc.syscall.restype = ctypes.c_long
@@ -41,6 +43,8 @@ class Skip(Exception):
 
 
 _tests = []
+# Are all tests run, so that one can say what none of them needed?
+whole_run = True
 
 
 def test(name):
@@ -65,10 +69,29 @@ def note(*words):
         print("#", line.encode("utf-8", "backslashreplace").decode(), flush=True)
 
 
+def picked_by(words, name):
+    """A word picks a test that has it in its name; "=NAME" picks the one of that name."""
+    return not words or any(word == "=" + name if word.startswith("=") else word in name for word in words)
+
+
+def describe(why):
+    """Where a test failed, and why: FILE:LINE of the line that checked, and of those that called it."""
+    def relative(path):
+        return os.path.relpath(path, os.path.dirname(HERE))
+
+    frames = [f for f in traceback.extract_tb(why.__traceback__) if f.filename != __file__]
+    at = "".join(f"{relative(f.filename)}:{f.lineno}: in {f.name}: {f.line}\n" for f in frames[:-1])
+    last = f"{relative(frames[-1].filename)}:{frames[-1].lineno}: " if frames else ""
+    if isinstance(why, AssertionError):
+        return f"{at}{last}{why or (frames[-1].line if frames else '')}"
+    return f"{at}{last}{type(why).__name__}: {why}\n{traceback.format_exc()}"
+
+
 def run_tests():
-    """Run what was registered.  Arguments are words that pick tests by name."""
-    picked = [t for t in _tests
-              if len(sys.argv) < 2 or any(word in t[0] for word in sys.argv[1:])]
+    """Run what was registered.  Arguments pick tests by name (see picked_by)."""
+    global whole_run
+    picked = [t for t in _tests if picked_by(sys.argv[1:], t[0])]
+    whole_run = len(picked) == len(_tests)
     if os.geteuid() != 0 or not os.path.exists("/run/vm"):
         sys.exit(f"{sys.argv[0]}: runs as root in the virtual machine: "
                  f"tools/vm -- selftests/{os.path.basename(sys.argv[0])}")
@@ -76,18 +99,23 @@ def run_tests():
     failed = 0
     for number, (name, function) in enumerate(picked, 1):
         started = time.monotonic()
+        log = Log()
         try:
             function()
             result, rest = "ok", ""
         except Skip as why:
             result, rest = "ok", f" # SKIP {why}"
         except Exception as why:
-            if isinstance(why, AssertionError):
-                note(str(why))
-            else:
-                note(traceback.format_exc())
+            note(describe(why))
             result, rest = "not ok", ""
             failed += 1
+            # Cleaning up says things, too
+            said = log.lines()
+            if len(said) > LOG_LINES:
+                note(f"(the kernel said {len(said) - LOG_LINES} lines before these)")
+            for line in said[-LOG_LINES:]:
+                note(f"kernel: {line}")
+        log.close()
         cleanup()
         print(f"{result} {number} {name}{rest}", flush=True)
         seconds = time.monotonic() - started

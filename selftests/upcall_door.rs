@@ -201,6 +201,11 @@ impl State {
                 let count = names.iter().filter(|&&byte| byte == 0).count();
                 writeln!(out, "{count}")?;
             }
+            "getxattr" => {
+                let (ino, name) = (ino(words.next())?, words.next().ok_or(EINVAL)?);
+                let value = block_on(self.volume()?.getxattr(ino, name.as_bytes()))??;
+                writeln!(out, "{}", value.len())?;
+            }
             "blocking" => {
                 // The same by the synchronous twin
                 let view = Blocking(self.volume()?.clone());

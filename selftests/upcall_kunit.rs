@@ -80,7 +80,7 @@ mod tests {
     macro_rules! ensure {
         ($condition:expr) => {
             if !$condition {
-                pr_err!("line {}: {}\n", line!(), stringify!($condition));
+                pr_err!("{}:{}: {}\n", file!(), line!(), stringify!($condition));
                 return Err(EINVAL);
             }
         };

@@ -58,7 +58,7 @@ const LONG: Duration = Duration::from_secs(1_000_000);
 macro_rules! check {
     ($condition:expr) => {
         if !$condition {
-            pr_err!("line {}: {}\n", line!(), stringify!($condition));
+            pr_err!("{}:{}: {}\n", file!(), line!(), stringify!($condition));
             return Err(EINVAL);
         }
     };

@@ -8,7 +8,7 @@
 
 use crate::error::{corrupted, About, OrReport};
 use crate::ext4::Ext4;
-use crate::inode_info::InodeInfo;
+use crate::inode_info::{InodeInfo, InodeRef};
 use disk::Buf;
 use kernel::prelude::*;
 use layout::dir::is_index_block;
@@ -44,9 +44,35 @@ enum Holds {
     Either,
 }
 
+/// The longest name in bytes.
+pub const NAME_MAX: usize = 255;
+
 impl Ext4 {
-    /// Finds `name` in directory `dir`.
-    pub async fn find(&self, dir: &InodeInfo, name: &[u8]) -> Result<Option<Ino>> {
+    /// Finds `name` in directory `dir`, and reads the inode that it leads to.
+    ///
+    /// Fails with `ENOTDIR`, with `ENAMETOOLONG`, and with `EUCLEAN` if the name leads to an inode that is not in
+    /// use or can have none.
+    pub async fn lookup(&self, dir: &InodeInfo, name: &[u8]) -> Result<Option<InodeRef>> {
+        if name.len() > NAME_MAX {
+            return Err(ENAMETOOLONG);
+        }
+        let Some(ino) = self.find(dir, name).await? else {
+            return Ok(None);
+        };
+        match self.iget_user(ino).await {
+            Err(error) if error == ESTALE => {
+                self.report(&format_args!(
+                    "inode {}, directory: an entry leads to inode {ino}, not in use",
+                    dir.inode.ino
+                ));
+                Err(corrupted())
+            }
+            found => found.map(Some),
+        }
+    }
+
+    /// Finds the number that `name` has in directory `dir`.
+    async fn find(&self, dir: &InodeInfo, name: &[u8]) -> Result<Option<Ino>> {
         let found = match dir.inode.data_map() {
             _ if !dir.inode.is_dir() => return Err(ENOTDIR),
             DataMap::Inline => self.find_inline(dir, name).await?,

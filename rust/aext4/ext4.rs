@@ -3,8 +3,8 @@
 //! A mounted volume: superblock, groups, and what is reported about it.
 
 use crate::error::{corrupted, refuse_mount};
-use crate::inode_info::InodeTable;
-use crate::options::Options;
+use crate::inode_info::{InodeTable, Unused};
+use crate::options::{Flags, Options, Settled};
 use core::fmt;
 use core::ops::Range;
 use disk::{Buf, Cache, Disk, Level};
@@ -12,6 +12,7 @@ use kernel::alloc::KVVec;
 use kernel::page::PAGE_SIZE;
 use kernel::prelude::*;
 use kernel::rbtree::RBTree;
+use kernel::sync::atomic::{Atomic, Relaxed};
 use kernel::sync::{new_spinlock, Arc, SpinLock};
 use layout::group::Zone;
 use layout::superblock::{super_offset, OnError, SUPER_SIZE};
@@ -57,13 +58,15 @@ pub struct Ext4 {
     groups: KVVec<GroupDesc>,
     /// Where metadata of fixed place is: runs of blocks, in order, that do not touch.
     system_zones: KVVec<Zone>,
-    /// Space and inodes.
-    pub statfs: StatFs,
+    statfs: StatFs,
     /// The inodes that are in memory.
     #[pin]
-    pub inodes: SpinLock<InodeTable>,
+    pub(crate) inodes: SpinLock<InodeTable>,
+    pub(crate) unused: Arc<Unused>,
     #[pin]
-    options: SpinLock<Options>,
+    options: SpinLock<Settled>,
+    /// The [`Flags`] of the options.
+    flags: Atomic<u32>,
 }
 
 impl Ext4 {
@@ -72,7 +75,9 @@ impl Ext4 {
     /// Fails with the error number that fits the reason, which was logged.
     pub async fn mount(disk: Disk, options: Options, silent: bool) -> Result<Arc<Self>> {
         let sb = read_super(&disk, &options, silent).await?;
-        check_state(&disk, &sb, &options)?;
+        let for_writing = options.for_writing;
+        let options = Settled::new(options, &sb, &disk)?;
+        check_state(&disk, &sb, &options.options)?;
         let block_size = sb.geo.block_size();
         let fits = block_size as usize <= PAGE_SIZE && block_size >= disk.logical_block_size();
         if !fits {
@@ -83,7 +88,7 @@ impl Ext4 {
             return Err(EINVAL);
         }
         let cache = Cache::new(&disk, block_size)?;
-        let groups = read_groups(&disk, &cache, &sb, options.for_writing).await?;
+        let groups = read_groups(&disk, &cache, &sb, for_writing).await?;
         let system_zones = merged(groups.iter().flat_map(|group| group.zones(&sb.geo)))?;
         let counted = merged(
             groups
@@ -93,6 +98,7 @@ impl Ext4 {
         let journal = journal_blocks(&disk, &cache, &sb, &groups).await;
         let overhead = sb.overhead(counted, journal);
         let statfs = statfs(&sb, &groups, overhead);
+        let unused = Unused::new()?;
         let volume = Arc::pin_init(
             pin_init!(Self {
                 disk,
@@ -101,7 +107,9 @@ impl Ext4 {
                 groups,
                 system_zones,
                 statfs,
-                inodes <- new_spinlock!(InodeTable::new()),
+                inodes <- new_spinlock!(InodeTable::new(unused.clone())),
+                unused,
+                flags: Atomic::new(options.options.flags().0),
                 options <- new_spinlock!(options),
             }),
             GFP_KERNEL,
@@ -130,7 +138,7 @@ impl Ext4 {
     /// Logs a line, at most ten in five seconds, and stops the machine if `errors=panic` says so.
     pub fn report(&self, what: &dyn core::fmt::Display) {
         self.disk.log_limited(Level::Error, format_args!("{what}"));
-        let on_error = self.options.lock().on_error.unwrap_or(self.sb.on_error);
+        let on_error = self.on_error();
         if on_error == OnError::Panic {
             self.disk.panic();
         }
@@ -158,7 +166,8 @@ impl Ext4 {
     /// The blocks of the inode table that are read along with `pblk`, which has inode `ino`.
     pub fn inodes_around(&self, ino: Ino, pblk: Pblk) -> Range<u64> {
         let none = pblk.0..pblk.0;
-        let count = u64::from(self.options.lock().inode_readahead).min(ITABLE_READAHEAD_MAX);
+        let count =
+            u64::from(self.options.lock().options.inode_readahead()).min(ITABLE_READAHEAD_MAX);
         if count == 0 {
             return none;
         }
@@ -176,18 +185,44 @@ impl Ext4 {
 
     /// The mount options.
     pub fn options(&self) -> Options {
-        *self.options.lock()
+        self.options.lock().options.clone()
+    }
+
+    /// The options that are on or off.
+    pub fn flags(&self) -> Flags {
+        Flags(self.flags.load(Relaxed))
+    }
+
+    fn on_error(&self) -> OnError {
+        let options = self.options.lock();
+        options.options.on_error().unwrap_or(self.sb.on_error)
+    }
+
+    /// Writes the options that differ from the default.
+    pub fn show_options(&self, out: &mut dyn fmt::Write) -> fmt::Result {
+        self.options.lock().show(&self.sb, out)
+    }
+
+    /// Space and inodes, used and free.
+    pub fn statfs(&self) -> StatFs {
+        let mut statfs = self.statfs;
+        if self.flags().minix_df() {
+            statfs.blocks = self.sb.geo.blocks_count();
+        }
+        statfs
     }
 
     /// Changes the options; fails if one cannot be changed while the volume is mounted.
     pub fn set_options(&self, new: Options) -> Result {
         let mut options = self.options.lock();
-        if new.sb != options.sb {
-            return Err(EINVAL);
-        }
-        let noload = options.noload;
-        *options = Options { noload, ..new };
-        Ok(())
+        let result = options.remount(new, &self.sb);
+        self.flags.store(options.options.flags().0, Relaxed);
+        drop(options);
+        result.map_err(|why| {
+            self.disk
+                .log(Level::Error, format_args!("mount options: {why}"));
+            EINVAL
+        })
     }
 }
 
@@ -208,10 +243,10 @@ impl fmt::Display for Unsupported<'_> {
 /// Reads the superblock, where the options say it is.
 async fn read_super(disk: &Disk, options: &Options, silent: bool) -> Result<SuperBlock> {
     let mut raw = [0; SUPER_SIZE];
-    let Some(offset) = super_offset(options.sb).filter(|pos| *pos < disk.size()) else {
+    let Some(offset) = super_offset(options.sb()).filter(|pos| *pos < disk.size()) else {
         disk.log(
             Level::Error,
-            format_args!("sb={} is behind the end of the device", options.sb),
+            format_args!("sb={} is behind the end of the device", options.sb()),
         );
         return Err(EINVAL);
     };
@@ -225,7 +260,7 @@ async fn read_super(disk: &Disk, options: &Options, silent: bool) -> Result<Supe
         );
         return Err(error);
     }
-    let sb = SuperBlock::parse(&raw, options.sb, CRC).map_err(|error| match error.kind {
+    let sb = SuperBlock::parse(&raw, options.sb(), CRC).map_err(|error| match error.kind {
         layout::Kind::NotExt4 if silent => EINVAL,
         layout::Kind::Feature => {
             disk.log(
@@ -244,7 +279,7 @@ async fn read_super(disk: &Disk, options: &Options, silent: bool) -> Result<Supe
 /// Says what is to be said about the state that the volume was left in.
 fn check_state(disk: &Disk, sb: &SuperBlock, options: &Options) -> Result {
     if sb.needs_recovery() {
-        if !options.noload {
+        if !options.norecovery() {
             disk.log(
                 Level::Error,
                 format_args!(

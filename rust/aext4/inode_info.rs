@@ -1,17 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Nodes: what the file system knows of an inode, and the table of them.
+//! [`InodeInfo`]: what the file system knows of an inode, and the table of them.
 //!
-//! A node is light: the checked inode, the runs of its map that were found last, and for small files and
-//! links what lies in the inode itself. Both doors share it; it needs no VFS inode.
+//! It is light: the checked inode, what was found of its map, and for small files and links what lies in the
+//! inode itself. Both interfaces share it; it needs no VFS inode.
 //!
 //! # Concurrency
 //!
-//! A node's inode never changes while the volume is mounted read-only. The table has at most one node for
-//! an inode; two who read the same inode at the same time both make a node, and the second to come
-//! back takes the first's. A node leaves the table only when the table has the last reference, which is
-//! told under the table's lock, by the node's count of users. Nodes without users stay until there
-//! are many, the superblock's shrinker is asked for memory, or the volume goes.
+//! The inode never changes while the volume is mounted read-only. The table has at most one `InodeInfo` for
+//! an inode; two who read the same inode at the same time both make one, and the second to come back
+//! takes the first's. It leaves the table only when it has no users, which is told under the table's
+//! lock: a user can be added to one without users only there. Those without users stay until there are
+//! many, the superblock's shrinker is asked for memory, or the volume goes.
+//!
+//! How many have no users is counted beside the lock, since a user may leave in any context: an RCU callback
+//! among them. The count may be off for a moment, and only says when to make room.
 
 use crate::error::{corrupted, About, OrReport};
 use crate::ext4::Ext4;
@@ -20,12 +23,12 @@ use core::ops::Deref;
 use disk::{Attached, Buf};
 use kernel::prelude::*;
 use kernel::rbtree::{RBTree, RBTreeNode};
-use kernel::sync::atomic::{Acquire, Atomic, Full, Relaxed};
 use kernel::sync::{new_spinlock, Arc, SpinLock};
 use layout::{DataMap, InlineData, Ino, Inode, InodeFlags};
+use upcall::atomic::{Acquire, Atomic, Full, Relaxed};
 
-/// From how many nodes on the table makes room for each new one: some 64 MiB.
-const INODES_MAX: usize = 1 << 16;
+/// From how many inodes without users on the table makes room for each new one: some 32 MiB.
+const UNUSED_MAX: usize = 1 << 16;
 
 /// How many entries are examined under the table's lock at a time, to make room.
 const SWEEP: usize = 16;
@@ -45,15 +48,22 @@ pub struct InodeInfo {
     /// Its VFS inode, if it has one.
     pub attached: Attached,
     /// References but the table's.
-    users: Atomic<u32>,
+    users: Atomic<usize>,
+    /// How many inodes of the table have no users.
+    unused: Arc<Unused>,
 }
 
-/// Makes a node that is in no table.
+/// Makes one that is in no table, with one user.
 ///
 /// Not in the caller, which is an `async fn` and so compiled into whatever module polls it: lockdep
 /// would have the lock's name from there.
 #[inline(never)]
-fn new_inode_info(inode: Inode, place: (u64, u32), inline: KVec<u8>) -> Result<Arc<InodeInfo>> {
+fn new_inode_info(
+    inode: Inode,
+    place: (u64, u32),
+    inline: KVec<u8>,
+    unused: Arc<Unused>,
+) -> Result<Arc<InodeInfo>> {
     Arc::pin_init(
         pin_init!(InodeInfo {
             inode,
@@ -61,13 +71,32 @@ fn new_inode_info(inode: Inode, place: (u64, u32), inline: KVec<u8>) -> Result<A
             inline,
             extents <- new_spinlock!(ExtentCache::new()),
             attached: Attached::new(),
-            users: Atomic::new(0),
+            users: Atomic::new(1),
+            unused,
         }),
         GFP_KERNEL,
     )
 }
 
-/// A reference on a node that is, or was, in the table.
+/// A count of inodes without users.
+pub(crate) struct Unused(Atomic<usize>);
+
+impl Unused {
+    pub(crate) fn new() -> Result<Arc<Self>> {
+        Ok(Arc::new(Self(Atomic::new(0)), GFP_KERNEL)?)
+    }
+
+    /// How many there are.
+    pub(crate) fn count(&self) -> usize {
+        (self.0.load(Relaxed) as isize).max(0) as usize
+    }
+}
+
+/// A reference on an inode that is, or was, in the table: a user.
+///
+/// # Invariants
+///
+/// It is counted in `users`.
 pub struct InodeRef(Arc<InodeInfo>);
 
 impl Deref for InodeRef {
@@ -80,7 +109,10 @@ impl Deref for InodeRef {
 
 impl InodeRef {
     fn new(node: Arc<InodeInfo>) -> Self {
-        node.users.fetch_add(1, Relaxed);
+        if node.users.fetch_add(1, Relaxed) == 0 {
+            node.unused.0.fetch_sub(1, Relaxed);
+        }
+        // INVARIANT: We have counted.
         Self(node)
     }
 }
@@ -93,29 +125,33 @@ impl Clone for InodeRef {
 
 impl Drop for InodeRef {
     fn drop(&mut self) {
-        self.0.users.fetch_sub(1, Full);
+        if self.0.users.fetch_sub(1, Full) == 1 {
+            self.0.unused.0.fetch_add(1, Relaxed);
+        }
     }
 }
 
-/// The nodes of a volume, by inode number.
+/// The inodes of a volume that are in memory, by number.
 pub struct InodeTable {
     nodes: RBTree<u32, Arc<InodeInfo>>,
     len: usize,
     /// Where the next sweep begins.
     hand: u32,
+    unused: Arc<Unused>,
 }
 
 impl InodeTable {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(unused: Arc<Unused>) -> Self {
         Self {
             nodes: RBTree::new(),
             len: 0,
             hand: 0,
+            unused,
         }
     }
 
-    /// How many nodes there are.
-    pub fn len(&self) -> usize {
+    /// How many inodes there are.
+    pub(crate) fn len(&self) -> usize {
         self.len
     }
 
@@ -139,6 +175,7 @@ impl InodeTable {
                 let (next, node) = at.remove_current();
                 *slot = Some(node);
                 self.len -= 1;
+                self.unused.0.fetch_sub(1, Relaxed);
                 // Behind the last it is the one before.
                 next.filter(|next| *next.current().0 > ino)
             } else {
@@ -149,7 +186,7 @@ impl InodeTable {
 }
 
 impl Ext4 {
-    /// The node of inode `ino`, from the table or from the disk.
+    /// The `InodeInfo` of inode `ino`, from the table or from the disk.
     ///
     /// Fails with `ESTALE` if the inode is not in use.
     pub async fn iget(&self, ino: Ino) -> Result<InodeRef> {
@@ -163,8 +200,6 @@ impl Ext4 {
         // Allocated, and freed, outside of the lock.
         let entry = RBTreeNode::new(ino.0, node.clone(), GFP_KERNEL)?;
         let mut unused = [const { None }; SWEEP];
-        // From here on it has a user, so that the sweep leaves it.
-        let node = InodeRef::new(node);
         let mut table = self.inodes.lock();
         if let Some(first) = table.get(ino) {
             drop(table);
@@ -172,10 +207,31 @@ impl Ext4 {
         }
         table.nodes.insert(entry);
         table.len += 1;
-        if table.len > INODES_MAX {
+        // INVARIANT: It was made with one user, which is this one.
+        let node = InodeRef(node);
+        if self.unused.count() > UNUSED_MAX {
             table.sweep(&mut unused);
         }
         // The lock goes before what was taken out.
+        Ok(node)
+    }
+
+    /// The `InodeInfo` of inode `ino`, for one who was given the number: a name, a file handle, a user of the Rust
+    /// door.
+    ///
+    /// Fails with `ESTALE` if the inode is not in use, or one that the volume keeps for itself, and with
+    /// `EUCLEAN` if it holds the value of an attribute.
+    pub async fn iget_user(&self, ino: Ino) -> Result<InodeRef> {
+        if !self.sb.geo.is_user_ino(ino) {
+            return Err(ESTALE);
+        }
+        let node = self.iget(ino).await?;
+        if node.inode.flags.has(InodeFlags::EA_INODE) {
+            self.report(&format_args!(
+                "inode {ino}: holds an attribute's value, and is no file"
+            ));
+            return Err(corrupted());
+        }
         Ok(node)
     }
 
@@ -192,10 +248,14 @@ impl Ext4 {
         Ok(())
     }
 
-    /// Looks at `count` nodes and frees those without users. Returns how many it freed.
+    /// Frees up to about `count` inodes without users. Returns how many it freed. Does not sleep.
     pub fn shrink(&self, count: usize) -> usize {
         let mut freed = 0;
-        for _ in 0..count.div_ceil(SWEEP) {
+        let round = self.inodes.lock().len().div_ceil(SWEEP) + 1;
+        for _ in 0..round {
+            if freed >= count || self.unused.count() == 0 {
+                break;
+            }
             let mut unused = [const { None }; SWEEP];
             self.inodes.lock().sweep(&mut unused);
             freed += unused.iter().flatten().count();
@@ -203,7 +263,12 @@ impl Ext4 {
         freed
     }
 
-    /// The node of inode `ino`, which is at `place` in `buffer`.
+    /// How many inodes in memory have no users. Does not sleep.
+    pub fn unused_inodes(&self) -> usize {
+        self.unused.count()
+    }
+
+    /// The `InodeInfo` of inode `ino`, which is at `place` in `buffer`.
     fn parse_inode(&self, ino: Ino, place: (u64, u32), buffer: &Buf) -> Result<Arc<InodeInfo>> {
         let about = About::inode(ino);
         let geo = &self.sb.geo;
@@ -218,7 +283,7 @@ impl Ext4 {
         let inode = parsed.or_report(self, about)?;
         layout::map::verify_root(&inode, geo).or_report(self, about)?;
         let inline = self.inline_of(raw, &inode)?;
-        new_inode_info(inode, place, inline)
+        new_inode_info(inode, place, inline, self.unused.clone())
     }
 
     /// Copies what lies in the inode.

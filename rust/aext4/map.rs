@@ -2,9 +2,9 @@
 
 //! From a file's bytes to the device's: extent trees and block pointers.
 //!
-//! A block is searched where its entry lies: in the inode, then in the buffer of each node of the
-//! tree. The last few runs that were found are remembered with the node, in a fixed number of slots, and
-//! so are holes. Nothing is unpacked.
+//! A block is searched where its entry lies: in the inode, then in the block of each node of the tree.
+//! Nothing is unpacked. The inode remembers the extents that were found last, and the tree's leaves
+//! ([`ExtentCache`]).
 //!
 //! The same search runs in two ways: [`Ext4::map`] waits for blocks that are not in memory, and
 //! [`Ext4::map_cached`], which the other begins with, gives up at the first.
@@ -13,12 +13,19 @@ use crate::error::{corrupted, About, OrReport};
 use crate::ext4::Ext4;
 use crate::inode_info::InodeInfo;
 use disk::Buf;
+use kernel::alloc::{flags, Flags};
 use kernel::prelude::*;
-use layout::map::{self, Extent, ExtentState, Step};
+use layout::map::{self, Extent, ExtentState, Step, TreeBlock};
 use layout::{DataMap, Lblk};
 
-/// How many runs a node remembers.
+/// How many extents an inode remembers, beside the first.
 const EXTENTS_KEPT: usize = 16;
+
+/// How many leaves of its tree an inode refers to.
+const LEAVES_KEPT: usize = 128;
+
+/// For allocations under a spinlock.
+const NOWAIT: Flags = flags::GFP_NOWAIT;
 
 /// Where a part of a file is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,32 +70,85 @@ impl MappingKind {
     }
 }
 
-/// The extents that were found last, holes among them.
+/// What is remembered of a file's map: the extents that were found last, holes among them, and the leaves of
+/// its tree.
+///
+/// A file of one extent, as most are, needs no memory beside the inode's. With the leaves a random read in a
+/// large file is a binary search here, and no look-up in the cache of blocks for each level of the tree.
 pub struct ExtentCache {
-    /// Filled in their order: behind an empty one all are.
-    slots: [Option<Extent>; EXTENTS_KEPT],
-    /// The slot that is overwritten next.
+    first: Option<Extent>,
+    /// All but the first, as many as there were, up to a bound.
+    more: KVec<Extent>,
+    /// Which of `more` is overwritten next, when they are as many as they may be.
     next: usize,
+    /// Sorted by where they begin.
+    leaves: KVec<Leaf>,
+}
+
+/// A leaf of a file's tree.
+struct Leaf {
+    at: TreeBlock,
+    buf: Buf,
 }
 
 impl ExtentCache {
     pub(crate) fn new() -> Self {
         Self {
-            slots: [None; EXTENTS_KEPT],
+            first: None,
+            more: KVec::new(),
             next: 0,
+            leaves: KVec::new(),
         }
     }
 
     fn find(&self, lblk: Lblk) -> Option<Extent> {
-        let mut extents = self.slots.iter().map_while(|slot| *slot);
-        extents.find(|extent| extent.covers(lblk))
+        let first = self.first.filter(|extent| extent.covers(lblk));
+        let covers = |extent: &&Extent| extent.covers(lblk);
+        first.or_else(|| self.more.iter().find(covers).copied())
     }
 
+    /// Remembers an extent, if there is memory. Does not sleep.
     fn remember(&mut self, extent: Extent) {
-        if let Some(slot) = self.slots.get_mut(self.next) {
-            *slot = Some(extent);
+        if self.first.is_none() {
+            self.first = Some(extent);
+            return;
         }
-        self.next = (self.next + 1) % EXTENTS_KEPT;
+        // Under a spinlock nothing may wait; without memory another one is forgotten.
+        if self.more.len() < EXTENTS_KEPT && self.more.push(extent, NOWAIT).is_ok() {
+            return;
+        }
+        if self.next >= self.more.len() {
+            self.next = 0;
+        }
+        if let Some(slot) = self.more.get_mut(self.next) {
+            *slot = extent;
+        }
+        self.next += 1;
+    }
+
+    /// The leaf in whose range a block is, if it is remembered.
+    fn leaf(&self, lblk: Lblk) -> Option<(TreeBlock, Buf)> {
+        let before = self.leaves.partition_point(|leaf| leaf.at.first <= lblk);
+        let leaf = self.leaves.get(before.checked_sub(1)?)?;
+        (lblk < leaf.at.end).then(|| (leaf.at, leaf.buf.clone()))
+    }
+
+    /// Remembers a leaf, if there is memory, and fewer than the bound. Does not sleep.
+    fn remember_leaf(&mut self, at: &TreeBlock, buf: &Buf) {
+        let place = self.leaves.partition_point(|leaf| leaf.at.first < at.first);
+        let known = self.leaves.get(place);
+        if self.leaves.len() >= LEAVES_KEPT || known.is_some_and(|leaf| leaf.at.first == at.first) {
+            return;
+        }
+        let leaf = Leaf {
+            at: *at,
+            buf: buf.clone(),
+        };
+        if self.leaves.push(leaf, NOWAIT).is_ok() {
+            if let Some(behind) = self.leaves.get_mut(place..) {
+                behind.rotate_right(1);
+            }
+        }
     }
 }
 
@@ -130,10 +190,19 @@ impl Ext4 {
     /// As [`map`](Self::map), with what is in memory alone. Does not wait, and leaves
     /// damage to be reported by the other.
     pub fn map_cached(&self, node: &InodeInfo, lblk: Lblk) -> Option<Extent> {
-        if let Some(extent) = node.extents.lock().find(lblk) {
-            return Some(extent);
+        let leaf = {
+            let extents = node.extents.lock();
+            if let Some(extent) = extents.find(lblk) {
+                return Some(extent);
+            }
+            extents.leaf(lblk)
+        };
+        let geo = &self.sb.geo;
+        if let Some((at, buf)) = leaf {
+            let step = at.step(buf.data(), lblk, geo).ok()?;
+            return self.found(node, lblk, step).ok();
         }
-        let mut step = map::start(&node.inode, lblk, &self.sb.geo).ok()?;
+        let mut step = map::start(&node.inode, lblk, geo).ok()?;
         loop {
             match step {
                 Step::Descend(at) => {
@@ -155,6 +224,9 @@ impl Ext4 {
         if !buffer.is_verified() {
             at.verify(buffer.data(), &node.inode.owner, &self.sb.geo)?;
             buffer.set_verified();
+        }
+        if at.depth == 0 {
+            node.extents.lock().remember_leaf(at, buffer);
         }
         at.step(buffer.data(), lblk, &self.sb.geo)
     }

@@ -75,8 +75,28 @@ impl Ext4 {
         Ok(buffer)
     }
 
-    /// The value of the attribute with the prefix of number `index`; `ENODATA` if there is none.
+    /// Whether attributes with the prefix of number `index` are to be had.
+    pub fn has_namespace(&self, index: u8) -> bool {
+        match index {
+            format::INDEX_USER | format::INDEX_HURD => self.flags().user_xattr(),
+            format::INDEX_POSIX_ACL_ACCESS | format::INDEX_POSIX_ACL_DEFAULT => self.flags().acl(),
+            format::INDEX_TRUSTED | format::INDEX_SECURITY => true,
+            _ => false,
+        }
+    }
+
+    /// The value of the attribute with the prefix of number `index` ([`layout::xattr`]).
+    ///
+    /// Fails with `ENODATA` if there is none, and with `EOPNOTSUPP` if the namespace is not to be had.
     pub async fn xattr(&self, node: &InodeInfo, index: u8, name: &[u8]) -> Result<KVec<u8>> {
+        if !self.has_namespace(index) {
+            return Err(EOPNOTSUPP);
+        }
+        self.raw_xattr(node, index, name).await
+    }
+
+    /// The value of an attribute as it is on the disk, whatever the options say; `ENODATA` if there is none.
+    async fn raw_xattr(&self, node: &InodeInfo, index: u8, name: &[u8]) -> Result<KVec<u8>> {
         let found = self
             .each_set(node, |set| {
                 set.find(index, name).as_ref().map(Found::new).transpose()
@@ -140,7 +160,7 @@ impl Ext4 {
         Ok(bytes)
     }
 
-    /// Calls `each` for every attribute, with the number of its prefix ([`layout::xattr`]) and its name.
+    /// Calls `each` for every attribute that is to be had, with the number of its prefix and its name.
     pub async fn list_names(
         &self,
         node: &InodeInfo,
@@ -148,7 +168,9 @@ impl Ext4 {
     ) -> Result {
         self.each_set(node, |set| {
             for attr in set.iter() {
-                each(attr.index, attr.name)?;
+                if self.has_namespace(attr.index) {
+                    each(attr.index, attr.name)?;
+                }
             }
             Ok(None::<()>)
         })
@@ -178,14 +200,17 @@ impl Ext4 {
         })
     }
 
-    /// An access control list.
+    /// An access control list; none if they are not enforced.
     pub async fn get_acl(&self, node: &InodeInfo, default: bool) -> Result<Option<KVec<AclEntry>>> {
         let index = if default {
             format::INDEX_POSIX_ACL_DEFAULT
         } else {
             format::INDEX_POSIX_ACL_ACCESS
         };
-        let value = match self.xattr(node, index, b"").await {
+        if !self.has_namespace(index) {
+            return Ok(None);
+        }
+        let value = match self.raw_xattr(node, index, b"").await {
             Err(error) if error == ENODATA => return Ok(None),
             value => value?,
         };

@@ -559,9 +559,21 @@ void upcall_file_accessed(struct file *file)
 	file_accessed(file);
 }
 
-void upcall_bio_readahead(struct readahead_control *rac, const struct iomap_ops *ops)
+/* iomap_bio_readahead(), with data for the operations; see upcall_iomap_private(). */
+void upcall_bio_readahead(struct readahead_control *rac, const struct iomap_ops *ops, void *private)
 {
-	iomap_bio_readahead(rac, ops);
+	struct iomap_read_folio_ctx ctx = {
+		.ops = &iomap_bio_read_ops,
+		.rac = rac,
+	};
+
+	iomap_readahead(ops, &ctx, private);
+}
+
+/* In iomap_begin(): the private data of the iteration. */
+void *upcall_iomap_private(struct iomap *iomap)
+{
+	return container_of(iomap, struct iomap_iter, iomap)->private;
 }
 
 void upcall_bio_read_folio(struct folio *folio, const struct iomap_ops *ops)

@@ -38,7 +38,7 @@ impl Disk {
         &self.spawner
     }
 
-    /// The size of the device in bytes; 0 once the scope is over.
+    /// The size of the device in bytes; 0 once the scope of the volume is over.
     pub fn size(&self) -> u64 {
         self.device.size().unwrap_or(0)
     }

@@ -73,6 +73,12 @@ pub struct SuperBlock {
     pub overhead_clusters: u32,
     /// The default mount options that tune2fs set.
     pub default_mount_opts: u32,
+    /// The default mount options as text, padded with zeros; see [`SuperBlock::mount_opts`].
+    pub mount_opts_raw: [u8; 64],
+    /// How many blocks a disk of a RAID holds before the next one is used; 0 if unknown.
+    pub raid_stride: u16,
+    /// How many blocks a stripe of a RAID has; 0 if unknown.
+    pub raid_stripe_width: u32,
     /// Groups per flexible group; 1 without `flex_bg`.
     pub groups_per_flex: u32,
     /// The journal's inode; `None` if there is none, or it is on another device.
@@ -158,6 +164,9 @@ impl SuperBlock {
             free_inodes: f.u32(0x10)?,
             overhead_clusters: f.u32(0x248)?,
             default_mount_opts: f.u32(0x100)?,
+            mount_opts_raw: f.array(0x200)?,
+            raid_stride: f.u16(0x164)?,
+            raid_stripe_width: f.u32(0x170)?,
             groups_per_flex: match (features.incompat.has(Incompat::FLEX_BG), f.u8(0x174)?) {
                 (true, bits @ 1..=31) => 1 << bits,
                 _ => 1,
@@ -189,10 +198,12 @@ impl SuperBlock {
 
     /// Returns the label without its padding; its encoding is whatever the user typed.
     pub fn label(&self) -> &[u8] {
-        let end = self.label_raw.iter().position(|&b| b == 0);
-        self.label_raw
-            .get(..end.unwrap_or(self.label_raw.len()))
-            .unwrap_or(&[])
+        unpadded(&self.label_raw)
+    }
+
+    /// Returns the default mount options that `tune2fs -E mount_opts=` set, with commas between.
+    pub fn mount_opts(&self) -> &[u8] {
+        unpadded(&self.mount_opts_raw)
     }
 
     /// Returns whether the journal holds changes without which the volume is out of date.
@@ -253,6 +264,11 @@ impl SuperBlock {
         )
         .with(self.geo.blocks_count(), device_blocks))
     }
+}
+
+/// Returns a text without the zeros behind it.
+fn unpadded(raw: &[u8]) -> &[u8] {
+    raw.split(|&byte| byte == 0).next().unwrap_or(&[])
 }
 
 /// The superblock's bytes, read field by field.

@@ -7,7 +7,6 @@ use crate::inode::{get, result_pointer, Inode, InodeRef};
 use crate::{file, inode};
 use core::marker::PhantomData;
 use core::ptr::null_mut;
-use disk::Level;
 use kernel::error::from_result;
 use kernel::ffi::{c_int, c_uint};
 use kernel::prelude::*;
@@ -51,24 +50,9 @@ pub(crate) unsafe extern "C" fn lookup<F: FileSystem>(
 }
 
 fn find<F: FileSystem>(dir: &Inode<'_, F>, name: &[u8]) -> Result<Option<InodeRef>> {
-    let volume = dir.volume();
-    if name.len() > volume.info().name_max as usize {
-        return Err(ENAMETOOLONG);
-    }
-    let Some(ino) = block_on(volume.lookup(dir.node(), name))?? else {
-        return Ok(None);
-    };
-    match get(dir.superblock(), ino) {
-        // A name that leads to an inode which is not in use.
-        Err(error) if error == ESTALE => {
-            let dir = volume.attr(dir.node()).ino;
-            volume.disk().log_limited(
-                Level::Error,
-                format_args!("inode {dir}, directory: an entry leads to inode {ino}, not in use"),
-            );
-            Err(crate::fs::errno(ub::EUCLEAN))
-        }
-        result => result.map(Some),
+    match block_on(dir.volume().lookup(dir.node(), name))?? {
+        Some(ino) => get(dir.superblock(), ino).map(Some),
+        None => Ok(None),
     }
 }
 

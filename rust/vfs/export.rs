@@ -65,9 +65,6 @@ impl<F: FileSystem> Ops<F> {
 
     fn find(sb: &SuperBlock<'_, F>, ino: u64, generation: u32) -> Result<InodeRef> {
         let ino = u32::try_from(ino).map_err(|_| ESTALE)?;
-        if !sb.volume().is_exported(ino) {
-            return Err(ESTALE);
-        }
         let inode = get(sb, ino)?;
         if generation != 0 && inode.generation() != generation {
             return Err(ESTALE);

@@ -66,7 +66,7 @@ pub trait FileSystem: Clone + Send + Sync + 'static {
 
     /// The node of inode `ino`, from memory or from the disk.
     ///
-    /// Fails with `ESTALE` if the inode is not in use.
+    /// Fails with `ESTALE` if the inode is not in use, or not for users: a file handle may name any.
     fn node(&self, ino: u32) -> impl Future<Output = Result<Self::Node>> + Send;
 
     /// How many nodes are kept in memory, used or not. Does not sleep.
@@ -76,16 +76,13 @@ pub trait FileSystem: Clone + Send + Sync + 'static {
     /// freed. Called when memory is short; does not wait for the disk.
     fn drop_cached_nodes(&self, count: usize) -> usize;
 
-    /// Whether file handles may lead to `ino`.
-    fn is_exported(&self, ino: u32) -> bool;
-
     /// The attributes of a node.
     fn attr(&self, node: &Self::Node) -> Attr;
 
     /// Where the node keeps its VFS inode.
     fn attached(node: &Self::Node) -> &Attached;
 
-    /// Finds `name` in a directory.
+    /// Finds `name` in a directory; the inode is in use. Fails with `ENAMETOOLONG` if no name is so long.
     fn lookup(
         &self,
         dir: &Self::Node,
@@ -128,7 +125,8 @@ pub trait FileSystem: Clone + Send + Sync + 'static {
     /// The target of a symbolic link that is kept with the node, with the zero at its end.
     fn fast_link<'a>(&self, node: &'a Self::Node) -> Option<&'a CStr>;
 
-    /// The value of an attribute, whose name comes without the prefix; `ENODATA` if there is none.
+    /// The value of an attribute, whose name comes without the prefix; `ENODATA` if there is none, `EOPNOTSUPP` if
+    /// the namespace is not to be had.
     fn xattr(
         &self,
         node: &Self::Node,
@@ -136,7 +134,7 @@ pub trait FileSystem: Clone + Send + Sync + 'static {
         name: &[u8],
     ) -> impl Future<Output = Result<KVec<u8>>> + Send;
 
-    /// Calls `each` for the name of every attribute.
+    /// Calls `each` for the name of every attribute in a namespace that is to be had.
     fn list_xattr(
         &self,
         node: &Self::Node,
@@ -149,9 +147,6 @@ pub trait FileSystem: Clone + Send + Sync + 'static {
         node: &Self::Node,
         default: bool,
     ) -> impl Future<Output = Result<Option<KVec<AclEntry>>>> + Send;
-
-    /// Whether attributes in `namespace` are to be had at all.
-    fn has_namespace(&self, namespace: XattrNamespace) -> bool;
 }
 
 /// What does not change while a volume is mounted.

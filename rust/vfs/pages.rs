@@ -4,15 +4,15 @@
 //!
 //! C header: [`include/linux/iomap.h`](srctree/include/linux/iomap.h).
 //!
-//! For data there are two tables of [`iomap_ops`](ub::iomap_ops), which differ in what they do if the map of the
-//! wanted range is not in memory: *blocking* reads it with `block_on` (unless the caller said
-//! `IOMAP_NOWAIT`), *cached* fails with `EAGAIN`.
+//! For data there are two tables of [`iomap_ops`](ub::iomap_ops): *blocking* finds the map of the wanted range,
+//! and reads it with `block_on` if it is not in memory (unless the caller said `IOMAP_NOWAIT`); *found* is told
+//! by readahead what it found before.
 //!
 //! # Readahead
 //!
-//! `readahead` only starts work. If the map is in memory, the bios go out at once. Else the folios,
-//! which are locked, move to an upcall that reads the map and then has the volume's sleeper send the bios. The caller never waits
-//! for metadata; whoever wants the data waits for the folio lock, as always. Without memory
+//! `readahead` only starts work. If the map is in memory, the bios go out at once. Else the folios, which are
+//! locked, move to an upcall that reads the map and then has the volume's blocking worker send the bios, by the map
+//! that was found: whether it is still in memory then does not matter. The caller never waits for metadata; whoever wants the data waits for the folio lock, as always. Without memory
 //! for the upcall the folios are left to the VFS, which unlocks them, and `read_folio` reads them.
 //!
 //! The upcall uses the inode without a reference: the inode's count of readahead under way keeps
@@ -24,7 +24,7 @@ use crate::inode::Inode;
 use core::marker::PhantomData;
 use core::ptr::NonNull;
 use kernel::error::from_result;
-use kernel::ffi::{c_int, c_uint};
+use kernel::ffi::{c_int, c_uint, c_void};
 use kernel::prelude::*;
 use upcall::block_on;
 use upcall_bindings as ub;
@@ -62,8 +62,8 @@ impl<F: FileSystem> Ops<F> {
         ..unsafe { core::mem::zeroed() }
     };
 
-    const CACHED: &'static ub::iomap_ops = &ub::iomap_ops {
-        iomap_begin: Some(Self::begin_cached),
+    const FOUND: &'static ub::iomap_ops = &ub::iomap_ops {
+        iomap_begin: Some(Self::begin_found),
         // SAFETY: As above.
         ..unsafe { core::mem::zeroed() }
     };
@@ -100,9 +100,14 @@ impl<F: FileSystem> Ops<F> {
         };
         // SAFETY: The folios are locked, so the inode is there.
         let this = unsafe { Inode::<F>::new(inode.as_ptr()) };
-        if is_cached(this.volume(), this.node(), pos, len) {
-            // SAFETY: As above.
-            unsafe { ub::upcall_bio_readahead(rac, Self::CACHED) };
+        let mut found = Found::<F>::new();
+        let end = pos + len;
+        if found
+            .add_cached(this.volume(), this.node(), pos, end)
+            .is_some()
+        {
+            // SAFETY: As above. What was found stays until the end of the call.
+            unsafe { ub::upcall_bio_readahead(rac, Self::FOUND, found.as_ptr()) };
             return;
         }
         let (volume, node) = (this.volume().clone(), this.node().clone());
@@ -110,19 +115,18 @@ impl<F: FileSystem> Ops<F> {
         let readahead = unsafe { Readahead::<F>::take(&this, rac) };
         // Without memory the future, and with it the folios, are dropped here.
         let _ = this.volume().disk().spawner().spawn(async move {
-            let mut at = pos;
-            while let Some(left) = (pos + len).checked_sub(at).filter(|&left| left > 0) {
-                match volume.map(&node, at, left).await {
-                    Ok(map) => at = F::map_end(&map),
-                    // Whoever reads the folio gets the error.
-                    Err(_) => break,
+            while let Some(at) = found.end(pos).filter(|&at| at < end) {
+                let map = volume.map(&node, at, end - at).await;
+                // Whoever reads the folio gets the error.
+                if map.and_then(|map| found.add(map)).is_err() {
+                    break;
                 }
             }
             // Sending bios may wait for the device.
             let _ = volume
                 .disk()
                 .spawner()
-                .spawn_blocking(move || readahead.submit());
+                .spawn_blocking(move || readahead.submit(&found));
         });
     }
 
@@ -180,39 +184,82 @@ impl<F: FileSystem> Ops<F> {
     /// # Safety
     ///
     /// Called by the kernel alone, as the C declaration says.
-    unsafe extern "C" fn begin_cached(
+    unsafe extern "C" fn begin_found(
         inode: *mut ub::inode,
         pos: i64,
-        len: i64,
+        _len: i64,
         _flags: c_uint,
         iomap: *mut ub::iomap,
         _source: *mut ub::iomap,
     ) -> c_int {
         from_result(|| {
-            // SAFETY: iomap passes an inode of ours.
-            let inode = unsafe { Inode::<F>::new(inode) };
-            let (volume, node) = (inode.volume(), inode.node());
-            let mapping = volume
-                .map_cached(node, pos as u64, len as u64)
-                .ok_or(EAGAIN)?;
+            // SAFETY: iomap passes an inode of ours, and the map of an iteration, whose private data is
+            // what `upcall_bio_readahead` was given.
+            let (inode, found) = unsafe {
+                let found: *const Found<F> = ub::upcall_iomap_private(iomap).cast();
+                (Inode::<F>::new(inode), &*found)
+            };
+            let map = found.at(pos as u64).ok_or(EAGAIN)?;
             // SAFETY: iomap passes a structure to fill.
-            unsafe { fill(volume, node, &mapping, iomap) };
+            unsafe { fill(inode.volume(), inode.node(), map, iomap) };
             Ok(0)
         })
     }
 }
 
-/// Whether the map of `len` bytes from `pos` on is in memory.
-fn is_cached<F: FileSystem>(volume: &F, node: &F::Node, pos: u64, len: u64) -> bool {
-    let end = pos + len;
-    let mut at = pos;
-    while at < end {
-        match volume.map_cached(node, at, end - at) {
-            Some(map) => at = F::map_end(&map),
-            None => return false,
+/// What readahead found of a file's map: parts that follow each other.
+///
+/// Most often it is one, which needs no memory.
+struct Found<F: FileSystem> {
+    first: Option<F::Map>,
+    more: KVec<F::Map>,
+}
+
+impl<F: FileSystem> Found<F> {
+    fn new() -> Self {
+        Self {
+            first: None,
+            more: KVec::new(),
         }
     }
-    true
+
+    fn as_ptr(&self) -> *mut c_void {
+        core::ptr::from_ref(self).cast_mut().cast()
+    }
+
+    /// Where what was found ends; `start` if nothing was.
+    fn end(&self, start: u64) -> Option<u64> {
+        let last = self.more.last().or(self.first.as_ref());
+        Some(last.map_or(start, F::map_end))
+    }
+
+    fn add(&mut self, map: F::Map) -> Result {
+        if self.first.is_none() {
+            self.first = Some(map);
+            return Ok(());
+        }
+        Ok(self.more.push(map, GFP_KERNEL)?)
+    }
+
+    /// Adds what is in memory of the map from `pos` to `end`. `None` if that is not all.
+    fn add_cached(&mut self, volume: &F, node: &F::Node, pos: u64, end: u64) -> Option<()> {
+        let mut at = pos;
+        while at < end {
+            let map = volume.map_cached(node, at, end - at)?;
+            at = F::map_end(&map);
+            self.add(map).ok()?;
+        }
+        Some(())
+    }
+
+    /// The part that has byte `pos`.
+    fn at(&self, pos: u64) -> Option<&F::Map> {
+        let first = self.first.as_ref().filter(|map| F::map_end(map) > pos);
+        first.or_else(|| {
+            let before = self.more.partition_point(|map| F::map_end(map) <= pos);
+            self.more.get(before)
+        })
+    }
 }
 
 /// # Safety
@@ -295,10 +342,10 @@ impl<F: FileSystem> Readahead<F> {
         }
     }
 
-    /// Sends the bios. What cannot be mapped from memory is unlocked unread.
-    fn submit(mut self) {
-        // SAFETY: The folios are locked, and the inode stays.
-        unsafe { ub::upcall_bio_readahead(&mut self.rac, Ops::<F>::CACHED) };
+    /// Sends the bios. What is not in `found` is unlocked unread.
+    fn submit(mut self, found: &Found<F>) {
+        // SAFETY: The folios are locked, and the inode stays; so does what was found.
+        unsafe { ub::upcall_bio_readahead(&mut self.rac, Ops::<F>::FOUND, found.as_ptr()) };
     }
 }
 

@@ -74,9 +74,6 @@ impl<F: FileSystem> Ops<F> {
                 _ => XattrNamespace::Security,
             };
             let volume = inode.volume();
-            if !volume.has_namespace(namespace) {
-                return Err(EOPNOTSUPP);
-            }
             let value = block_on(volume.xattr(inode.node(), namespace, name.to_bytes()))??;
             if !buffer.is_null() {
                 if value.len() > size {
@@ -112,12 +109,7 @@ pub(crate) unsafe extern "C" fn list<F: FileSystem>(
         let trusted = unsafe { ub::capable(ub::CAP_SYS_ADMIN as c_int) };
         let mut names = KVec::<u8>::new();
         block_on(volume.list_xattr(inode.node(), &mut |namespace, name| {
-            let shown = match namespace {
-                XattrNamespace::System => false,
-                XattrNamespace::Trusted => trusted,
-                _ => volume.has_namespace(namespace),
-            };
-            if shown {
+            if trusted || namespace != XattrNamespace::Trusted {
                 names.extend_from_slice(namespace.prefix().as_bytes(), GFP_KERNEL)?;
                 names.extend_from_slice(name, GFP_KERNEL)?;
                 names.push(0, GFP_KERNEL)?;

@@ -21,6 +21,7 @@
 
 use crate::convert;
 use crate::vfs_ops::Mounted;
+use aext4::InodeRef;
 use aext4::Mapping;
 use core::ops::Range;
 use kernel::fs::File;
@@ -78,14 +79,8 @@ impl Volume {
         }
     }
 
-    /// The inode's number, if it may be asked for: a caller's mistake is no damage.
-    fn number(&self, ino: Ino) -> Result<Number> {
-        let ino = Number(ino.0);
-        if self.0.sb.geo.is_user_ino(ino) {
-            Ok(ino)
-        } else {
-            Err(ESTALE)
-        }
+    async fn node(&self, ino: Ino) -> Result<InodeRef> {
+        self.0.iget_user(Number(ino.0)).await
     }
 }
 
@@ -106,7 +101,7 @@ impl Extents<'_> {
     /// No piece is lost by dropping the future.
     pub async fn next(&mut self) -> Result<Option<Mapping>> {
         let volume = &*self.volume.0;
-        let node = volume.iget(self.volume.number(self.ino)?).await?;
+        let node = self.volume.node(self.ino).await?;
         volume.check_regular(&node)?;
         let end = self.range.end.min(node.inode.size);
         let start = self.range.start;
@@ -135,70 +130,62 @@ impl AsyncStackable for Volume {
     }
 
     async fn lookup(&self, dir: Ino, name: &[u8]) -> Result<Ino> {
-        if name.len() > 255 {
-            return Err(ENAMETOOLONG);
-        }
-        let dir = self.0.iget(self.number(dir)?).await?;
-        match self.0.find(&dir, name).await? {
-            Some(ino) => Ok(Ino(ino.0)),
-            None => Err(ENOENT),
-        }
+        let dir = self.node(dir).await?;
+        let found = self.0.lookup(&dir, name).await?.ok_or(ENOENT)?;
+        Ok(Ino(found.inode.ino.0))
     }
 
     async fn stat(&self, ino: Ino) -> Result<Attr> {
-        let node = self.0.iget(self.number(ino)?).await?;
-        Ok(convert::attr(&node))
+        Ok(convert::attr(&self.0, &*self.node(ino).await?))
     }
 
     async fn read(&self, ino: Ino, offset: u64, block: &mut Block) -> Result<usize> {
-        let node = self.0.iget(self.number(ino)?).await?;
+        let node = self.node(ino).await?;
         self.0.read(&node, offset, block).await
     }
 
     async fn read_at(&self, ino: Ino, range: Range<u64>, blocks: &mut Blocks) -> Result<usize> {
-        let node = self.0.iget(self.number(ino)?).await?;
+        let node = self.node(ino).await?;
         self.0.read_at(&node, range, blocks).await
     }
 
     async fn readlink(&self, ino: Ino) -> Result<KVec<u8>> {
-        let node = self.0.iget(self.number(ino)?).await?;
+        let node = self.node(ino).await?;
         self.0.readlink(&node).await
     }
 
     async fn read_dir(&self, dir: Ino, pos: u64, batch: &mut DirBatch) -> Result {
-        let dir = self.0.iget(self.number(dir)?).await?;
+        let dir = self.node(dir).await?;
         self.0.list(&dir, pos, &mut convert::Batch(batch)).await
     }
 
     async fn getxattr(&self, ino: Ino, name: &[u8]) -> Result<KVec<u8>> {
         let (space, name) = XattrNamespace::of_name(name).ok_or(EOPNOTSUPP)?;
-        let node = self.0.iget(self.number(ino)?).await?;
+        let node = self.node(ino).await?;
+        let index = convert::prefix_index(space);
         match space {
             XattrNamespace::AclAccess | XattrNamespace::AclDefault => {
+                if !self.0.has_namespace(index) {
+                    return Err(EOPNOTSUPP);
+                }
                 let default = space == XattrNamespace::AclDefault;
-                let acl = convert::acl(self.0.get_acl(&node, default).await?.ok_or(ENODATA)?)?;
-                AclEntry::to_xattr(&acl)
+                let acl = self.0.get_acl(&node, default).await?.ok_or(ENODATA)?;
+                AclEntry::to_xattr(&convert::acl(acl)?)
             }
-            _ => {
-                self.0
-                    .xattr(&node, convert::prefix_index(space), name)
-                    .await
-            }
+            _ => self.0.xattr(&node, index, name).await,
         }
     }
 
     async fn listxattr(&self, ino: Ino) -> Result<KVec<u8>> {
-        let node = self.0.iget(self.number(ino)?).await?;
+        let node = self.node(ino).await?;
         let mut names = KVec::new();
         let mut add = |index: u8, name: &[u8]| {
             let Some(space) = convert::namespace(index) else {
                 return Ok(());
             };
-            if space != XattrNamespace::System {
-                names.extend_from_slice(space.prefix().as_bytes(), GFP_KERNEL)?;
-                names.extend_from_slice(name, GFP_KERNEL)?;
-                names.push(0, GFP_KERNEL)?;
-            }
+            names.extend_from_slice(space.prefix().as_bytes(), GFP_KERNEL)?;
+            names.extend_from_slice(name, GFP_KERNEL)?;
+            names.push(0, GFP_KERNEL)?;
             Ok(())
         };
         self.0.list_names(&node, &mut add).await?;
@@ -206,7 +193,7 @@ impl AsyncStackable for Volume {
     }
 
     async fn acl(&self, ino: Ino, default: bool) -> Result<Option<KVec<AclEntry>>> {
-        let node = self.0.iget(self.number(ino)?).await?;
+        let node = self.node(ino).await?;
         self.0
             .get_acl(&node, default)
             .await?

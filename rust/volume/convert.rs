@@ -2,6 +2,7 @@
 
 //! The types of `aext4` and `layout`, as the two interfaces have them.
 
+use aext4::dir::NAME_MAX;
 use aext4::{DirContext, Ext4, InodeInfo};
 use kernel::prelude::*;
 use layout::xattr as format;
@@ -28,8 +29,10 @@ pub(crate) fn file_type(from: layout::FileType) -> FileType {
 }
 
 /// The attributes of a node.
-pub(crate) fn attr(node: &InodeInfo) -> Attr {
+pub(crate) fn attr(volume: &Ext4, node: &InodeInfo) -> Attr {
     let inode = &node.inode;
+    // With the option nouid32 the upper halves, which Linux 2.2 did not know, do not count.
+    let ids = if volume.flags().uid16() { 0xffff } else { !0 };
     let time = |t: layout::Time| Time {
         secs: t.secs,
         nanos: t.nanos,
@@ -39,8 +42,8 @@ pub(crate) fn attr(node: &InodeInfo) -> Attr {
         file_type: file_type(inode.file_type),
         mode: inode.mode,
         nlink: inode.links.into(),
-        uid: inode.uid,
-        gid: inode.gid,
+        uid: inode.uid & ids,
+        gid: inode.gid & ids,
         project: inode.project,
         size: inode.size,
         sectors: inode.sectors,
@@ -78,15 +81,15 @@ pub(crate) fn info(volume: &Ext4) -> VolumeInfo {
         time_range: (i32::MIN.into(), last),
         time_granularity: if large { 1 } else { 1_000_000_000 },
         uuid: volume.sb.uuid,
-        acl: volume.options().acl,
+        acl: volume.flags().acl(),
         root: Ino::ROOT.0,
-        name_max: 255,
+        name_max: NAME_MAX as u32,
     }
 }
 
 /// Space and inodes.
 pub(crate) fn statfs(volume: &Ext4) -> StatFs {
-    let st = volume.statfs;
+    let st = volume.statfs();
     StatFs {
         blocks: st.blocks,
         free: st.free,

@@ -3,14 +3,13 @@
 //! What crate `vfs` makes the C tables of.
 
 use crate::convert;
-use aext4::error::corrupted;
 use aext4::{Ext4, InodeRef, Mapping, MappingKind, Options};
 use core::fmt::{self, Write};
 use core::ops::Deref;
 use disk::{Attached, Disk};
 use kernel::prelude::*;
 use kernel::sync::Arc;
-use layout::{Ino, InodeFlags};
+use layout::Ino;
 use vfs::{
     AclEntry, Attr, DirBatch, FileSystem, Iomap, MountOption, StatFs, Type, VolumeInfo,
     XattrNamespace,
@@ -58,7 +57,7 @@ impl FileSystem for Mounted {
     }
 
     fn show_options(&self, out: &mut dyn Write) -> fmt::Result {
-        self.options().show(out)
+        self.0.show_options(out)
     }
 
     async fn mount(disk: Disk, options: Options, silent: bool) -> Result<Self> {
@@ -82,32 +81,21 @@ impl FileSystem for Mounted {
     }
 
     async fn node(&self, ino: u32) -> Result<InodeRef> {
-        let node = self.iget(Ino(ino)).await?;
-        if node.inode.flags.has(InodeFlags::EA_INODE) {
-            self.report(&format_args!(
-                "inode {ino}: holds an attribute's value, and is no file"
-            ));
-            return Err(corrupted());
-        }
-        Ok(node)
+        self.iget_user(Ino(ino)).await
     }
 
     fn cached_nodes(&self) -> usize {
-        self.inodes.lock().len() + self.cache.len()
+        self.unused_inodes() + self.cache.len()
     }
 
     fn drop_cached_nodes(&self, count: usize) -> usize {
-        // Blocks after the nodes, which refer to some.
-        let nodes = self.shrink(count);
-        nodes + self.cache.shrink(count - nodes.min(count))
-    }
-
-    fn is_exported(&self, ino: u32) -> bool {
-        self.sb.geo.is_user_ino(Ino(ino))
+        // Blocks after the inodes, which refer to some.
+        let inodes = self.shrink(count);
+        inodes + self.cache.shrink(count - inodes.min(count))
     }
 
     fn attr(&self, node: &InodeRef) -> Attr {
-        convert::attr(node)
+        convert::attr(self, node)
     }
 
     fn attached(node: &InodeRef) -> &Attached {
@@ -115,7 +103,8 @@ impl FileSystem for Mounted {
     }
 
     async fn lookup(&self, dir: &InodeRef, name: &[u8]) -> Result<Option<u32>> {
-        Ok(self.find(dir, name).await?.map(|ino| ino.0))
+        let found = self.0.lookup(dir, name).await?;
+        Ok(found.map(|node| node.inode.ino.0))
     }
 
     async fn read_dir(&self, dir: &InodeRef, pos: u64, batch: &mut DirBatch) -> Result {
@@ -178,14 +167,5 @@ impl FileSystem for Mounted {
             .await?
             .map(convert::acl)
             .transpose()
-    }
-
-    fn has_namespace(&self, space: XattrNamespace) -> bool {
-        match space {
-            XattrNamespace::User | XattrNamespace::Gnu => self.options().user_xattr,
-            XattrNamespace::AclAccess | XattrNamespace::AclDefault => self.options().acl,
-            XattrNamespace::Trusted | XattrNamespace::Security => true,
-            XattrNamespace::System => false,
-        }
     }
 }

@@ -10,7 +10,7 @@
 // The models order no failures.
 #![cfg_attr(loom, allow(dead_code))]
 
-pub(crate) use super::order::{Acquire, Full, Relaxed, Release};
+pub use super::order::{Acquire, Full, Relaxed, Release};
 
 use super::order::{AcquireOrRelaxed, Any, ReleaseOrRelaxed};
 use crate::done::Done;
@@ -98,7 +98,7 @@ pub(crate) const ECANCELED: Error = Error(125);
 pub type Result<T = (), E = Error> = core::result::Result<T, E>;
 
 /// A type that [`Atomic`] can hold.
-pub(crate) trait Value: Copy {
+pub trait Value: Copy {
     type Repr;
     fn new(value: Self) -> Self::Repr;
     fn load(repr: &Self::Repr, order: Ordering) -> Self;
