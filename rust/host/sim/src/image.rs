@@ -7,10 +7,12 @@ use simdisk::Store;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-/// The directory with the images, if there is one.
+/// The directory with the images, if the environment names one: then they are there.
 pub fn directory() -> Option<PathBuf> {
     let directory = PathBuf::from(std::env::var_os("UPCALL_IMAGES")?);
-    directory.join("key").exists().then_some(directory)
+    let corpus = directory.join("hostile.corpus");
+    assert!(corpus.exists(), "{} is not there", corpus.display());
+    Some(directory)
 }
 
 /// Says that a test was skipped, as the test runner does not.

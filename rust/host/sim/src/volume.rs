@@ -33,8 +33,7 @@ impl Volume {
             .split(|&byte| byte == b'/')
             .filter(|name| !name.is_empty())
         {
-            let ino = self.0.find(&node, name).await?.ok_or(ENOENT)?;
-            node = self.0.iget(ino).await?;
+            node = self.0.lookup(&node, name).await?.ok_or(ENOENT)?;
         }
         Ok(node)
     }

@@ -174,7 +174,9 @@ fn every_request_failed_in_turn() {
 fn every_allocation_failed_in_turn() {
     let mut hit = 0;
     each_image("allocations that fail", |name, wanted| {
-        for nth in 0.. {
+        // On one image each, on the others one in three: together they have all kinds.
+        let step = if name == IMAGES[0] { 1 } else { 3 };
+        for nth in (0..).step_by(step) {
             let over = machine::run(Config::new(nth), || {
                 machine::fail_allocations(Fail::Nth(nth));
                 let result = (|| {
@@ -185,8 +187,10 @@ fn every_allocation_failed_in_turn() {
                     let count = compare(name, &told, wanted, ENOMEM);
                     assert!(failed || count == 0);
                     hit += count;
-                    let again = block_on(ask(&bed, &volume))??;
-                    assert_eq!(compare(name, &again, wanted, ENOMEM), 0);
+                    if nth % 8 == 0 {
+                        let again = block_on(ask(&bed, &volume))??;
+                        assert_eq!(compare(name, &again, wanted, ENOMEM), 0);
+                    }
                     Ok(!failed)
                 })();
                 machine::settle();
