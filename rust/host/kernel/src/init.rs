@@ -47,6 +47,12 @@ where
     }
 }
 
+/// The initializer that `f` is, of which nothing else is known.
+#[doc(hidden)]
+pub fn from_closure<T, E>(f: impl FnOnce() -> Result<T, E>) -> impl PinInit<T, E> {
+    InitClosure::new(f)
+}
+
 /// Makes the value of one field.
 #[doc(hidden)]
 pub fn field<T, E>(init: impl PinInit<T, E>) -> Result<T, E> {
@@ -92,12 +98,12 @@ impl<E> From<AllocError> for Failed<E> {
 #[macro_export]
 macro_rules! pin_init {
     ($t:ident $(::<$($g:ty),*>)? { $($body:tt)* } ? $err:ty) => {
-        $crate::init::InitClosure::<_, _, $err>::new(move || {
+        $crate::init::from_closure::<$t $(<$($g),*>)?, $err>(move || {
             $crate::__pin_init!([$t $(::<$($g),*>)?] $err; []; $($body)*)
         })
     };
     ($t:ident $(::<$($g:ty),*>)? { $($body:tt)* }) => {
-        $crate::init::InitClosure::<_, _, core::convert::Infallible>::new(move || {
+        $crate::init::from_closure::<$t $(<$($g),*>)?, core::convert::Infallible>(move || {
             $crate::__pin_init!([$t $(::<$($g),*>)?] core::convert::Infallible; []; $($body)*)
         })
     };

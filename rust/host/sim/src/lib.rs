@@ -5,6 +5,10 @@
 //! A test runs on a [`machine`] with a disk. [`simulate`] makes both by a seed, and checks when the test
 //! is over that nothing was left: no task, no request, no memory, no warning.
 
+pub mod image;
+pub mod python;
+pub mod volume;
+
 use kernel::machine::{self, Config, Rng};
 use kernel::prelude::*;
 use simdisk::{Device, Latency, SimDisk, Store};
@@ -37,6 +41,11 @@ impl Bed {
     /// The scope.
     pub fn scope(&self) -> &Scope {
         self.scope.as_ref().expect("a scope that is not over")
+    }
+
+    /// The runtime.
+    pub fn runtime(&self) -> &Runtime {
+        self.runtime.as_ref().expect("a runtime")
     }
 
     /// The device, as requests of the scope have it.
