@@ -119,7 +119,9 @@ impl FileSystem for Volume {
     }
 
     fn fast_link<'a>(&self, node: &'a NodeRef) -> Option<&'a CStr> {
-        node.inode.fast_symlink()?;
+        if node.inode.fast_symlink().is_none() && !node.inode.is_encrypted_link() {
+            return None;
+        }
         CStr::from_bytes_with_nul(&node.inline).ok()
     }
 
@@ -170,7 +172,12 @@ pub(crate) fn attr(volume: &Volume, node: &NodeRef) -> Attr {
         uid: inode.uid & ids,
         gid: inode.gid & ids,
         project: inode.project,
-        size: inode.size,
+        size: if inode.is_encrypted_link() {
+            // That of what stands for the target, without the zero.
+            node.inline.len().saturating_sub(1) as u64
+        } else {
+            inode.size
+        },
         sectors: inode.sectors,
         atime: time(inode.atime),
         mtime: time(inode.mtime),

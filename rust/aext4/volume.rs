@@ -2,7 +2,6 @@
 
 //! A mounted volume: superblock, groups, and what is reported about it.
 
-use crate::dir::NAME_MAX;
 use crate::error::{corrupted, refuse_mount};
 use crate::node::Table;
 use crate::options::{Flags, Options, Settled};
@@ -14,6 +13,7 @@ use kernel::prelude::*;
 use kernel::rbtree::RBTree;
 use kernel::sync::atomic::{Atomic, Relaxed};
 use kernel::sync::{new_spinlock, Arc, SpinLock};
+use layout::dir::NAME_MAX;
 use layout::group::Zone;
 use layout::superblock::{super_offset, OnError, SUPER_SIZE};
 use layout::{CrcFns, FileType, Group, GroupDesc, Ino, Inode, Pblk, SuperBlock};
