@@ -92,6 +92,7 @@ pub use join::{
 };
 pub use join_set::JoinSet;
 pub use memory::memory_freed;
+pub use module::on_executor;
 pub use notify::Notify;
 pub use oneshot::oneshot;
 pub use race::{race, Either, Race};
@@ -103,7 +104,6 @@ pub use scope::{Member, Scope, Spawner};
 pub use semaphore::{AcquireError, Acquiring, Closed, Permit, Semaphore, TryError};
 pub use sys::LockClass;
 pub use task::{Cancelled, JoinHandle};
-pub use module::on_executor;
 pub use time::{interval, sleep, sleep_until, timeout, Elapsed, Instant, Interval, Sleep};
 
 use kernel::prelude::*;
