@@ -24,5 +24,7 @@ define rule_crate_o
 	$(call cmd,gen_objtooldep)
 endef
 
+include $(dir $(lastword $(MAKEFILE_LIST)))compat.mk
+
 # The flags of what uses all crates, whose metadata is in directory $(1).
-uses-crates = -L $(1) --extern upcall --extern disk --extern vfs --extern stack --extern volume
+uses-crates = $(call compat-flags,$(1)) -L $(1) --extern upcall --extern disk --extern vfs --extern stack --extern volume

@@ -20,7 +20,7 @@ use kernel::sync::Arc;
 use kernel::uaccess::UserSliceReader;
 use kernel::{fmt, InPlaceModule};
 use stack::{AsyncStackable, Blocking, Permitted, Stackable};
-use upcall::{block_on, Block, Mutex};
+use upcall::{block_on, Block, Mutex, Scope};
 use vfs::permission::current_credentials;
 use volume::{Ino, Volume};
 
@@ -124,6 +124,16 @@ impl State {
                 // SAFETY: The thread that writes to us does nothing else with the file meanwhile.
                 let file = unsafe { kernel::fs::LocalFile::assume_no_fdget_pos(file) };
                 self.volume = Some(Arc::new(Volume::of_file(&file)?, GFP_KERNEL)?);
+            }
+            // Drops the volume on a thread that may not wait for its end.
+            "let-go" => {
+                let volume = self.volume.take().ok_or(ENODEV)?;
+                let scope = Scope::new()?;
+                if rest == "blocking" {
+                    block_on(scope.spawner().spawn_blocking(move || drop(volume))?)??;
+                } else {
+                    block_on(scope.spawn(async move { drop(volume) })?)??;
+                }
             }
             "mount" => {
                 self.volume = None;

@@ -271,18 +271,36 @@ mod tests {
         Ok(())
     }
 
-    // ---- Executor, Current, Reserve, block_on_killable ----
+    // ---- Executor, BlockingWorker, Current, Reserve, block_on_killable ----
 
     #[test]
-    fn a_sleeper_runs_what_sleeps() -> Result {
-        let sleeper = Executor::sleeper(c"upcall_kunit")?;
-        let inside = sleeper.clone();
-        let scope = Scope::on(&Executor::shared()?, &sleeper)?;
+    fn a_blocking_worker_runs_what_sleeps() -> Result {
+        let worker: BlockingWorker = Executor::blocking(c"upcall_kunit")?;
+        let inside = worker.clone();
+        let scope = Scope::on(&Executor::shared()?, &worker)?;
         let slept = scope.spawner().spawn_blocking(move || {
             kernel::time::delay::fsleep(kernel::time::Delta::from_millis(1));
             inside.is_current() && !on_worker()
         })?;
         ensure!(block_on(slept)? == Ok(true));
+        Ok(())
+    }
+
+    #[test]
+    fn executors_that_go_do_not_hold_up_blocking_work() -> Result {
+        let scope = Scope::new()?;
+        let start = Instant::now();
+        for _ in 0..30 {
+            drop(Executor::new(c"upcall_kunit")?);
+        }
+        // Each waits for a grace period, of some milliseconds at least. The worker is the shared one.
+        ensure!(block_on(scope.spawner().spawn_blocking(|| 1)?)? == Ok(1));
+        let took = Instant::now().since(start);
+        pr_info!(
+            "30 executors went, and work was done after {} us\n",
+            took.as_micros()
+        );
+        ensure!(took < Duration::from_millis(100));
         Ok(())
     }
 
@@ -501,7 +519,7 @@ mod tests {
         })
     }
 
-    // ---- Semaphore, Permit, Acquiring, Closed, TryError ----
+    // ---- Semaphore, Permit, Acquiring, AcquireError, Closed, TryError ----
 
     #[test]
     fn semaphore_counts() -> Result {
@@ -566,10 +584,13 @@ mod tests {
         ensure!(poll(waiting.as_mut()).is_pending() && !semaphore.is_closed());
         semaphore.close();
         ensure!(semaphore.is_closed());
-        ensure!(matches!(poll(waiting.as_mut()), Poll::Ready(Err(Closed))));
+        ensure!(matches!(
+            poll(waiting.as_mut()),
+            Poll::Ready(Err(AcquireError::Closed))
+        ));
         drop(held);
         ensure!(semaphore.try_acquire(1).err() == Some(TryError::Closed));
-        ensure!(block_on(semaphore.acquire(1))?.err() == Some(Closed));
+        ensure!(block_on(semaphore.acquire(1))?.err() == Some(AcquireError::Closed));
         ensure!(Error::from(Closed) == ESHUTDOWN);
         ensure!(Error::from(TryError::Closed) == ESHUTDOWN);
         ensure!(Error::from(TryError::Busy) == EAGAIN);

@@ -39,6 +39,10 @@ module! {
             default: 0,
             description: "1: write to /dev/upcall_test, of 64 MiB",
         },
+        late_ms: u32 {
+            default: 0,
+            description: "Write to /dev/upcall_test beside a task that must not be later than this",
+        },
     },
 }
 
@@ -211,12 +215,13 @@ fn executors() -> Result {
     block_on(scope.spawn(yield_now())?)??;
     drop(scope);
     for n in 0..8u32 {
-        let own = if n & 1 == 0 {
-            Executor::new(c"short")?
+        // The handles go before the scope.
+        let own = Executor::new(c"short")?;
+        let scope = if n & 1 == 0 {
+            own.scope()?
         } else {
-            Executor::sleeper(c"short_sleeper")?
+            Scope::on(&own, &Executor::blocking(c"short_blocking")?)?
         };
-        let scope = own.scope()?;
         drop(own);
         scope.spawn(sleep(LONG))?;
         scope.spawn(async {
@@ -284,6 +289,47 @@ async fn device(scope: Scope, disk: Device) -> Result {
     let soon = Duration::from_micros(1);
     let _ = timeout(soon, block.write(&disk, 0, 0, SIZE, true)).await;
     Ok(())
+}
+
+/// How often a task that wakes each millisecond was later than `limit`, while 64 others write and discard.
+async fn late(scope: Scope, disk: Device, limit: Duration) -> Result<u64> {
+    const WRITERS: u64 = 64;
+    const ROUNDS: u64 = 30;
+    let mut set = JoinSet::new(scope, WRITERS as usize + 1)?;
+    let writing = Arc::new(Atomic::<u64>::new(WRITERS), GFP_KERNEL)?;
+    for n in 0..WRITERS {
+        let (disk, writing) = (disk.clone(), writing.clone());
+        let write = async move {
+            let mut block = Block::new()?;
+            for round in 0..ROUNDS {
+                let pos = (n * ROUNDS + round) * Block::SIZE as u64;
+                block.write(&disk, pos, 0, Block::SIZE, false).await?;
+                match disk.discard(pos, Block::SIZE as u64).await {
+                    Err(error) => check!(error == EOPNOTSUPP),
+                    Ok(()) => {}
+                }
+                disk.flush().await?;
+            }
+            writing.fetch_sub(1, Relaxed);
+            Ok(0)
+        };
+        set.spawn(write).await?.transpose()?.transpose()?;
+    }
+    let tick = async move {
+        let mut count = 0u64;
+        while writing.load(Relaxed) != 0 {
+            let start = Instant::now();
+            sleep(MS).await;
+            count += u64::from(Instant::now().since(start) > MS + limit);
+        }
+        Ok(count)
+    };
+    set.spawn(tick).await?.transpose()?.transpose()?;
+    let mut count = 0;
+    while let Some(ended) = set.next().await {
+        count += ended??;
+    }
+    Ok(count)
 }
 
 /// Many pages at once, across the borders of requests, with a priority and memory that was set aside.
@@ -478,6 +524,16 @@ impl kernel::Module for UpcallTest {
             let inner = Scope::new()?;
             let disk = open(&inner)?;
             block_on(scope.spawn(device(inner, disk))?)???;
+        }
+        let limit = module_parameters::late_ms.value();
+        if limit != 0 {
+            let inner = Scope::new()?;
+            let disk = Device::open(c"/dev/upcall_test", true, &inner)?;
+            let limit = Duration::from_millis(limit.into());
+            let count = block_on(scope.spawn(late(inner, disk, limit))?)???;
+            pr_info!("{count} times late\n");
+            // A machine that is emulated stands still now and then.
+            check!(count <= 2);
         }
         let never = Arc::new(
             Never {

@@ -11,10 +11,10 @@ use crate::ext4::Ext4;
 use crate::inode_info::{InodeInfo, InodeRef};
 use disk::Buf;
 use kernel::prelude::*;
-use layout::dir::is_index_block;
+use layout::dir::{is_index_block, NAME_MAX};
 use layout::{
-    DataMap, DirEntry, Dirents, DxCursor, DxNode, DxRoot, DxStep, FileType, InlineData, InlineDir,
-    Ino, Lblk, Pblk, Reach,
+    Compat, DataMap, DirEntry, Dirents, DxCursor, DxNode, DxRoot, DxStep, FileType, Geometry,
+    HashVersion, InlineData, InlineDir, Ino, InodeFlags, Lblk, NameHash, NokeyName, Pblk, Reach,
 };
 
 /// How many blocks of a directory are read ahead when it is listed or searched through.
@@ -44,8 +44,89 @@ enum Holds {
     Either,
 }
 
-/// The longest name in bytes.
-pub const NAME_MAX: usize = 255;
+/// A name that is looked for.
+enum Wanted<'a> {
+    Plain(&'a [u8]),
+    /// What stands for a name in a directory that is encrypted. On the heap: it is seldom, and large.
+    Nokey(KBox<NokeyName>),
+}
+
+impl<'a> Wanted<'a> {
+    /// `None` if no name in `dir` can be so called.
+    fn new(dir: &InodeInfo, name: &'a [u8]) -> Result<Option<Self>> {
+        if !dir.inode.flags.has(InodeFlags::ENCRYPT) || name == b"." || name == b".." {
+            return Ok(Some(Self::Plain(name)));
+        }
+        let Some(name) = NokeyName::parse(name) else {
+            return Ok(None);
+        };
+        Ok(Some(Self::Nokey(KBox::new(name, GFP_KERNEL)?)))
+    }
+
+    fn hash(&self, version: HashVersion, geo: &Geometry) -> u32 {
+        match self {
+            Self::Plain(name) => geo.hash().hash(version, name).major,
+            Self::Nokey(name) => name.hash().major,
+        }
+    }
+
+    fn find<'b>(&self, entries: &Dirents<'b>) -> layout::Result<Option<DirEntry<'b>>> {
+        match self {
+            Self::Plain(name) => entries.find(name),
+            Self::Nokey(name) => entries.find_nokey(name),
+        }
+    }
+
+    fn find_inline<'b>(&self, entries: &InlineDir<'b>) -> layout::Result<Option<DirEntry<'b>>> {
+        match self {
+            Self::Plain(name) => entries.find(name),
+            Self::Nokey(name) => entries.find_nokey(name),
+        }
+    }
+}
+
+/// How the names of a directory are listed.
+#[derive(Clone, Copy)]
+enum Names {
+    Plain,
+    /// Encrypted, and with this hash if the directory is sorted.
+    Nokey(Option<HashVersion>),
+}
+
+impl Names {
+    /// Adds an entry to `ctx`, behind which a listing goes on at `next`.
+    fn push(
+        self,
+        entry: &DirEntry<'_>,
+        next: u64,
+        geo: &Geometry,
+        ctx: &mut impl DirContext,
+    ) -> Result<layout::Result<()>> {
+        let version = match self {
+            Self::Nokey(version) if entry.name != b"." && entry.name != b".." => version,
+            _ => {
+                ctx.emit(entry, next)?;
+                return Ok(Ok(()));
+            }
+        };
+        let hash = match version {
+            Some(version) => geo.hash().hash(version, entry.name),
+            None => NameHash { major: 0, minor: 0 },
+        };
+        match NokeyName::new(entry.name, hash) {
+            Ok(name) => {
+                let name = name.show();
+                let shown = DirEntry {
+                    name: name.bytes(),
+                    ..*entry
+                };
+                ctx.emit(&shown, next)?;
+            }
+            Err(error) => return Ok(Err(error)),
+        }
+        Ok(Ok(()))
+    }
+}
 
 impl Ext4 {
     /// Finds `name` in directory `dir`, and reads the inode that it leads to.
@@ -73,13 +154,18 @@ impl Ext4 {
 
     /// Finds the number that `name` has in directory `dir`.
     async fn find(&self, dir: &InodeInfo, name: &[u8]) -> Result<Option<Ino>> {
+        if !dir.inode.is_dir() {
+            return Err(ENOTDIR);
+        }
+        let Some(wanted) = Wanted::new(dir, name)? else {
+            return Ok(None);
+        };
         let found = match dir.inode.data_map() {
-            _ if !dir.inode.is_dir() => return Err(ENOTDIR),
-            DataMap::Inline => self.find_inline(dir, name).await?,
+            DataMap::Inline => self.find_inline(dir, name, &wanted).await?,
             _ if dir.inode.is_indexed() && name != b"." && name != b".." => {
-                self.find_indexed(dir, name).await?
+                self.find_indexed(dir, &wanted).await?
             }
-            _ => self.find_linear(dir, name).await?,
+            _ => self.find_linear(dir, &wanted).await?,
         };
         let Some(ino) = found else {
             return Ok(None);
@@ -95,7 +181,12 @@ impl Ext4 {
         Ok(Some(ino))
     }
 
-    async fn find_inline(&self, dir: &InodeInfo, name: &[u8]) -> Result<Option<Ino>> {
+    async fn find_inline(
+        &self,
+        dir: &InodeInfo,
+        name: &[u8],
+        wanted: &Wanted<'_>,
+    ) -> Result<Option<Ino>> {
         if name == b"." {
             return Ok(Some(dir.inode.ino));
         }
@@ -105,8 +196,8 @@ impl Ext4 {
             return Ok(Some(inline.parent));
         }
         let about = About::inode(dir.inode.ino);
-        Ok(inline
-            .find(name)
+        Ok(wanted
+            .find_inline(&inline)
             .or_report(self, about)?
             .map(|entry| entry.ino))
     }
@@ -123,7 +214,7 @@ impl Ext4 {
             .or_report(self, About::inode(dir.inode.ino))
     }
 
-    async fn find_linear(&self, dir: &InodeInfo, name: &[u8]) -> Result<Option<Ino>> {
+    async fn find_linear(&self, dir: &InodeInfo, name: &Wanted<'_>) -> Result<Option<Ino>> {
         let holds = if dir.inode.is_indexed() {
             Holds::Either
         } else {
@@ -135,7 +226,7 @@ impl Ext4 {
                 .dir_block(dir, Lblk(lblk), holds, DIR_READAHEAD_MAX)
                 .await?;
             let entry = Dirents::block(buffer.data(), &self.sb.geo)
-                .and_then(|entries| entries.find(name))
+                .and_then(|entries| name.find(&entries))
                 .or_report(self, about)?;
             if let Some(entry) = entry {
                 return Ok(Some(entry.ino));
@@ -144,15 +235,12 @@ impl Ext4 {
         Ok(None)
     }
 
-    async fn find_indexed(&self, dir: &InodeInfo, name: &[u8]) -> Result<Option<Ino>> {
+    async fn find_indexed(&self, dir: &InodeInfo, name: &Wanted<'_>) -> Result<Option<Ino>> {
         let geo = &self.sb.geo;
         let blocks = self.dir_blocks(dir)?;
         let (buffer, about) = self.dir_block(dir, Lblk(0), Holds::Index, 0).await?;
         let (mut cursor, mut step) = DxRoot::parse(buffer.data(), geo)
-            .and_then(|root| {
-                let hash = geo.hash().hash(root.version, name);
-                DxCursor::start(&root, hash.major, blocks)
-            })
+            .and_then(|root| DxCursor::start(&root, name.hash(root.version, geo), blocks))
             .or_report(self, about)?;
         drop(buffer);
         for visited in 0u32.. {
@@ -167,7 +255,7 @@ impl Ext4 {
                 DxStep::Leaf(leaf) => {
                     let (buffer, about) = self.dir_block(dir, leaf.lblk, Holds::Entries, 0).await?;
                     let entry = Dirents::block(buffer.data(), geo)
-                        .and_then(|entries| entries.find(name))
+                        .and_then(|entries| name.find(&entries))
                         .or_report(self, about)?;
                     if let Some(entry) = entry {
                         return Ok(Some(entry.ino));
@@ -269,13 +357,17 @@ impl Ext4 {
         } else {
             Holds::Entries
         };
+        let names = self.names(dir, blocks).await?;
         let (buffer, about) = self
             .dir_block(dir, Lblk(lblk), holds, DIR_READAHEAD_MAX)
             .await?;
         let entries = Dirents::block(buffer.data(), &self.sb.geo).or_report(self, about)?;
+        let entries = entries.encrypted(dir.inode.flags.has(InodeFlags::ENCRYPT));
         for entry in entries.iter_from((pos - base) as u32) {
             let entry = entry.or_report(self, about)?;
-            ctx.emit(&entry, base + u64::from(entry.next))?;
+            let next = base + u64::from(entry.next);
+            let pushed = names.push(&entry, next, &self.sb.geo, ctx)?;
+            pushed.or_report(self, about)?;
         }
         let behind = base + (1 << bits);
         if lblk + 1 < blocks {
@@ -304,10 +396,36 @@ impl Ext4 {
             }
         }
         let from = u32::try_from(pos).unwrap_or(u32::MAX);
+        let names = self.names(dir, 1).await?;
+        let about = About::inode(dir.inode.ino);
         for entry in inline.iter_from(from) {
-            let entry = entry.or_report(self, About::inode(dir.inode.ino))?;
-            ctx.emit(&entry, entry.next.into())?;
+            let entry = entry.or_report(self, about)?;
+            let pushed = names.push(&entry, entry.next.into(), &self.sb.geo, ctx)?;
+            pushed.or_report(self, about)?;
         }
         Ok(())
+    }
+
+    /// How the names of a directory of that many blocks are listed.
+    ///
+    /// Encrypted ones carry the hash that the kernel's ext4 gives them, which sorts what it lists by an index or
+    /// from one block.
+    async fn names(&self, dir: &InodeInfo, blocks: u32) -> Result<Names> {
+        if !dir.inode.flags.has(InodeFlags::ENCRYPT) {
+            return Ok(Names::Plain);
+        }
+        let geo = &self.sb.geo;
+        if dir.inode.is_indexed() {
+            let root = self.dir_block(dir, Lblk(0), Holds::Index, 0);
+            let (buffer, about) = KBox::pin(root, GFP_KERNEL)?.await?;
+            let root = DxRoot::parse(buffer.data(), geo).or_report(self, about)?;
+            return Ok(Names::Nokey(Some(root.version)));
+        }
+        if blocks > 1 || !geo.has_compat(Compat::DIR_INDEX) {
+            return Ok(Names::Nokey(None));
+        }
+        let version = geo.hash().default_version();
+        let version = version.or_report(self, About::inode(dir.inode.ino))?;
+        Ok(Names::Nokey(Some(version)))
     }
 }

@@ -24,7 +24,7 @@ use disk::{Attached, Buf};
 use kernel::prelude::*;
 use kernel::rbtree::{RBTree, RBTreeNode};
 use kernel::sync::{new_spinlock, Arc, SpinLock};
-use layout::{DataMap, InlineData, Ino, Inode, InodeFlags};
+use layout::{DataMap, InlineData, Ino, Inode, InodeFlags, Lblk, NokeyName};
 use upcall::atomic::{Acquire, Atomic, Full, Relaxed};
 
 /// From how many inodes without users on the table makes room for each new one: some 32 MiB.
@@ -40,7 +40,7 @@ pub struct InodeInfo {
     pub inode: Inode,
     /// Where the inode lies: a block of the volume, and the offset in it.
     pub place: (u64, u32),
-    /// Inline data, or the target of a fast link with a zero at its end.
+    /// Inline data, or the target of a fast or an encrypted link with a zero at its end.
     pub inline: KVec<u8>,
     /// What was found of its map.
     #[pin]
@@ -197,6 +197,12 @@ impl Ext4 {
         let around = self.inodes_around(ino, pblk);
         let buffer = self.block_ahead(pblk, around).await?;
         let node = self.parse_inode(ino, (pblk.0, offset), &buffer)?;
+        let node = if node.inode.is_encrypted_link() && node.inline.is_empty() {
+            // Seldom: it is not to make every future larger.
+            KBox::pin(self.with_target(&node), GFP_KERNEL)?.await?
+        } else {
+            node
+        };
         // Allocated, and freed, outside of the lock.
         let entry = RBTreeNode::new(ino.0, node.clone(), GFP_KERNEL)?;
         let mut unused = [const { None }; SWEEP];
@@ -235,9 +241,34 @@ impl Ext4 {
         Ok(node)
     }
 
+    /// The same node with what stands for the target of an encrypted link, which lies in a block.
+    async fn with_target(&self, node: &InodeInfo) -> Result<Arc<InodeInfo>> {
+        let ino = node.inode.ino;
+        let extent = self.map(node, Lblk(0)).await?;
+        let Some(pblk) = extent.written_at(Lblk(0)) else {
+            self.report(&format_args!("inode {ino}: a link without a target"));
+            return Err(corrupted());
+        };
+        let buffer = self.block(pblk).await?;
+        let target = self.nokey_target(ino, buffer.data())?;
+        new_inode_info(node.inode, node.place, target, self.unused.clone())
+    }
+
+    /// What stands for the target of an encrypted link with the contents `data`, with a zero at its end.
+    fn nokey_target(&self, ino: Ino, data: &[u8]) -> Result<KVec<u8>> {
+        let name = NokeyName::of_link(data).or_report(self, About::inode(ino))?;
+        let mut target = KVec::new();
+        target.extend_from_slice(name.show().bytes(), GFP_KERNEL)?;
+        target.push(0, GFP_KERNEL)?;
+        Ok(target)
+    }
+
     /// Whether the contents of a file can be vouched for: fails with `EOPNOTSUPP` for one with a Merkle
-    /// tree, which is not checked.
+    /// tree, which is not checked, and with `ENOKEY` for one that is encrypted.
     pub fn check_readable(&self, node: &InodeInfo) -> Result {
+        if node.inode.flags.has(InodeFlags::ENCRYPT) {
+            return Err(ENOKEY);
+        }
         if node.inode.flags.has(InodeFlags::VERITY) {
             self.report(&format_args!(
                 "inode {}: verity is not supported",
@@ -289,7 +320,11 @@ impl Ext4 {
     /// Copies what lies in the inode.
     fn inline_of(&self, raw: &[u8], inode: &Inode) -> Result<KVec<u8>> {
         let mut bytes = KVec::new();
-        if let Some(target) = inode.fast_symlink() {
+        if inode.is_encrypted_link() {
+            if inode.data_map() == DataMap::FastSymlink {
+                bytes = self.nokey_target(inode.ino, &inode.block)?;
+            }
+        } else if let Some(target) = inode.fast_symlink() {
             bytes.extend_from_slice(target, GFP_KERNEL)?;
             bytes.push(0, GFP_KERNEL)?;
         } else if inode.data_map() == DataMap::Inline && !inode.is_dir() {

@@ -176,7 +176,7 @@ impl Ext4 {
             return Err(EINVAL);
         }
         let mut block = Block::vacant();
-        let bytes = if node.inode.fast_symlink().is_some() {
+        let bytes = if node.inode.fast_symlink().is_some() || node.inode.is_encrypted_link() {
             &node.inline
         } else {
             self.read_page(node, 0, &mut block).await?;

@@ -13,6 +13,7 @@
 #include <linux/mempool.h>
 #include <linux/mm.h>
 #include <linux/panic.h>
+#include <linux/path.h>
 #include <linux/ratelimit.h>
 #include <linux/rcupdate.h>
 #include <linux/sched.h>
@@ -40,19 +41,25 @@ void __noreturn _Rupcall_async_fn_resumed_4core9panicking5panic(const void *loca
 	BUG();
 }
 
-/* Sleeps until *events differs from seen; see the Parker in rust/upcall/sys/linux.rs. */
-void upcall_park(atomic_t *events, int seen)
+/*
+ * Sleeps until *events differs from seen, and counts as a wait for IO if io; see the Parker in
+ * rust/upcall/sys/linux.rs.
+ */
+void upcall_park(atomic_t *events, int seen, bool io)
 {
 	for (;;) {
 		set_current_state(TASK_UNINTERRUPTIBLE);
 		if (atomic_read(events) != seen)
 			break;
-		schedule();
+		if (io)
+			io_schedule();
+		else
+			schedule();
 	}
 	__set_current_state(TASK_RUNNING);
 }
 
-/* As above, and returns false if the thread was killed before. */
+/* An upcall_park() for IO that returns false if the thread was killed before. */
 bool upcall_park_killable(atomic_t *events, int seen)
 {
 	bool woken;
@@ -62,7 +69,7 @@ bool upcall_park_killable(atomic_t *events, int seen)
 		woken = atomic_read(events) != seen;
 		if (woken || fatal_signal_pending(current))
 			break;
-		schedule();
+		io_schedule();
 	}
 	__set_current_state(TASK_RUNNING);
 	return woken;
@@ -179,17 +186,58 @@ static void upcall_reclaim_run(struct work_struct *work)
 }
 static DECLARE_WORK(upcall_reclaim_work, upcall_reclaim_run);
 
-int upcall_reclaim_open(void)
+/* Lets go of paths.  Each may wait for its device, so none waits for another. */
+static struct workqueue_struct *upcall_release_queue;
+
+int upcall_queues_open(void)
 {
 	upcall_reclaim_queue = alloc_workqueue("upcall_reclaim", WQ_MEM_RECLAIM | WQ_UNBOUND, 1);
-	return upcall_reclaim_queue ? 0 : -ENOMEM;
+	upcall_release_queue = alloc_workqueue("upcall_release", WQ_MEM_RECLAIM | WQ_UNBOUND, 0);
+	return upcall_reclaim_queue && upcall_release_queue ? 0 : -ENOMEM;
 }
 
-void upcall_reclaim_close(void)
+void upcall_queues_close(void)
 {
 	if (upcall_reclaim_queue)
 		destroy_workqueue(upcall_reclaim_queue);
+	if (upcall_release_queue)
+		destroy_workqueue(upcall_release_queue);
 	upcall_reclaim_queue = NULL;
+	upcall_release_queue = NULL;
+}
+
+struct upcall_held_path {
+	struct work_struct work;
+	struct path path;
+};
+
+static void upcall_release_path(struct work_struct *work)
+{
+	struct upcall_held_path *held = container_of(work, struct upcall_held_path, work);
+
+	path_put(&held->path);
+	kfree(held);
+}
+
+/* Takes over a reference on a path, if there is memory to let go of it later. */
+struct upcall_held_path *upcall_hold_path(const struct path *path, bool wait)
+{
+	struct upcall_held_path *held = kmalloc(sizeof(*held), wait ? GFP_KERNEL : GFP_NOWAIT);
+
+	if (held) {
+		INIT_WORK(&held->work, upcall_release_path);
+		held->path = *path;
+	}
+	return held;
+}
+
+/* Lets go of it: later, in another thread, or at once. */
+void upcall_let_go(struct upcall_held_path *held, bool later)
+{
+	if (later)
+		queue_work(upcall_release_queue, &held->work);
+	else
+		upcall_release_path(&held->work);
 }
 
 /* Any context. */
@@ -222,6 +270,12 @@ void upcall_users_leave(atomic_t *users)
 void upcall_users_wait(atomic_t *users)
 {
 	wait_var_event(users, !atomic_read_acquire(users));
+}
+
+/* A caller broke a rule of the runtime. */
+void upcall_warn_rule(const char *rule, unsigned int len)
+{
+	WARN_RATELIMIT(1, "upcall: %.*s\n", len, rule);
 }
 
 void upcall_warn_long_poll(const char *name, unsigned int len, u64 ns)
@@ -300,6 +354,20 @@ int upcall_busy_begin(void)
 void upcall_busy_end(int nice)
 {
 	set_user_nice(current, nice);
+}
+
+/* For works that may wait, several at a time. */
+struct workqueue_struct *upcall_alloc_workqueue(const char *name)
+{
+	return alloc_workqueue("%s", WQ_UNBOUND, 0, name);
+}
+
+/* Runs a work that was never set up, after a grace period. */
+void upcall_queue_rcu_work(struct workqueue_struct *wq, struct rcu_work *work,
+			   void (*func)(struct work_struct *))
+{
+	INIT_RCU_WORK(work, func);
+	queue_rcu_work(wq, work);
 }
 
 struct workqueue_struct *upcall_alloc_ordered_workqueue(const char *name, unsigned int flags)

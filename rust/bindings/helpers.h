@@ -33,13 +33,17 @@ u64 upcall_stamp_scale(unsigned int shift);
 void upcall_users_enter(atomic_t *users);
 void upcall_users_leave(atomic_t *users);
 void upcall_users_wait(atomic_t *users);
+void upcall_warn_rule(const char *rule, unsigned int len);
 void upcall_warn_long_poll(const char *name, unsigned int len, u64 ns);
 unsigned long upcall_registry_lock(void);
 void upcall_registry_unlock(unsigned long flags);
 void upcall_timer_start(struct hrtimer *timer, enum hrtimer_restart (*fire)(struct hrtimer *), u64 at);
 void upcall_timer_cancel(struct hrtimer *timer);
-void upcall_park(atomic_t *events, int seen);
+void upcall_park(atomic_t *events, int seen, bool io);
 bool upcall_park_killable(atomic_t *events, int seen);
+struct workqueue_struct *upcall_alloc_workqueue(const char *name);
+void upcall_queue_rcu_work(struct workqueue_struct *wq, struct rcu_work *work,
+			   void (*func)(struct work_struct *));
 struct workqueue_struct *upcall_alloc_ordered_workqueue(const char *name, unsigned int flags);
 unsigned int upcall_memalloc_nofs_save(void);
 void upcall_memalloc_nofs_restore(unsigned int flags);
@@ -48,8 +52,8 @@ void upcall_memalloc_nofs_restore(unsigned int flags);
 struct kmem_cache *upcall_cache_create(unsigned int size);
 void *upcall_cache_alloc(struct kmem_cache *cache);
 void *upcall_cache_alloc_nowait(struct kmem_cache *cache);
-int upcall_reclaim_open(void);
-void upcall_reclaim_close(void);
+int upcall_queues_open(void);
+void upcall_queues_close(void);
 void upcall_reclaim(size_t size);
 void upcall_rs_memory_freed(void);
 
@@ -176,6 +180,9 @@ bool upcall_cred_capable(const struct cred *cred, int cap);
 bool upcall_has_pages(const struct inode *inode);
 bool upcall_copy_cached(struct inode *inode, u64 pos, void *to, size_t len);
 const struct path *upcall_file_path(const struct file *file);
+struct upcall_held_path;
+struct upcall_held_path *upcall_hold_path(const struct path *path, bool wait);
+void upcall_let_go(struct upcall_held_path *held, bool later);
 struct dentry *upcall_dget(struct dentry *dentry);
 
 #endif

@@ -11,7 +11,8 @@ use super::error::{Error, OrShort, Result};
 use super::feature::Incompat;
 use super::geometry::Geometry;
 use super::inline::InlineData;
-use super::inode::Inode;
+use super::inode::{Inode, InodeFlags};
+use super::nokey::NokeyName;
 use super::units::{FileType, Ino, Lblk};
 
 const SHORT: &str = "directory block: buffer too short";
@@ -49,6 +50,8 @@ pub struct Dirents<'a> {
     inodes_count: u32,
     file_types: bool,
     block_bits: u8,
+    /// Whether names may have any bytes.
+    encrypted: bool,
 }
 
 impl<'a> Dirents<'a> {
@@ -70,7 +73,14 @@ impl<'a> Dirents<'a> {
             inodes_count: geo.inodes_count(),
             file_types: geo.has_incompat(Incompat::FILETYPE),
             block_bits: geo.block_bits(),
+            encrypted: false,
         }
+    }
+
+    /// Says whether the names are encrypted, and may have any bytes.
+    pub const fn encrypted(mut self, encrypted: bool) -> Self {
+        self.encrypted = encrypted;
+        self
     }
 
     /// Verifies the checksum of a block with entries; for a block of an index see
@@ -147,6 +157,15 @@ impl<'a> Dirents<'a> {
             pos = raw.next;
         }
         Ok(None)
+    }
+
+    /// Finds the entry that a [`NokeyName`] stands for.
+    ///
+    /// # Errors
+    ///
+    /// As [`find`](Self::find).
+    pub fn find_nokey(&self, name: &NokeyName) -> Result<Option<DirEntry<'a>>> {
+        find_nokey(self.encrypted(true).iter(), name)
     }
 
     /// Decodes and checks the entry at `pos`, in use or not; positions do not include `base`. `None` if it is not
@@ -272,7 +291,9 @@ impl<'a> Iterator for DirIter<'a> {
                 continue;
             }
             // User space gets these, and takes a slash for a separator.
-            if entry.name.is_empty() || entry.name.iter().any(|&b| b == 0 || b == b'/') {
+            let bad = |&byte: &u8| byte == 0 || byte == b'/';
+            let checked = !self.part.encrypted;
+            if entry.name.is_empty() || checked && entry.name.iter().any(bad) {
                 self.pos = u32::MAX;
                 return Some(Err(Error::corrupt1(
                     "directory entry at {}: bad name",
@@ -334,7 +355,8 @@ impl<'a> InlineDir<'a> {
             parts: [
                 Dirents::part(first, 4, geo),
                 Dirents::part(tail, head_len, geo),
-            ],
+            ]
+            .map(|part| part.encrypted(inode.flags.has(InodeFlags::ENCRYPT))),
         })
     }
 
@@ -368,4 +390,22 @@ impl<'a> InlineDir<'a> {
         }
         Ok(None)
     }
+
+    /// Finds the entry that a [`NokeyName`] stands for.
+    ///
+    /// # Errors
+    ///
+    /// As [`find`](Self::find).
+    pub fn find_nokey(&self, name: &NokeyName) -> Result<Option<DirEntry<'a>>> {
+        find_nokey(self.iter(), name)
+    }
+}
+
+fn find_nokey<'a>(
+    mut entries: impl Iterator<Item = Result<DirEntry<'a>>>,
+    name: &NokeyName,
+) -> Result<Option<DirEntry<'a>>> {
+    entries
+        .find(|entry| entry.as_ref().map_or(true, |entry| name.is_of(entry.name)))
+        .transpose()
 }

@@ -159,7 +159,8 @@ impl Incompat {
         .or(Self::EA_INODE)
         .or(Self::CSUM_SEED)
         .or(Self::LARGEDIR)
-        .or(Self::INLINE_DATA);
+        .or(Self::INLINE_DATA)
+        .or(Self::ENCRYPT);
 
     /// Returns the names of the set bits that this parser does not read.
     pub const fn unsupported(self) -> Names {

@@ -298,7 +298,7 @@ impl Inode {
         let xattr_block = xattr_block(&raw, ino, geo)?;
         let block: [u8; I_BLOCK_SIZE] = get_array(bytes, 0x28).or_short(SHORT)?;
         let data_map = data_map(file_type, flags, size, sectors, xattr_block.is_some(), geo);
-        if data_map == DataMap::FastSymlink {
+        if data_map == DataMap::FastSymlink && !flags.has(InodeFlags::ENCRYPT) {
             check_fast_symlink(ino, &block, size)?;
         }
 
@@ -377,10 +377,16 @@ impl Inode {
         matches!(self.file_type, FileType::Directory)
     }
 
+    /// Returns whether this is a link whose target is encrypted: see
+    /// [`NokeyName::of_link`](super::NokeyName::of_link).
+    pub const fn is_encrypted_link(&self) -> bool {
+        matches!(self.file_type, FileType::Symlink) && self.flags.has(InodeFlags::ENCRYPT)
+    }
+
     /// Returns the target of a link that lies in `i_block`: 1 to 59 bytes without a zero; `None`
     /// for all else.
     pub fn fast_symlink(&self) -> Option<&[u8]> {
-        if self.data_map != DataMap::FastSymlink {
+        if self.data_map != DataMap::FastSymlink || self.flags.has(InodeFlags::ENCRYPT) {
             return None;
         }
         self.block.get(..usize::try_from(self.size).ok()?)

@@ -28,6 +28,7 @@
 //! | [`dir`] | directory entries in blocks and inodes |
 //! | [`htree`], [`hash`] | the index of a directory |
 //! | [`inline`] | contents that lie in the inode |
+//! | [`nokey`], [`sha256`] | what stands for encrypted names |
 //! | [`xattr`], [`acl`] | extended attributes, and the access control lists in them |
 //! | [`bytes`], [`units`], [`error`] | bounds-checked reads, numbers with a unit, refusals |
 //!
@@ -56,6 +57,8 @@ mod indirect;
 pub mod inline;
 pub mod inode;
 pub mod map;
+pub mod nokey;
+pub mod sha256;
 pub mod superblock;
 pub mod units;
 pub mod xattr;
@@ -72,6 +75,7 @@ pub use htree::{DxCursor, DxLeaf, DxNode, DxRoot, DxStep, Reach};
 pub use inline::InlineData;
 pub use inode::{DataMap, Device, Inode, InodeFlags, Time};
 pub use map::{Extent, ExtentState, Step, TreeBlock};
+pub use nokey::NokeyName;
 pub use superblock::SuperBlock;
 pub use units::{FileType, Group, Ino, Lblk, Pblk};
 pub use xattr::{EaHasher, EaValue, Xattr, XattrSet, XattrValue};

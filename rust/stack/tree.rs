@@ -20,7 +20,7 @@ use core::future::Future;
 use kernel::prelude::*;
 use kernel::sync::atomic::{Atomic, Full, Relaxed};
 use kernel::sync::{new_spinlock, Arc, SpinLock};
-use upcall::{Block, Scope, Semaphore};
+use upcall::{Block, Budget, Scope, Semaphore};
 use vfs::{Attr, DirBatch, FileType};
 
 /// Trees are not deeper: a volume that claims to be is damaged, or its directories lead in a circle.
@@ -173,16 +173,18 @@ impl<L, V> Clone for Walk<L, V> {
 impl<L: AsyncStackable + 'static, V: Visitor<L>> Walk<L, V> {
     async fn run(self) {
         let mut batch = DirBatch::new();
+        let mut budget = Budget::new();
         while let Some(todo) = self.plan.next().await {
-            if let Err(error) = self.step(todo, &mut batch).await {
+            if let Err(error) = self.step(todo, &mut batch, &mut budget).await {
                 return self.plan.fail(error);
             }
             self.plan.finish();
         }
     }
 
-    /// Lists a part of a directory, and visits what is there.
-    async fn step(&self, todo: Todo, batch: &mut DirBatch) -> Result {
+    /// Lists a part of a directory, and visits what is there. What is in memory does not make it wait,
+    /// so that it pauses now and then.
+    async fn step(&self, todo: Todo, batch: &mut DirBatch, budget: &mut Budget) -> Result {
         let Todo { dir, pos, depth } = todo;
         batch.clear();
         self.layer.read_dir(dir, pos, batch).await?;
@@ -197,6 +199,7 @@ impl<L: AsyncStackable + 'static, V: Visitor<L>> Walk<L, V> {
             if entry.name == b"." || entry.name == b".." {
                 continue;
             }
+            budget.pause().await;
             let ino = Ino(entry.ino);
             let attr = self.layer.stat(ino).await?;
             self.plan.entries.fetch_add(1, Relaxed);
@@ -289,8 +292,9 @@ where
         let (layer, reader) = (layer.clone(), reader.clone());
         scope.spawn(async move {
             let mut block = Block::vacant();
+            let mut budget = Budget::new();
             while let Some(ino) = reader.next() {
-                let size = read_one(&*layer, ino, &mut block, |offset, bytes| {
+                let size = read_one(&*layer, ino, &mut block, &mut budget, |offset, bytes| {
                     reader.page(ino, offset, bytes)
                 });
                 reader.end(ino, size.await);
@@ -305,10 +309,12 @@ async fn read_one<L: AsyncStackable>(
     layer: &L,
     ino: Ino,
     block: &mut Block,
+    budget: &mut Budget,
     mut page: impl FnMut(u64, &[u8]) + Send,
 ) -> Result<u64> {
     let mut offset = 0;
     loop {
+        budget.pause().await;
         let count = layer.read(ino, offset, block).await?;
         page(offset, block.as_slice().get(..count).ok_or(EIO)?);
         offset += count as u64;

@@ -9,6 +9,13 @@
 //! wake between the poll and the sleep is not lost. A waker may outlive the call: it holds a
 //! reference on the thread, and a late wake is a spurious one, which every sleeper of the kernel
 //! has to expect.
+//!
+//! # Accounting
+//!
+//! [`block_on`] and [`block_on_killable`] are how synchronous code waits for a device, so a thread
+//! parked there counts as waiting for IO, as one does that waits for a folio. The end of a scope and
+//! the blocking forms of the locks are waits for other threads, as `mutex_lock` and `down_read` are,
+//! and count as sleep only.
 
 use super::sys::{self, Parker, Token};
 use core::future::Future;
@@ -19,17 +26,28 @@ use core::task::{Context, Poll};
 /// Runs `future` on the calling thread until it is ready.
 ///
 /// A future that is ready at once costs no more than its poll: no executor, no allocation, no
-/// atomic operation. Sleeps uninterruptibly otherwise, so it must be called from process context with no
-/// spinlock held.
+/// atomic operation. Sleeps uninterruptibly otherwise, as a wait for IO, so it must be called from
+/// process context with no spinlock held; where the kernel checks that, it does so also for a future
+/// that is ready.
 ///
 /// On an executor's own worker it fails with `EDEADLK`, with a warning, and the future is dropped
 /// unpolled: it could wait for what only this thread can run.
 pub fn block_on<F: Future>(future: F) -> sys::Result<F::Output> {
+    block_on_as(future, true)
+}
+
+/// [`block_on`] for what is no wait for IO.
+pub(crate) fn block_on_others<F: Future>(future: F) -> sys::Result<F::Output> {
+    block_on_as(future, false)
+}
+
+fn block_on_as<F: Future>(future: F, io: bool) -> sys::Result<F::Output> {
+    sys::might_sleep();
     if sys::on_worker() {
         sys::warn_if!(true, "block_on() inside an upcall");
         return Err(sys::EDEADLK);
     }
-    Ok(wait(future))
+    Ok(wait(future, io))
 }
 
 /// [`block_on`], given up when the calling thread is killed.
@@ -37,6 +55,7 @@ pub fn block_on<F: Future>(future: F) -> sys::Result<F::Output> {
 /// Fails with `EINTR` when a fatal signal comes before the future is ready, which is then dropped. Only for futures that
 /// may be dropped at any point, and whose effect nobody misses.
 pub fn block_on_killable<F: Future>(future: F) -> sys::Result<F::Output> {
+    sys::might_sleep();
     if sys::on_worker() {
         sys::warn_if!(true, "block_on_killable() inside an upcall");
         return Err(sys::EDEADLK);
@@ -49,10 +68,10 @@ pub fn on_worker() -> bool {
     sys::on_worker()
 }
 
-/// [`block_on`], for a caller that knows that it is not on a worker.
-pub(crate) fn wait<F: Future>(future: F) -> F::Output {
+/// [`block_on`], for a caller that knows that it is not on a worker; as a wait for IO if `io`.
+pub(crate) fn wait<F: Future>(future: F, io: bool) -> F::Output {
     let park = |parker: &Parker, token| {
-        parker.park(token);
+        parker.park(token, io);
         true
     };
     match park_until(future, park) {

@@ -6,6 +6,7 @@
 //! its own, and not made of `async` blocks, as each of those would have room for the step before
 //! it twice.
 
+use super::sys;
 use core::future::Future;
 use core::pin::Pin;
 use core::task::{Context, Poll};
@@ -16,7 +17,16 @@ use core::task::{Context, Poll};
 ///
 /// Dropping it drops the step that it is at; later ones never begin.
 #[must_use = "a future does nothing unless it is awaited"]
-pub struct Chain<F>(F);
+pub struct Chain<F> {
+    steps: F,
+    over: bool,
+}
+
+impl<F> Chain<F> {
+    fn of(steps: F) -> Self {
+        Self { steps, over: false }
+    }
+}
 
 /// Begins a chain with `first`.
 ///
@@ -36,7 +46,7 @@ pub fn run<F, T, E>(first: F) -> Chain<F>
 where
     F: Future<Output = Result<T, E>>,
 {
-    Chain(first)
+    Chain::of(first)
 }
 
 impl<F, T, E> Chain<F>
@@ -49,7 +59,7 @@ where
         S: FnOnce(T) -> G,
         G: Future<Output = Result<U, E>>,
     {
-        Chain(Then::First(self.0, Some(step)))
+        Chain::of(Then::First(self.steps, Some(step)))
     }
 }
 
@@ -57,8 +67,15 @@ impl<F: Future> Future for Chain<F> {
     type Output = F::Output;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        // SAFETY: Nothing is moved out of it.
+        let this = unsafe { self.get_unchecked_mut() };
+        if this.over {
+            return sys::polled_again();
+        }
         // SAFETY: The field is pinned with `self`.
-        unsafe { self.map_unchecked_mut(|this| &mut this.0) }.poll(cx)
+        let output = unsafe { Pin::new_unchecked(&mut this.steps) }.poll(cx);
+        this.over = output.is_ready();
+        output
     }
 }
 
@@ -97,8 +114,7 @@ where
             }
         }
         let Self::Second(second) = this else {
-            // Polled after completion.
-            return Poll::Pending;
+            return sys::polled_again();
         };
         // SAFETY: As above.
         let result = unsafe { Pin::new_unchecked(second) }.poll(cx);

@@ -273,7 +273,7 @@ impl Queue {
             if self.has_room() {
                 break;
             }
-            parker.park(token);
+            parker.park(token, true);
         }
         // SAFETY: As in `wake`.
         drop(unsafe { Parker::take(self.parked.xchg(null_mut(), Full)) });

@@ -18,7 +18,8 @@
 //! only until it is complete. So a waker is inside a read section of RCU from before it looks at the
 //! state of the task until it has rung. Whoever drops the last handle, in any context, hands
 //! the core over to be taken down in process context (`sys::retire`): after a grace period nobody
-//! pushes any more, and after the last run nobody uses it.
+//! pushes any more, and after the last run nobody uses it. That is done by a workqueue for this alone, so
+//! that nobody's work waits for a grace period or for another executor's last run.
 
 use super::ready::{Batch, Link, ReadyList};
 use super::scope::ScopeInner;
@@ -30,6 +31,9 @@ use core::ptr::{null, NonNull};
 
 /// How many runnables one run takes on before it lets others have the CPU.
 const BUDGET: usize = 256;
+
+/// For how long a run takes on runnables, in nanoseconds: polls that are slow, or many.
+const RUN_TIME: u64 = 2_000_000;
 
 /// What the executor runs: a task, or a request whose memory is to be released in process context.
 ///
@@ -67,7 +71,6 @@ impl Executor {
     /// Makes an executor that `bell` starts. `sleeps` is whether its runnables may.
     pub(crate) fn with_bell(bell: Bell, sleeps: bool) -> sys::Result<Self> {
         let core = Core {
-            retirement: Runnable::new(Core::retire),
             ready: ReadyList::new(),
             backlog: Cell::new(Batch::new()),
             worker: Atomic::new(0),
@@ -128,11 +131,32 @@ impl Drop for Executor {
     }
 }
 
+/// One thread that runs what may sleep, one piece after the other: for
+/// [`spawn_blocking`](crate::Spawner::spawn_blocking), and for requests whose submission has to wait.
+///
+/// This is a handle on it, which can be cloned, as [`Executor`] is for the thread that polls tasks.
+#[derive(Clone)]
+pub struct BlockingWorker(Executor);
+
+impl BlockingWorker {
+    /// The worker that `executor` is the thread of. Its runnables may sleep.
+    pub(crate) fn of(executor: Executor) -> Self {
+        Self(executor)
+    }
+
+    /// Its thread.
+    pub(crate) fn executor(&self) -> &Executor {
+        &self.0
+    }
+
+    /// Whether the caller is this worker, inside a piece of work.
+    pub fn is_current(&self) -> bool {
+        self.0.is_current()
+    }
+}
+
 /// What the handles of an executor share.
-#[repr(C)]
 pub(crate) struct Core {
-    /// The first field: what is pushed on another executor to take this one down.
-    retirement: Runnable,
     ready: ReadyList,
     /// What is left of a batch when the budget is used up. Touched by the worker alone.
     backlog: Cell<Batch>,
@@ -233,24 +257,8 @@ impl Core {
         Some(self.running.with(|running| unsafe { *running }))
     }
 
-    /// Takes down an executor whose last handle is gone.
-    ///
-    /// # Safety
-    ///
-    /// Called by the sleeper, for what [`sys::retire`] pushed.
-    #[cfg_attr(
-        not(MODULE),
-        allow(unused_variables, reason = "a host drops its executors itself")
-    )]
-    unsafe fn retire(retirement: NonNull<Runnable>) {
-        #[cfg(MODULE)]
-        // SAFETY: The runnable is the first field of a core of which nobody else has a handle.
-        unsafe {
-            crate::module::take_down(retirement.cast())
-        }
-    }
-
-    /// Runs what is ready, at most [`BUDGET`] runnables. Returns whether there is more, for which it rang.
+    /// Runs what is ready, at most [`BUDGET`] runnables, and none after [`RUN_TIME`]. Returns whether there is
+    /// more, for which it rang.
     ///
     /// # Safety
     ///
@@ -262,6 +270,7 @@ impl Core {
         let take = |backlog: *mut Batch| unsafe { core::mem::replace(&mut *backlog, Batch::new()) };
         let mut batch = self.backlog.with_mut(take);
         let nofs = sys::NoFs::enter();
+        let (start, time) = (self.stats.clock(), sys::stamps(RUN_TIME));
         let mut budget = BUDGET;
         while budget != 0 {
             if batch.is_empty() {
@@ -278,6 +287,10 @@ impl Core {
                     // SAFETY: Links on our list are the first fields of live runnables, and the
                     // reference that was pushed with it is now ours to pass on.
                     unsafe { (runnable.as_ref().run)(runnable) };
+                    // By the clock that was read after a poll anyway.
+                    if sys::since(self.stats.clock(), start) >= time {
+                        budget = 0;
+                    }
                 }
             };
             if self.sleeps {

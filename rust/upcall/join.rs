@@ -2,7 +2,10 @@
 
 //! Waiting for several futures at once, in one task, and letting others go first.
 
+use super::members::Members;
+use super::stats::Wait;
 use super::sys::{self, KVec};
+use super::task;
 use core::future::Future;
 use core::pin::Pin;
 use core::task::{Context, Poll};
@@ -18,12 +21,54 @@ enum Slot<F: Future> {
 #[must_use = "a future does nothing unless it is awaited"]
 pub struct JoinAll<F: Future> {
     slots: KVec<Slot<F>>,
+    members: Members,
+    /// How many are not done.
+    left: usize,
+    /// It was ready.
+    over: bool,
+}
+
+impl<F: Future> JoinAll<F> {
+    /// Polls those that were woken, until `failed` says so of an output or all are done.
+    ///
+    /// The futures are never moved: the vector does not grow, and outputs replace them in place.
+    fn poll_members(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut failed: impl FnMut(&F::Output) -> bool,
+    ) -> Poll<()> {
+        let (slots, left) = (&mut self.slots, &mut self.left);
+        let mut ended = *left == 0;
+        self.members.poll(cx, |index, cx| {
+            let Some(slot) = slots.get_mut(index) else {
+                return true;
+            };
+            let Slot::Pending(future) = slot else {
+                return true;
+            };
+            // SAFETY: The future is pinned with the `JoinAll`, and not moved, as said above.
+            if let Poll::Ready(output) = unsafe { Pin::new_unchecked(future) }.poll(cx) {
+                ended = failed(&output);
+                *slot = Slot::Ready(output);
+                *left -= 1;
+                ended |= *left == 0;
+            }
+            !ended
+        });
+        if ended {
+            self.over = true;
+            return Poll::Ready(());
+        }
+        task::waits(cx, Wait::Join);
+        Poll::Pending
+    }
 }
 
 /// Waits for all of `futures`, and gives their outputs in the same order.
 ///
-/// They run in the caller's task and are all polled when it is woken: right for a handful, or for
-/// [`JoinHandle`](super::JoinHandle)s, whose poll is cheap. Fails with `ENOMEM` if there is no memory for the list.
+/// They run in the caller's task, each polled when it is woken. After a millisecond of polls others
+/// have their turn, so that no poll takes longer than that and the longest of one future. Fails with
+/// `ENOMEM` if there is no memory for the list.
 ///
 /// # Cancellation
 ///
@@ -48,27 +93,24 @@ pub fn join_all<F: Future>(futures: impl IntoIterator<Item = F>) -> sys::Result<
     for future in futures {
         sys::push(&mut slots, Slot::Pending(future))?;
     }
-    Ok(JoinAll { slots })
+    Ok(JoinAll {
+        members: Members::new(slots.len())?,
+        left: slots.len(),
+        slots,
+        over: false,
+    })
 }
 
 impl<F: Future> Future for JoinAll<F> {
     type Output = sys::Result<KVec<F::Output>>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        // SAFETY: The futures are never moved: the vector does not grow, and outputs replace them
-        // in place.
+        // SAFETY: The futures are never moved, as `poll_members` says.
         let this = unsafe { self.get_unchecked_mut() };
-        let mut pending = false;
-        for slot in this.slots.iter_mut() {
-            if let Slot::Pending(future) = slot {
-                // SAFETY: As above.
-                match unsafe { Pin::new_unchecked(future) }.poll(cx) {
-                    Poll::Ready(output) => *slot = Slot::Ready(output),
-                    Poll::Pending => pending = true,
-                }
-            }
+        if this.over {
+            return sys::polled_again();
         }
-        if pending {
+        if this.poll_members(cx, |_| false).is_pending() {
             return Poll::Pending;
         }
         let mut outputs = KVec::new();
@@ -106,31 +148,29 @@ where
     type Output = Result<KVec<T>, E>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        // SAFETY: As in `JoinAll`.
-        let this = unsafe { self.get_unchecked_mut() };
-        let mut pending = false;
-        for slot in this.0.slots.iter_mut() {
-            if let Slot::Pending(future) = slot {
-                // SAFETY: As above.
-                match unsafe { Pin::new_unchecked(future) }.poll(cx) {
-                    Poll::Ready(Ok(value)) => *slot = Slot::Ready(Ok(value)),
-                    Poll::Ready(Err(error)) => {
-                        *slot = Slot::Taken;
-                        return Poll::Ready(Err(error));
-                    }
-                    Poll::Pending => pending = true,
-                }
-            }
+        // SAFETY: The futures are never moved, as `poll_members` says.
+        let this = &mut unsafe { self.get_unchecked_mut() }.0;
+        if this.over {
+            return sys::polled_again();
         }
-        if pending {
+        if this.poll_members(cx, |output| output.is_err()).is_pending() {
             return Poll::Pending;
         }
         let mut values = KVec::new();
-        for slot in this.0.slots.iter_mut() {
-            if let Slot::Ready(Ok(value)) = core::mem::replace(slot, Slot::Taken) {
-                if let Err(error) = sys::push(&mut values, value) {
-                    return Poll::Ready(Err(error.into()));
+        for slot in this.slots.iter_mut() {
+            // A future that is not done stays where it is.
+            if !matches!(slot, Slot::Ready(_)) {
+                continue;
+            }
+            match core::mem::replace(slot, Slot::Taken) {
+                Slot::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Slot::Ready(Ok(value)) if this.left == 0 => {
+                    if let Err(error) = sys::push(&mut values, value) {
+                        return Poll::Ready(Err(error.into()));
+                    }
                 }
+                // Of one that was done before another failed.
+                _ => {}
             }
         }
         Poll::Ready(Ok(values))
@@ -246,8 +286,7 @@ macro_rules! together {
                 }
                 match ($(this.$index.take(),)+) {
                     ($(Some($name),)+) => Poll::Ready(($($name,)+)),
-                    // Polled after completion.
-                    _ => Poll::Pending,
+                    _ => sys::polled_again(),
                 }
             }
         }
@@ -263,6 +302,9 @@ macro_rules! together {
             ) -> Poll<Result<Self::Values, E>> {
                 // SAFETY: As above.
                 let this = unsafe { self.get_unchecked_mut() };
+                if false $(|| matches!(this.$index.0, Slot::Taken))+ {
+                    return sys::polled_again();
+                }
                 let mut done = true;
                 $(
                     if !this.$index.poll(cx) {
@@ -276,8 +318,7 @@ macro_rules! together {
                 }
                 match ($(this.$index.take(),)+) {
                     ($(Some(Ok($name)),)+) => Poll::Ready(Ok(($($name,)+))),
-                    // Polled after completion.
-                    _ => Poll::Pending,
+                    _ => sys::polled_again(),
                 }
             }
         }

@@ -10,6 +10,7 @@
 //! no memory. A task that is cancelled leaves nothing but the
 //! permit.
 
+use super::budget::Budget;
 use super::channel::Ring;
 use super::scope::Scope;
 use super::semaphore::{Semaphore, TryError};
@@ -25,7 +26,8 @@ struct Inner<T> {
 
 /// A set of tasks of a scope of their own.
 ///
-/// Dropping it drops the scope: its tasks are cancelled.
+/// Dropping it drops the scope: its tasks are cancelled. An owner that finds output after output lets
+/// other tasks have their turn after a millisecond.
 ///
 /// ```
 /// # use kernel::prelude::*;
@@ -53,6 +55,8 @@ pub struct JoinSet<T: Send + 'static> {
     limit: usize,
     /// Tasks whose output was not taken.
     len: usize,
+    /// Of its owner, whose turn ends although the next output is there.
+    budget: Budget,
 }
 
 /// Says that the task is over, however it ends.
@@ -78,6 +82,7 @@ impl<T: Send + 'static> JoinSet<T> {
             scope,
             limit,
             len: 0,
+            budget: Budget::new(),
         })
     }
 
@@ -103,6 +108,7 @@ impl<T: Send + 'static> JoinSet<T> {
     where
         F: Future<Output = T> + Send + 'static,
     {
+        self.budget.pause().await;
         if self.len < self.limit {
             self.spawn_one(future)?;
             return Ok(None);
@@ -165,6 +171,7 @@ impl<T: Send + 'static> JoinSet<T> {
         if self.len == 0 {
             return None;
         }
+        self.budget.pause().await;
         // Nobody closes `finished`.
         self.inner
             .finished

@@ -18,6 +18,7 @@
 //! | [`join`](mod@join) | [`join_all`], [`join!`], [`try_join!`], [`yield_now`] |
 //! | [`race`](mod@race) | [`race`](fn@race), [`select!`] |
 //! | [`chain`] | [`run`], and what comes [`then`](Chain::then) |
+//! | [`members`], [`budget`] | what waits for many: which are to be polled, and how many at a time |
 //! | [`join_set`] | [`JoinSet`]: many tasks, so many at a time |
 //! | [`semaphore`] | [`Semaphore`]: the queue of those who wait, fair |
 //! | [`rwsem`] | [`RwSemaphore`] and [`Mutex`], made of it |
@@ -49,6 +50,7 @@ pub mod bio;
 mod block;
 mod block_on;
 mod blocks;
+mod budget;
 mod chain;
 pub mod channel;
 mod device;
@@ -57,6 +59,7 @@ mod executor;
 mod eyes;
 mod join;
 mod join_set;
+mod members;
 mod memory;
 mod module;
 mod notify;
@@ -77,10 +80,11 @@ mod time;
 pub use block::{Block, Transfer};
 pub use block_on::{block_on, block_on_killable, on_worker};
 pub use blocks::Blocks;
+pub use budget::Budget;
 pub use chain::{run, Chain, Then};
 pub use channel::channel;
 pub use device::{Device, Priority};
-pub use executor::Executor;
+pub use executor::{BlockingWorker, Executor};
 pub use eyes::{current, Current};
 pub use join::{
     join_all, try_join_all, yield_now, Join, JoinAll, Member as JoinMember, Together, TryJoin,
@@ -88,6 +92,7 @@ pub use join::{
 };
 pub use join_set::JoinSet;
 pub use memory::memory_freed;
+pub use module::on_executor;
 pub use notify::Notify;
 pub use oneshot::oneshot;
 pub use race::{race, Either, Race};
@@ -96,7 +101,7 @@ pub use rwsem::{
     Blocking, Locking, Mutex, MutexGuard, Read, ReadGuard, RwSemaphore, Write, WriteGuard,
 };
 pub use scope::{Member, Scope, Spawner};
-pub use semaphore::{Acquiring, Closed, Permit, Semaphore, TryError};
+pub use semaphore::{AcquireError, Acquiring, Closed, Permit, Semaphore, TryError};
 pub use sys::LockClass;
 pub use task::{Cancelled, JoinHandle};
 pub use time::{interval, sleep, sleep_until, timeout, Elapsed, Instant, Interval, Sleep};

@@ -11,7 +11,7 @@
 //! is bound to no CPU, so that one that goes away takes nothing along: the workqueue moves the thread,
 //! and the kernel moves the timers.
 
-use crate::executor::{Core, Executor};
+use crate::executor::{BlockingWorker, Core, Executor};
 use crate::eyes::Eyes;
 use crate::memory::Shortage;
 use crate::registry;
@@ -21,7 +21,7 @@ use core::ptr::{null_mut, NonNull};
 use kernel::bindings;
 use kernel::error::to_result;
 use kernel::prelude::*;
-use kernel::sync::{static_lock_class, Arc, LockClassKey};
+use kernel::sync::{static_lock_class, Arc};
 use upcall_bindings as ub;
 
 /// The default executor. Set before any user of the module can be loaded, cleared after the last
@@ -48,6 +48,9 @@ extern "C" fn upcall_rs_memory_freed() {
     }
 }
 
+/// Takes down executors, several at a time.
+static RETIREMENT: Atomic<*mut bindings::workqueue_struct> = Atomic::new(null_mut());
+
 /// How many executors there are beside these two.
 static OTHERS: Atomic<i32> = Atomic::new(0);
 
@@ -66,12 +69,18 @@ pub(crate) fn sleeper() -> Result<NonNull<Core>> {
     NonNull::new(SLEEPER.load(Acquire)).ok_or(ENODEV)
 }
 
+/// Whether the caller runs on the thread of an executor: in an upcall, or in blocking work, or in the destructor
+/// of what one of them left.
+pub fn on_executor() -> bool {
+    sys::current_executor().is_some()
+}
+
 impl Scope {
     /// Makes an empty scope on the default executor.
     ///
     /// Fails with `ENOMEM`. May sleep.
     pub fn new() -> Result<Self> {
-        Scope::on(&Executor::shared()?, &Executor::shared_sleeper()?)
+        Scope::on(&Executor::shared()?, &Executor::shared_blocking()?)
     }
 }
 
@@ -83,12 +92,12 @@ impl Executor {
         Self::other(name, bindings::wq_flags_WQ_HIGHPRI, false)
     }
 
-    /// Makes a sleeper: an executor for work that may sleep, one piece after the other.
+    /// Makes a thread for work that may sleep, which does one piece after the other.
     ///
     /// A volume whose device may keep a thread waiting has one of its own, for others not to wait too.
     /// Otherwise as [`new`](Self::new).
-    pub fn sleeper(name: &CStr) -> Result<Self> {
-        Self::other(name, 0, true)
+    pub fn blocking(name: &CStr) -> Result<BlockingWorker> {
+        Ok(BlockingWorker::of(Self::other(name, 0, true)?))
     }
 
     /// The default executor, which all share who need none of their own.
@@ -97,37 +106,32 @@ impl Executor {
         Ok(Self::from_core(unsafe { sys::share(executor()?.as_ptr()) }))
     }
 
-    /// The default sleeper.
-    pub fn shared_sleeper() -> Result<Self> {
-        // SAFETY: As above.
-        Ok(Self::from_core(unsafe { sys::share(sleeper()?.as_ptr()) }))
+    /// The default blocking worker, which all share who need none of their own.
+    pub fn shared_blocking() -> Result<BlockingWorker> {
+        // SAFETY: The module's data has a handle, and is there as long as it has users.
+        let executor = Self::from_core(unsafe { sys::share(sleeper()?.as_ptr()) });
+        Ok(BlockingWorker::of(executor))
     }
 
-    /// Makes an empty scope on this executor, and on the default sleeper.
+    /// Makes an empty scope on this executor, and on the default blocking worker.
     ///
     /// Fails with `ENOMEM`. May sleep.
     pub fn scope(&self) -> Result<Scope> {
-        Scope::on(self, &Self::shared_sleeper()?)
+        Scope::on(self, &Self::shared_blocking()?)
     }
 
     fn other(name: &CStr, flags: u32, sleeps: bool) -> Result<Self> {
-        let this = Self::build(name, flags, sleeps, static_lock_class!())?;
+        let this = Self::build(name, flags, sleeps)?;
         // SAFETY: It is a count.
         unsafe { ub::upcall_users_enter(others().cast()) };
         Ok(this)
     }
 
-    /// `key` is of a class of its own for the one that takes down others, and waits for their work.
-    fn build(
-        name: &CStr,
-        flags: u32,
-        sleeps: bool,
-        key: Pin<&'static LockClassKey>,
-    ) -> Result<Self> {
+    fn build(name: &CStr, flags: u32, sleeps: bool) -> Result<Self> {
         let flags = flags | bindings::wq_flags_WQ_MEM_RECLAIM;
         let this = Self::with_bell(Bell::new(name, flags)?, sleeps)?;
         // SAFETY: The executor has its final address, and nobody knows of it yet.
-        unsafe { this.core().bell().hang(key) };
+        unsafe { this.core().bell().hang(static_lock_class!()) };
         registry::add(this.core());
         Ok(this)
     }
@@ -138,27 +142,27 @@ pub(crate) fn retire(core: Arc<Core>) {
     let Some(core) = Arc::into_unique_or_drop(core) else {
         return;
     };
-    let core = Arc::into_raw(Arc::from(core));
-    // There is a user, to whom it belongs, so the sleeper is there.
-    if let Ok(sleeper) = sleeper() {
-        // SAFETY: We have the last reference, and pass it on. The core begins with a runnable.
-        unsafe {
-            sleeper
-                .as_ref()
-                .push(NonNull::new_unchecked(core.cast_mut()).cast())
-        };
-    }
+    let core = Arc::<Core>::from(core);
+    // From here on it is known to those alone who are in a read section, and to its own last run.
+    registry::remove(&core);
+    let core = Arc::into_raw(core);
+    // SAFETY: The core stays until `take_down`, which gets the reference. It was counted in `OTHERS`, so the
+    // workqueue is there.
+    unsafe { (*core).bell().retire(RETIREMENT.load(Acquire)) };
 }
 
-/// Takes down an executor that [`retire`] handed over.
+/// Takes down an executor that [`retire`] handed over, a grace period ago.
 ///
 /// # Safety
 ///
-/// `core` is its only reference, which is passed on. Process context.
+/// `core` is its only reference, which is passed on. Process context, and not the executor's own.
 pub(crate) unsafe fn take_down(core: NonNull<Core>) {
-    // SAFETY: By the function's contract.
+    // SAFETY: By the function's contract. Nobody rings but the last run: wakers have left their read
+    // sections, and others had handles.
     unsafe {
-        end(&Arc::from_raw(core.as_ptr()));
+        let core = Arc::from_raw(core.as_ptr());
+        core.bell().take_down();
+        drop(core);
         ub::upcall_users_leave(others().cast());
     }
 }
@@ -195,7 +199,7 @@ impl kernel::Module for Runtime {
 
 /// What is there as long as the module: the caches, the default executor and the default sleeper.
 struct Defaults {
-    /// The sleeper is taken down last: it takes down others.
+    /// The default executor, and the default sleeper.
     executors: [Option<Executor>; 2],
 }
 
@@ -209,12 +213,18 @@ impl Defaults {
         let shortage = KBox::into_raw(KBox::new(Shortage::new(), GFP_KERNEL)?);
         SHORTAGE.store(shortage, Release);
         // SAFETY: Called once.
-        to_result(unsafe { ub::upcall_reclaim_open() })?;
-        let sleeper = Executor::build(c"upcall_sleeper", 0, true, static_lock_class!())?;
+        to_result(unsafe { ub::upcall_queues_open() })?;
+        // SAFETY: The name ends with a zero.
+        let retirement = unsafe { ub::upcall_alloc_workqueue(c"upcall_retire".as_char_ptr()) };
+        if retirement.is_null() {
+            return Err(ENOMEM);
+        }
+        RETIREMENT.store(retirement.cast(), Release);
+        let sleeper = Executor::build(c"upcall_sleeper", 0, true)?;
         SLEEPER.store(sleeper.as_ptr().as_ptr(), Release);
         this.executors[1] = Some(sleeper);
         let flags = bindings::wq_flags_WQ_HIGHPRI;
-        let executor = Executor::build(c"upcall", flags, false, static_lock_class!())?;
+        let executor = Executor::build(c"upcall", flags, false)?;
         EXECUTOR.store(executor.as_ptr().as_ptr(), Release);
         this.executors[0] = Some(executor);
         Ok(this)
@@ -230,6 +240,12 @@ impl Drop for Defaults {
         // Executors whose last handle was just dropped.
         // SAFETY: As above.
         unsafe { ub::upcall_users_wait(others().cast()) };
+        let retirement = RETIREMENT.xchg(null_mut(), Full);
+        if !retirement.is_null() {
+            // SAFETY: Nobody queues any more. The last work may be in its last instructions, for which
+            // this waits.
+            unsafe { bindings::destroy_workqueue(retirement) };
+        }
         EXECUTOR.store(null_mut(), Release);
         for executor in &mut self.executors {
             let Some(executor) = executor.take() else {
@@ -243,7 +259,7 @@ impl Drop for Defaults {
         }
         SLEEPER.store(null_mut(), Release);
         // SAFETY: Nobody asks any more. The work is over when it returns.
-        unsafe { ub::upcall_reclaim_close() };
+        unsafe { ub::upcall_queues_close() };
         let shortage = SHORTAGE.xchg(null_mut(), Full);
         if !shortage.is_null() {
             // SAFETY: It came from a box, and nobody knows of it any more.

@@ -46,7 +46,7 @@ pub fn oneshot<T: Send>() -> sys::Result<(Sender<T>, Receiver<T>)> {
         done: Done::new(),
         deaf: Atomic::new(false),
     })?;
-    Ok((Sender(inner.clone()), Receiver(inner)))
+    Ok((Sender(inner.clone()), Receiver(Some(inner))))
 }
 
 /// The side that gives the value. Dropping it unsent tells the receiver.
@@ -85,30 +85,36 @@ impl<T: Send> Drop for Sender<T> {
 ///
 /// Nothing is lost by dropping a borrow of it; dropping the receiver drops the value.
 #[must_use = "a future does nothing unless it is awaited"]
-pub struct Receiver<T: Send>(Arc<Inner<T>>);
+pub struct Receiver<T: Send>(Option<Arc<Inner<T>>>);
 
 impl<T: Send> Future for Receiver<T> {
     type Output = Result<T, Closed>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.get_mut();
+        let Some(inner) = &this.0 else {
+            return sys::polled_again();
+        };
         // SAFETY: `&mut self` makes us the one waiter.
-        if unsafe { self.0.done.poll(cx, Wait::Oneshot) }.is_pending() {
+        if unsafe { inner.done.poll(cx, Wait::Oneshot) }.is_pending() {
             return Poll::Pending;
         }
         // SAFETY: The sender is done, so the value is ours.
-        let value = self.0.value.with_mut(|slot| unsafe { (*slot).take() });
+        let value = inner.value.with_mut(|slot| unsafe { (*slot).take() });
+        this.0 = None;
         Poll::Ready(value.ok_or(Closed))
     }
 }
 
 impl<T: Send> Drop for Receiver<T> {
     fn drop(&mut self) {
-        self.0.deaf.store(true, Release);
+        let Some(inner) = &self.0 else { return };
+        inner.deaf.store(true, Release);
         // SAFETY: `&mut self` makes us the one waiter.
-        unsafe { self.0.done.disarm() };
-        if self.0.done.is_done() {
+        unsafe { inner.done.disarm() };
+        if inner.done.is_done() {
             // SAFETY: The sender is done, so the value is ours.
-            drop(self.0.value.with_mut(|slot| unsafe { (*slot).take() }));
+            drop(inner.value.with_mut(|slot| unsafe { (*slot).take() }));
         }
     }
 }

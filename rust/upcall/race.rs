@@ -2,6 +2,7 @@
 
 //! The first of several futures.
 
+use super::sys;
 use core::future::Future;
 use core::pin::Pin;
 use core::task::{Context, Poll};
@@ -17,7 +18,11 @@ pub enum Either<A, B> {
 
 /// The future of [`race`].
 #[must_use = "a future does nothing unless it is awaited"]
-pub struct Race<A, B>(A, B);
+pub struct Race<A, B> {
+    a: A,
+    b: B,
+    over: bool,
+}
 
 /// Waits for `a` or `b`, whichever is ready first; for `a` if both are.
 ///
@@ -38,25 +43,29 @@ pub struct Race<A, B>(A, B);
 /// # }
 /// ```
 pub fn race<A: Future, B: Future>(a: A, b: B) -> Race<A, B> {
-    Race(a, b)
+    Race { a, b, over: false }
 }
 
 impl<A: Future, B: Future> Future for Race<A, B> {
     type Output = Either<A::Output, B::Output>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        // SAFETY: The fields are pinned with `self`.
-        let (a, b) = unsafe {
-            let this = self.get_unchecked_mut();
-            (
-                Pin::new_unchecked(&mut this.0),
-                Pin::new_unchecked(&mut this.1),
-            )
-        };
+        // SAFETY: Nothing is moved out of it.
+        let this = unsafe { self.get_unchecked_mut() };
+        if this.over {
+            return sys::polled_again();
+        }
+        // SAFETY: The field is pinned with `self`.
+        let a = unsafe { Pin::new_unchecked(&mut this.a) };
         if let Poll::Ready(value) = a.poll(cx) {
+            this.over = true;
             return Poll::Ready(Either::Left(value));
         }
-        b.poll(cx).map(Either::Right)
+        // SAFETY: The field is pinned with `self`.
+        let b = unsafe { Pin::new_unchecked(&mut this.b) };
+        let value = b.poll(cx);
+        this.over = value.is_ready();
+        value.map(Either::Right)
     }
 }
 

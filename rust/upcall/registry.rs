@@ -50,6 +50,7 @@ pub(crate) fn remove(core: &Core) {
 }
 
 /// Calls `f` for each executor until it gives something. `f` does not sleep.
+#[cfg_attr(not(MODULE), allow(dead_code, reason = "no model looks for one"))]
 pub(crate) fn find_executor<R>(mut f: impl FnMut(&Core) -> Option<R>) -> Option<R> {
     let _rcu = sys::read_section();
     let mut at = EXECUTORS.load(Acquire);

@@ -11,7 +11,8 @@
 //!
 //! [`Mutex`] is the asynchronous relative of `struct mutex`: a semaphore of one permit.
 
-use super::semaphore::{Acquiring, Closed, Semaphore, TryError};
+use super::block_on;
+use super::semaphore::{Closed, Semaphore, Taking, TryError};
 use super::stats::Wait;
 use super::sys::{self, Cell, DepMap, Held, LockClass};
 use core::future::Future;
@@ -132,7 +133,7 @@ macro_rules! locking {
         #[must_use = "a future does nothing unless it is awaited"]
         pub struct $name<'a, T: ?Sized> {
             sem: &'a $lock<T>,
-            acquiring: Acquiring<'a>,
+            acquiring: Taking<'a>,
         }
 
         impl<'a, T: ?Sized> Future for $name<'a, T> {
@@ -252,7 +253,7 @@ fn blocking<'a, G>(
     lock: impl Future<Output = Result<G, Closed>>,
 ) -> sys::Result<Blocking<'a, G>> {
     let guard = match tried {
-        Err(TryError::Busy) => super::block_on(lock)??,
+        Err(TryError::Busy) => block_on::block_on_others(lock)??,
         result => result?,
     };
     Ok(Blocking { held, guard })

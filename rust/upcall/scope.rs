@@ -26,7 +26,7 @@
 //! A scope that is leaked (`mem::forget`), or owned by one of its own tasks, waits for nobody; the
 //! module that did so may not be removed.
 
-use super::executor::{Core, Executor};
+use super::executor::{BlockingWorker, Core, Executor};
 use super::registry::{self, Enrolled};
 use super::stats::Wait;
 use super::sys::{self, Arc, Atomic, Cell, Full, Lock, Relaxed};
@@ -250,10 +250,10 @@ pub struct Scope {
 }
 
 impl Scope {
-    /// Makes an empty scope whose tasks run on `executor`, and on `sleeper` if they may sleep.
+    /// Makes an empty scope whose tasks run on `executor`, and whose blocking work on `blocking`.
     ///
     /// It keeps both. Fails with `ENOMEM`. May sleep.
-    pub fn on(executor: &Executor, sleeper: &Executor) -> sys::Result<Self> {
+    pub fn on(executor: &Executor, blocking: &BlockingWorker) -> sys::Result<Self> {
         let inner = sys::new_arc(ScopeInner {
             members: Atomic::new(1),
             keep: Cell::new(None),
@@ -261,7 +261,7 @@ impl Scope {
             tasks: sys::new_lock!(TaskList { first: None }),
             parent: Cell::new(None),
             executor: executor.clone(),
-            sleeper: sleeper.clone(),
+            sleeper: blocking.executor().clone(),
             enrolled: Enrolled::new(),
         })?;
         let keep = Some(inner.clone());
@@ -348,9 +348,8 @@ impl Drop for Scope {
                 leave();
             }
             // SAFETY: The scope is ours, and so is the waiting side of `empty`.
-            return block_on::wait(core::future::poll_fn(|cx| unsafe {
-                inner.empty.poll(cx, Wait::Scope)
-            }));
+            let ended = core::future::poll_fn(|cx| unsafe { inner.empty.poll(cx, Wait::Scope) });
+            return block_on::wait(ended, false);
         };
         // SAFETY: It is there as long as it runs us.
         let worker = unsafe { worker.as_ref() };
@@ -423,8 +422,8 @@ impl Spawner {
         spawn(&self.inner, &self.inner.executor, &self.how, future, true)
     }
 
-    /// Runs `work`, which may sleep, on the scope's sleeper: a thread of its own, which does one thing
-    /// after the other.
+    /// Runs `work`, which may sleep, on the scope's [`BlockingWorker`]: a thread of its own, which does one
+    /// thing after the other.
     ///
     /// Fails as [`spawn`](Self::spawn) does. Work that has not begun when the scope ends, or when the
     /// handle aborts it, is dropped.

@@ -68,6 +68,30 @@ impl From<Closed> for sys::Error {
     }
 }
 
+/// Why [`Semaphore::acquire`] gives no permits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AcquireError {
+    /// As [`Closed`].
+    Closed,
+    /// More than [`Semaphore::MAX`] permits are wanted, which there never are.
+    TooMany,
+}
+
+impl From<Closed> for AcquireError {
+    fn from(_: Closed) -> Self {
+        Self::Closed
+    }
+}
+
+impl From<AcquireError> for sys::Error {
+    fn from(error: AcquireError) -> Self {
+        match error {
+            AcquireError::Closed => sys::ESHUTDOWN,
+            AcquireError::TooMany => sys::EINVAL,
+        }
+    }
+}
+
 /// Why nothing was had without waiting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TryError {
@@ -75,6 +99,8 @@ pub enum TryError {
     Busy,
     /// As [`Closed`].
     Closed,
+    /// As [`AcquireError::TooMany`].
+    TooMany,
 }
 
 impl From<TryError> for sys::Error {
@@ -82,6 +108,7 @@ impl From<TryError> for sys::Error {
         match error {
             TryError::Busy => sys::EAGAIN,
             TryError::Closed => sys::ESHUTDOWN,
+            TryError::TooMany => sys::EINVAL,
         }
     }
 }
@@ -198,7 +225,12 @@ impl Semaphore {
     }
 
     /// Takes `count` permits, if they are free and nobody waits, or did a moment ago.
+    ///
+    /// Fails with [`TryError::TooMany`] (`EINVAL`) if `count` is above [`MAX`](Self::MAX).
     pub fn try_acquire(&self, count: usize) -> Result<Permit<'_>, TryError> {
+        if count > Self::MAX {
+            return Err(TryError::TooMany);
+        }
         self.try_take(count)?;
         Ok(Permit {
             semaphore: self,
@@ -208,19 +240,21 @@ impl Semaphore {
 
     /// Takes `count` permits, all at once.
     ///
-    /// Fails with [`Closed`] once the semaphore is closed.
+    /// Fails with [`AcquireError::Closed`] (`ESHUTDOWN`) once the semaphore is closed, and at once with
+    /// [`AcquireError::TooMany`] (`EINVAL`) if `count` is above [`MAX`](Self::MAX). Who wants more than
+    /// others will ever release waits until the semaphore is closed, and so do those who come later.
     ///
     /// # Cancellation
     ///
     /// A waiting future that is dropped leaves the queue; permits that were already handed to it go
     /// to the next.
     pub fn acquire(&self, count: usize) -> Acquiring<'_> {
-        self.acquire_as(count, Wait::Semaphore)
+        Acquiring(self.acquire_as(count, Wait::Semaphore))
     }
 
-    /// [`acquire`](Self::acquire), shown as waiting for `what`.
-    pub(crate) fn acquire_as(&self, count: usize, what: Wait) -> Acquiring<'_> {
-        Acquiring {
+    /// [`acquire`](Self::acquire) of at most [`MAX`](Self::MAX), shown as waiting for `what`.
+    pub(crate) fn acquire_as(&self, count: usize, what: Wait) -> Taking<'_> {
+        Taking {
             semaphore: self,
             waiter: Waiter {
                 wants: count,
@@ -399,7 +433,27 @@ impl Semaphore {
 
 /// The future of [`Semaphore::acquire`].
 #[must_use = "a future does nothing unless it is awaited"]
-pub struct Acquiring<'a> {
+pub struct Acquiring<'a>(Taking<'a>);
+
+impl<'a> Future for Acquiring<'a> {
+    type Output = Result<Permit<'a>, AcquireError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        // SAFETY: The field is pinned with `self`, and is not moved.
+        let this = unsafe { &mut self.get_unchecked_mut().0 };
+        if this.step == Step::New && this.waiter.wants > Semaphore::MAX {
+            this.step = Step::Done;
+            return Poll::Ready(Err(AcquireError::TooMany));
+        }
+        // SAFETY: As above.
+        let acquired = unsafe { Pin::new_unchecked(this) }.poll(cx);
+        acquired.map_err(AcquireError::from)
+    }
+}
+
+/// The future of [`Semaphore::acquire_as`].
+#[must_use = "a future does nothing unless it is awaited"]
+pub(crate) struct Taking<'a> {
     semaphore: &'a Semaphore,
     waiter: Waiter,
     step: Step,
@@ -407,7 +461,7 @@ pub struct Acquiring<'a> {
     _pinned: PhantomPinned,
 }
 
-/// How far an [`Acquiring`] has come.
+/// How far a [`Taking`] has come.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Step {
     /// Not polled yet.
@@ -419,11 +473,11 @@ enum Step {
 }
 
 // SAFETY: The waiter is reached through the queue's lock, by pointers that outlive no lock.
-unsafe impl Send for Acquiring<'_> {}
+unsafe impl Send for Taking<'_> {}
 // SAFETY: A shared reference to it gives access to nothing.
-unsafe impl Sync for Acquiring<'_> {}
+unsafe impl Sync for Taking<'_> {}
 
-impl<'a> Future for Acquiring<'a> {
+impl<'a> Future for Taking<'a> {
     type Output = Result<Permit<'a>, Closed>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
@@ -436,7 +490,8 @@ impl<'a> Future for Acquiring<'a> {
             Step::New => match this.semaphore.try_take(wants) {
                 Ok(()) => GRANTED,
                 Err(TryError::Closed) => REFUSED,
-                Err(TryError::Busy) => this.semaphore.enqueue(waiter, wants, cx.waker()),
+                // `wants` is not too many.
+                Err(_) => this.semaphore.enqueue(waiter, wants, cx.waker()),
             },
             Step::Waiting => match this.waiter.verdict.load(Acquire) {
                 WAITS => {
@@ -456,10 +511,7 @@ impl<'a> Future for Acquiring<'a> {
                 }
                 verdict => verdict,
             },
-            Step::Done => {
-                sys::warn_if!(true, "a semaphore's future was polled after completion");
-                return Poll::Pending;
-            }
+            Step::Done => return sys::polled_again(),
         };
         if verdict == WAITS {
             this.step = Step::Waiting;
@@ -478,7 +530,7 @@ impl<'a> Future for Acquiring<'a> {
     }
 }
 
-impl Drop for Acquiring<'_> {
+impl Drop for Taking<'_> {
     fn drop(&mut self) {
         if self.step != Step::Waiting {
             return;

@@ -59,6 +59,11 @@ impl Stats {
         self.set_unnoticed();
     }
 
+    /// The last reading of the clock, by [`sys::stamp`].
+    pub(crate) fn clock(&self) -> u64 {
+        self.clock.get()
+    }
+
     /// What the worker did last was no poll.
     pub(crate) fn tick(&self) {
         self.clock.set(sys::stamp());
@@ -113,12 +118,13 @@ pub(crate) enum Wait {
     Oneshot,
     Channel,
     Notify,
+    Join,
 }
 
 impl Wait {
     /// All of them, in order.
     #[cfg(MODULE)]
-    const NAMES: [&'static str; 10] = [
+    const NAMES: [&'static str; 11] = [
         "other",
         "bio",
         "timer",
@@ -129,6 +135,7 @@ impl Wait {
         "oneshot",
         "channel",
         "notify",
+        "join",
     ];
 
     /// The name of the one with this number.

@@ -543,13 +543,14 @@ unsafe fn waker_drop(data: *const ()) {
 /// The right to a task's value.
 ///
 /// A future of `Result<T, Cancelled>`. Dropping it lets the task go on, inside its scope, and its
-/// value is dropped when it comes.
+/// value is dropped when it comes. The task's memory is given back with the value.
 ///
 /// # Cancellation
 ///
 /// Dropping the handle while it is awaited is the same: the task goes on.
 pub struct JoinHandle<T> {
-    header: NonNull<Header>,
+    /// The task, until its value was given out.
+    header: Option<NonNull<Header>>,
     output: PhantomData<T>,
 }
 
@@ -564,27 +565,43 @@ impl<T> JoinHandle<T> {
     /// `header` is a task with output `T` whose `HANDLE` bit and reference are passed on.
     pub(crate) unsafe fn new(header: NonNull<Header>) -> Self {
         Self {
-            header,
+            header: Some(header),
             output: PhantomData,
         }
     }
 
-    fn header(&self) -> &Header {
+    /// Gives the task back.
+    fn let_go(&mut self) {
+        let Some(header) = self.header.take() else {
+            return;
+        };
         // SAFETY: We have a reference.
-        unsafe { self.header.as_ref() }
+        let this = unsafe { header.as_ref() };
+        // SAFETY: `&mut self` makes us the one waiter.
+        unsafe { this.done.disarm() };
+        if this.state.detach() {
+            // SAFETY: The task is complete and we are its handle, so the stage is ours (rule 2).
+            unsafe { (this.vtable.clear)(header) };
+        }
+        // SAFETY: The reference goes with the handle.
+        unsafe { put(header) };
     }
 
     /// Asks for the task's future to be dropped. Any context.
     ///
     /// The executor drops it soon. If it returns its value first, the value stays.
     pub fn abort(&self) {
-        // SAFETY: We have a reference.
-        unsafe { abort(self.header) }
+        if let Some(header) = self.header {
+            // SAFETY: We have a reference.
+            unsafe { abort(header) }
+        }
     }
 
     /// Whether the value is there, or the task was cancelled.
     pub fn is_finished(&self) -> bool {
-        self.header().done.is_done()
+        // SAFETY: We have a reference.
+        self.header
+            .is_none_or(|header| unsafe { header.as_ref() }.done.is_done())
     }
 }
 
@@ -594,29 +611,28 @@ impl<T> Future for JoinHandle<T> {
     type Output = Result<T, Cancelled>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        // SAFETY: `&mut self` makes us the one waiter.
-        if unsafe { self.header().done.poll(cx, Wait::Task) }.is_pending() {
+        let this = self.get_mut();
+        let Some(header) = this.header else {
+            return sys::polled_again();
+        };
+        // SAFETY: We have a reference, and `&mut self` makes us the one waiter.
+        if unsafe { header.as_ref().done.poll(cx, Wait::Task) }.is_pending() {
             return Poll::Pending;
         }
         let mut output: MaybeUninit<Option<T>> = MaybeUninit::new(None);
         // SAFETY: The task is complete and we are its handle, so the stage is ours (rule 2), and
         // its output is a `T`. `output` was initialised.
-        Poll::Ready(unsafe {
-            (self.header().vtable.take)(self.header, output.as_mut_ptr().cast());
-            output.assume_init().ok_or(Cancelled)
-        })
+        let output = unsafe {
+            (header.as_ref().vtable.take)(header, output.as_mut_ptr().cast());
+            output.assume_init()
+        };
+        this.let_go();
+        Poll::Ready(output.ok_or(Cancelled))
     }
 }
 
 impl<T> Drop for JoinHandle<T> {
     fn drop(&mut self) {
-        // SAFETY: `&mut self` makes us the one waiter.
-        unsafe { self.header().done.disarm() };
-        if self.header().state.detach() {
-            // SAFETY: The task is complete and we are its handle, so the stage is ours (rule 2).
-            unsafe { (self.header().vtable.clear)(self.header) };
-        }
-        // SAFETY: The reference goes with the handle.
-        unsafe { put(self.header) };
+        self.let_go();
     }
 }

@@ -52,6 +52,7 @@ pub struct Sleep {
     at: Instant,
     timer: Timer,
     started: bool,
+    over: bool,
     _pinned: PhantomPinned,
 }
 
@@ -65,6 +66,7 @@ pub fn sleep_until(at: Instant) -> Sleep {
         at,
         timer: Timer::new(),
         started: false,
+        over: false,
         _pinned: PhantomPinned,
     }
 }
@@ -80,8 +82,12 @@ impl Future for Sleep {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         // SAFETY: Nothing is moved out of it.
         let this = unsafe { self.get_unchecked_mut() };
+        if this.over {
+            return sys::polled_again();
+        }
         if !this.started {
             if Instant::now() >= this.at {
+                this.over = true;
                 return Poll::Ready(());
             }
             this.started = true;
@@ -89,7 +95,9 @@ impl Future for Sleep {
             unsafe { this.timer.start(this.at.0) };
         }
         // SAFETY: `&mut self` makes us the one waiter.
-        unsafe { this.timer.done().poll(cx, Wait::Timer) }
+        let fired = unsafe { this.timer.done().poll(cx, Wait::Timer) };
+        this.over = fired.is_ready();
+        fired
     }
 }
 
@@ -144,8 +152,7 @@ impl<F: Future> Future for Timeout<F> {
         // SAFETY: The field is pinned with `self`.
         let mut race = unsafe { self.map_unchecked_mut(|this| &mut this.0) };
         let Some(running) = race.as_mut().as_pin_mut() else {
-            // Polled after completion.
-            return Poll::Pending;
+            return sys::polled_again();
         };
         let Poll::Ready(first) = running.poll(cx) else {
             return Poll::Pending;

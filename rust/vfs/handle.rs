@@ -1,23 +1,35 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Keeping a volume mounted from Rust.
+//!
+//! # Letting go
+//!
+//! The last reference on a mount that is at no place unmounts the volume in the thread that drops it. That
+//! waits for requests, and for readahead, which an executor has to run. So a handle that is dropped on the thread of
+//! an executor, in an upcall or in blocking work, is let go of by a work item of its own, for which memory was
+//! had when the handle was made. The exit of `upcall.ko` waits for such work, and until it is over the mount keeps
+//! `aext4.ko`. A mount of the same device waits for an unmount that has begun. Any other thread lets go itself.
 
 use crate::fs::FileSystem;
 use crate::mount::SuperBlock;
 use core::ops::Deref;
+use core::ptr::NonNull;
 use kernel::error::{from_err_ptr, to_result};
 use kernel::ffi::c_int;
 use kernel::fs::File;
 use kernel::prelude::*;
 use kernel::types::Opaque;
+use upcall::{on_executor, on_worker};
 use upcall_bindings as ub;
 
 /// A reference on a mounted volume.
 ///
 /// While it lives, `umount` fails with `EBUSY`. Dropping it may sleep: if the mount was detached
-/// in between, it is the last user and unmounts the volume.
+/// in between, it is the last user and unmounts the volume. On the thread of an executor that happens later,
+/// in another thread.
 pub struct Handle<F> {
-    path: Opaque<ub::path>,
+    /// The path, and the work item that may let go of it. Goes with the destructor.
+    held: NonNull<ub::upcall_held_path>,
     volume: F,
 }
 
@@ -42,7 +54,8 @@ impl<F: FileSystem> Handle<F> {
 
     /// Opens the volume that `file` is on.
     ///
-    /// Fails with `EINVAL` if that is of another file system. Does not sleep if it succeeds.
+    /// Fails with `EINVAL` if that is of another file system, and with `ENOMEM`. May sleep, but in an upcall if it
+    /// succeeds.
     pub fn of_file(file: &File) -> Result<Self> {
         let found = Opaque::<ub::path>::uninit();
         // SAFETY: An open file has a path, on which we take a reference.
@@ -96,9 +109,16 @@ impl<F: FileSystem> Handle<F> {
             unsafe { ub::path_put(path.get()) };
             return Err(EINVAL);
         }
+        // SAFETY: The path is valid, and its reference goes along if there is memory.
+        let held = unsafe { ub::upcall_hold_path(path.get(), !on_worker()) };
+        let Some(held) = NonNull::new(held) else {
+            // SAFETY: As above.
+            unsafe { ub::path_put(path.get()) };
+            return Err(ENOMEM);
+        };
         // SAFETY: The superblock is ours, and mounted.
         let volume = unsafe { SuperBlock::<F>::new(sb) }.volume().clone();
-        Ok(Self { path, volume })
+        Ok(Self { held, volume })
     }
 }
 
@@ -112,7 +132,7 @@ impl<F> Deref for Handle<F> {
 
 impl<F> Drop for Handle<F> {
     fn drop(&mut self) {
-        // SAFETY: We have a reference on the path, which goes.
-        unsafe { ub::path_put(self.path.get()) }
+        // SAFETY: It was held by `of_path`, and goes. A thread of an executor may not wait.
+        unsafe { ub::upcall_let_go(self.held.as_ptr(), on_executor()) }
     }
 }

@@ -366,7 +366,11 @@ impl<F: FileSystem> Ops<F> {
             if mask & ub::STATX_DIOALIGN != 0 && attr.file_type == FileType::Regular {
                 let disk = inode.volume().disk();
                 (*stat).result_mask |= ub::STATX_DIOALIGN;
-                if attr.direct_io {
+                if attr.flags & ub::FS_ENCRYPT_FL != 0 {
+                    // Blocks are encrypted as a whole.
+                    (*stat).dio_mem_align = inode.volume().info().block_size;
+                    (*stat).dio_offset_align = (*stat).dio_mem_align;
+                } else if attr.direct_io {
                     (*stat).dio_mem_align = ub::upcall_dma_alignment(disk.device().as_ptr().cast());
                     (*stat).dio_offset_align = disk.logical_block_size();
                 }

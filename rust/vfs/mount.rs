@@ -333,7 +333,7 @@ impl<F: FileSystem> Ops<F> {
                 (*fc).sb_flags & ub::UPCALL_SB_SILENT != 0,
             )
         };
-        let scope = Scope::on(&Executor::shared()?, &Executor::sleeper(F::NAME)?)?;
+        let scope = Scope::on(&Executor::shared()?, &Executor::blocking(F::NAME)?)?;
         // SAFETY: The device is open until `kill_sb`, and the scope ends before.
         let disk = unsafe {
             // What programs wrote to the device is to be seen by requests too.

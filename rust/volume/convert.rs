@@ -2,9 +2,9 @@
 
 //! The types of `aext4` and `layout`, as the two interfaces have them.
 
-use aext4::dir::NAME_MAX;
 use aext4::{DirContext, Ext4, InodeInfo};
 use kernel::prelude::*;
+use layout::dir::NAME_MAX;
 use layout::xattr as format;
 use layout::{AclTag, DataMap, Ino, InodeFlags};
 use vfs::{AclEntry, Attr, DirBatch, DirEntry, FileType, StatFs, Time, VolumeInfo, XattrNamespace};
@@ -45,7 +45,12 @@ pub(crate) fn attr(volume: &Ext4, node: &InodeInfo) -> Attr {
         uid: inode.uid & ids,
         gid: inode.gid & ids,
         project: inode.project,
-        size: inode.size,
+        size: if inode.is_encrypted_link() {
+            // That of what stands for the target, without the zero.
+            node.inline.len().saturating_sub(1) as u64
+        } else {
+            inode.size
+        },
         sectors: inode.sectors,
         atime: time(inode.atime),
         mtime: time(inode.mtime),

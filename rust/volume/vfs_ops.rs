@@ -142,7 +142,9 @@ impl FileSystem for Mounted {
     }
 
     fn fast_link<'a>(&self, node: &'a InodeRef) -> Option<&'a CStr> {
-        node.inode.fast_symlink()?;
+        if node.inode.fast_symlink().is_none() && !node.inode.is_encrypted_link() {
+            return None;
+        }
         CStr::from_bytes_with_nul(&node.inline).ok()
     }
 

@@ -299,16 +299,30 @@ pub(crate) fn push<T>(vec: &mut KVec<T>, value: T) -> Result {
     vec.push_within_capacity(value).map_err(|_| ENOMEM)
 }
 
-/// Warns once, with a stack trace, that a caller broke a rule.
+/// Warns, with a stack trace, that a caller broke a rule; not each time, if that comes often.
 macro_rules! warn_if {
     ($cond:expr, $message:literal) => {
         if $cond {
-            kernel::prelude::pr_warn!("{}\n", $message);
-            kernel::warn_on!(true);
+            $crate::sys::warn($message);
         }
     };
 }
 pub(crate) use warn_if;
+
+/// The warning of [`warn_if`].
+#[cold]
+#[inline(never)] // Once, and not in each user's module.
+pub(crate) fn warn(message: &'static str) {
+    // SAFETY: The message has this length.
+    unsafe { ub::upcall_warn_rule(message.as_ptr().cast(), message.len() as c_uint) };
+}
+
+pub(crate) use kernel::task::might_sleep;
+
+/// Another thread or an interrupt needs a few instructions to get on.
+pub(crate) fn relax() {
+    core::hint::spin_loop();
+}
 
 /// The identity of the calling thread; never 0.
 pub(crate) fn current() -> usize {
@@ -549,6 +563,8 @@ pub(crate) struct Bell {
     /// Null once it was destroyed.
     queue: Atomic<*mut bindings::workqueue_struct>,
     work: Opaque<bindings::work_struct>,
+    /// What ends the thread when nobody has a handle any more.
+    retirement: Opaque<ub::rcu_work>,
     /// Ends with a zero.
     name: [u8; NAME_LEN],
     /// The next in the list of executors.
@@ -574,6 +590,7 @@ impl Bell {
         Ok(Self {
             queue: Atomic::new(queue.cast()),
             work: Opaque::uninit(),
+            retirement: Opaque::uninit(),
             name: bytes,
             next: Atomic::new(core::ptr::null_mut()),
             busy: Atomic::new(false),
@@ -626,6 +643,31 @@ impl Bell {
             unsafe { bindings::destroy_workqueue(queue) };
             self.queue.store(core::ptr::null_mut(), Relaxed);
         }
+    }
+
+    /// Has the executor taken down by `queue`, after a grace period of RCU. Any context.
+    ///
+    /// # Safety
+    ///
+    /// The bell is that of a pinned [`Core`], of which the caller has the only reference and passes it on. Called
+    /// once. `queue` stays until the executor was taken down.
+    pub(crate) unsafe fn retire(&self, queue: *mut bindings::workqueue_struct) {
+        // SAFETY: The memory is there until the work frees it; the work function fits the type.
+        unsafe {
+            ub::upcall_queue_rcu_work(queue.cast(), self.retirement.get(), Some(Self::retired))
+        };
+    }
+
+    /// # Safety
+    ///
+    /// Called by the workqueue alone, for the work item that [`retire`](Self::retire) queued.
+    unsafe extern "C" fn retired(work: *mut ub::work_struct) {
+        let offset = Core::BELL_OFFSET
+            + core::mem::offset_of!(Bell, retirement)
+            + core::mem::offset_of!(ub::rcu_work, work);
+        // SAFETY: The work is embedded in a bell, and the bell in an executor, whose only reference `retire`
+        // was given. The grace period is over.
+        unsafe { crate::module::take_down(NonNull::new_unchecked(work.byte_sub(offset).cast())) };
     }
 
     /// Starts a run, unless one is pending already. Any context.
@@ -735,14 +777,14 @@ impl Parker {
         events(self.task.as_ptr().cast()).load(Acquire)
     }
 
-    /// Sleeps until the count is no longer `token`.
-    pub(crate) fn park(&self, token: Token) {
+    /// Sleeps until the count is no longer `token`; as a wait for IO if `io`.
+    pub(crate) fn park(&self, token: Token, io: bool) {
         let count = core::ptr::from_ref(events(self.task.as_ptr().cast()));
         // SAFETY: An `Atomic<i32>` is an `atomic_t`.
-        unsafe { ub::upcall_park(count.cast_mut().cast(), token) };
+        unsafe { ub::upcall_park(count.cast_mut().cast(), token, io) };
     }
 
-    /// [`park`](Self::park). Returns `false` if the thread was killed before.
+    /// [`park`](Self::park) for IO. Returns `false` if the thread was killed before.
     pub(crate) fn park_killable(&self, token: Token) -> bool {
         let count = core::ptr::from_ref(events(self.task.as_ptr().cast()));
         // SAFETY: As above.

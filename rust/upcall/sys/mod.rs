@@ -44,3 +44,12 @@ mod host;
 pub(crate) use host::*;
 #[cfg(not(MODULE))]
 pub use host::{Acquire, Atomic, Full, LockClass, Relaxed, Release};
+
+/// What every future of this crate gives that is polled after it was ready: a warning, and `Pending`.
+///
+/// The future takes no waker, so that who waits for it waits for ever.
+#[cold]
+pub(crate) fn polled_again<T>() -> core::task::Poll<T> {
+    warn_if!(true, "a future was polled after it was ready");
+    core::task::Poll::Pending
+}

@@ -71,7 +71,7 @@ fn superblocks_that_make_no_volume() {
     let cases: [(Change, Kind, &str); 22] = [
         (|b| b.truncate(1000), Kind::NotExt4, "too short"),
         (|b| put16(b, 0x38, 0xef52), Kind::NotExt4, "magic"),
-        (|b| put32(b, 0x60, 0x10000), Kind::Feature, "encrypt"),
+        (|b| put32(b, 0x60, 0x20000), Kind::Feature, "casefold"),
         (|b| put32(b, 0x18, 7), Kind::Geometry, "block size is 7"),
         (|b| put32(b, 0x1c, 1), Kind::Geometry, "cluster size"),
         (|b| put32(b, 0x20, 8184), Kind::Geometry, "per group"),

@@ -429,7 +429,6 @@ fn uuid_changes_and_seed_stays() {
 #[test]
 fn unsupported_features_are_refused_by_name() {
     for (feature, name) in [
-        ("encrypt", "encrypt"),
         ("casefold", "casefold"),
         ("mmp", "mmp"),
         ("journal_dev", "journal_dev"),

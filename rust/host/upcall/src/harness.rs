@@ -6,7 +6,7 @@
 // The models and the other tests each use their part.
 #![allow(dead_code)]
 
-use crate::executor::{Core, Executor};
+use crate::executor::{BlockingWorker, Core, Executor};
 use crate::registry;
 use crate::sys::{self, rt, Acquire, Atomic, Bell, Ledger, Relaxed, Release};
 use crate::Scope;
@@ -73,7 +73,7 @@ impl Host {
 
     /// A scope on this executor, and on `sleeper` for what may sleep.
     pub(crate) fn scope_with(&self, sleeper: &Host) -> Scope {
-        Scope::on(&self.0, &sleeper.0).unwrap()
+        Scope::on(&self.0, &BlockingWorker::of(sleeper.0.clone())).unwrap()
     }
 
     pub(crate) fn executor(&self) -> &Core {
@@ -85,7 +85,7 @@ impl Host {
     }
 
     pub(crate) fn try_scope(&self) -> sys::Result<Scope> {
-        Scope::on(&self.0, &self.0)
+        Scope::on(&self.0, &BlockingWorker::of(self.0.clone()))
     }
 
     fn run(&self) {

@@ -300,10 +300,14 @@ rt::thread_local! {
 
 /// Runs `f` as an interrupt handler would.
 pub(crate) fn interrupt<R>(f: impl FnOnce() -> R) -> R {
-    let old = HERE.with(|here| here.interrupt.replace(true));
-    let result = f();
-    HERE.with(|here| here.interrupt.set(old));
-    result
+    struct Leave(bool);
+    impl Drop for Leave {
+        fn drop(&mut self) {
+            HERE.with(|here| here.interrupt.set(self.0));
+        }
+    }
+    let _leave = Leave(HERE.with(|here| here.interrupt.replace(true)));
+    f()
 }
 
 /// Whether the caller is inside [`interrupt`].
@@ -321,7 +325,7 @@ pub(crate) fn in_lock() -> bool {
     HERE.with(|here| here.locks.get()) != 0
 }
 
-fn might_sleep() {
+pub(crate) fn might_sleep() {
     assert!(!in_interrupt(), "sleeping in interrupt context");
     assert!(!in_lock(), "sleeping under a spinlock");
 }
@@ -645,6 +649,11 @@ pub(crate) fn push<T>(vec: &mut KVec<T>, value: T) -> Result {
     Ok(())
 }
 
+/// Another thread needs a few instructions to get on.
+pub(crate) fn relax() {
+    rt::thread::yield_now();
+}
+
 pub(crate) fn current() -> usize {
     HERE.with(|here| here.id)
 }
@@ -703,9 +712,9 @@ pub(crate) fn new_id() -> u64 {
     0
 }
 
-/// The clock of the counters. It stands still.
+/// The clock of the counters: that of the timers.
 pub(crate) fn stamp() -> u64 {
-    0
+    now()
 }
 
 pub(crate) fn nanoseconds(stamps: u64) -> u64 {
@@ -885,6 +894,17 @@ struct Park {
     woken: rt::Condvar,
 }
 
+/// How often a thread parked, but not for IO, and for IO.
+static PARKED: [std::sync::atomic::AtomicUsize; 2] =
+    [const { std::sync::atomic::AtomicUsize::new(0) }; 2];
+
+/// How often a thread parked since the last call: not for IO, and for IO.
+pub(crate) fn take_parked() -> [usize; 2] {
+    PARKED
+        .each_ref()
+        .map(|count| count.swap(0, Ordering::Relaxed))
+}
+
 /// The calling thread, as somebody who can be woken.
 pub(crate) struct Parker {
     park: std::sync::Arc<Park>,
@@ -934,12 +954,13 @@ impl Parker {
 
     /// Nobody is killed.
     pub(crate) fn park_killable(&self, token: Token) -> bool {
-        self.park(token);
+        self.park(token, true);
         true
     }
 
-    pub(crate) fn park(&self, token: Token) {
+    pub(crate) fn park(&self, token: Token, io: bool) {
         might_sleep();
+        PARKED[usize::from(io)].fetch_add(1, Ordering::Relaxed);
         assert!(!on_worker(), "a worker sleeps");
         let mut count = self.park.count.lock().unwrap();
         while *count == token {

@@ -6,9 +6,9 @@
 use crate::harness::*;
 use crate::sys;
 use crate::{
-    block_on, channel, interval, join, join_set::JoinSet, oneshot, race, run, select, sleep,
-    sleep_until, timeout, try_join, try_join_all, Cancelled, Closed, Either, Elapsed, Instant,
-    Mutex, Notify, Semaphore, TryError,
+    block_on, channel, interval, join, join_all, join_set::JoinSet, oneshot, race, run, select,
+    sleep, sleep_until, timeout, try_join, try_join_all, AcquireError, Budget, Cancelled, Closed,
+    Either, Elapsed, Instant, Mutex, Notify, Semaphore, TryError,
 };
 use core::future::{pending, ready, Future};
 use core::pin::{pin, Pin};
@@ -294,7 +294,8 @@ fn a_oneshot_gives_its_value() {
         assert_eq!(count.wakes(), 1);
         assert_eq!(poll_once(Pin::new(&mut rx)), Poll::Ready(Ok(8)));
         // Given out once.
-        assert_eq!(poll_once(Pin::new(&mut rx)), Poll::Ready(Err(Closed)));
+        assert_eq!(poll_once(Pin::new(&mut rx)), Poll::Pending);
+        assert_eq!(sys::take_warnings().len(), 1);
     });
 }
 
@@ -571,13 +572,13 @@ fn a_closed_semaphore_gives_no_permits() {
         assert!(semaphore.is_closed());
         assert!(matches!(
             poll_once(waits.as_mut()),
-            Poll::Ready(Err(Closed))
+            Poll::Ready(Err(AcquireError::Closed))
         ));
         drop(dropped);
         drop(permit);
         assert_eq!(semaphore.available(), 1);
         assert_eq!(semaphore.try_acquire(1).err(), Some(TryError::Closed));
-        assert_eq!(now(semaphore.acquire(1)).err(), Some(Closed));
+        assert_eq!(now(semaphore.acquire(1)).err(), Some(AcquireError::Closed));
     });
 }
 
@@ -1569,5 +1570,323 @@ fn an_aborted_set_gives_its_outputs_and_what_was_cancelled() {
             Some(sys::ESHUTDOWN)
         );
         assert!(poll_once(pin!(set.next())).is_ready());
+    });
+}
+
+#[test]
+fn more_permits_than_there_can_be_are_refused_at_once() {
+    session(|| {
+        let semaphore = Semaphore::new(2);
+        let too_many = [Semaphore::MAX + 1, usize::MAX];
+        for count in too_many {
+            assert_eq!(
+                now(semaphore.acquire(count)).err(),
+                Some(AcquireError::TooMany)
+            );
+            assert_eq!(semaphore.try_acquire(count).err(), Some(TryError::TooMany));
+            // Behind one who waits, too, and in nobody's way
+            let mut first = queued(semaphore.acquire(3));
+            assert_eq!(
+                now(semaphore.acquire(count)).err(),
+                Some(AcquireError::TooMany)
+            );
+            semaphore.release(1);
+            assert!(poll_once(first.as_mut()).is_ready());
+            drop(first);
+            assert!(semaphore.try_acquire(3).is_ok());
+            semaphore.try_acquire(1).unwrap().forget();
+        }
+        assert!(semaphore.try_acquire(Semaphore::MAX).is_err());
+        assert_eq!(sys::Error::from(AcquireError::TooMany), sys::EINVAL);
+        assert_eq!(sys::Error::from(TryError::TooMany), sys::EINVAL);
+        assert_eq!(sys::Error::from(AcquireError::Closed), sys::ESHUTDOWN);
+    });
+}
+
+/// Polls `future`, which is ready, and again: it warns, each time, and is pending.
+#[track_caller]
+fn over<F: Future>(future: F) {
+    let mut future = pin!(future);
+    let output = poll_once(future.as_mut());
+    assert!(output.is_ready(), "it is not ready");
+    for _ in 0..2 {
+        assert_eq!(sys::take_warnings(), <[&str; 0]>::default());
+        let counts = Count::new();
+        assert!(poll_with(future.as_mut(), &Waker::from(counts.clone())).is_pending());
+        assert_eq!(
+            sys::take_warnings(),
+            ["a future was polled after it was ready"]
+        );
+        assert_eq!(counts.wakes(), 0);
+        // It kept no waker.
+        assert_eq!(Arc::strong_count(&counts), 1);
+    }
+}
+
+/// A future that may be polled again when it is ready, and tells how often it was.
+fn again(polls: &Arc<std::sync::atomic::AtomicUsize>) -> impl Future<Output = Result<u8, u8>> {
+    let polls = polls.clone();
+    core::future::poll_fn(move |_| {
+        polls.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        Poll::Ready(Ok(1))
+    })
+}
+
+#[test]
+fn a_future_polled_after_it_was_ready_warns_and_is_pending() {
+    session(|| {
+        let polls = Arc::default();
+        over(join_all([again(&polls), again(&polls)]).unwrap());
+        over(join_all([again(&polls); 0]).unwrap());
+        over(try_join_all([ready(Ok::<u8, Failed>(1))]).unwrap());
+        let fails = |result: Result<u8, u8>| ready(result);
+        over(try_join_all::<_, u8, Failed>([ready(Ok(1)), ready(Err(Failed))]).unwrap());
+        over(crate::Join((
+            crate::JoinMember::new(again(&polls)),
+            crate::JoinMember::new(ready(2)),
+        )));
+        over(crate::TryJoin(
+            (
+                crate::JoinMember::new(again(&polls)),
+                crate::JoinMember::new(fails(Ok(2))),
+            ),
+            core::marker::PhantomData::<u8>,
+        ));
+        // With one that is pending, and would be polled again
+        over(crate::TryJoin(
+            (
+                crate::JoinMember::new(pending::<Result<u8, u8>>()),
+                crate::JoinMember::new(fails(Err(2))),
+            ),
+            core::marker::PhantomData::<u8>,
+        ));
+        let before = polls.load(std::sync::atomic::Ordering::Relaxed);
+        over(race(again(&polls), pending::<()>()));
+        over(race(pending::<()>(), again(&polls)));
+        over(timeout(MS, again(&polls)));
+        let after = polls.load(std::sync::atomic::Ordering::Relaxed);
+        assert_eq!(after - before, 3, "a member was polled again");
+        over(run(again(&polls)));
+        over(run(again(&polls)).then(|n| ready(Ok::<u8, u8>(n))));
+        over(run(fails(Err(1))).then(|n| ready(Ok::<u8, u8>(n))));
+        over(sleep(Duration::ZERO));
+        let (tx, rx) = oneshot::<u8>().unwrap();
+        tx.send(1).unwrap();
+        over(rx);
+        let (tx, rx) = oneshot::<u8>().unwrap();
+        drop(tx);
+        over(rx);
+        let semaphore = Semaphore::new(1);
+        over(semaphore.acquire(1));
+        over(semaphore.acquire(usize::MAX));
+        let sem = crate::RwSemaphore::new(());
+        over(sem.read());
+        over(sem.write());
+        let mutex = Mutex::new(());
+        over(mutex.lock());
+        let host = Host::new();
+        let scope = host.scope();
+        let handle = scope.spawn(async {}).unwrap();
+        let aborted = scope.spawn(pending::<()>()).unwrap();
+        aborted.abort();
+        host.pump();
+        assert!(handle.is_finished());
+        over(handle);
+        over(aborted);
+    });
+}
+
+/// An error that also says that there is no memory.
+#[derive(Debug)]
+struct Failed;
+
+impl From<sys::Error> for Failed {
+    fn from(_: sys::Error) -> Self {
+        Self
+    }
+}
+
+#[test]
+fn a_sleep_that_fired_is_over() {
+    session(|| {
+        let mut sleeps = pin!(sleep(MS));
+        assert!(poll_once(sleeps.as_mut()).is_pending());
+        sys::advance(MS);
+        over(sleeps);
+    });
+}
+
+#[test]
+fn a_handle_whose_value_was_taken_is_finished_and_keeps_no_memory() {
+    session(|| {
+        let host = Host::new();
+        let scope = host.scope();
+        let mut handle = scope.spawn(async { 1 }).unwrap();
+        host.pump();
+        assert_eq!(sys::Ledger::tasks(), 1);
+        assert_eq!(now(&mut handle), Ok(1));
+        assert_eq!(sys::Ledger::tasks(), 0);
+        assert!(handle.is_finished());
+        handle.abort();
+    });
+}
+
+/// Takes `cost` of the clock for each poll, and is ready at the last of `polls`.
+fn slow(cost: Duration, polls: usize) -> impl Future<Output = ()> {
+    let mut left = polls;
+    core::future::poll_fn(move |cx| {
+        sys::advance(cost);
+        left -= 1;
+        if left == 0 {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+}
+
+/// How long the longest poll of `future` takes, and how many there are. It is polled when it was woken.
+fn longest<F: Future>(future: F) -> (Duration, usize) {
+    let mut future = pin!(future);
+    let counts = Count::new();
+    let waker = Waker::from(counts.clone());
+    let (mut longest, mut polls) = (Duration::ZERO, 0);
+    loop {
+        let wakes = counts.wakes();
+        let start = Instant::now();
+        polls += 1;
+        let output = poll_with(future.as_mut(), &waker);
+        longest = longest.max(Instant::now().since(start));
+        if output.is_ready() {
+            return (longest, polls);
+        }
+        assert!(counts.wakes() > wakes, "nobody wakes it");
+        assert!(polls < 1_000_000, "it never ends");
+    }
+}
+
+/// The bound of a [`Budget`], and a member's poll beyond it.
+const BOUND: Duration = Duration::from_millis(2);
+
+#[test]
+fn no_poll_of_many_is_longer_than_its_longest_member_and_a_bound() {
+    session(|| {
+        // 200 ms in all, and 2 rounds
+        let (time, polls) = longest(join_all((0..100).map(|_| slow(MS, 2))).unwrap());
+        assert!(time <= BOUND, "{time:?}");
+        assert!((100..=402).contains(&polls), "{polls}");
+        let members = (0..1000).map(|_| async {
+            slow(MS / 10, 3).await;
+            Ok::<_, sys::Error>(())
+        });
+        let (time, polls) = longest(try_join_all::<_, _, sys::Error>(members).unwrap());
+        assert!(time <= BOUND, "{time:?}");
+        assert!(polls <= 602, "{polls}");
+        // One that takes long is no fault of ours.
+        let members = [slow(20 * MS, 1), slow(30 * MS, 1), slow(MS, 1)];
+        let (time, polls) = longest(join_all(members).unwrap());
+        assert_eq!((time, polls), (30 * MS, 3));
+    });
+}
+
+#[test]
+fn many_members_are_polled_in_turns_also_if_the_clock_stands_still() {
+    session(|| {
+        let (time, polls) = longest(join_all((0..10_000).map(|_| ready(()))).unwrap());
+        assert_eq!(time, Duration::ZERO);
+        assert!((2..100).contains(&polls), "{polls}");
+    });
+}
+
+#[test]
+fn a_wake_of_one_of_many_polls_that_one() {
+    session(|| {
+        let polls: Arc<std::sync::atomic::AtomicUsize> = Arc::default();
+        let signals: Vec<_> = (0..50).map(|_| Signal::new()).collect();
+        let members = signals.iter().map(|signal| {
+            let (signal, polls) = (signal.clone(), polls.clone());
+            let mut wait = Box::pin(signal.wait());
+            core::future::poll_fn(move |cx| {
+                polls.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                wait.as_mut().poll(cx)
+            })
+        });
+        let mut all = pin!(join_all(members).unwrap());
+        let counts = Count::new();
+        let waker = Waker::from(counts.clone());
+        assert!(poll_with(all.as_mut(), &waker).is_pending());
+        assert_eq!(counts.wakes(), 0);
+        for (n, signal) in signals.iter().enumerate() {
+            signal.fire();
+            assert_eq!(counts.wakes(), n + 1);
+            let done = poll_with(all.as_mut(), &waker).is_ready();
+            assert_eq!(done, n == 49);
+        }
+        assert_eq!(polls.load(std::sync::atomic::Ordering::Relaxed), 100);
+    });
+}
+
+#[test]
+fn wakers_of_members_outlive_the_join() {
+    session(|| {
+        let wakers = Wakers::new();
+        let leave = wakers.clone();
+        let mut all = Box::pin(
+            join_all([core::future::poll_fn(move |cx| {
+                leave.leave(cx, 2);
+                Poll::<()>::Pending
+            })])
+            .unwrap(),
+        );
+        let counts = Count::new();
+        assert!(poll_with(all.as_mut(), &Waker::from(counts.clone())).is_pending());
+        drop(all);
+        assert_eq!(Arc::strong_count(&counts), 1, "the task is kept");
+        sys::interrupt(|| {
+            wakers.take().wake();
+            drop(wakers.take());
+        });
+        assert_eq!(counts.wakes(), 0);
+    });
+}
+
+#[test]
+fn an_owner_of_a_set_that_finds_output_after_output_pauses() {
+    session(|| {
+        let host = Host::new();
+        let mut set = set::<usize>(&host, 3000);
+        for n in 0..3000 {
+            set.try_spawn(async move { n }).unwrap();
+        }
+        host.pump();
+        let (time, polls) = longest(async {
+            while let Some(n) = set.next().await {
+                n.unwrap();
+                sys::advance(MS / 100);
+            }
+        });
+        assert!(time <= BOUND, "{time:?}");
+        assert!((10..100).contains(&polls), "{polls}");
+        drop_on_worker(&host, set);
+    });
+}
+
+#[test]
+fn a_budget_pauses_when_its_time_or_its_steps_are_over_and_begins_anew() {
+    session(|| {
+        let step = |cost: Duration, steps: usize| {
+            longest(async move {
+                let mut budget = Budget::new();
+                for _ in 0..steps {
+                    sys::advance(cost);
+                    budget.pause().await;
+                }
+            })
+        };
+        let (time, polls) = step(MS / 4, 100);
+        assert!(time <= BOUND, "{time:?}");
+        assert_eq!(polls, 26);
+        let (_, polls) = step(Duration::ZERO, 10_000);
+        assert_eq!(polls, 10);
     });
 }

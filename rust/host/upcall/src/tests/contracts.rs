@@ -9,6 +9,7 @@ use crate::{block_on, join_all, Cancelled, JoinHandle, RwSemaphore};
 use core::future::{pending, poll_fn, ready, Future};
 use core::pin::{pin, Pin};
 use core::task::{Poll, Waker};
+use core::time::Duration;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -57,6 +58,28 @@ fn a_run_stops_at_its_budget_and_rings_for_what_is_left() {
             assert_eq!(ran.load(Ordering::Relaxed), expected);
         }
         host.pump();
+    });
+}
+
+#[test]
+fn a_run_stops_when_its_time_is_over_and_rings_for_what_is_left() {
+    session(|| {
+        let host = Host::new();
+        let scope = host.scope();
+        let ran = Arc::new(AtomicUsize::new(0));
+        for _ in 0..10 {
+            let ran = ran.clone();
+            drop(scope.spawn(async move {
+                sys::advance(Duration::from_micros(700));
+                ran.fetch_add(1, Ordering::Relaxed);
+            }));
+        }
+        // Of two milliseconds
+        for expected in [3, 6, 9, 10] {
+            assert!(host.try_run(), "nobody rang");
+            assert_eq!(ran.load(Ordering::Relaxed), expected);
+        }
+        assert!(!host.try_run());
     });
 }
 
@@ -193,7 +216,8 @@ fn an_output_is_given_out_once() {
         let mut handle = scope.spawn(async { 1 }).unwrap();
         host.pump();
         assert_eq!(output(&mut handle), Poll::Ready(Ok(1)));
-        assert_eq!(output(&mut handle), Poll::Ready(Err(Cancelled)));
+        assert_eq!(output(&mut handle), Poll::Pending);
+        assert_eq!(sys::take_warnings().len(), 1);
     });
 }
 
@@ -516,6 +540,53 @@ fn an_executor_is_in_the_list_until_its_last_handle_is_gone() {
 }
 
 #[test]
+fn a_thread_waits_for_io_in_block_on_and_not_for_locks_and_scopes() {
+    session(|| {
+        let host = Host::new();
+        let scope = host.scope();
+        let worker = host.worker();
+        let sem = Shared::new(RwSemaphore::new(()));
+        let sem = sem.get();
+        // As long as the other thread parks at least once: wakes it, and only then.
+        let woken = |count: fn([usize; 2]) -> usize, wait: &mut dyn FnMut()| {
+            sys::take_parked();
+            wait();
+            let parked = sys::take_parked();
+            assert!(count(parked) > 0 && parked.iter().sum::<usize>() == count(parked));
+        };
+        let later = |f: Box<dyn FnOnce() + Send>| {
+            std::thread::spawn(move || {
+                std::thread::sleep(std::time::Duration::from_millis(20));
+                f();
+            })
+        };
+        let signal = Signal::new();
+        let fires = signal.clone();
+        let thread = later(Box::new(move || fires.fire()));
+        woken(|parked| parked[1], &mut || {
+            assert_eq!(block_on(signal.wait()), Ok(()));
+        });
+        thread.join().unwrap();
+        let guard = sem.try_write().unwrap();
+        let thread = later(Box::new(move || drop(guard)));
+        woken(|parked| parked[0], &mut || drop(sem.read_blocking()));
+        thread.join().unwrap();
+        let member = scope.spawner().enter().unwrap();
+        let thread = later(Box::new(move || drop(member)));
+        let mut scope = Some(scope);
+        woken(|parked| parked[0], &mut || drop(scope.take()));
+        thread.join().unwrap();
+        worker.stop();
+    });
+}
+
+#[test]
+#[should_panic(expected = "sleeping in interrupt context")]
+fn block_on_in_an_interrupt_is_refused_also_if_the_future_is_ready() {
+    session(|| sys::interrupt(|| assert!(block_on(ready(())).is_err())));
+}
+
+#[test]
 fn block_on_in_an_upcall_is_refused() {
     session(|| {
         let host = Host::new();
@@ -595,11 +666,12 @@ fn join_all_drops_what_is_pending_and_what_is_done() {
 #[test]
 fn join_all_without_memory_drops_all_futures_and_outputs() {
     session(|| {
-        for step in 0..6 {
+        // For three slots, for what their wakers share, and for three outputs
+        for step in 0..10 {
             let probes = Probes::new();
             sys::fail_after(step);
             let all = join_all((0..3).map(|_| ready(probes.probe())));
-            if step < 3 {
+            if step < 7 {
                 assert_eq!(all.err(), Some(sys::ENOMEM));
             } else {
                 let mut all = Box::pin(all.unwrap());

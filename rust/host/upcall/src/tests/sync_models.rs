@@ -8,7 +8,9 @@
 
 use crate::harness::*;
 use crate::sys::{self, rt::thread, Atomic, Relaxed};
-use crate::{block_on, channel, oneshot, Closed, JoinSet, Mutex, Notify, Semaphore, TryError};
+use crate::{
+    block_on, channel, join_all, oneshot, Closed, JoinSet, Mutex, Notify, Semaphore, TryError,
+};
 use core::future::Future;
 use core::pin::Pin;
 use core::task::{Poll, Waker};
@@ -481,5 +483,69 @@ fn unlock_of_a_mutex_against_drop_of_one_who_waits() {
         *block_on(mutex.lock()).unwrap().unwrap() += 1;
         dropper.join().unwrap();
         assert_eq!(*mutex.try_lock().unwrap(), 1);
+    });
+}
+
+// Many members in one task.
+
+#[test]
+fn two_members_are_woken_at_once() {
+    model(2, || {
+        let signals = [Signal::new(), Signal::new()];
+        let threads = signals
+            .clone()
+            .map(|signal| thread::spawn(move || signal.fire()));
+        let all = join_all(signals.iter().map(|signal| signal.wait())).unwrap();
+        assert_eq!(block_on(all).unwrap().map(|outputs| outputs.len()), Ok(2));
+        for thread in threads {
+            thread.join().unwrap();
+        }
+    });
+}
+
+#[test]
+fn a_member_is_woken_against_a_poll_with_another_waker() {
+    model(3, || {
+        let signal = Signal::new();
+        let fires = signal.clone();
+        let mut all = Box::pin(join_all([signal.wait()]).unwrap());
+        let counts = [Count::new(), Count::new()];
+        let poll = |all: &mut Pin<Box<_>>, count: &Arc<Count>| {
+            let waker = Waker::from(count.clone());
+            poll_with(Pin::as_mut(all), &waker).is_ready()
+        };
+        assert!(!poll(&mut all, &counts[0]));
+        let thread = thread::spawn(move || fires.fire());
+        let ready = poll(&mut all, &counts[1]);
+        thread.join().unwrap();
+        // Whoever polled last is woken, unless it had the output.
+        assert!(ready || counts[1].wakes() > 0);
+        assert!(ready || poll(&mut all, &counts[1]));
+        drop(all);
+        assert!(
+            counts.iter().all(|count| Arc::strong_count(count) == 1),
+            "a waker was left"
+        );
+    });
+}
+
+#[test]
+fn a_member_is_woken_against_the_drop_of_all() {
+    model(3, || {
+        let (wakers, count) = (Wakers::new(), Count::new());
+        let leave = wakers.clone();
+        let mut all = Box::pin(
+            join_all([core::future::poll_fn(move |cx| {
+                leave.leave(cx, 1);
+                Poll::<()>::Pending
+            })])
+            .unwrap(),
+        );
+        assert!(poll_with(all.as_mut(), &Waker::from(count.clone())).is_pending());
+        let waker = wakers.take();
+        let thread = thread::spawn(move || sys::interrupt(|| waker.wake()));
+        drop(all);
+        thread.join().unwrap();
+        assert_eq!(Arc::strong_count(&count), 1, "a waker was left");
     });
 }
