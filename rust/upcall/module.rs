@@ -11,8 +11,8 @@
 //! is bound to no CPU, so that one that goes away takes nothing along: the workqueue moves the thread,
 //! and the kernel moves the timers.
 
+use crate::debugfs;
 use crate::executor::{BlockingWorker, Core, Executor};
-use crate::eyes::Eyes;
 use crate::memory::Shortage;
 use crate::registry;
 use crate::scope::Scope;
@@ -183,7 +183,7 @@ unsafe fn end(core: &Arc<Core>) {
 /// The module's data.
 pub(crate) struct Runtime {
     /// Dropped first: it looks at all else.
-    _eyes: Eyes,
+    _debugfs: debugfs::Directory,
     _defaults: Defaults,
 }
 
@@ -191,7 +191,7 @@ impl kernel::Module for Runtime {
     fn init(_module: &'static ThisModule) -> Result<Self> {
         let defaults = Defaults::new()?;
         Ok(Self {
-            _eyes: Eyes::open(),
+            _debugfs: debugfs::Directory::create(),
             _defaults: defaults,
         })
     }

@@ -34,7 +34,7 @@ pub use super::{
 };
 pub(crate) use kernel::sync::{Arc, UniqueArc};
 
-pub(crate) use crate::eyes::poll_limit;
+pub(crate) use crate::debugfs::poll_limit;
 pub(crate) use crate::module::{executor, retire, shortage};
 pub(crate) use crate::reserve::Reserve;
 

@@ -37,21 +37,21 @@ pub(crate) fn poll_limit() -> u64 {
 }
 
 /// The directory, while it is there.
-pub(crate) struct Eyes(());
+pub(crate) struct Directory(());
 
-impl Eyes {
+impl Directory {
     /// Makes the directory. Without debugfs it is not there.
-    pub(crate) fn open() -> Self {
+    pub(crate) fn create() -> Self {
         // SAFETY: Called once, by a thread that may sleep.
-        unsafe { ub::upcall_eyes_open() };
+        unsafe { ub::upcall_debugfs_create() };
         Self(())
     }
 }
 
-impl Drop for Eyes {
+impl Drop for Directory {
     fn drop(&mut self) {
-        // SAFETY: It was opened.
-        unsafe { ub::upcall_eyes_close() };
+        // SAFETY: `create` made it, and nobody else removes it.
+        unsafe { ub::upcall_debugfs_remove() };
     }
 }
 
@@ -280,27 +280,4 @@ fn state_name(bits: usize) -> &'static str {
     } else {
         "waiting"
     }
-}
-
-/// The running task, as its code sees it.
-pub struct Current {
-    /// Its number: unique until the module is loaded again, and the one in debugfs and traces.
-    pub id: u64,
-    /// Its name.
-    pub name: &'static str,
-    /// How often it was polled, this time included.
-    pub polls: u32,
-}
-
-/// The task whose poll the caller is in, if an executor's worker runs it; `None` elsewhere, also inside a
-/// first poll by a `spawn_eager` of another thread. Process context.
-pub fn current() -> Option<Current> {
-    let executor = sys::current_executor()?;
-    // SAFETY: The executor is there while it runs us, and so is the task.
-    let task = unsafe { executor.as_ref().current_task()?.as_ref() };
-    Some(Current {
-        id: task.id,
-        name: task.name(),
-        polls: task.polls.get(),
-    })
 }
