@@ -162,7 +162,7 @@ fn nth_executor(index: usize) -> Option<Line> {
         let stats = core.stats();
         Some(Line {
             core: from_ref(core),
-            name: *core.bell().name_bytes(),
+            name: *core.work().name_bytes(),
             sleeps: core.sleeps(),
             runs: stats.runs.get(),
             polls: stats.polls(),
@@ -257,7 +257,7 @@ fn scope_tasks(scope: &ScopeInner, now: u64, f: &mut fmt::Formatter<'_>) -> fmt:
             f,
             "task={} executor={} state={} age_ms={} polls={} waits={} name={}",
             row.id,
-            executor.bell().name().to_str().unwrap_or("?"),
+            executor.work().name().to_str().unwrap_or("?"),
             state_name(row.state),
             microseconds(sys::nanoseconds(sys::since(now, row.spawned))) / 1000,
             row.polls,

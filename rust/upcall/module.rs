@@ -16,7 +16,7 @@ use crate::executor::{BlockingWorker, Core, Executor};
 use crate::memory::Shortage;
 use crate::registry;
 use crate::scope::Scope;
-use crate::sys::{self, Acquire, Atomic, Bell, Full, Release};
+use crate::sys::{self, Acquire, Atomic, Full, Release, Work};
 use core::ptr::{null_mut, NonNull};
 use kernel::bindings;
 use kernel::error::to_result;
@@ -129,9 +129,9 @@ impl Executor {
 
     fn build(name: &CStr, flags: u32, sleeps: bool) -> Result<Self> {
         let flags = flags | bindings::wq_flags_WQ_MEM_RECLAIM;
-        let this = Self::with_bell(Bell::new(name, flags)?, sleeps)?;
+        let this = Self::with_work(Work::new(name, flags)?, sleeps)?;
         // SAFETY: The executor has its final address, and nobody knows of it yet.
-        unsafe { this.core().bell().hang(static_lock_class!()) };
+        unsafe { this.core().work().init(static_lock_class!()) };
         registry::add(this.core());
         Ok(this)
     }
@@ -148,7 +148,7 @@ pub(crate) fn retire(core: Arc<Core>) {
     let core = Arc::into_raw(core);
     // SAFETY: The core stays until `take_down`, which gets the reference. It was counted in `OTHERS`, so the
     // workqueue is there.
-    unsafe { (*core).bell().retire(RETIREMENT.load(Acquire)) };
+    unsafe { (*core).work().retire(RETIREMENT.load(Acquire)) };
 }
 
 /// Takes down an executor that [`retire`] handed over, a grace period ago.
@@ -157,11 +157,11 @@ pub(crate) fn retire(core: Arc<Core>) {
 ///
 /// `core` is its only reference, which is passed on. Process context, and not the executor's own.
 pub(crate) unsafe fn take_down(core: NonNull<Core>) {
-    // SAFETY: By the function's contract. Nobody rings but the last run: wakers have left their read
+    // SAFETY: By the function's contract. Nobody queues it but the last run: wakers have left their read
     // sections, and others had handles.
     unsafe {
         let core = Arc::from_raw(core.as_ptr());
-        core.bell().take_down();
+        core.work().take_down();
         drop(core);
         ub::upcall_users_leave(others().cast());
     }
@@ -177,7 +177,7 @@ unsafe fn end(core: &Arc<Core>) {
     // SAFETY: We may sleep.
     unsafe { bindings::synchronize_rcu() };
     // SAFETY: Nobody pushes any more: wakers have left their read sections, and others had handles.
-    unsafe { core.bell().take_down() };
+    unsafe { core.work().take_down() };
 }
 
 /// The module's data.

@@ -26,7 +26,7 @@ sys::global! {
 /// Adds an executor.
 pub(crate) fn add(core: &Core) {
     locked(|| {
-        core.bell().next().store(EXECUTORS.load(Relaxed), Relaxed);
+        core.work().next().store(EXECUTORS.load(Relaxed), Relaxed);
         EXECUTORS.store(from_ref(core).cast_mut(), Release);
     });
 }
@@ -42,9 +42,9 @@ pub(crate) fn remove(core: &Core) {
                 return;
             };
             if core::ptr::eq(this, core) {
-                return link.store(this.bell().next().load(Relaxed), Release);
+                return link.store(this.work().next().load(Relaxed), Release);
             }
-            link = this.bell().next();
+            link = this.work().next();
         }
     });
 }
@@ -59,7 +59,7 @@ pub(crate) fn find_executor<R>(mut f: impl FnMut(&Core) -> Option<R>) -> Option<
         if let Some(result) = f(core) {
             return Some(result);
         }
-        at = core.bell().next().load(Acquire);
+        at = core.work().next().load(Acquire);
     }
     None
 }

@@ -16,7 +16,7 @@
 //! # Concurrency
 //!
 //! Wakers run in any context, up to hard interrupt. They change the state word, push on the ready
-//! list, ring the bell, and drop references; the last reference frees the memory and nothing else,
+//! list, queue the executor's work item, and drop references; the last reference frees the memory and nothing else,
 //! because the future is gone by then: a scope keeps every task that is not complete. So no
 //! destructor of a user runs in a waker.
 //!

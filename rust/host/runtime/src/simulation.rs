@@ -12,8 +12,8 @@ use kernel::machine;
 
 /// An executor, on a work item of the machine, or on a thread if its runnables may sleep.
 pub fn executor(name: &str, sleeps: bool) -> Result<Executor> {
-    let executor = Executor::with_bell(sys::Bell::new(name, sleeps), sleeps)?;
-    executor.core().bell().hang(executor.as_ptr());
+    let executor = Executor::with_work(sys::Work::new(name, sleeps), sleeps)?;
+    executor.core().work().init(executor.as_ptr());
     registry::add(executor.core());
     Ok(executor)
 }
