@@ -138,7 +138,7 @@ mod tests {
         ensure!(block_on(scope.spawn(async { on_worker() })?)??);
         // The first poll is here
         ensure!(!block_on(scope.spawn_eager(async { on_worker() })?)??);
-        // And the sleeper is another worker
+        // And the blocking worker is another worker
         let slept = scope.spawner().spawn_blocking(on_worker)?;
         ensure!(!block_on(slept)??);
         Ok(())

@@ -25,14 +25,15 @@
 //!
 //! `submit_bio` may wait for a tag, for a frozen queue, for writeback throttling, or in the driver. On an
 //! executor's worker bios go out with `REQ_NOWAIT`, and are refused where they would wait. What would wait
-//! nevertheless is submitted by the scope's *sleeper*, a thread that may: requests that throttling or
-//! splitting does not refuse but makes wait (discards, zeroes), all requests of a driver that sleeps or of a
-//! device without `REQ_NOWAIT`, and those that were refused. Writes and flushes are marked `REQ_SYNC | REQ_IDLE`,
-//! as direct IO is, which throttling leaves alone. A stacked device does not tell that a driver below it sleeps.
+//! nevertheless is submitted by the scope's *blocking worker*, a thread that may: requests that
+//! throttling or splitting does not refuse but makes wait (discards, zeroes), all requests of a
+//! driver that sleeps or of a device without `REQ_NOWAIT`, and those that were refused. Writes and
+//! flushes are marked `REQ_SYNC | REQ_IDLE`, as direct IO is, which throttling leaves alone. A
+//! stacked device does not tell that a driver below it sleeps.
 //!
-//! [`Queue`](crate::device::Queue) keeps the order: while there are requests for the sleeper, new ones of a
-//! worker go behind them. Threads that are not workers submit directly, and wait where the kernel makes them
-//! wait. There is no retry of a request that failed.
+//! [`Queue`](crate::device::Queue) keeps the order: while there are requests for the blocking
+//! worker, new ones of a worker go behind them. Threads that are not workers submit directly, and
+//! wait where the kernel makes them wait. There is no retry of a request that failed.
 //!
 //! # Memory
 //!
@@ -122,7 +123,7 @@ pub(crate) struct Head {
     done: Done,
     /// Written by `end_io` before `done` is completed, read after.
     status: Cell<i32>,
-    /// Given to the sleeper to submit, not to the executor to release.
+    /// Given to the blocking worker to submit, not to the executor to release.
     submit: Atomic<bool>,
     segments: u16,
     /// What all segments have, in bytes.
@@ -364,7 +365,7 @@ impl<P: Payload> Idle<P> {
             if (*this).asked().queue.begin(upcall, special) {
                 start(head, upcall, if upcall { blk::NOWAIT } else { 0 });
             } else {
-                sleeper_submits(head);
+                blocking_worker_submits(head);
             }
         }
         Ok(Io {
@@ -484,18 +485,18 @@ unsafe fn start(head: NonNull<Head>, upcall: bool, flags: u32) {
     }
 }
 
-/// Hands the request, which its queue counts as waiting, to the sleeper, which submits it.
+/// Hands the request, which its queue counts as waiting, to the blocking worker, which submits it.
 ///
 /// # Safety
 ///
 /// As for [`start`].
-unsafe fn sleeper_submits(head: NonNull<Head>) {
+unsafe fn blocking_worker_submits(head: NonNull<Head>) {
     // SAFETY: The bio's reference goes along; nobody else pushes the request while the bio is not out.
-    // The sleeper outlives every request, as the executor does.
+    // The blocking worker outlives every request, as the executor does.
     unsafe {
         let this = head.as_ref();
         this.submit.store(true, sys::Relaxed);
-        this.asked().member.scope().sleeper().push(head.cast());
+        this.asked().member.scope().blocking().push(head.cast());
     }
 }
 
@@ -510,7 +511,7 @@ pub(crate) unsafe fn end_io(head: NonNull<Head>, end: Ended, section: &sys::Read
         let this = head.as_ref();
         let Ended::Done(errno) = end else {
             this.asked().queue.refused();
-            return sleeper_submits(head);
+            return blocking_worker_submits(head);
         };
         this.bio.trace_end(|| this.asked().sector, errno);
         this.status.with_mut(|status| *status = errno);
@@ -536,12 +537,12 @@ fn result(errno: i32) -> Result {
     Err(Error::from_errno(errno))
 }
 
-/// Runs on the sleeper, to submit, or on the executor, to release.
+/// Runs on the blocking worker, to submit, or on the executor, to release.
 ///
 /// # Safety
 ///
-/// `runnable` is the first field of a head. On the sleeper the bio's reference comes with it; on
-/// the executor it is the last user's.
+/// `runnable` is the first field of a head. On the blocking worker the bio's reference comes with
+/// it; on the executor it is the last user's.
 #[inline(never)] // Its address is taken in generic code, and must be that of the runtime's own text.
 unsafe fn run(runnable: NonNull<Runnable>) {
     let head: NonNull<Head> = runnable.cast();
@@ -552,7 +553,8 @@ unsafe fn run(runnable: NonNull<Runnable>) {
         if this.submit.xchg(false, sys::Full) {
             let sending = this.asked().queue.send();
             start(head, true, 0);
-            // What comes now may go past the sleeper: the request is before it. It may be gone already.
+            // What comes now may go past the blocking worker: the request is before it. It may be
+            // gone already.
             sending.sent();
         } else {
             let scope = from_ref(this.asked().member.scope());

@@ -139,7 +139,7 @@ struct Line {
     /// Where it is, or was.
     core: *const Core,
     name: [u8; sys::NAME_LEN],
-    sleeps: bool,
+    blocking: bool,
     runs: u64,
     polls: u64,
     longest: u64,
@@ -163,7 +163,7 @@ fn nth_executor(index: usize) -> Option<Line> {
         Some(Line {
             core: from_ref(core),
             name: *core.work().name_bytes(),
-            sleeps: core.sleeps(),
+            blocking: core.is_blocking(),
             runs: stats.runs.get(),
             polls: stats.polls(),
             longest: stats.longest(),
@@ -177,9 +177,9 @@ impl Line {
         let name = CStr::from_bytes_until_nul(&self.name).map_err(|_| fmt::Error)?;
         write!(
             f,
-            "executor={} sleeps={} tasks={tasks} ready={ready} runs={} polls={} longest_us={} latency=",
+            "executor={} blocking={} tasks={tasks} ready={ready} runs={} polls={} longest_us={} latency=",
             name.to_str().unwrap_or("?"),
-            u8::from(self.sleeps),
+            u8::from(self.blocking),
             self.runs,
             self.polls,
             microseconds(self.longest),

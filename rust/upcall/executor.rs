@@ -68,15 +68,15 @@ pub struct Executor {
 }
 
 impl Executor {
-    /// Makes an executor that `work` runs. `sleeps` is whether its runnables may.
-    pub(crate) fn with_work(work: Work, sleeps: bool) -> sys::Result<Self> {
+    /// Makes an executor that `work` runs. `blocking` is whether its runnables may sleep.
+    pub(crate) fn with_work(work: Work, blocking: bool) -> sys::Result<Self> {
         let core = Core {
             ready: ReadyList::new(),
             backlog: Cell::new(Batch::new()),
             worker: Atomic::new(0),
             running: Cell::new((null(), null())),
             stats: Stats::new(),
-            sleeps,
+            blocking,
             work,
         };
         Ok(Self {
@@ -166,7 +166,7 @@ pub(crate) struct Core {
     /// worker alone.
     running: Cell<(*const ScopeInner, *const Header)>,
     stats: Stats,
-    sleeps: bool,
+    blocking: bool,
     work: Work,
 }
 
@@ -191,8 +191,8 @@ impl Core {
     }
 
     /// Whether its runnables may sleep.
-    pub(crate) fn sleeps(&self) -> bool {
-        self.sleeps
+    pub(crate) fn is_blocking(&self) -> bool {
+        self.blocking
     }
 
     /// Queues `runnable`. Any context.
@@ -293,7 +293,7 @@ impl Core {
                     }
                 }
             };
-            if self.sleeps {
+            if self.blocking {
                 // No plug: a request would wait in it for whatever comes after it to be done.
                 run();
             } else {

@@ -25,11 +25,11 @@ use kernel::sync::{static_lock_class, Arc};
 use upcall_bindings as ub;
 
 /// The default executor. Set before any user of the module can be loaded, cleared after the last
-/// was removed; so is the sleeper.
+/// was removed; so is the blocking worker.
 static EXECUTOR: Atomic<*mut Core> = Atomic::new(null_mut());
 
-/// The default sleeper: runs what must wait in the kernel, so that the executor need not.
-static SLEEPER: Atomic<*mut Core> = Atomic::new(null_mut());
+/// The default blocking worker: runs what must wait in the kernel, so that the executor need not.
+static BLOCKING: Atomic<*mut Core> = Atomic::new(null_mut());
 
 /// Those who wait for memory: there as long as the default executor.
 static SHORTAGE: Atomic<*mut Shortage> = Atomic::new(null_mut());
@@ -64,9 +64,9 @@ pub(crate) fn executor() -> Result<NonNull<Core>> {
     NonNull::new(EXECUTOR.load(Acquire)).ok_or(ENODEV)
 }
 
-/// The default sleeper.
-pub(crate) fn sleeper() -> Result<NonNull<Core>> {
-    NonNull::new(SLEEPER.load(Acquire)).ok_or(ENODEV)
+/// The default blocking worker.
+pub(crate) fn blocking() -> Result<NonNull<Core>> {
+    NonNull::new(BLOCKING.load(Acquire)).ok_or(ENODEV)
 }
 
 /// Whether the caller runs on the thread of an executor: in an upcall, or in blocking work, or in the destructor
@@ -109,7 +109,7 @@ impl Executor {
     /// The default blocking worker, which all share who need none of their own.
     pub fn shared_blocking() -> Result<BlockingWorker> {
         // SAFETY: The module's data has a handle, and is there as long as it has users.
-        let executor = Self::from_core(unsafe { sys::share(sleeper()?.as_ptr()) });
+        let executor = Self::from_core(unsafe { sys::share(blocking()?.as_ptr()) });
         Ok(BlockingWorker::of(executor))
     }
 
@@ -120,16 +120,16 @@ impl Executor {
         Scope::on(self, &Self::shared_blocking()?)
     }
 
-    fn other(name: &CStr, flags: u32, sleeps: bool) -> Result<Self> {
-        let this = Self::build(name, flags, sleeps)?;
+    fn other(name: &CStr, flags: u32, blocking: bool) -> Result<Self> {
+        let this = Self::build(name, flags, blocking)?;
         // SAFETY: It is a count.
         unsafe { ub::upcall_users_enter(others().cast()) };
         Ok(this)
     }
 
-    fn build(name: &CStr, flags: u32, sleeps: bool) -> Result<Self> {
+    fn build(name: &CStr, flags: u32, blocking: bool) -> Result<Self> {
         let flags = flags | bindings::wq_flags_WQ_MEM_RECLAIM;
-        let this = Self::with_work(Work::new(name, flags)?, sleeps)?;
+        let this = Self::with_work(Work::new(name, flags)?, blocking)?;
         // SAFETY: The executor has its final address, and nobody knows of it yet.
         unsafe { this.core().work().init(static_lock_class!()) };
         registry::add(this.core());
@@ -197,9 +197,10 @@ impl kernel::Module for Runtime {
     }
 }
 
-/// What is there as long as the module: the caches, the default executor and the default sleeper.
+/// What is there as long as the module: the caches, the default executor and the default blocking
+/// worker.
 struct Defaults {
-    /// The default executor, and the default sleeper.
+    /// The default executor, and the default blocking worker.
     executors: [Option<Executor>; 2],
 }
 
@@ -220,9 +221,9 @@ impl Defaults {
             return Err(ENOMEM);
         }
         RETIREMENT.store(retirement.cast(), Release);
-        let sleeper = Executor::build(c"upcall_sleeper", 0, true)?;
-        SLEEPER.store(sleeper.as_ptr().as_ptr(), Release);
-        this.executors[1] = Some(sleeper);
+        let blocking = Executor::build(c"upcall_blocking", 0, true)?;
+        BLOCKING.store(blocking.as_ptr().as_ptr(), Release);
+        this.executors[1] = Some(blocking);
         let flags = bindings::wq_flags_WQ_HIGHPRI;
         let executor = Executor::build(c"upcall", flags, false)?;
         EXECUTOR.store(executor.as_ptr().as_ptr(), Release);
@@ -257,7 +258,7 @@ impl Drop for Defaults {
                 None => sys::warn_if!(true, "an executor has a user that is gone"),
             }
         }
-        SLEEPER.store(null_mut(), Release);
+        BLOCKING.store(null_mut(), Release);
         // SAFETY: Nobody asks any more. The work is over when it returns.
         unsafe { ub::upcall_queues_close() };
         let shortage = SHORTAGE.xchg(null_mut(), Full);

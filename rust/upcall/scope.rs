@@ -51,7 +51,7 @@ pub(crate) struct ScopeInner {
     parent: Cell<Option<Member>>,
     executor: Executor,
     /// Runs what may sleep.
-    sleeper: Executor,
+    blocking: Executor,
     /// Its place in the list of all scopes.
     pub(crate) enrolled: Enrolled,
 }
@@ -176,8 +176,8 @@ impl ScopeInner {
     }
 
     /// The executor that runs what may sleep.
-    pub(crate) fn sleeper(&self) -> &Core {
-        self.sleeper.core()
+    pub(crate) fn blocking(&self) -> &Core {
+        self.blocking.core()
     }
 
     /// Takes a task off the list before it is complete.
@@ -242,7 +242,7 @@ impl ScopeInner {
 /// interrupt context.
 ///
 /// Inside an upcall it does not wait: the tasks are cancelled in place, and what cannot be (requests,
-/// work that a sleeper is at) then keeps the scope of that upcall from ending.
+/// work that a blocking worker is at) then keeps the scope of that upcall from ending.
 pub struct Scope {
     inner: Arc<ScopeInner>,
     /// [`Scope::join`] took our own membership away.
@@ -261,7 +261,7 @@ impl Scope {
             tasks: sys::new_lock!(TaskList { first: None }),
             parent: Cell::new(None),
             executor: executor.clone(),
-            sleeper: blocking.executor().clone(),
+            blocking: blocking.executor().clone(),
             enrolled: Enrolled::new(),
         })?;
         let keep = Some(inner.clone());
@@ -432,7 +432,7 @@ impl Spawner {
         work: impl FnOnce() -> T + Send + 'static,
     ) -> sys::Result<JoinHandle<T>> {
         let work = async move { work() };
-        spawn(&self.inner, &self.inner.sleeper, &self.how, work, false)
+        spawn(&self.inner, &self.inner.blocking, &self.how, work, false)
     }
 
     /// Counts something as a member of the scope that is no task, until the guard is dropped.

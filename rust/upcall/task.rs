@@ -391,8 +391,8 @@ pub(crate) unsafe fn poll(header: NonNull<Header>, stats: Option<&Stats>) {
     let ready = unsafe { (this.vtable.poll)(header, &mut Context::from_waker(&waker)) };
     if let Some(took) = stats.and_then(Stats::polled) {
         // The executor runs us.
-        // SAFETY: As above. A sleeper's work may take its time.
-        if took > sys::poll_limit() && !unsafe { this.executor.as_ref() }.sleeps() {
+        // SAFETY: As above. Blocking work may take its time.
+        if took > sys::poll_limit() && !unsafe { this.executor.as_ref() }.is_blocking() {
             // The task is not complete, so the name is there.
             sys::warn_long_poll(this.name(), took);
         }

@@ -385,7 +385,10 @@ async fn blocking(env: &Env, spawner: &Spawner) -> Result {
         Ok(handle) => {
             // The scope may have been cancelled in between.
             let value = handle.await;
-            verify!(value.unwrap_or(MAGIC) == MAGIC, "a sleeper's value");
+            verify!(
+                value.unwrap_or(MAGIC) == MAGIC,
+                "the value of blocking work"
+            );
             Ok(())
         }
         // Likewise

@@ -341,7 +341,7 @@ pub(crate) fn current_executor() -> Option<NonNull<Core>> {
 /// Whether the caller is the worker of an executor whose runnables may not sleep, inside a poll.
 pub(crate) fn on_worker() -> bool {
     // SAFETY: It is there as long as it runs us.
-    current_executor().is_some_and(|core| !unsafe { core.as_ref() }.sleeps())
+    current_executor().is_some_and(|core| !unsafe { core.as_ref() }.is_blocking())
 }
 
 /// The guard of a [`read_section`].

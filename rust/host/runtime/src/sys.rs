@@ -244,7 +244,7 @@ pub(crate) fn current_executor() -> Option<NonNull<Core>> {
 
 pub(crate) fn on_worker() -> bool {
     // SAFETY: It is there as long as it runs us.
-    current_executor().is_some_and(|core| !unsafe { core.as_ref() }.sleeps())
+    current_executor().is_some_and(|core| !unsafe { core.as_ref() }.is_blocking())
 }
 
 /// The guard of a [`read_section`].
@@ -434,9 +434,9 @@ impl Run {
 }
 
 impl Work {
-    pub(crate) fn new(name: &str, sleeps: bool) -> Self {
+    pub(crate) fn new(name: &str, blocking: bool) -> Self {
         let next = Next::new(core::ptr::null_mut());
-        if !sleeps {
+        if !blocking {
             return Self::Item(Cell::new(None), name.to_string(), next);
         }
         let sleeping = Sleeping {

@@ -67,13 +67,13 @@ impl Host {
     }
 
     /// One that may sleep.
-    pub(crate) fn sleeper() -> Self {
+    pub(crate) fn blocking() -> Self {
         Self(Executor::with_work(Work::new(), true).unwrap())
     }
 
-    /// A scope on this executor, and on `sleeper` for what may sleep.
-    pub(crate) fn scope_with(&self, sleeper: &Host) -> Scope {
-        Scope::on(&self.0, &BlockingWorker::of(sleeper.0.clone())).unwrap()
+    /// A scope on this executor, and on `blocking` for what may sleep.
+    pub(crate) fn scope_with(&self, blocking: &Host) -> Scope {
+        Scope::on(&self.0, &BlockingWorker::of(blocking.0.clone())).unwrap()
     }
 
     pub(crate) fn executor(&self) -> &Core {

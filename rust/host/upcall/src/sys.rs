@@ -771,8 +771,8 @@ pub(crate) fn set_executor(executor: *mut crate::executor::Core) {
 
 pub(crate) fn on_worker() -> bool {
     // SAFETY: It is there as long as it runs us.
-    let sleeps = |core: NonNull<crate::executor::Core>| unsafe { core.as_ref() }.sleeps();
-    HERE.with(|here| here.worker.get()) && !current_executor().is_some_and(sleeps)
+    let blocking = |core: NonNull<crate::executor::Core>| unsafe { core.as_ref() }.is_blocking();
+    HERE.with(|here| here.worker.get()) && !current_executor().is_some_and(blocking)
 }
 
 /// A scope in which the kernel would not recurse into a file system.
