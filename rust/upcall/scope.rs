@@ -30,7 +30,7 @@ use super::executor::{BlockingWorker, Core, Executor};
 use super::registry::{self, Enrolled};
 use super::stats::Wait;
 use super::sys::{self, Arc, Atomic, Cell, Full, Lock, Relaxed};
-use super::task::{self, Header, How, JoinHandle, Siblings};
+use super::task::{self, Header, JoinHandle, Siblings, SpawnOptions};
 use super::{block_on, done::Done, state};
 use core::ffi::CStr;
 use core::future::Future;
@@ -275,7 +275,7 @@ impl Scope {
     pub fn spawner(&self) -> Spawner {
         Spawner {
             inner: self.inner.clone(),
-            how: How::default(),
+            options: SpawnOptions::default(),
         }
     }
 
@@ -293,7 +293,7 @@ impl Scope {
         spawn(
             &self.inner,
             &self.inner.executor,
-            &How::default(),
+            &SpawnOptions::default(),
             future,
             false,
         )
@@ -308,7 +308,7 @@ impl Scope {
         spawn(
             &self.inner,
             &self.inner.executor,
-            &How::default(),
+            &SpawnOptions::default(),
             future,
             true,
         )
@@ -379,13 +379,13 @@ impl Drop for Scope {
 #[derive(Clone)]
 pub struct Spawner {
     inner: Arc<ScopeInner>,
-    how: How,
+    options: SpawnOptions,
 }
 
 impl Spawner {
     /// Gives its tasks a name, for those who look. Without one a task has the type of its future.
     pub fn named(mut self, name: &'static CStr) -> Self {
-        self.how.name = Some(name);
+        self.options.name = Some(name);
         self
     }
 
@@ -393,7 +393,7 @@ impl Spawner {
     /// fit, or, inside an upcall, that the reserve is used up.
     #[cfg(MODULE)]
     pub fn reserved(mut self, reserve: &sys::Reserve) -> Self {
-        self.how.reserve = Some(reserve.clone());
+        self.options.reserve = Some(reserve.clone());
         self
     }
 
@@ -407,7 +407,13 @@ impl Spawner {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        spawn(&self.inner, &self.inner.executor, &self.how, future, false)
+        spawn(
+            &self.inner,
+            &self.inner.executor,
+            &self.options,
+            future,
+            false,
+        )
     }
 
     /// Polls `future` once on the caller's thread, and queues it only if it is pending.
@@ -419,7 +425,13 @@ impl Spawner {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        spawn(&self.inner, &self.inner.executor, &self.how, future, true)
+        spawn(
+            &self.inner,
+            &self.inner.executor,
+            &self.options,
+            future,
+            true,
+        )
     }
 
     /// Runs `work`, which may sleep, on the scope's [`BlockingWorker`]: a thread of its own, which does one
@@ -432,7 +444,13 @@ impl Spawner {
         work: impl FnOnce() -> T + Send + 'static,
     ) -> sys::Result<JoinHandle<T>> {
         let work = async move { work() };
-        spawn(&self.inner, &self.inner.blocking, &self.how, work, false)
+        spawn(
+            &self.inner,
+            &self.inner.blocking,
+            &self.options,
+            work,
+            false,
+        )
     }
 
     /// Counts something as a member of the scope that is no task, until the guard is dropped.
@@ -488,7 +506,7 @@ impl Drop for Member {
 fn spawn<F>(
     scope: &Arc<ScopeInner>,
     executor: &Executor,
-    how: &How,
+    options: &SpawnOptions,
     future: F,
     eager: bool,
 ) -> sys::Result<JoinHandle<F::Output>>
@@ -502,7 +520,7 @@ where
         state::SCHEDULED
     };
     let scope = NonNull::from(&**scope);
-    let task = task::new(future, how, executor.as_ptr(), scope, bits)?;
+    let task = task::new(future, options, executor.as_ptr(), scope, bits)?;
     // SAFETY: `task::new` made one reference for the handle, one for the list and one for the
     // poller; `bits` gives the right to do what is done with it. The caller keeps the scope.
     unsafe {

@@ -222,7 +222,7 @@ impl<F: Future> Task<F> {
 
 /// What a spawner says of its tasks.
 #[derive(Clone, Default)]
-pub(crate) struct How {
+pub(crate) struct SpawnOptions {
     pub(crate) name: Option<&'static CStr>,
     pub(crate) reserve: Option<Reserve>,
 }
@@ -231,7 +231,7 @@ pub(crate) struct How {
 /// scope's, and one for the list or the poller.
 pub(crate) fn new<F>(
     future: F,
-    how: &How,
+    options: &SpawnOptions,
     executor: NonNull<Core>,
     scope: NonNull<ScopeInner>,
     bits: usize,
@@ -243,7 +243,7 @@ where
     let memory = sys::Layout::new::<Task<F>>();
     let small = |n: usize| u32::try_from(n).map_err(|_| sys::ENOMEM);
     let sizes = (small(memory.size())?, small(memory.align())?);
-    let task: NonNull<Task<F>> = sys::alloc(memory, how.reserve.as_ref())
+    let task: NonNull<Task<F>> = sys::alloc(memory, options.reserve.as_ref())
         .ok_or(sys::ENOMEM)?
         .cast();
     let now = sys::stamp();
@@ -260,8 +260,8 @@ where
         }),
         vtable: &Task::<F>::VTABLE,
         memory: sizes,
-        reserve: how.reserve.clone(),
-        given_name: how.name.map(sys::start_of),
+        reserve: options.reserve.clone(),
+        given_name: options.name.map(sys::start_of),
         spawned: now,
         id: sys::new_id(),
         woken: Counter::new(now),
