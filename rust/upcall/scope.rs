@@ -27,7 +27,7 @@
 //! module that did so may not be removed.
 
 use super::executor::{BlockingWorker, Core, Executor};
-use super::registry::{self, Enrolled};
+use super::registry::{self, Registered};
 use super::stats::Wait;
 use super::sys::{self, Arc, Atomic, Cell, Full, Lock, Relaxed};
 use super::task::{self, Header, JoinHandle, Siblings, SpawnOptions};
@@ -53,7 +53,7 @@ pub(crate) struct ScopeInner {
     /// Runs what may sleep.
     blocking: Executor,
     /// Its place in the list of all scopes.
-    pub(crate) enrolled: Enrolled,
+    pub(crate) registered: Registered,
 }
 
 // SAFETY: All of it is made to be shared.
@@ -169,7 +169,7 @@ impl ScopeInner {
                 self.keep.with_mut(|keep| (*keep).take()),
             )
         };
-        registry::strike(self);
+        registry::unregister(self);
         self.empty.complete();
         drop(parent);
         drop(keep);
@@ -262,12 +262,12 @@ impl Scope {
             parent: Cell::new(None),
             executor: executor.clone(),
             blocking: blocking.executor().clone(),
-            enrolled: Enrolled::new(),
+            registered: Registered::new(),
         })?;
         let keep = Some(inner.clone());
         // SAFETY: Nobody else knows of it.
         inner.keep.with_mut(|place| unsafe { *place = keep });
-        registry::enroll(&inner);
+        registry::register(&inner);
         Ok(Self { inner, left: false })
     }
 
