@@ -1006,7 +1006,11 @@ mod tests {
     }
 
     /// Reads two pages with one request.
-    fn submit_pages(device: &Device, op: Op, ended: &Arc<Atomic<u32>>) -> Result<bio::Io<Pages>> {
+    fn submit_pages(
+        device: &Device,
+        op: Op,
+        ended: &Arc<Atomic<u32>>,
+    ) -> Result<bio::InFlight<Pages>> {
         let page = || kernel::page::Page::alloc_page(GFP_KERNEL);
         let pages = [page()?, page()?];
         let segment = |page: &kernel::page::Page| Segment {

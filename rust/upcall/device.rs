@@ -21,7 +21,7 @@
 //! count once more before it parks; whoever lowers the number in flight, while somebody waits,
 //! takes it out and wakes it. So no wake is lost, and none needs a lock.
 
-use crate::bio::{submit_or_return, Io, Op, Payload, WITHOUT_DATA, WRITES};
+use crate::bio::{submit_or_return, InFlight, Op, Payload, WITHOUT_DATA, WRITES};
 use crate::memory;
 use crate::scope::{Scope, Spawner};
 use crate::sys::blk::{self, OpenFile, RawDevice};
@@ -188,7 +188,7 @@ impl Device {
         Ok(())
     }
 
-    async fn without_data(&self, op: Op, pos: u64, size: u32) -> Result<Io<Nothing>> {
+    async fn without_data(&self, op: Op, pos: u64, size: u32) -> Result<InFlight<Nothing>> {
         memory::retry(size_of::<Nothing>(), || {
             // SAFETY: There are no segments.
             match unsafe { submit_or_return(self, op, pos, size, core::iter::empty(), Nothing) } {
