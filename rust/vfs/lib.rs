@@ -2,7 +2,7 @@
 
 //! Safe wrappers for file systems whose operations are futures.
 //!
-//! A file system implements [`FileSystem`]: asynchronous operations on its volume and nodes. This
+//! A file system implements [`FileSystem`]: asynchronous operations on its volume and inodes. This
 //! crate is the synchronous door to it: it registers the type with the VFS, and calls each operation
 //! with [`block_on`](upcall::block_on). It knows nothing about the on-disk format.
 //!
@@ -10,7 +10,7 @@
 //! |---|---|
 //! | [`fs`] | [`FileSystem`]: what a file system provides |
 //! | [`mount`] | registration, mount options, mount, unmount, `statfs` |
-//! | [`inode`] | VFS inodes attached to nodes, `stat`, links, attributes |
+//! | [`inode`] | VFS inodes attached to the file system's, `stat`, links, attributes |
 //! | [`dir`] | `lookup` and `readdir` |
 //! | [`file`](mod@file) | `read`, `lseek`, `ioctl`, direct IO |
 //! | [`pages`] | the page cache: readahead that only starts work, iomap |
