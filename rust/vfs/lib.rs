@@ -15,7 +15,7 @@
 //! | [`file`](mod@file) | `read`, `lseek`, `ioctl`, direct IO |
 //! | [`pages`] | the page cache: readahead that only starts work, iomap |
 //! | [`permission`] | what credentials permit |
-//! | [`handle`] | keeping a volume mounted from Rust |
+//! | [`mount_ref`] | keeping a volume mounted from Rust |
 //! | [`xattr`] | extended attributes and access control lists |
 //! | [`export`] | file handles for NFS and `open_by_handle_at` |
 //!
@@ -28,9 +28,9 @@ mod dir;
 mod export;
 mod file;
 pub mod fs;
-mod handle;
 mod inode;
 mod mount;
+mod mount_ref;
 mod pages;
 pub mod permission;
 mod xattr;
@@ -39,6 +39,6 @@ pub use fs::{
     AclEntry, Attr, DirBatch, DirEntry, FileSystem, FileType, StatFs, Time, VolumeInfo,
     XattrNamespace,
 };
-pub use handle::Handle;
 pub use mount::{MountOption, Registration, Type};
+pub use mount_ref::MountRef;
 pub use pages::Iomap;

@@ -29,7 +29,7 @@ use kernel::prelude::*;
 use layout::Ino as Number;
 use stack::{AsyncStackable, Asynchronous, Layer};
 use upcall::{Block, Blocks};
-use vfs::{AclEntry, Attr, DirBatch, Handle, StatFs, VolumeInfo, XattrNamespace};
+use vfs::{AclEntry, Attr, DirBatch, MountRef, StatFs, VolumeInfo, XattrNamespace};
 
 pub use stack::Ino;
 
@@ -38,7 +38,7 @@ pub use stack::Ino;
 /// While it lives, `umount` fails with `EBUSY`. A mount that is detached with `umount -l` stays as long as there are
 /// volumes, as with open files. `umount -f` shuts it down: what needs the device then fails with `ESHUTDOWN`. If the device
 /// is gone it fails with `EIO`.
-pub struct Volume(Handle<Mounted>);
+pub struct Volume(MountRef<Mounted>);
 
 impl Volume {
     /// Opens the volume that is mounted at, or above, the directory `path`.
@@ -46,14 +46,14 @@ impl Volume {
     /// The path is the calling thread's: of the process that loads the module, for example. Fails with
     /// the errors of a path walk, and with `EINVAL` if it is no aext4 volume. May sleep.
     pub fn open(path: &CStr) -> Result<Self> {
-        Ok(Self(Handle::open(path)?))
+        Ok(Self(MountRef::open(path)?))
     }
 
     /// Opens the volume that `file` is on, which is no longer needed after that.
     ///
     /// Fails with `EINVAL` if it is no aext4 volume. Process context.
     pub fn of_file(file: &File) -> Result<Self> {
-        Ok(Self(Handle::of_file(file)?))
+        Ok(Self(MountRef::of_file(file)?))
     }
 
     /// Mounts the volume on the block device `device`, read-only and without a mount point; `options` are those of
@@ -62,7 +62,7 @@ impl Volume {
     /// The path of the device is the calling thread's. When the last such volume is dropped, the device is closed. Fails
     /// with the errors of `mount`, and says why in the log. May sleep.
     pub fn mount(device: &CStr, options: &CStr) -> Result<Self> {
-        Ok(Self(Handle::mount(device, options)?))
+        Ok(Self(MountRef::mount(device, options)?))
     }
 
     /// What does not change while the volume is mounted: with it, [`stat`](AsyncStackable::stat) has what `statx` has.
