@@ -224,7 +224,7 @@ impl Ext4 {
     }
 
     /// The `InodeInfo` of inode `ino`, for one who was given the number: a name, a file handle, a user of the Rust
-    /// door.
+    /// API.
     ///
     /// Fails with `ESTALE` if the inode is not in use, or one that the volume keeps for itself, and with
     /// `EUCLEAN` if it holds the value of an attribute.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The VFS door to directories: `lookup` and `readdir`.
+//! Directories for the VFS: `lookup` and `readdir`.
 
 use crate::fs::{DirBatch, FileSystem};
 use crate::inode::{get, result_pointer, Inode, InodeRef};

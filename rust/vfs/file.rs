@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The VFS door to files: `read`, `lseek`, `ioctl` and direct IO.
+//! Files for the VFS: `read`, `lseek`, `ioctl` and direct IO.
 
 use crate::fs::FileSystem;
 use crate::inode::Inode;

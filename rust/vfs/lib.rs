@@ -3,8 +3,8 @@
 //! Safe wrappers for file systems whose operations are futures.
 //!
 //! A file system implements [`FileSystem`]: asynchronous operations on its volume and inodes. This
-//! crate is the synchronous door to it: it registers the type with the VFS, and calls each operation
-//! with [`block_on`](upcall::block_on). It knows nothing about the on-disk format.
+//! crate is the synchronous interface to it: it registers the type with the VFS, and calls each
+//! operation with [`block_on`](upcall::block_on). It knows nothing about the on-disk format.
 //!
 //! | module | what it has |
 //! |---|---|

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The VFS door to extended attributes and access control lists.
+//! Extended attributes and access control lists for the VFS.
 
 use crate::fs::{FileSystem, XattrNamespace};
 use crate::inode::{result_pointer, Inode};

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The Rust door: file operations for other modules, as futures.
+//! The Rust API: file operations for other modules, as futures.
 //!
 //! ```
 //! # use volume::Volume;
