@@ -80,7 +80,7 @@ shell: ## a shell in that machine, with the volume at /mnt
 test: ## run all tests, or those that UPCALL_TEST=PATTERN picks
 	tools/test
 
-nightly: ## the torture and the Rust door, for as long as a night allows
+nightly: ## the torture and the Rust API, for as long as a night allows
 	tools/test --nightly
 
 mutants: ## break the runtime in small ways, and expect red

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The Rust door's side of `bench/door`; `files.c` has the other.
+//! The Rust API's side of `bench/door`; `files.c` has the other.
 //!
 //! Writing `WORKLOAD ARGUMENTS` to the debugfs file `upcall_door_bench/run` runs the workload for the writer's thread, on
 //! the volume that is mounted at `/mnt`. Reading the file gives `ns=.. ops=..` of the last one.
@@ -23,7 +23,7 @@ module! {
     type: DoorBench,
     name: "door_bench",
     authors: ["The Upcall developers"],
-    description: "The Rust door's side of its benchmark",
+    description: "The Rust API's side of its benchmark",
     license: "GPL",
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The Rust door, as `selftests/door` asks for it.
+//! The Rust API, as `selftests/door` asks for it.
 //!
 //! Writing a command to the debugfs file `upcall_door/run` runs it for the writer's thread, and fails with the error
 //! of what was asked. Reading the file gives what the last one said.
@@ -28,7 +28,7 @@ module! {
     type: UpcallDoor,
     name: "upcall_door",
     authors: ["The Upcall developers"],
-    description: "Tests the Rust door",
+    description: "Tests the Rust API",
     license: "GPL",
 }
 

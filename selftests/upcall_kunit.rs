@@ -138,7 +138,7 @@ mod tests {
         ensure!(block_on(scope.spawn(async { on_worker() })?)??);
         // The first poll is here
         ensure!(!block_on(scope.spawn_eager(async { on_worker() })?)??);
-        // And the sleeper is another worker
+        // And the blocking worker is another worker
         let slept = scope.spawner().spawn_blocking(on_worker)?;
         ensure!(!block_on(slept)??);
         Ok(())
@@ -1006,7 +1006,11 @@ mod tests {
     }
 
     /// Reads two pages with one request.
-    fn submit_pages(device: &Device, op: Op, ended: &Arc<Atomic<u32>>) -> Result<bio::Io<Pages>> {
+    fn submit_pages(
+        device: &Device,
+        op: Op,
+        ended: &Arc<Atomic<u32>>,
+    ) -> Result<bio::InFlight<Pages>> {
         let page = || kernel::page::Page::alloc_page(GFP_KERNEL);
         let pages = [page()?, page()?];
         let segment = |page: &kernel::page::Page| Segment {

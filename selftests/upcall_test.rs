@@ -181,11 +181,11 @@ fn executors() -> Result {
         Ok(())
     })?;
     block_on(ours)???;
-    let sleeper = own.clone();
+    let blocking = own.clone();
     let blocking = scope.spawner().spawn_blocking(move || {
         // SAFETY: We may sleep.
         unsafe { kernel::bindings::msleep(1) };
-        !sleeper.is_current() && !on_worker()
+        !blocking.is_current() && !on_worker()
     })?;
     check!(block_on(blocking)??);
 

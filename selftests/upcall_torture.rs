@@ -15,9 +15,9 @@
 //! with nothing to do; the load fails if a check did. Without, it returns at once, and is ended by its
 //! removal, in the middle of all that. The figures and what failed are in the kernel's log.
 //!
-//! Who runs where: tasks on the executor's worker, or the sleeper's; [`Thread`]s are kernel threads,
-//! bound to one CPU each, that use `block_on`; alarms ([`tasks`]) are called by hrtimers, in hard
-//! and in soft interrupts; null_blk completes requests in both.
+//! Who runs where: tasks on the executor's worker, or the blocking worker's; [`Thread`]s are kernel
+//! threads, bound to one CPU each, that use `block_on`; alarms ([`tasks`]) are called by hrtimers,
+//! in hard and in soft interrupts; null_blk completes requests in both.
 
 #[path = "upcall_torture/locks.rs"]
 mod locks;

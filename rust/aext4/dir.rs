@@ -202,9 +202,9 @@ impl Ext4 {
             .map(|entry| entry.ino))
     }
 
-    /// The buffer with the raw inode of `node`, which begins at the node's offset.
-    pub async fn inode_buffer(&self, node: &InodeInfo) -> Result<Buf> {
-        self.block(Pblk(node.place.0)).await
+    /// The buffer with the raw inode of `info`, which begins at the offset in its place.
+    pub async fn inode_buffer(&self, info: &InodeInfo) -> Result<Buf> {
+        self.block(Pblk(info.place.0)).await
     }
 
     fn inline_dir<'a>(&self, dir: &InodeInfo, buffer: &'a Buf) -> Result<InlineDir<'a>> {

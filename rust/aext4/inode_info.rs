@@ -108,12 +108,12 @@ impl Deref for InodeRef {
 }
 
 impl InodeRef {
-    fn new(node: Arc<InodeInfo>) -> Self {
-        if node.users.fetch_add(1, Relaxed) == 0 {
-            node.unused.0.fetch_sub(1, Relaxed);
+    fn new(info: Arc<InodeInfo>) -> Self {
+        if info.users.fetch_add(1, Relaxed) == 0 {
+            info.unused.0.fetch_sub(1, Relaxed);
         }
         // INVARIANT: We have counted.
-        Self(node)
+        Self(info)
     }
 }
 
@@ -133,7 +133,7 @@ impl Drop for InodeRef {
 
 /// The inodes of a volume that are in memory, by number.
 pub struct InodeTable {
-    nodes: RBTree<u32, Arc<InodeInfo>>,
+    inodes: RBTree<u32, Arc<InodeInfo>>,
     len: usize,
     /// Where the next sweep begins.
     hand: u32,
@@ -143,7 +143,7 @@ pub struct InodeTable {
 impl InodeTable {
     pub(crate) fn new(unused: Arc<Unused>) -> Self {
         Self {
-            nodes: RBTree::new(),
+            inodes: RBTree::new(),
             len: 0,
             hand: 0,
             unused,
@@ -156,22 +156,23 @@ impl InodeTable {
     }
 
     fn get(&self, ino: Ino) -> Option<InodeRef> {
-        self.nodes
+        self.inodes
             .get(&ino.0)
-            .map(|node| InodeRef::new(node.clone()))
+            .map(|info| InodeRef::new(info.clone()))
     }
 
-    /// Takes those of the next few nodes out that have no users, for the caller to drop when it has released the lock.
+    /// Takes those of the next few inodes out that have no users, for the caller to drop when it
+    /// has released the lock.
     fn sweep(&mut self, unused: &mut [Option<RBTreeNode<u32, Arc<InodeInfo>>>; SWEEP]) {
-        let mut cursor = self.nodes.cursor_lower_bound_mut(&self.hand);
+        let mut cursor = self.inodes.cursor_lower_bound_mut(&self.hand);
         for slot in unused {
             let Some(at) = cursor else {
                 self.hand = 0;
                 return;
             };
-            let (&ino, node) = at.current();
+            let (&ino, info) = at.current();
             self.hand = ino.saturating_add(1);
-            cursor = if node.users.load(Acquire) == 0 {
+            cursor = if info.users.load(Acquire) == 0 {
                 let (next, node) = at.remove_current();
                 *slot = Some(node);
                 self.len -= 1;
@@ -190,40 +191,40 @@ impl Ext4 {
     ///
     /// Fails with `ESTALE` if the inode is not in use.
     pub async fn iget(&self, ino: Ino) -> Result<InodeRef> {
-        if let Some(node) = self.inodes.lock().get(ino) {
-            return Ok(node);
+        if let Some(info) = self.inodes.lock().get(ino) {
+            return Ok(info);
         }
         let (pblk, offset) = self.inode_place(ino).or_report(self, About::inode(ino))?;
         let around = self.inodes_around(ino, pblk);
         let buffer = self.block_ahead(pblk, around).await?;
-        let node = self.parse_inode(ino, (pblk.0, offset), &buffer)?;
-        let node = if node.inode.is_encrypted_link() && node.inline.is_empty() {
+        let info = self.parse_inode(ino, (pblk.0, offset), &buffer)?;
+        let info = if info.inode.is_encrypted_link() && info.inline.is_empty() {
             // Seldom: it is not to make every future larger.
-            KBox::pin(self.with_target(&node), GFP_KERNEL)?.await?
+            KBox::pin(self.with_target(&info), GFP_KERNEL)?.await?
         } else {
-            node
+            info
         };
         // Allocated, and freed, outside of the lock.
-        let entry = RBTreeNode::new(ino.0, node.clone(), GFP_KERNEL)?;
+        let entry = RBTreeNode::new(ino.0, info.clone(), GFP_KERNEL)?;
         let mut unused = [const { None }; SWEEP];
         let mut table = self.inodes.lock();
         if let Some(first) = table.get(ino) {
             drop(table);
             return Ok(first);
         }
-        table.nodes.insert(entry);
+        table.inodes.insert(entry);
         table.len += 1;
         // INVARIANT: It was made with one user, which is this one.
-        let node = InodeRef(node);
+        let info = InodeRef(info);
         if self.unused.count() > UNUSED_MAX {
             table.sweep(&mut unused);
         }
         // The lock goes before what was taken out.
-        Ok(node)
+        Ok(info)
     }
 
     /// The `InodeInfo` of inode `ino`, for one who was given the number: a name, a file handle, a user of the Rust
-    /// door.
+    /// API.
     ///
     /// Fails with `ESTALE` if the inode is not in use, or one that the volume keeps for itself, and with
     /// `EUCLEAN` if it holds the value of an attribute.
@@ -231,27 +232,27 @@ impl Ext4 {
         if !self.sb.geo.is_user_ino(ino) {
             return Err(ESTALE);
         }
-        let node = self.iget(ino).await?;
-        if node.inode.flags.has(InodeFlags::EA_INODE) {
+        let info = self.iget(ino).await?;
+        if info.inode.flags.has(InodeFlags::EA_INODE) {
             self.report(&format_args!(
                 "inode {ino}: holds an attribute's value, and is no file"
             ));
             return Err(corrupted());
         }
-        Ok(node)
+        Ok(info)
     }
 
-    /// The same node with what stands for the target of an encrypted link, which lies in a block.
-    async fn with_target(&self, node: &InodeInfo) -> Result<Arc<InodeInfo>> {
-        let ino = node.inode.ino;
-        let extent = self.map(node, Lblk(0)).await?;
+    /// The same with what stands for the target of an encrypted link, which lies in a block.
+    async fn with_target(&self, info: &InodeInfo) -> Result<Arc<InodeInfo>> {
+        let ino = info.inode.ino;
+        let extent = self.map(info, Lblk(0)).await?;
         let Some(pblk) = extent.written_at(Lblk(0)) else {
             self.report(&format_args!("inode {ino}: a link without a target"));
             return Err(corrupted());
         };
         let buffer = self.block(pblk).await?;
         let target = self.nokey_target(ino, buffer.data())?;
-        new_inode_info(node.inode, node.place, target, self.unused.clone())
+        new_inode_info(info.inode, info.place, target, self.unused.clone())
     }
 
     /// What stands for the target of an encrypted link with the contents `data`, with a zero at its end.
@@ -265,14 +266,14 @@ impl Ext4 {
 
     /// Whether the contents of a file can be vouched for: fails with `EOPNOTSUPP` for one with a Merkle
     /// tree, which is not checked, and with `ENOKEY` for one that is encrypted.
-    pub fn check_readable(&self, node: &InodeInfo) -> Result {
-        if node.inode.flags.has(InodeFlags::ENCRYPT) {
+    pub fn check_readable(&self, info: &InodeInfo) -> Result {
+        if info.inode.flags.has(InodeFlags::ENCRYPT) {
             return Err(ENOKEY);
         }
-        if node.inode.flags.has(InodeFlags::VERITY) {
+        if info.inode.flags.has(InodeFlags::VERITY) {
             self.report(&format_args!(
                 "inode {}: verity is not supported",
-                node.inode.ino
+                info.inode.ino
             ));
             return Err(EOPNOTSUPP);
         }

@@ -153,30 +153,30 @@ impl ExtentCache {
 }
 
 impl Ext4 {
-    /// Finds the extent of `node`'s map that covers `lblk`. Waits for the disk if it must.
-    pub async fn map(&self, node: &InodeInfo, lblk: Lblk) -> Result<Extent> {
-        if let Some(extent) = self.map_cached(node, lblk) {
+    /// Finds the extent of `info`'s map that covers `lblk`. Waits for the disk if it must.
+    pub async fn map(&self, info: &InodeInfo, lblk: Lblk) -> Result<Extent> {
+        if let Some(extent) = self.map_cached(info, lblk) {
             return Ok(extent);
         }
         // Seldom, and then the device is waited for: it is not to make the future of every reader larger.
-        KBox::pin(self.read_map(node, lblk), GFP_KERNEL)?.await
+        KBox::pin(self.read_map(info, lblk), GFP_KERNEL)?.await
     }
 
     /// As [`map`](Self::map), for what is not in memory, or damaged.
-    async fn read_map(&self, node: &InodeInfo, lblk: Lblk) -> Result<Extent> {
-        let mut about = About::inode(node.inode.ino);
-        let mut step = map::start(&node.inode, lblk, &self.sb.geo).or_report(self, about)?;
+    async fn read_map(&self, info: &InodeInfo, lblk: Lblk) -> Result<Extent> {
+        let mut about = About::inode(info.inode.ino);
+        let mut step = map::start(&info.inode, lblk, &self.sb.geo).or_report(self, about)?;
         loop {
             match step {
                 Step::Descend(at) => {
-                    about = About::block(node.inode.ino, at.pblk.0);
+                    about = About::block(info.inode.ino, at.pblk.0);
                     let buffer = self.block(at.pblk).await?;
                     step = self
-                        .descend(node, &at, &buffer, lblk)
+                        .descend(info, &at, &buffer, lblk)
                         .or_report(self, about)?;
                 }
                 found => {
-                    let extent = self.found(node, lblk, found);
+                    let extent = self.found(info, lblk, found);
                     if let Err(error) = extent {
                         self.report(&format_args!("{about}a map that leads to metadata"));
                         return Err(error);
@@ -189,9 +189,9 @@ impl Ext4 {
 
     /// As [`map`](Self::map), with what is in memory alone. Does not wait, and leaves
     /// damage to be reported by the other.
-    pub fn map_cached(&self, node: &InodeInfo, lblk: Lblk) -> Option<Extent> {
+    pub fn map_cached(&self, info: &InodeInfo, lblk: Lblk) -> Option<Extent> {
         let leaf = {
-            let extents = node.extents.lock();
+            let extents = info.extents.lock();
             if let Some(extent) = extents.find(lblk) {
                 return Some(extent);
             }
@@ -200,38 +200,38 @@ impl Ext4 {
         let geo = &self.sb.geo;
         if let Some((at, buf)) = leaf {
             let step = at.step(buf.data(), lblk, geo).ok()?;
-            return self.found(node, lblk, step).ok();
+            return self.found(info, lblk, step).ok();
         }
-        let mut step = map::start(&node.inode, lblk, geo).ok()?;
+        let mut step = map::start(&info.inode, lblk, geo).ok()?;
         loop {
             match step {
                 Step::Descend(at) => {
                     let buffer = self.cache.get(at.pblk.0)?;
-                    step = self.descend(node, &at, &buffer, lblk).ok()?;
+                    step = self.descend(info, &at, &buffer, lblk).ok()?;
                 }
-                found => return self.found(node, lblk, found).ok(),
+                found => return self.found(info, lblk, found).ok(),
             }
         }
     }
 
     fn descend(
         &self,
-        node: &InodeInfo,
+        info: &InodeInfo,
         at: &map::TreeBlock,
         buffer: &Buf,
         lblk: Lblk,
     ) -> layout::Result<Step> {
         if !buffer.is_verified() {
-            at.verify(buffer.data(), &node.inode.owner, &self.sb.geo)?;
+            at.verify(buffer.data(), &info.inode.owner, &self.sb.geo)?;
             buffer.set_verified();
         }
         if at.depth == 0 {
-            node.extents.lock().remember_leaf(at, buffer);
+            info.extents.lock().remember_leaf(at, buffer);
         }
         at.step(buffer.data(), lblk, &self.sb.geo)
     }
 
-    fn found(&self, node: &InodeInfo, lblk: Lblk, step: Step) -> Result<Extent> {
+    fn found(&self, info: &InodeInfo, lblk: Lblk, step: Step) -> Result<Extent> {
         let extent = match step {
             Step::Extent(extent) => extent,
             Step::Hole { until } => Extent::hole(lblk, until),
@@ -244,7 +244,7 @@ impl Ext4 {
         if on_system_block || !extent.covers(lblk) {
             return Err(corrupted());
         }
-        node.extents.lock().remember(extent);
+        info.extents.lock().remember(extent);
         Ok(extent)
     }
 
@@ -269,24 +269,25 @@ impl Ext4 {
     }
 
     /// The mapping that needs no look at a tree: of inline data, and past the last block.
-    fn simple_mapping(&self, node: &InodeInfo, pos: u64) -> Option<Mapping> {
+    fn simple_mapping(&self, info: &InodeInfo, pos: u64) -> Option<Mapping> {
         let hole = |offset| Mapping {
             offset,
             len: u64::MAX / 4,
             kind: MappingKind::Hole,
         };
-        if node.inode.data_map() == DataMap::Inline {
-            // What a directory holds is not kept with the node, and never read through a mapping.
-            let len = if node.inode.is_dir() {
-                node.inode.size
+        if info.inode.data_map() == DataMap::Inline {
+            // What a directory holds is not kept in the `InodeInfo`, and never read through a
+            // mapping.
+            let len = if info.inode.is_dir() {
+                info.inode.size
             } else {
-                node.inline.len() as u64
+                info.inline.len() as u64
             };
             // mke2fs makes inline files of those that are one hole, however large.
-            if node.inode.size > Self::INLINE_MAX || pos >= len {
+            if info.inode.size > Self::INLINE_MAX || pos >= len {
                 return Some(hole(pos));
             }
-            let (block, offset) = node.place;
+            let (block, offset) = info.place;
             let place = block << self.sb.geo.block_bits();
             return Some(Mapping {
                 offset: 0,
@@ -297,21 +298,21 @@ impl Ext4 {
         self.block_of(pos).is_none().then(|| hole(pos))
     }
 
-    /// Where the bytes of `node` from `pos` on are.
-    pub async fn map_bytes(&self, node: &InodeInfo, pos: u64) -> Result<Mapping> {
-        if let Some(mapping) = self.simple_mapping(node, pos) {
+    /// Where the bytes of `info` from `pos` on are.
+    pub async fn map_bytes(&self, info: &InodeInfo, pos: u64) -> Result<Mapping> {
+        if let Some(mapping) = self.simple_mapping(info, pos) {
             return Ok(mapping);
         }
         let lblk = self.block_of(pos).ok_or(EFBIG)?;
-        Ok(self.mapping(&self.map(node, lblk).await?))
+        Ok(self.mapping(&self.map(info, lblk).await?))
     }
 
     /// As [`map_bytes`](Self::map_bytes), with what is in memory alone. Does not wait.
-    pub fn map_bytes_cached(&self, node: &InodeInfo, pos: u64) -> Option<Mapping> {
-        if let Some(mapping) = self.simple_mapping(node, pos) {
+    pub fn map_bytes_cached(&self, info: &InodeInfo, pos: u64) -> Option<Mapping> {
+        if let Some(mapping) = self.simple_mapping(info, pos) {
             return Some(mapping);
         }
-        let extent = self.map_cached(node, self.block_of(pos)?)?;
+        let extent = self.map_cached(info, self.block_of(pos)?)?;
         Some(self.mapping(&extent))
     }
 

@@ -17,29 +17,29 @@ const PAGE: u64 = Block::SIZE as u64;
 const LINK_MAX: u64 = PAGE - 1;
 
 impl Ext4 {
-    /// Whether `node` is a regular file that can be read.
-    pub fn check_regular(&self, node: &InodeInfo) -> Result {
-        match node.inode.file_type {
-            FileType::Regular => self.check_readable(node),
+    /// Whether `info` is a regular file that can be read.
+    pub fn check_regular(&self, info: &InodeInfo) -> Result {
+        match info.inode.file_type {
+            FileType::Regular => self.check_readable(info),
             FileType::Directory => Err(EISDIR),
             _ => Err(EINVAL),
         }
     }
 
     /// Reads from byte `offset` of a file on into `block`. Returns how many bytes there are; what is behind them is zero.
-    pub async fn read(&self, node: &InodeInfo, offset: u64, block: &mut Block) -> Result<usize> {
-        self.check_regular(node)?;
+    pub async fn read(&self, info: &InodeInfo, offset: u64, block: &mut Block) -> Result<usize> {
+        self.check_regular(info)?;
         block.fill_vacant()?;
-        let left = node.inode.size.saturating_sub(offset);
+        let left = info.inode.size.saturating_sub(offset);
         let count = left.min(PAGE) as usize;
         let skip = (offset % PAGE) as usize;
         if count == 0 {
             block.as_mut_slice().fill(0);
         } else if skip == 0 {
-            self.read_page(node, offset, block).await?;
+            self.read_page(info, offset, block).await?;
         } else {
             // Seldom, and needs memory anyway: it is not to make the future of every read larger.
-            let read = self.read_unaligned(node, offset, count, block);
+            let read = self.read_unaligned(info, offset, count, block);
             KBox::pin(read, GFP_KERNEL)?.await?;
         }
         Ok(count)
@@ -48,7 +48,7 @@ impl Ext4 {
     /// As [`read`](Self::read), of `count` bytes, for an offset that is inside a page: by way of whole pages.
     async fn read_unaligned(
         &self,
-        node: &InodeInfo,
+        info: &InodeInfo,
         offset: u64,
         count: usize,
         block: &mut Block,
@@ -57,11 +57,11 @@ impl Ext4 {
         let mut bounce = Block::vacant();
         let first = offset - skip as u64;
         let split = Block::SIZE - skip;
-        self.read_page(node, first, &mut bounce).await?;
+        self.read_page(info, first, &mut bounce).await?;
         copy(block, ..split, &bounce, skip..);
         block.as_mut_slice().split_at_mut(split).1.fill(0);
         if count > split {
-            self.read_page(node, first + PAGE, &mut bounce).await?;
+            self.read_page(info, first + PAGE, &mut bounce).await?;
             copy(block, split.., &bounce, ..skip);
         }
         Ok(())
@@ -69,20 +69,20 @@ impl Ext4 {
 
     /// Reads the page of a file that begins at byte `pos`, a multiple of the page's size; zeros behind
     /// the file's end.
-    async fn read_page(&self, node: &InodeInfo, pos: u64, block: &mut Block) -> Result {
-        let end = node.inode.size.min(pos + PAGE);
+    async fn read_page(&self, info: &InodeInfo, pos: u64, block: &mut Block) -> Result {
+        let end = info.inode.size.min(pos + PAGE);
         let valid = end.saturating_sub(pos) as usize;
         block.fill_vacant()?;
         let cached = block
             .as_mut_slice()
             .get_mut(..valid)
-            .is_some_and(|bytes| node.attached.copy(pos, bytes));
+            .is_some_and(|bytes| info.attached.copy(pos, bytes));
         if !cached {
             // In whole blocks: the device reads no less.
             let stop = end.next_multiple_of(u64::from(self.sb.geo.block_size()));
             let mut at = pos;
             while at < stop {
-                let mapping = self.map_bytes(node, at).await?;
+                let mapping = self.map_bytes(info, at).await?;
                 let skip = at - mapping.offset;
                 let len = (mapping.len - skip).min(stop - at);
                 let to = (at - pos) as usize;
@@ -94,7 +94,7 @@ impl Ext4 {
                     }
                     _ => {
                         let bytes = block.as_mut_slice().get_mut(to..to + len as usize);
-                        fill(node, &mapping, skip, bytes.unwrap_or(&mut []));
+                        fill(info, &mapping, skip, bytes.unwrap_or(&mut []));
                     }
                 }
                 at += len;
@@ -107,15 +107,15 @@ impl Ext4 {
     /// Reads a range of a file, which starts at a page, to the start of `blocks`. Returns how many bytes there are.
     pub async fn read_at(
         &self,
-        node: &InodeInfo,
+        info: &InodeInfo,
         range: Range<u64>,
         blocks: &mut Blocks,
     ) -> Result<usize> {
         let want = blocks.check_range(&range)?;
-        self.check_regular(node)?;
+        self.check_regular(info)?;
         blocks.fill_vacant()?;
         let start = range.start;
-        let count = (want as u64).min(node.inode.size.saturating_sub(start));
+        let count = (want as u64).min(info.inode.size.saturating_sub(start));
         if count == 0 {
             return Ok(0);
         }
@@ -124,16 +124,16 @@ impl Ext4 {
         let mut at = start;
         while at < stop {
             let to = (at - start) as usize;
-            let cached = node.attached.has_pages();
+            let cached = info.attached.has_pages();
             if cached && at % PAGE == 0 {
                 let len = (start + count).saturating_sub(at).min(PAGE) as usize;
                 let page = blocks.page_mut(to / Block::SIZE).get_mut(..len);
-                if page.is_some_and(|bytes| node.attached.copy(at, bytes)) {
+                if page.is_some_and(|bytes| info.attached.copy(at, bytes)) {
                     at += PAGE;
                     continue;
                 }
             }
-            let mapping = self.map_bytes(node, at).await?;
+            let mapping = self.map_bytes(info, at).await?;
             let skip = at - mapping.offset;
             let mut len = (mapping.len - skip).min(stop - at);
             if cached {
@@ -153,7 +153,7 @@ impl Ext4 {
                         let part = (Block::SIZE - inside).min(len - done);
                         let page = blocks.page_mut((to + done) / Block::SIZE);
                         let bytes = page.get_mut(inside..inside + part);
-                        fill(node, &mapping, skip + done as u64, bytes.unwrap_or(&mut []));
+                        fill(info, &mapping, skip + done as u64, bytes.unwrap_or(&mut []));
                         done += part;
                     }
                 }
@@ -171,16 +171,16 @@ impl Ext4 {
     }
 
     /// The target of a symbolic link.
-    pub async fn readlink(&self, node: &InodeInfo) -> Result<KVec<u8>> {
-        if node.inode.file_type != FileType::Symlink {
+    pub async fn readlink(&self, info: &InodeInfo) -> Result<KVec<u8>> {
+        if info.inode.file_type != FileType::Symlink {
             return Err(EINVAL);
         }
         let mut block = Block::vacant();
-        let bytes = if node.inode.fast_symlink().is_some() || node.inode.is_encrypted_link() {
-            &node.inline
+        let bytes = if info.inode.fast_symlink().is_some() || info.inode.is_encrypted_link() {
+            &info.inline
         } else {
-            self.read_page(node, 0, &mut block).await?;
-            let len = node.inode.size.min(LINK_MAX) as usize;
+            self.read_page(info, 0, &mut block).await?;
+            let len = info.inode.size.min(LINK_MAX) as usize;
             block.as_slice().get(..len).unwrap_or(&[])
         };
         // As C has it.
@@ -188,7 +188,7 @@ impl Ext4 {
         if len == 0 {
             self.report(&format_args!(
                 "inode {}: a link without a target",
-                node.inode.ino
+                info.inode.ino
             ));
             return Err(corrupted());
         }
@@ -199,10 +199,10 @@ impl Ext4 {
 }
 
 /// Fills `bytes` with what is `skip` bytes behind the start of a mapping that has no place on the device.
-fn fill(node: &InodeInfo, mapping: &Mapping, skip: u64, bytes: &mut [u8]) {
+fn fill(info: &InodeInfo, mapping: &Mapping, skip: u64, bytes: &mut [u8]) {
     bytes.fill(0);
     if let MappingKind::Inline(_) = mapping.kind {
-        let from = node.inline.get(skip as usize..).unwrap_or(&[]);
+        let from = info.inline.get(skip as usize..).unwrap_or(&[]);
         for (to, from) in bytes.iter_mut().zip(from) {
             *to = *from;
         }

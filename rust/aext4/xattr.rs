@@ -37,30 +37,30 @@ impl Ext4 {
     /// Looks at the attributes in the inode, then at those in the block, until `look` finds something.
     async fn each_set<T>(
         &self,
-        node: &InodeInfo,
+        info: &InodeInfo,
         mut look: impl FnMut(&XattrSet<'_>) -> Result<Option<T>>,
     ) -> Result<Option<T>> {
-        let about = About::inode(node.inode.ino);
-        if node.inode.xattr_offset.is_some() {
-            let buffer = self.inode_buffer(node).await?;
-            let raw = buffer.data().get(node.place.1 as usize..).ok_or(EIO)?;
-            let set = XattrSet::in_inode(raw, &node.inode, &self.sb.geo).or_report(self, about)?;
+        let about = About::inode(info.inode.ino);
+        if info.inode.xattr_offset.is_some() {
+            let buffer = self.inode_buffer(info).await?;
+            let raw = buffer.data().get(info.place.1 as usize..).ok_or(EIO)?;
+            let set = XattrSet::in_inode(raw, &info.inode, &self.sb.geo).or_report(self, about)?;
             if let Some(found) = set.map(|set| look(&set)).transpose()?.flatten() {
                 return Ok(Some(found));
             }
         }
-        let Some(pblk) = node.inode.xattr_block else {
+        let Some(pblk) = info.inode.xattr_block else {
             return Ok(None);
         };
-        let buffer = self.xattr_block(node, pblk).await?;
-        let about = About::block(node.inode.ino, pblk.0);
+        let buffer = self.xattr_block(info, pblk).await?;
+        let about = About::block(info.inode.ino, pblk.0);
         let set = XattrSet::in_block(buffer.data(), &self.sb.geo).or_report(self, about)?;
         look(&set)
     }
 
-    async fn xattr_block(&self, node: &InodeInfo, pblk: Pblk) -> Result<Buf> {
+    async fn xattr_block(&self, info: &InodeInfo, pblk: Pblk) -> Result<Buf> {
         if self.is_system_block(pblk, 1) {
-            let ino = node.inode.ino;
+            let ino = info.inode.ino;
             self.report(&format_args!(
                 "inode {ino}, attributes: block {pblk} is metadata"
             ));
@@ -69,7 +69,7 @@ impl Ext4 {
         let buffer = self.block(pblk).await?;
         if !buffer.is_verified() {
             XattrSet::verify_block(buffer.data(), pblk, &self.sb.geo)
-                .or_report(self, About::block(node.inode.ino, pblk.0))?;
+                .or_report(self, About::block(info.inode.ino, pblk.0))?;
             buffer.set_verified();
         }
         Ok(buffer)
@@ -88,23 +88,23 @@ impl Ext4 {
     /// The value of the attribute with the prefix of number `index` ([`layout::xattr`]).
     ///
     /// Fails with `ENODATA` if there is none, and with `EOPNOTSUPP` if the namespace is not to be had.
-    pub async fn xattr(&self, node: &InodeInfo, index: u8, name: &[u8]) -> Result<KVec<u8>> {
+    pub async fn xattr(&self, info: &InodeInfo, index: u8, name: &[u8]) -> Result<KVec<u8>> {
         if !self.has_namespace(index) {
             return Err(EOPNOTSUPP);
         }
-        self.raw_xattr(node, index, name).await
+        self.raw_xattr(info, index, name).await
     }
 
     /// The value of an attribute as it is on the disk, whatever the options say; `ENODATA` if there is none.
-    async fn raw_xattr(&self, node: &InodeInfo, index: u8, name: &[u8]) -> Result<KVec<u8>> {
+    async fn raw_xattr(&self, info: &InodeInfo, index: u8, name: &[u8]) -> Result<KVec<u8>> {
         let found = self
-            .each_set(node, |set| {
+            .each_set(info, |set| {
                 set.find(index, name).as_ref().map(Found::new).transpose()
             })
             .await?;
         match found {
             Some(Found::Here(value)) => Ok(value),
-            Some(Found::Inode(value)) => self.inode_value(node, &value, name).await,
+            Some(Found::Inode(value)) => self.inode_value(info, &value, name).await,
             None => Err(ENODATA),
         }
     }
@@ -112,12 +112,12 @@ impl Ext4 {
     /// Reads a value that has an inode of its own.
     async fn inode_value(
         &self,
-        node: &InodeInfo,
+        info: &InodeInfo,
         value: &EaValue,
         name: &[u8],
     ) -> Result<KVec<u8>> {
         let geo = &self.sb.geo;
-        let about = About::inode(node.inode.ino);
+        let about = About::inode(info.inode.ino);
         if value.size > VALUE_MAX {
             return Err(E2BIG);
         }
@@ -132,7 +132,7 @@ impl Ext4 {
             holder => holder?,
         };
         let mut hasher = value
-            .open(&holder.inode, &node.inode, geo)
+            .open(&holder.inode, &info.inode, geo)
             .or_report(self, about)?;
         let mut bytes = KVec::with_capacity(value.size as usize, GFP_KERNEL)?;
         let mut lblk = 0;
@@ -163,10 +163,10 @@ impl Ext4 {
     /// Calls `each` for every attribute that is to be had, with the number of its prefix and its name.
     pub async fn list_names(
         &self,
-        node: &InodeInfo,
+        info: &InodeInfo,
         each: &mut (dyn FnMut(u8, &[u8]) -> Result + Send),
     ) -> Result {
-        self.each_set(node, |set| {
+        self.each_set(info, |set| {
             for attr in set.iter() {
                 if self.has_namespace(attr.index) {
                     each(attr.index, attr.name)?;
@@ -179,12 +179,12 @@ impl Ext4 {
     }
 
     /// Where the attributes are: in the inode, or else in their block.
-    pub fn map_attributes(&self, node: &InodeInfo) -> Option<Mapping> {
+    pub fn map_attributes(&self, info: &InodeInfo) -> Option<Mapping> {
         let geo = &self.sb.geo;
         let bits = geo.block_bits();
-        if node.inode.xattr_offset.is_some() {
-            let (block, offset) = node.place;
-            let skip = 128 + u64::from(node.inode.extra_isize);
+        if info.inode.xattr_offset.is_some() {
+            let (block, offset) = info.place;
+            let skip = 128 + u64::from(info.inode.extra_isize);
             return Some(Mapping {
                 offset: 0,
                 len: u64::from(geo.inode_size())
@@ -193,7 +193,7 @@ impl Ext4 {
                 kind: MappingKind::Inline((block << bits) + u64::from(offset) + skip),
             });
         }
-        node.inode.xattr_block.map(|pblk| Mapping {
+        info.inode.xattr_block.map(|pblk| Mapping {
             offset: 0,
             len: geo.block_size().into(),
             kind: MappingKind::Data(pblk.0 << bits),
@@ -201,7 +201,7 @@ impl Ext4 {
     }
 
     /// An access control list; none if they are not enforced.
-    pub async fn get_acl(&self, node: &InodeInfo, default: bool) -> Result<Option<KVec<AclEntry>>> {
+    pub async fn get_acl(&self, info: &InodeInfo, default: bool) -> Result<Option<KVec<AclEntry>>> {
         let index = if default {
             format::INDEX_POSIX_ACL_DEFAULT
         } else {
@@ -210,11 +210,11 @@ impl Ext4 {
         if !self.has_namespace(index) {
             return Ok(None);
         }
-        let value = match self.raw_xattr(node, index, b"").await {
+        let value = match self.raw_xattr(info, index, b"").await {
             Err(error) if error == ENODATA => return Ok(None),
             value => value?,
         };
-        let about = About::inode(node.inode.ino);
+        let about = About::inode(info.inode.ino);
         let Some(acl) = Acl::parse(&value).or_report(self, about)? else {
             return Ok(None);
         };

@@ -738,17 +738,18 @@ static int upcall_poll_limit_set(void *unused, u64 us)
 DEFINE_DEBUGFS_ATTRIBUTE(upcall_poll_limit_fops, upcall_poll_limit_get, upcall_poll_limit_set,
 			 "%llu\n");
 
-static struct dentry *upcall_eyes;
+static struct dentry *upcall_debugfs;
 
-void upcall_eyes_open(void)
+void upcall_debugfs_create(void)
 {
-	upcall_eyes = debugfs_create_dir("upcall", NULL);
-	debugfs_create_file("executors", 0400, upcall_eyes, NULL, &upcall_executors_fops);
-	debugfs_create_file("tasks", 0400, upcall_eyes, NULL, &upcall_tasks_fops);
-	debugfs_create_file_unsafe("poll_limit_us", 0600, upcall_eyes, NULL, &upcall_poll_limit_fops);
+	upcall_debugfs = debugfs_create_dir("upcall", NULL);
+	debugfs_create_file("executors", 0400, upcall_debugfs, NULL, &upcall_executors_fops);
+	debugfs_create_file("tasks", 0400, upcall_debugfs, NULL, &upcall_tasks_fops);
+	debugfs_create_file_unsafe("poll_limit_us", 0600, upcall_debugfs, NULL,
+				   &upcall_poll_limit_fops);
 }
 
-void upcall_eyes_close(void)
+void upcall_debugfs_remove(void)
 {
-	debugfs_remove(upcall_eyes);
+	debugfs_remove(upcall_debugfs);
 }

@@ -70,8 +70,8 @@ void upcall_dep_downgrade(struct lockdep_map *map);
 void upcall_dep_release(struct lockdep_map *map);
 
 /* debugfs, and what it asks of Rust */
-void upcall_eyes_open(void);
-void upcall_eyes_close(void);
+void upcall_debugfs_create(void);
+void upcall_debugfs_remove(void);
 void upcall_rs_show_executors(struct seq_file *file);
 void upcall_rs_show_tasks(struct seq_file *file);
 u64 upcall_rs_poll_limit(void);

@@ -6,18 +6,19 @@
 //!
 //! # Concurrency
 //!
-//! A node has at most one VFS inode: the VFS makes the next only when it has evicted the one before. The inode
-//! is published when it is attached and taken back when it is evicted. Its memory is freed after a
-//! grace period of RCU that begins later, so that a reader may use the pointer inside the read section in
-//! which it found it; it then looks for a folio, and takes a reference on that. A folio that is truncated
-//! at the same time keeps its bytes as long as there are references.
+//! An `InodeInfo` has at most one VFS inode: the VFS makes the next only when it has evicted the
+//! one before. The VFS inode is published when it is attached and taken back when it is evicted.
+//! Its memory is freed after a grace period of RCU that begins later, so that a reader may use the
+//! pointer inside the read section in which it found it; it then looks for a folio, and takes a
+//! reference on that. A folio that is truncated at the same time keeps its bytes as long as there
+//! are references.
 
 use core::ptr::null_mut;
 use kernel::sync::atomic::{Acquire, Atomic, Relaxed, Release};
 use kernel::sync::rcu;
 use upcall_bindings as ub;
 
-/// The VFS inode of a node, if there is one: its pages are read by those who have none.
+/// The VFS inode of an `InodeInfo`, if there is one: its pages are read by those who have none.
 pub struct Attached(Atomic<*mut ub::inode>);
 
 impl Default for Attached {
@@ -27,7 +28,7 @@ impl Default for Attached {
 }
 
 impl Attached {
-    /// Makes the part of a node that has no VFS inode.
+    /// Makes the part of an `InodeInfo` that has no VFS inode.
     pub const fn new() -> Self {
         Self(Atomic::new(null_mut()))
     }

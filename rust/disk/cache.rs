@@ -46,7 +46,7 @@ use kernel::page::PAGE_SIZE;
 use kernel::prelude::*;
 use kernel::sync::Arc;
 use upcall::atomic::{Atomic, Relaxed};
-use upcall::bio::{submit, Io, Op, Payload};
+use upcall::bio::{submit, InFlight, Op, Payload};
 use upcall::{Device, Spawner};
 
 /// How many locks there are: a power of two.
@@ -343,7 +343,12 @@ impl Cache {
     /// Enters the block, and the absent ones of `ahead`, and submits their reads.
     ///
     /// Gives the request that has the block, or `None` if the block is no longer absent.
-    fn start(&self, block: u64, fresh: Fresh, ahead: Range<u64>) -> Result<Option<Io<Reading>>> {
+    fn start(
+        &self,
+        block: u64,
+        fresh: Fresh,
+        ahead: Range<u64>,
+    ) -> Result<Option<InFlight<Reading>>> {
         let mut run = Reading::new(&self.inner);
         if !run.enter(fresh, true) {
             return Ok(None);
@@ -774,7 +779,7 @@ impl Reading {
     }
 
     /// Submits the read. If that fails the blocks are absent again.
-    fn submit(self, device: &Device) -> Result<Io<Self>> {
+    fn submit(self, device: &Device) -> Result<InFlight<Self>> {
         let pos = self.block * u64::from(self.cache.pool.size());
         let segments = Segments {
             at: self.first,

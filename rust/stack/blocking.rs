@@ -182,10 +182,11 @@ impl<L: AsyncStackable> Stackable for Blocking<L> {
     }
 }
 
-/// An asynchronous layer of a synchronous one: each operation is a task of the sleeper of a scope.
+/// An asynchronous layer of a synchronous one: each operation is a task of the blocking worker of a
+/// scope.
 ///
 /// An operation costs a task, two switches of threads, and a copy of the name or a `Block` that changes
-/// hands. The sleeper is one thread: what blocks there keeps the next waiting.
+/// hands. The blocking worker is one thread: what blocks there keeps the next waiting.
 pub struct Background<S> {
     below: Arc<S>,
     spawner: Spawner,
@@ -204,7 +205,7 @@ impl<S: Stackable + 'static> Background<S> {
         })
     }
 
-    /// Runs `f` on the sleeper. Fails with `ESHUTDOWN` once the scope is over.
+    /// Runs `f` on the blocking worker. Fails with `ESHUTDOWN` once the scope is over.
     ///
     /// # Cancellation
     ///
@@ -218,7 +219,7 @@ impl<S: Stackable + 'static> Background<S> {
     }
 }
 
-/// A copy for the sleeper.
+/// A copy for the blocking worker.
 fn owned(name: &[u8]) -> Result<KVec<u8>> {
     let mut bytes = KVec::new();
     bytes.extend_from_slice(name, GFP_KERNEL)?;

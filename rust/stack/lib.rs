@@ -2,9 +2,10 @@
 
 //! Layers of file operations that stack, asynchronous or synchronous.
 //!
-//! [`AsyncStackable`] is what the Rust door of a file system offers, and what every layer on it offers again;
-//! [`Stackable`] is its synchronous twin. A type is one or the other: it says so as its [`Layer::Kind`], which it
-//! has but one of. Two adapters cross the border: [`Blocking`] and [`Background`].
+//! [`AsyncStackable`] is what the Rust API of a file system offers, and what every layer on it
+//! offers again; [`Stackable`] is its synchronous twin. A type is one or the other: it says so as
+//! its [`Layer::Kind`], which it has but one of. Two adapters cross the border: [`Blocking`] and
+//! [`Background`].
 //!
 //! Layers are generic over what is below, so that a stack is one type: no table of functions lies between, and a
 //! layer that only forwards costs nothing.

@@ -7,11 +7,12 @@
 //!
 //! # Ownership
 //!
-//! The request is one allocation: bio, segment table and a *payload* that owns the memory that the
-//! device reads or writes. It has two owners, the submitted bio and the [`Io`] future. While the bio is
-//! out nobody else touches the payload. When the future is dropped the request is merely
-//! detached: the device finishes with memory that the request still owns. A request that is over, and that both
-//! let go of, is [`Idle`]: it has one owner, which may ask again by it.
+//! A request is one allocation ([`RequestInner`]): bio, segment table and a *payload* that owns the
+//! memory that the device reads or writes. It has two owners, the submitted bio and the
+//! [`InFlight`] future. While the bio is out nobody else touches the payload. When the future is
+//! dropped the request is merely detached: the device finishes with memory that the request still
+//! owns. A request that is over, and that both let go of, is a [`Request`] again: it has one owner,
+//! which may submit it once more.
 //!
 //! # Concurrency
 //!
@@ -25,14 +26,15 @@
 //!
 //! `submit_bio` may wait for a tag, for a frozen queue, for writeback throttling, or in the driver. On an
 //! executor's worker bios go out with `REQ_NOWAIT`, and are refused where they would wait. What would wait
-//! nevertheless is submitted by the scope's *sleeper*, a thread that may: requests that throttling or
-//! splitting does not refuse but makes wait (discards, zeroes), all requests of a driver that sleeps or of a
-//! device without `REQ_NOWAIT`, and those that were refused. Writes and flushes are marked `REQ_SYNC | REQ_IDLE`,
-//! as direct IO is, which throttling leaves alone. A stacked device does not tell that a driver below it sleeps.
+//! nevertheless is submitted by the scope's *blocking worker*, a thread that may: requests that
+//! throttling or splitting does not refuse but makes wait (discards, zeroes), all requests of a
+//! driver that sleeps or of a device without `REQ_NOWAIT`, and those that were refused. Writes and
+//! flushes are marked `REQ_SYNC | REQ_IDLE`, as direct IO is, which throttling leaves alone. A
+//! stacked device does not tell that a driver below it sleeps.
 //!
-//! [`Queue`](crate::device::Queue) keeps the order: while there are requests for the sleeper, new ones of a
-//! worker go behind them. Threads that are not workers submit directly, and wait where the kernel makes them
-//! wait. There is no retry of a request that failed.
+//! [`Queue`](crate::device::Queue) keeps the order: while there are requests for the blocking
+//! worker, new ones of a worker go behind them. Threads that are not workers submit directly, and
+//! wait where the kernel makes them wait. There is no retry of a request that failed.
 //!
 //! # Memory
 //!
@@ -117,18 +119,18 @@ type End = unsafe fn(NonNull<Head>, Result);
 #[repr(C)]
 pub(crate) struct Head {
     runnable: Runnable,
-    /// One for the bio, and one for the future; or one for the [`Idle`].
+    /// One for the bio, and one for the future; or one for the [`Request`], which is not submitted.
     refs: Atomic<sys::Small>,
     done: Done,
     /// Written by `end_io` before `done` is completed, read after.
     status: Cell<i32>,
-    /// Given to the sleeper to submit, not to the executor to release.
+    /// Given to the blocking worker to submit, not to the executor to release.
     submit: Atomic<bool>,
     segments: u16,
     /// What all segments have, in bytes.
     size: u32,
-    /// What is asked, of whom: there while it is not idle.
-    asked: MaybeUninit<Asked>,
+    /// There from when the request is submitted until both owners let go of it.
+    submission: MaybeUninit<Submission>,
     reserve: Option<Reserve>,
     /// The default one, which releases it.
     executor: NonNull<Core>,
@@ -142,8 +144,8 @@ pub(crate) struct Head {
     bio: Bio,
 }
 
-/// What is asked of a device, once.
-struct Asked {
+/// What is asked of a device, each time that a request is submitted.
+struct Submission {
     opf: u32,
     sector: u64,
     size: u32,
@@ -157,10 +159,10 @@ struct Asked {
 impl Head {
     /// # Safety
     ///
-    /// The request is not idle.
-    unsafe fn asked(&self) -> &Asked {
+    /// The request was submitted.
+    unsafe fn submission(&self) -> &Submission {
         // SAFETY: By the function's contract.
-        unsafe { self.asked.assume_init_ref() }
+        unsafe { self.submission.assume_init_ref() }
     }
 }
 
@@ -179,13 +181,14 @@ pub(crate) unsafe fn bio_of<'a>(head: NonNull<Head>) -> &'a Bio {
 #[cfg_attr(not(MODULE), allow(dead_code, reason = "the host has no reserves"))]
 pub(crate) const HEAD_SIZE: usize = size_of::<Head>();
 
+/// The memory of a request, whoever owns it.
 #[repr(C)]
-struct Request<P> {
+struct RequestInner<P> {
     head: Head,
     payload: Cell<Option<P>>,
 }
 
-impl<P> Request<P> {
+impl<P> RequestInner<P> {
     /// The memory of one with `count` segments, and where in it their table begins.
     fn layout(count: usize) -> Result<(sys::Layout, usize)> {
         let table = sys::Layout::array::<BioVec>(count).map_err(|_| EINVAL)?;
@@ -193,7 +196,7 @@ impl<P> Request<P> {
     }
 }
 
-impl<P: Payload> Request<P> {
+impl<P: Payload> RequestInner<P> {
     fn payload<R>(head: NonNull<Head>, f: impl FnOnce(*mut Option<P>) -> R) -> R {
         // SAFETY: The callers have a reference on a request with a payload of type `P`.
         unsafe { head.cast::<Self>().as_ref() }.payload.with_mut(f)
@@ -220,20 +223,20 @@ impl<P: Payload> Request<P> {
     }
 }
 
-/// A request that asks nothing, for what it will ask next: its memory and its payload.
+/// A request that is not submitted: its memory, and its payload.
 ///
 /// # Invariants
 ///
-/// Nobody else has a reference. Nothing is asked, and `done` has no waker. The segments are those of the
-/// payload.
-pub(crate) struct Idle<P: Payload>(NonNull<Request<P>>);
+/// Nobody else has a reference. There is no [`Submission`], and `done` has no waker. The segments
+/// are those of the payload.
+pub(crate) struct Request<P: Payload>(NonNull<RequestInner<P>>);
 
 // SAFETY: The payload is `Send`, and all else is memory.
-unsafe impl<P: Payload> Send for Idle<P> {}
+unsafe impl<P: Payload> Send for Request<P> {}
 // SAFETY: A shared one gives shared access to the payload alone.
-unsafe impl<P: Payload + Sync> Sync for Idle<P> {}
+unsafe impl<P: Payload + Sync> Sync for Request<P> {}
 
-impl<P: Payload> Idle<P> {
+impl<P: Payload> Request<P> {
     /// Allocates one. Gives the payload back if it fails. May sleep, but in an upcall.
     ///
     /// # Safety
@@ -248,7 +251,7 @@ impl<P: Payload> Idle<P> {
         let count = segments.len();
         let prepare = || {
             let entries = u16::try_from(count).map_err(|_| EINVAL)?;
-            let (memory, table) = Request::<P>::layout(count)?;
+            let (memory, table) = RequestInner::<P>::layout(count)?;
             let small = |n: usize| u32::try_from(n).map_err(|_| EINVAL);
             let sizes = (small(memory.size())?, small(memory.align())?);
             let executor = sys::executor()?;
@@ -281,19 +284,19 @@ impl<P: Payload> Idle<P> {
             submit: Atomic::new(false),
             segments: used,
             size,
-            asked: MaybeUninit::uninit(),
+            submission: MaybeUninit::uninit(),
             reserve: reserve.cloned(),
             executor,
             memory,
             table,
-            end: P::END.map(|_| Request::<P>::end as End),
-            drop_payload: Request::<P>::drop_payload,
+            end: P::END.map(|_| RequestInner::<P>::end as End),
+            drop_payload: RequestInner::<P>::drop_payload,
             bio: Bio::new(),
         };
         let payload = Cell::new(Some(payload));
         let request = request.cast();
         // SAFETY: The memory is fresh, large enough and aligned.
-        unsafe { request.write(Request { head, payload }) };
+        unsafe { request.write(RequestInner { head, payload }) };
         // INVARIANT: It is new.
         Ok(Self(request))
     }
@@ -301,13 +304,13 @@ impl<P: Payload> Idle<P> {
     /// The payload, if it was not given out.
     pub(crate) fn payload(&self) -> Option<&P> {
         // SAFETY: By the invariant it is ours.
-        Request::payload(self.0.cast(), |payload| unsafe { (*payload).as_ref() })
+        RequestInner::payload(self.0.cast(), |payload| unsafe { (*payload).as_ref() })
     }
 
     /// Frees the request, and gives its payload.
     pub(crate) fn into_payload(self) -> Option<P> {
         // SAFETY: By the invariant it is ours.
-        Request::payload(self.0.cast(), |payload| unsafe { (*payload).take() })
+        RequestInner::payload(self.0.cast(), |payload| unsafe { (*payload).take() })
     }
 
     /// Makes the one segment another part of the page that it is in.
@@ -334,7 +337,7 @@ impl<P: Payload> Idle<P> {
         op: Op,
         pos: u64,
         more: u32,
-    ) -> Result<Io<P>, (Error, Self)> {
+    ) -> Result<InFlight<P>, (Error, Self)> {
         let opf = op as u32 | device.flags;
         let special = opf & device.special != 0;
         if special && !device.allows(op) {
@@ -348,7 +351,7 @@ impl<P: Payload> Idle<P> {
         // SAFETY: By the invariant all of it is ours. One of the two references goes with the bio. On a worker
         // nothing may wait.
         unsafe {
-            (&raw mut (*this).asked).write(MaybeUninit::new(Asked {
+            (&raw mut (*this).submission).write(MaybeUninit::new(Submission {
                 opf,
                 sector: pos >> blk::SECTOR_SHIFT,
                 size: (*this).size.saturating_add(more),
@@ -361,25 +364,25 @@ impl<P: Payload> Idle<P> {
             (*this).done.reset();
             // The default executor first, which is the quickest to know.
             let upcall = (*this).executor.as_ref().is_current() || sys::on_worker();
-            if (*this).asked().queue.begin(upcall, special) {
+            if (*this).submission().queue.begin(upcall, special) {
                 start(head, upcall, if upcall { blk::NOWAIT } else { 0 });
             } else {
-                sleeper_submits(head);
+                blocking_worker_submits(head);
             }
         }
-        Ok(Io {
+        Ok(InFlight {
             head,
             payload: PhantomData,
         })
     }
 }
 
-impl<P: Payload> Drop for Idle<P> {
+impl<P: Payload> Drop for Request<P> {
     fn drop(&mut self) {
         let head = self.0.cast();
         // SAFETY: By the invariant all of it is ours.
         unsafe {
-            Request::<P>::drop_payload(head);
+            RequestInner::<P>::drop_payload(head);
             free(head);
         }
     }
@@ -400,15 +403,15 @@ pub fn plugged<R>(submit_all: impl FnOnce() -> R) -> R {
 ///
 /// Dropping it detaches the request: the device finishes it, and the executor then drops the payload.
 #[must_use = "dropping it detaches the request"]
-pub struct Io<P> {
+pub struct InFlight<P> {
     head: NonNull<Head>,
     payload: PhantomData<P>,
 }
 
 // SAFETY: The payload is `Send`, all else is made to be shared.
-unsafe impl<P: Payload> Send for Io<P> {}
-// SAFETY: A shared `Io` gives access to nothing.
-unsafe impl<P: Payload> Sync for Io<P> {}
+unsafe impl<P: Payload> Send for InFlight<P> {}
+// SAFETY: A shared `InFlight` gives access to nothing.
+unsafe impl<P: Payload> Sync for InFlight<P> {}
 
 /// Submits a request for the bytes from `pos` on, which is a multiple of the logical block size.
 ///
@@ -427,7 +430,7 @@ pub unsafe fn submit<P: Payload>(
     pos: u64,
     segments: impl ExactSizeIterator<Item = Segment>,
     payload: P,
-) -> Result<Io<P>> {
+) -> Result<InFlight<P>> {
     // SAFETY: By the function's contract.
     unsafe { submit_or_return(device, op, pos, 0, segments, payload) }.map_err(|(error, _)| error)
 }
@@ -444,12 +447,12 @@ pub(crate) unsafe fn submit_or_return<P: Payload>(
     more: u32,
     segments: impl ExactSizeIterator<Item = Segment>,
     payload: P,
-) -> Result<Io<P>, (Error, Option<P>)> {
+) -> Result<InFlight<P>, (Error, Option<P>)> {
     // SAFETY: By the function's contract.
-    unsafe { Idle::new(segments, device.reserve(), payload) }
+    unsafe { Request::new(segments, device.reserve(), payload) }
         .map_err(|(error, payload)| (error, Some(payload)))?
         .submit(device, op, pos, more)
-        .map_err(|(error, idle)| (error, idle.into_payload()))
+        .map_err(|(error, request)| (error, request.into_payload()))
 }
 
 /// Initialises the bio and submits it: for an upcall, or else for the thread that calls.
@@ -466,17 +469,17 @@ unsafe fn start(head: NonNull<Head>, upcall: bool, flags: u32) {
     // `segments` entries.
     unsafe {
         let this = head.as_ref();
-        let asked = this.asked();
-        let mut priority = asked.priority;
+        let submission = this.submission();
+        let mut priority = submission.priority;
         if upcall && priority == 0 {
             priority = Priority::best_effort(4).0;
         }
         let ask = Ask {
-            opf: asked.opf | flags,
-            sector: asked.sector,
-            size: asked.size,
+            opf: submission.opf | flags,
+            sector: submission.sector,
+            size: submission.size,
             priority,
-            bdev: asked.bdev,
+            bdev: submission.bdev,
             table: this.table,
             segments: this.segments,
         };
@@ -484,18 +487,22 @@ unsafe fn start(head: NonNull<Head>, upcall: bool, flags: u32) {
     }
 }
 
-/// Hands the request, which its queue counts as waiting, to the sleeper, which submits it.
+/// Hands the request, which its queue counts as waiting, to the blocking worker, which submits it.
 ///
 /// # Safety
 ///
 /// As for [`start`].
-unsafe fn sleeper_submits(head: NonNull<Head>) {
+unsafe fn blocking_worker_submits(head: NonNull<Head>) {
     // SAFETY: The bio's reference goes along; nobody else pushes the request while the bio is not out.
-    // The sleeper outlives every request, as the executor does.
+    // The blocking worker outlives every request, as the executor does.
     unsafe {
         let this = head.as_ref();
         this.submit.store(true, sys::Relaxed);
-        this.asked().member.scope().sleeper().push(head.cast());
+        this.submission()
+            .member
+            .scope()
+            .blocking()
+            .push(head.cast());
     }
 }
 
@@ -509,12 +516,12 @@ pub(crate) unsafe fn end_io(head: NonNull<Head>, end: Ended, section: &sys::Read
     unsafe {
         let this = head.as_ref();
         let Ended::Done(errno) = end else {
-            this.asked().queue.refused();
-            return sleeper_submits(head);
+            this.submission().queue.refused();
+            return blocking_worker_submits(head);
         };
-        this.bio.trace_end(|| this.asked().sector, errno);
+        this.bio.trace_end(|| this.submission().sector, errno);
         this.status.with_mut(|status| *status = errno);
-        this.asked().queue.ended();
+        this.submission().queue.ended();
         if let Some(end) = this.end {
             end(head, result(errno));
         }
@@ -536,19 +543,19 @@ fn result(errno: i32) -> Result {
     Err(Error::from_errno(errno))
 }
 
-/// Whether a runnable is a request, which on the sleeper is one to be submitted.
+/// Whether a runnable is a request, which on the blocking worker is one to be submitted.
 pub(crate) fn is_request(runnable: NonNull<Runnable>) -> bool {
     // SAFETY: Who asks has taken the runnable from its list, or is about to, so it is there.
     let function = unsafe { runnable.as_ref() }.function();
     core::ptr::fn_addr_eq(function, run as unsafe fn(NonNull<Runnable>))
 }
 
-/// Runs on the sleeper, to submit, or on the executor, to release.
+/// Runs on the blocking worker, to submit, or on the executor, to release.
 ///
 /// # Safety
 ///
-/// `runnable` is the first field of a head. On the sleeper the bio's reference comes with it; on
-/// the executor it is the last user's.
+/// `runnable` is the first field of a head. On the blocking worker the bio's reference comes with
+/// it; on the executor it is the last user's.
 #[inline(never)] // Its address is taken in generic code, and must be that of the runtime's own text.
 unsafe fn run(runnable: NonNull<Runnable>) {
     let head: NonNull<Head> = runnable.cast();
@@ -557,12 +564,13 @@ unsafe fn run(runnable: NonNull<Runnable>) {
     unsafe {
         let this = head.as_ref();
         if this.submit.xchg(false, sys::Full) {
-            let sending = this.asked().queue.send();
+            let sending = this.submission().queue.send();
             start(head, true, 0);
-            // What comes now may go past the sleeper: the request is before it. It may be gone already.
+            // What comes now may go past the blocking worker: the request is before it. It may be
+            // gone already.
             sending.sent();
         } else {
-            let scope = from_ref(this.asked().member.scope());
+            let scope = from_ref(this.submission().member.scope());
             let executor = this.executor;
             executor
                 .as_ref()
@@ -582,7 +590,7 @@ unsafe fn release(head: NonNull<Head>) {
     // the user's module is there.
     unsafe {
         (head.as_ref().drop_payload)(head);
-        let member = take_asked(head);
+        let member = take_submission(head);
         free(head);
         drop(member);
     }
@@ -592,19 +600,23 @@ unsafe fn release(head: NonNull<Head>) {
 ///
 /// # Safety
 ///
-/// Nobody else has a reference, and something was asked. Process context.
-unsafe fn take_asked(head: NonNull<Head>) -> Member {
+/// Nobody else has a reference, and the request was submitted. Process context.
+unsafe fn take_submission(head: NonNull<Head>) -> Member {
     // SAFETY: By the function's contract all of the request is ours.
-    let asked = unsafe { (&raw const (*head.as_ptr()).asked).read().assume_init() };
-    drop(asked.queue);
-    asked.member
+    let submission = unsafe {
+        (&raw const (*head.as_ptr()).submission)
+            .read()
+            .assume_init()
+    };
+    drop(submission.queue);
+    submission.member
 }
 
 /// Frees the memory of a request.
 ///
 /// # Safety
 ///
-/// Nobody uses it any more, and it has no payload, and nothing asked.
+/// Nobody uses it any more, and it has neither payload nor submission.
 unsafe fn free(head: NonNull<Head>) {
     // SAFETY: By the function's contract all of the request is ours. Size and alignment are those of a layout.
     unsafe {
@@ -615,31 +627,31 @@ unsafe fn free(head: NonNull<Head>) {
     }
 }
 
-impl<P> Io<P> {
+impl<P> InFlight<P> {
     fn head(&self) -> &Head {
         // SAFETY: We have a reference.
         unsafe { self.head.as_ref() }
     }
 }
 
-impl<P: Payload> Io<P> {
+impl<P: Payload> InFlight<P> {
     /// Ends a request, and keeps it with its payload for another one, if the completion has let go of it
     /// and its memory was not set aside for others as well.
-    pub(crate) fn into_idle(self) -> Result<Idle<P>, Self> {
+    pub(crate) fn into_request(self) -> Result<Request<P>, Self> {
         // Alone we are only when `end_io` has done its last: then all of the request is ours.
         if self.head().refs.load(Acquire) != 1 || self.head().reserve.is_some() {
             return Err(self);
         }
         // SAFETY: By the above.
-        if Request::<P>::payload(self.head, |payload| unsafe { (*payload).is_none() }) {
+        if RequestInner::<P>::payload(self.head, |payload| unsafe { (*payload).is_none() }) {
             return Err(self);
         }
         let head = ManuallyDrop::new(self).head;
         // SAFETY: By the above, and we have the future, which has the one reference.
-        drop(unsafe { take_asked(head) });
-        // INVARIANT: Nothing is asked any more, `done` is complete and has no waker, and the payload that the
-        // segments were made for is there.
-        Ok(Idle(head.cast()))
+        drop(unsafe { take_submission(head) });
+        // INVARIANT: The submission was taken, `done` is complete and has no waker, and the payload
+        // that the segments were made for is there.
+        Ok(Request(head.cast()))
     }
 
     /// Polls for the end, and leaves the payload where it is.
@@ -660,13 +672,13 @@ impl<P: Payload> Io<P> {
             return None;
         }
         // SAFETY: The request is done, so the payload is ours.
-        Request::<P>::payload(self.head, |payload| unsafe { (*payload).take() })
+        RequestInner::<P>::payload(self.head, |payload| unsafe { (*payload).take() })
     }
 }
 
-impl<P> Unpin for Io<P> {}
+impl<P> Unpin for InFlight<P> {}
 
-impl<P: Payload> Future for Io<P> {
+impl<P: Payload> Future for InFlight<P> {
     type Output = (Result, Option<P>);
 
     /// Gives the result and the payload; the payload is `None` if it was given out before.
@@ -676,7 +688,7 @@ impl<P: Payload> Future for Io<P> {
     }
 }
 
-impl<P> Drop for Io<P> {
+impl<P> Drop for InFlight<P> {
     fn drop(&mut self) {
         // SAFETY: `&mut self` makes us the one waiter.
         unsafe { self.head().done.disarm() };

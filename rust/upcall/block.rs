@@ -2,7 +2,7 @@
 
 //! [`Block`]: an owned page that reads move in and out of requests.
 
-use crate::bio::{Idle, Io, Op, Payload, Segment};
+use crate::bio::{InFlight, Op, Payload, Request, Segment};
 use crate::device::Device;
 use crate::memory;
 use crate::sys::{new_page, page_address, Error, Page, Result, EINVAL, ENOMEM, PAGE_SIZE};
@@ -27,7 +27,7 @@ enum Memory {
     Vacant,
     Page(Page),
     /// In the request of the last transfer, for the next.
-    Request(Idle<OnePage>),
+    Request(Request<OnePage>),
 }
 
 impl Memory {
@@ -35,7 +35,7 @@ impl Memory {
         match self {
             Self::Vacant => None,
             Self::Page(page) => Some(page),
-            Self::Request(idle) => idle.payload().map(|page| &page.0),
+            Self::Request(request) => request.payload().map(|page| &page.0),
         }
     }
 
@@ -47,14 +47,14 @@ impl Memory {
         device: &Device,
         offset: u32,
         len: u32,
-    ) -> Result<Idle<OnePage>, (Error, Self)> {
+    ) -> Result<Request<OnePage>, (Error, Self)> {
         let page = match self {
-            Self::Request(mut idle) if device.reserve().is_none() => {
+            Self::Request(mut request) if device.reserve().is_none() => {
                 // SAFETY: It was made with one segment, below, and the part is in the page.
-                unsafe { idle.set_part(offset, len) };
-                return Ok(idle);
+                unsafe { request.set_part(offset, len) };
+                return Ok(request);
             }
-            Self::Request(idle) => idle.into_payload(),
+            Self::Request(request) => request.into_payload(),
             Self::Page(page) => Some(OnePage(page)),
             Self::Vacant => None,
         };
@@ -69,17 +69,17 @@ impl Memory {
             len,
         };
         // SAFETY: The page is the payload.
-        unsafe { Idle::new(core::iter::once(segment), device.reserve(), page) }
+        unsafe { Request::new(core::iter::once(segment), device.reserve(), page) }
             .map_err(|(error, page)| (error, Self::Page(page.0)))
     }
 }
 
-impl From<Io<OnePage>> for Memory {
+impl From<InFlight<OnePage>> for Memory {
     /// The page of a request that is done.
     #[inline(always)] // For the one caller.
-    fn from(io: Io<OnePage>) -> Self {
-        match io.into_idle() {
-            Ok(idle) => Self::Request(idle),
+    fn from(io: InFlight<OnePage>) -> Self {
+        match io.into_request() {
+            Ok(request) => Self::Request(request),
             Err(mut io) => io.take_payload().into(),
         }
     }
@@ -207,7 +207,7 @@ impl Block {
         pos: u64,
         offset: usize,
         len: usize,
-    ) -> Result<Io<OnePage>> {
+    ) -> Result<InFlight<OnePage>> {
         let mask = u64::from(device.logical_block_size()).wrapping_sub(1);
         let aligned = (pos | offset as u64 | len as u64) & mask == 0;
         let end = offset.checked_add(len).unwrap_or(usize::MAX);
@@ -217,9 +217,10 @@ impl Block {
         let memory = core::mem::replace(&mut self.0, Memory::Vacant);
         let submitted = memory
             .into_request(device, offset as u32, len as u32)
-            .and_then(|idle| {
-                idle.submit(device, op, pos, 0)
-                    .map_err(|(error, idle)| (error, idle.into_payload().into()))
+            .and_then(|request| {
+                request
+                    .submit(device, op, pos, 0)
+                    .map_err(|(error, request)| (error, request.into_payload().into()))
             });
         submitted.map_err(|(error, memory)| {
             // What was not submitted keeps its content.
@@ -235,7 +236,7 @@ pub struct Transfer<'a> {
     block: &'a mut Block,
     device: &'a Device,
     pos: u64,
-    io: Option<Io<OnePage>>,
+    io: Option<InFlight<OnePage>>,
     offset: u32,
     len: u32,
     op: Op,

@@ -2,7 +2,7 @@
 
 //! [`Blocks`]: many owned pages, read and written by as few requests as the device allows.
 
-use crate::bio::{submit_or_return, Io, Op, Payload, Segment};
+use crate::bio::{submit_or_return, InFlight, Op, Payload, Segment};
 use crate::device::Device;
 use crate::memory;
 use crate::sys::{self, new_page, page_address, KVec, Page, Result, EINVAL, ENOMEM, PAGE_SIZE};
@@ -163,8 +163,9 @@ impl Blocks {
         }
         pos.checked_add(len as u64).ok_or(EINVAL)?;
         let count = (end - offset).div_ceil(CHUNK << PAGE_SHIFT) + 1;
-        let size = count * size_of::<(usize, Io<Chunk>)>();
-        let mut ios: KVec<(usize, Io<Chunk>)> = memory::retry(size, || sys::vec(count)).await?;
+        let size = count * size_of::<(usize, InFlight<Chunk>)>();
+        let mut ios: KVec<(usize, InFlight<Chunk>)> =
+            memory::retry(size, || sys::vec(count)).await?;
         let mut result = Ok(());
         let mut at = offset;
         while at < end && result.is_ok() {
@@ -192,7 +193,7 @@ impl Blocks {
     }
 
     /// Waits for requests, and puts their pages back. Gives the first error.
-    async fn finish(&mut self, ios: &mut KVec<(usize, Io<Chunk>)>) -> Result {
+    async fn finish(&mut self, ios: &mut KVec<(usize, InFlight<Chunk>)>) -> Result {
         let mut result = Ok(());
         for (index, io) in ios.iter_mut() {
             let (done, chunk) = io.await;
@@ -213,7 +214,7 @@ impl Blocks {
         pos: u64,
         at: usize,
         stop: usize,
-    ) -> Result<Io<Chunk>> {
+    ) -> Result<InFlight<Chunk>> {
         let index = at >> CHUNK_SHIFT;
         self.fill(index)?;
         let base = index << CHUNK_SHIFT;

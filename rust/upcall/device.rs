@@ -10,17 +10,18 @@
 //!
 //! # Concurrency
 //!
-//! A queue counts in one word what is in flight and what waits for the scope's sleeper. A worker's
-//! request that finds neither somebody waiting nor the bound reached goes to the device at once; any other
-//! waits, and the sleeper submits in the order in which they came. `count` is changed in any context, up to
-//! hard interrupt: by who submits, by completions, and by the sleeper.
+//! A queue counts in one word what is in flight and what waits for the scope's blocking worker. A
+//! worker's request that finds neither somebody waiting nor the bound reached goes to the device at
+//! once; any other waits, and the blocking worker submits in the order in which they came. `count`
+//! is changed in any context, up to hard interrupt: by who submits, by completions, and by the
+//! blocking worker.
 //!
-//! One thread waits for room, the sleeper of the device's scope, and only while the request that it is about
-//! to submit is counted as waiting. It leaves itself in `parked` and looks at the count once more before it
-//! parks; whoever lowers the number in flight, while somebody waits, takes it out and wakes it. So no wake is
-//! lost, and none needs a lock.
+//! One thread waits for room, the blocking worker of the device's scope, and only while the request
+//! that it is about to submit is counted as waiting. It leaves itself in `parked` and looks at the
+//! count once more before it parks; whoever lowers the number in flight, while somebody waits,
+//! takes it out and wakes it. So no wake is lost, and none needs a lock.
 
-use crate::bio::{submit_or_return, Io, Op, Payload, WITHOUT_DATA, WRITES};
+use crate::bio::{submit_or_return, InFlight, Op, Payload, WITHOUT_DATA, WRITES};
 use crate::memory;
 use crate::scope::{Scope, Spawner};
 use crate::sys::blk::{self, OpenFile, RawDevice};
@@ -187,7 +188,7 @@ impl Device {
         Ok(())
     }
 
-    async fn without_data(&self, op: Op, pos: u64, size: u32) -> Result<Io<Nothing>> {
+    async fn without_data(&self, op: Op, pos: u64, size: u32) -> Result<InFlight<Nothing>> {
         memory::retry(size_of::<Nothing>(), || {
             // SAFETY: There are no segments.
             match unsafe { submit_or_return(self, op, pos, size, core::iter::empty(), Nothing) } {
@@ -211,7 +212,7 @@ impl Device {
     }
 }
 
-/// In [`Queue::count`]: one request that waits for the sleeper. Below are those in flight.
+/// In [`Queue::count`]: one request that waits for the blocking worker. Below are those in flight.
 const WAITING: usize = 1 << (usize::BITS / 2);
 
 /// How many requests may be in flight on a device that tells no number.
@@ -220,13 +221,15 @@ const DEFAULT_DEPTH: usize = 1024;
 /// What the clones of a device and their requests share: the open file, and what is in flight.
 pub(crate) struct Queue {
     refs: Atomic<usize>,
-    /// How many requests are in flight, and [`WAITING`] for each that waits for the sleeper.
+    /// How many requests are in flight, and [`WAITING`] for each that waits for the blocking
+    /// worker.
     count: Atomic<usize>,
     /// A worker's request goes to the device at once if the count is less: 0 if none does.
     direct: usize,
-    /// How many may be in flight when the sleeper submits one more.
+    /// How many may be in flight when the blocking worker submits one more.
     bound: usize,
-    /// The sleeper's thread while it waits for room, as [`Parker::leave`] gives it; or null.
+    /// The blocking worker's thread while it waits for room, as [`Parker::leave`] gives it; or
+    /// null.
     parked: Atomic<*mut ()>,
     /// Keeps the device open, if we opened it.
     file: Option<OpenFile>,
@@ -245,7 +248,7 @@ impl Queue {
         }
     }
 
-    /// Whether the sleeper may submit one more.
+    /// Whether the blocking worker may submit one more.
     fn has_room(&self) -> bool {
         self.count.load(Relaxed) % WAITING < self.bound
     }
@@ -259,7 +262,8 @@ impl Queue {
         }
     }
 
-    /// Waits until the sleeper may submit one more. Called by the sleeper, for a request that waits.
+    /// Waits until the blocking worker may submit one more. Called by the blocking worker, for a
+    /// request that waits.
     fn wait_for_room(&self) {
         if self.has_room() {
             return;
@@ -303,7 +307,7 @@ impl Queued {
     }
 
     /// A worker or a thread is about to submit a request: whether it is to do so at once, or to hand it to the
-    /// sleeper. `special` is one that does not let itself be refused.
+    /// blocking worker. `special` is one that does not let itself be refused.
     #[inline(always)]
     pub(crate) fn begin(&self, upcall: bool, special: bool) -> bool {
         let before = self.queue().count.fetch_add(1, Full);
@@ -314,7 +318,7 @@ impl Queued {
         false
     }
 
-    /// A request that was in flight is for the sleeper. Any context.
+    /// A request that was in flight is for the blocking worker. Any context.
     #[cold]
     pub(crate) fn refused(&self) {
         self.queue().count.fetch_add(WAITING - 1, Full);
@@ -329,7 +333,8 @@ impl Queued {
         }
     }
 
-    /// The sleeper is about to submit a request that waited. Waits until the bound allows it.
+    /// The blocking worker is about to submit a request that waited. Waits until the bound allows
+    /// it.
     pub(crate) fn send(&self) -> Sending {
         self.queue().wait_for_room();
         self.queue().count.fetch_add(1, Full);
@@ -337,7 +342,7 @@ impl Queued {
     }
 }
 
-/// The sleeper submits a request, which still counts as waiting: others do not go past it.
+/// The blocking worker submits a request, which still counts as waiting: others do not go past it.
 pub(crate) struct Sending(Queued);
 
 impl Sending {

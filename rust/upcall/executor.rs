@@ -4,19 +4,19 @@
 //!
 //! # Concurrency
 //!
-//! Any context pushes on the ready list; whoever finds it empty rings the bell. The bell starts
+//! Any context pushes on the ready list; whoever finds it empty queues the work item. That starts
 //! [`Core::run`] on the worker, and never twice at the same time: in the kernel this is the
 //! non-reentrancy of a work item. `backlog` belongs to that run alone.
 //!
 //! No wake is lost: a push that comes before the run's last look at the list is seen by it, one that
-//! comes later finds the list empty and rings. A run that stops because its budget is used up leaves
-//! a non-empty list behind, to which nobody rings; it rings for itself.
+//! comes later finds the list empty and queues the work item. A run that stops because its budget is
+//! used up leaves a non-empty list behind, for which nobody queues it; the run does so itself.
 //!
 //! # Lifetime
 //!
 //! Handles, scopes among them, keep the core. A waker has no handle: it holds a task, which has a scope
 //! only until it is complete. So a waker is inside a read section of RCU from before it looks at the
-//! state of the task until it has rung. Whoever drops the last handle, in any context, hands
+//! state of the task until it has queued the work item. Whoever drops the last handle, in any context, hands
 //! the core over to be taken down in process context (`sys::retire`): after a grace period nobody
 //! pushes any more, and after the last run nobody uses it. That is done by a workqueue for this alone, so
 //! that nobody's work waits for a grace period or for another executor's last run.
@@ -25,7 +25,7 @@ use super::bio;
 use super::ready::{Batch, Link, ReadyList};
 use super::scope::ScopeInner;
 use super::stats::Stats;
-use super::sys::{self, Arc, Atomic, Bell, Cell, Relaxed};
+use super::sys::{self, Arc, Atomic, Cell, Relaxed, Work};
 use super::task::Header;
 use core::mem::ManuallyDrop;
 use core::ptr::{null, NonNull};
@@ -74,16 +74,16 @@ pub struct Executor {
 }
 
 impl Executor {
-    /// Makes an executor that `bell` starts. `sleeps` is whether its runnables may.
-    pub(crate) fn with_bell(bell: Bell, sleeps: bool) -> sys::Result<Self> {
+    /// Makes an executor that `work` runs. `blocking` is whether its runnables may sleep.
+    pub(crate) fn with_work(work: Work, blocking: bool) -> sys::Result<Self> {
         let core = Core {
             ready: ReadyList::new(),
             backlog: Cell::new(Batch::new()),
             worker: Atomic::new(0),
             running: Cell::new((null(), null())),
             stats: Stats::new(),
-            sleeps,
-            bell,
+            blocking,
+            work,
         };
         Ok(Self {
             core: ManuallyDrop::new(sys::new_arc(core)?),
@@ -172,8 +172,8 @@ pub(crate) struct Core {
     /// worker alone.
     running: Cell<(*const ScopeInner, *const Header)>,
     stats: Stats,
-    sleeps: bool,
-    bell: Bell,
+    blocking: bool,
+    work: Work,
 }
 
 // SAFETY: `backlog` and `running` are touched by the one worker alone; all else is made to be shared.
@@ -182,13 +182,13 @@ unsafe impl Send for Core {}
 unsafe impl Sync for Core {}
 
 impl Core {
-    /// Where the bell is, for the kernel to find the executor from its work item.
+    /// Where the work item is, for the kernel to find the executor from it.
     #[cfg(MODULE)]
-    pub(crate) const BELL_OFFSET: usize = core::mem::offset_of!(Core, bell);
+    pub(crate) const WORK_OFFSET: usize = core::mem::offset_of!(Core, work);
 
-    /// The bell, to be hung up once the executor has its final address.
-    pub(crate) fn bell(&self) -> &Bell {
-        &self.bell
+    /// The work item, to be initialised once the executor has its final address.
+    pub(crate) fn work(&self) -> &Work {
+        &self.work
     }
 
     /// Its figures.
@@ -197,8 +197,8 @@ impl Core {
     }
 
     /// Whether its runnables may sleep.
-    pub(crate) fn sleeps(&self) -> bool {
-        self.sleeps
+    pub(crate) fn is_blocking(&self) -> bool {
+        self.blocking
     }
 
     /// Queues `runnable`. Any context.
@@ -210,7 +210,7 @@ impl Core {
     pub(crate) unsafe fn push(&self, runnable: NonNull<Runnable>) {
         // SAFETY: `Link` is the first field, and the caller vouches for the rest.
         if unsafe { self.ready.push(runnable.cast()) } {
-            self.bell.ring();
+            self.work.queue();
         }
     }
 
@@ -264,11 +264,11 @@ impl Core {
     }
 
     /// Runs what is ready, at most [`BUDGET`] runnables, and none after [`RUN_TIME`]. Returns whether there is
-    /// more, for which it rang.
+    /// more, for which it queued the work item again.
     ///
     /// # Safety
     ///
-    /// Called by the bell alone, never twice at the same time.
+    /// Called by the work item alone, never twice at the same time.
     pub(crate) unsafe fn run(&self) -> bool {
         self.worker.store(sys::current(), Relaxed);
         self.stats.run();
@@ -303,7 +303,7 @@ impl Core {
                     }
                 }
             };
-            if self.sleeps {
+            if self.blocking {
                 // A plug for requests that follow each other, and for nothing else: in one around all of
                 // it, a request would wait for whatever comes after it to be done.
                 sys::with_plug(|| run(bio::is_request));
@@ -320,7 +320,7 @@ impl Core {
         if more {
             // SAFETY: We are the one worker.
             self.backlog.with_mut(|backlog| unsafe { *backlog = batch });
-            self.bell.ring();
+            self.work.queue();
         }
         more
     }

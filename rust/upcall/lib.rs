@@ -9,11 +9,12 @@
 //! |---|---|
 //! | [`executor`] | the one thread: ready list, budget, worker |
 //! | [`scope`] | fork-join, and safe unloading |
-//! | [`registry`], [`stats`], [`eyes`] | all that there is, its figures, and debugfs |
+//! | [`registry`], [`stats`], [`debugfs`] | all that there is, its figures, and debugfs |
 //! | [`task`] | the one allocation of a task, wakers, [`JoinHandle`] |
 //! | [`state`] | a task's state word |
 //! | [`ready`] | the lock-free ready list |
 //! | [`done`] | a one-shot completion |
+//! | [`current`](mod@current) | what a task knows of itself |
 //! | [`block_on`](mod@block_on) | from synchronous to asynchronous code |
 //! | [`join`](mod@join) | [`join_all`], [`join!`], [`try_join!`], [`yield_now`] |
 //! | [`race`](mod@race) | [`race`](fn@race), [`select!`] |
@@ -53,10 +54,11 @@ mod blocks;
 mod budget;
 mod chain;
 pub mod channel;
+mod current;
+mod debugfs;
 mod device;
 mod done;
 mod executor;
-mod eyes;
 mod join;
 mod join_set;
 mod members;
@@ -83,9 +85,9 @@ pub use blocks::Blocks;
 pub use budget::Budget;
 pub use chain::{run, Chain, Then};
 pub use channel::channel;
+pub use current::{current, Current};
 pub use device::{Device, Priority};
 pub use executor::{BlockingWorker, Executor};
-pub use eyes::{current, Current};
 pub use join::{
     join_all, try_join_all, yield_now, Join, JoinAll, Member as JoinMember, Together, TryJoin,
     TryJoinAll, TryTogether,

@@ -11,12 +11,12 @@
 //! is bound to no CPU, so that one that goes away takes nothing along: the workqueue moves the thread,
 //! and the kernel moves the timers.
 
+use crate::debugfs;
 use crate::executor::{BlockingWorker, Core, Executor};
-use crate::eyes::Eyes;
 use crate::memory::Shortage;
 use crate::registry;
 use crate::scope::Scope;
-use crate::sys::{self, Acquire, Atomic, Bell, Full, Release};
+use crate::sys::{self, Acquire, Atomic, Full, Release, Work};
 use core::ptr::{null_mut, NonNull};
 use kernel::bindings;
 use kernel::error::to_result;
@@ -25,11 +25,11 @@ use kernel::sync::{static_lock_class, Arc};
 use upcall_bindings as ub;
 
 /// The default executor. Set before any user of the module can be loaded, cleared after the last
-/// was removed; so is the sleeper.
+/// was removed; so is the blocking worker.
 static EXECUTOR: Atomic<*mut Core> = Atomic::new(null_mut());
 
-/// The default sleeper: runs what must wait in the kernel, so that the executor need not.
-static SLEEPER: Atomic<*mut Core> = Atomic::new(null_mut());
+/// The default blocking worker: runs what must wait in the kernel, so that the executor need not.
+static BLOCKING: Atomic<*mut Core> = Atomic::new(null_mut());
 
 /// Those who wait for memory: there as long as the default executor.
 static SHORTAGE: Atomic<*mut Shortage> = Atomic::new(null_mut());
@@ -64,9 +64,9 @@ pub(crate) fn executor() -> Result<NonNull<Core>> {
     NonNull::new(EXECUTOR.load(Acquire)).ok_or(ENODEV)
 }
 
-/// The default sleeper.
-pub(crate) fn sleeper() -> Result<NonNull<Core>> {
-    NonNull::new(SLEEPER.load(Acquire)).ok_or(ENODEV)
+/// The default blocking worker.
+pub(crate) fn blocking() -> Result<NonNull<Core>> {
+    NonNull::new(BLOCKING.load(Acquire)).ok_or(ENODEV)
 }
 
 /// Whether the caller runs on the thread of an executor: in an upcall, or in blocking work, or in the destructor
@@ -109,7 +109,7 @@ impl Executor {
     /// The default blocking worker, which all share who need none of their own.
     pub fn shared_blocking() -> Result<BlockingWorker> {
         // SAFETY: The module's data has a handle, and is there as long as it has users.
-        let executor = Self::from_core(unsafe { sys::share(sleeper()?.as_ptr()) });
+        let executor = Self::from_core(unsafe { sys::share(blocking()?.as_ptr()) });
         Ok(BlockingWorker::of(executor))
     }
 
@@ -120,18 +120,18 @@ impl Executor {
         Scope::on(self, &Self::shared_blocking()?)
     }
 
-    fn other(name: &CStr, flags: u32, sleeps: bool) -> Result<Self> {
-        let this = Self::build(name, flags, sleeps)?;
+    fn other(name: &CStr, flags: u32, blocking: bool) -> Result<Self> {
+        let this = Self::build(name, flags, blocking)?;
         // SAFETY: It is a count.
         unsafe { ub::upcall_users_enter(others().cast()) };
         Ok(this)
     }
 
-    fn build(name: &CStr, flags: u32, sleeps: bool) -> Result<Self> {
+    fn build(name: &CStr, flags: u32, blocking: bool) -> Result<Self> {
         let flags = flags | bindings::wq_flags_WQ_MEM_RECLAIM;
-        let this = Self::with_bell(Bell::new(name, flags)?, sleeps)?;
+        let this = Self::with_work(Work::new(name, flags)?, blocking)?;
         // SAFETY: The executor has its final address, and nobody knows of it yet.
-        unsafe { this.core().bell().hang(static_lock_class!()) };
+        unsafe { this.core().work().init(static_lock_class!()) };
         registry::add(this.core());
         Ok(this)
     }
@@ -148,7 +148,7 @@ pub(crate) fn retire(core: Arc<Core>) {
     let core = Arc::into_raw(core);
     // SAFETY: The core stays until `take_down`, which gets the reference. It was counted in `OTHERS`, so the
     // workqueue is there.
-    unsafe { (*core).bell().retire(RETIREMENT.load(Acquire)) };
+    unsafe { (*core).work().retire(RETIREMENT.load(Acquire)) };
 }
 
 /// Takes down an executor that [`retire`] handed over, a grace period ago.
@@ -157,11 +157,11 @@ pub(crate) fn retire(core: Arc<Core>) {
 ///
 /// `core` is its only reference, which is passed on. Process context, and not the executor's own.
 pub(crate) unsafe fn take_down(core: NonNull<Core>) {
-    // SAFETY: By the function's contract. Nobody rings but the last run: wakers have left their read
+    // SAFETY: By the function's contract. Nobody queues it but the last run: wakers have left their read
     // sections, and others had handles.
     unsafe {
         let core = Arc::from_raw(core.as_ptr());
-        core.bell().take_down();
+        core.work().take_down();
         drop(core);
         ub::upcall_users_leave(others().cast());
     }
@@ -177,13 +177,13 @@ unsafe fn end(core: &Arc<Core>) {
     // SAFETY: We may sleep.
     unsafe { bindings::synchronize_rcu() };
     // SAFETY: Nobody pushes any more: wakers have left their read sections, and others had handles.
-    unsafe { core.bell().take_down() };
+    unsafe { core.work().take_down() };
 }
 
 /// The module's data.
 pub(crate) struct Runtime {
     /// Dropped first: it looks at all else.
-    _eyes: Eyes,
+    _debugfs: debugfs::Directory,
     _defaults: Defaults,
 }
 
@@ -191,15 +191,16 @@ impl kernel::Module for Runtime {
     fn init(_module: &'static ThisModule) -> Result<Self> {
         let defaults = Defaults::new()?;
         Ok(Self {
-            _eyes: Eyes::open(),
+            _debugfs: debugfs::Directory::create(),
             _defaults: defaults,
         })
     }
 }
 
-/// What is there as long as the module: the caches, the default executor and the default sleeper.
+/// What is there as long as the module: the caches, the default executor and the default blocking
+/// worker.
 struct Defaults {
-    /// The default executor, and the default sleeper.
+    /// The default executor, and the default blocking worker.
     executors: [Option<Executor>; 2],
 }
 
@@ -220,9 +221,9 @@ impl Defaults {
             return Err(ENOMEM);
         }
         RETIREMENT.store(retirement.cast(), Release);
-        let sleeper = Executor::build(c"upcall_sleeper", 0, true)?;
-        SLEEPER.store(sleeper.as_ptr().as_ptr(), Release);
-        this.executors[1] = Some(sleeper);
+        let blocking = Executor::build(c"upcall_blocking", 0, true)?;
+        BLOCKING.store(blocking.as_ptr().as_ptr(), Release);
+        this.executors[1] = Some(blocking);
         let flags = bindings::wq_flags_WQ_HIGHPRI;
         let executor = Executor::build(c"upcall", flags, false)?;
         EXECUTOR.store(executor.as_ptr().as_ptr(), Release);
@@ -257,7 +258,7 @@ impl Drop for Defaults {
                 None => sys::warn_if!(true, "an executor has a user that is gone"),
             }
         }
-        SLEEPER.store(null_mut(), Release);
+        BLOCKING.store(null_mut(), Release);
         // SAFETY: Nobody asks any more. The work is over when it returns.
         unsafe { ub::upcall_queues_close() };
         let shortage = SHORTAGE.xchg(null_mut(), Full);

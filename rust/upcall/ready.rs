@@ -42,7 +42,7 @@ impl ReadyList {
         }
     }
 
-    /// Pushes `link`. Returns `true` if the list was empty: then the caller rings the consumer.
+    /// Pushes `link`. Returns `true` if the list was empty: then the caller wakes the consumer.
     ///
     /// Any context.
     ///
@@ -71,7 +71,7 @@ impl ReadyList {
         let mut newest = self.head.xchg(null_mut(), Full);
         let mut oldest = null_mut();
         while let Some(link) = NonNull::new(newest) {
-            // SAFETY: The exchange made us the owner of every link that hung on `head`.
+            // SAFETY: The exchange made us the owner of every link behind `head`.
             newest = unsafe {
                 link.as_ref()
                     .next

@@ -26,7 +26,7 @@ sys::global! {
 /// Adds an executor.
 pub(crate) fn add(core: &Core) {
     locked(|| {
-        core.bell().next().store(EXECUTORS.load(Relaxed), Relaxed);
+        core.work().next().store(EXECUTORS.load(Relaxed), Relaxed);
         EXECUTORS.store(from_ref(core).cast_mut(), Release);
     });
 }
@@ -42,9 +42,9 @@ pub(crate) fn remove(core: &Core) {
                 return;
             };
             if core::ptr::eq(this, core) {
-                return link.store(this.bell().next().load(Relaxed), Release);
+                return link.store(this.work().next().load(Relaxed), Release);
             }
-            link = this.bell().next();
+            link = this.work().next();
         }
     });
 }
@@ -59,15 +59,15 @@ pub(crate) fn find_executor<R>(mut f: impl FnMut(&Core) -> Option<R>) -> Option<
         if let Some(result) = f(core) {
             return Some(result);
         }
-        at = core.bell().next().load(Acquire);
+        at = core.work().next().load(Acquire);
     }
     None
 }
 
 /// The neighbours of a scope in the list. Under the lock.
-pub(crate) struct Enrolled(Cell<(*const ScopeInner, *const ScopeInner)>);
+pub(crate) struct Registered(Cell<(*const ScopeInner, *const ScopeInner)>);
 
-impl Enrolled {
+impl Registered {
     pub(crate) fn new() -> Self {
         Self(Cell::new((null(), null())))
     }
@@ -78,34 +78,34 @@ impl Enrolled {
         f: impl FnOnce(&mut (*const ScopeInner, *const ScopeInner)) -> R,
     ) -> R {
         // SAFETY: The scope is in the list, whose reference keeps it, and we hold the lock.
-        unsafe { (*scope).enrolled.0.with_mut(|links| f(&mut *links)) }
+        unsafe { (*scope).registered.0.with_mut(|links| f(&mut *links)) }
     }
 }
 
 /// Adds a scope, once.
-pub(crate) fn enroll(scope: &ScopeInner) {
+pub(crate) fn register(scope: &ScopeInner) {
     let scope = from_ref(scope);
     locked(|| {
         let next = SCOPES.load(Relaxed).cast_const();
-        Enrolled::links(scope, |links| *links = (null(), next));
+        Registered::links(scope, |links| *links = (null(), next));
         if !next.is_null() {
-            Enrolled::links(next, |links| links.0 = scope);
+            Registered::links(next, |links| links.0 = scope);
         }
         SCOPES.store(scope.cast_mut(), Relaxed);
     });
 }
 
 /// Removes a scope whose last member left, once.
-pub(crate) fn strike(scope: &ScopeInner) {
+pub(crate) fn unregister(scope: &ScopeInner) {
     locked(|| {
-        let (prev, next) = Enrolled::links(scope, |links| *links);
+        let (prev, next) = Registered::links(scope, |links| *links);
         if prev.is_null() {
             SCOPES.store(next.cast_mut(), Relaxed);
         } else {
-            Enrolled::links(prev, |links| links.1 = next);
+            Registered::links(prev, |links| links.1 = next);
         }
         if !next.is_null() {
-            Enrolled::links(next, |links| links.0 = prev);
+            Registered::links(next, |links| links.0 = prev);
         }
     });
 }
@@ -117,14 +117,14 @@ pub(crate) fn for_each_scope(mut f: impl FnMut(&ScopeInner)) {
         let next = locked(|| {
             let mut scope = match &at {
                 None => SCOPES.load(Relaxed).cast_const(),
-                Some(member) => Enrolled::links(member.scope(), |links| links.1),
+                Some(member) => Registered::links(member.scope(), |links| links.1),
             };
             while let Some(this) = NonNull::new(scope.cast_mut()) {
-                // SAFETY: What is in the list was not struck, which needs the lock, so that it is kept.
+                // SAFETY: What is in the list was not unregistered, which needs the lock, so that it is kept.
                 if let Some(member) = unsafe { Member::join(this) } {
                     return Some(member);
                 }
-                scope = Enrolled::links(scope, |links| links.1);
+                scope = Registered::links(scope, |links| links.1);
             }
             None
         });

@@ -48,7 +48,8 @@ impl<T> RwSemaphore<T> {
         }
     }
 
-    /// Lets lockdep check its order to other locks, where threads take it by the synchronous door.
+    /// Lets lockdep check its order to other locks, where threads take it by its blocking
+    /// functions.
     ///
     /// See [`lock_class!`](crate::lock_class).
     pub fn with_class(mut self, class: LockClass) -> Self {
@@ -236,7 +237,7 @@ impl<T: ?Sized> Drop for WriteGuard<'_, T> {
     }
 }
 
-/// A guard that the calling thread got by the synchronous door, and keeps: lockdep follows it.
+/// A guard that the calling thread got by a blocking function, and keeps: lockdep follows it.
 ///
 /// Dropping it releases the lock. It is not [`Send`], so that nobody holds it across an `.await` in a task.
 #[must_use = "the lock is released when the guard is dropped"]
@@ -246,7 +247,7 @@ pub struct Blocking<'a, G> {
     guard: G,
 }
 
-/// The synchronous door: waits for `lock` if the lock was not there for the taking.
+/// What blocking functions do: waits for `lock` if the lock was not there for the taking.
 fn blocking<'a, G>(
     held: Held<'a>,
     tried: Result<G, TryError>,
@@ -308,7 +309,8 @@ impl<T> Mutex<T> {
         }
     }
 
-    /// Lets lockdep check its order to other locks, where threads take it by the synchronous door.
+    /// Lets lockdep check its order to other locks, where threads take it by its blocking
+    /// functions.
     ///
     /// See [`lock_class!`](crate::lock_class).
     pub fn with_class(mut self, class: LockClass) -> Self {

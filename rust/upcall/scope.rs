@@ -27,10 +27,10 @@
 //! module that did so may not be removed.
 
 use super::executor::{BlockingWorker, Core, Executor};
-use super::registry::{self, Enrolled};
+use super::registry::{self, Registered};
 use super::stats::Wait;
 use super::sys::{self, Arc, Atomic, Cell, Full, Lock, Relaxed};
-use super::task::{self, Header, How, JoinHandle, Siblings};
+use super::task::{self, Header, JoinHandle, Siblings, SpawnOptions};
 use super::{block_on, done::Done, state};
 use core::ffi::CStr;
 use core::future::Future;
@@ -51,9 +51,9 @@ pub(crate) struct ScopeInner {
     parent: Cell<Option<Member>>,
     executor: Executor,
     /// Runs what may sleep.
-    sleeper: Executor,
+    blocking: Executor,
     /// Its place in the list of all scopes.
-    pub(crate) enrolled: Enrolled,
+    pub(crate) registered: Registered,
 }
 
 // SAFETY: All of it is made to be shared.
@@ -169,15 +169,15 @@ impl ScopeInner {
                 self.keep.with_mut(|keep| (*keep).take()),
             )
         };
-        registry::strike(self);
+        registry::unregister(self);
         self.empty.complete();
         drop(parent);
         drop(keep);
     }
 
     /// The executor that runs what may sleep.
-    pub(crate) fn sleeper(&self) -> &Core {
-        self.sleeper.core()
+    pub(crate) fn blocking(&self) -> &Core {
+        self.blocking.core()
     }
 
     /// Takes a task off the list before it is complete.
@@ -242,7 +242,7 @@ impl ScopeInner {
 /// interrupt context.
 ///
 /// Inside an upcall it does not wait: the tasks are cancelled in place, and what cannot be (requests,
-/// work that a sleeper is at) then keeps the scope of that upcall from ending.
+/// work that a blocking worker is at) then keeps the scope of that upcall from ending.
 pub struct Scope {
     inner: Arc<ScopeInner>,
     /// [`Scope::join`] took our own membership away.
@@ -261,13 +261,13 @@ impl Scope {
             tasks: sys::new_lock!(TaskList { first: None }),
             parent: Cell::new(None),
             executor: executor.clone(),
-            sleeper: blocking.executor().clone(),
-            enrolled: Enrolled::new(),
+            blocking: blocking.executor().clone(),
+            registered: Registered::new(),
         })?;
         let keep = Some(inner.clone());
         // SAFETY: Nobody else knows of it.
         inner.keep.with_mut(|place| unsafe { *place = keep });
-        registry::enroll(&inner);
+        registry::register(&inner);
         Ok(Self { inner, left: false })
     }
 
@@ -275,7 +275,7 @@ impl Scope {
     pub fn spawner(&self) -> Spawner {
         Spawner {
             inner: self.inner.clone(),
-            how: How::default(),
+            options: SpawnOptions::default(),
         }
     }
 
@@ -293,7 +293,7 @@ impl Scope {
         spawn(
             &self.inner,
             &self.inner.executor,
-            &How::default(),
+            &SpawnOptions::default(),
             future,
             false,
         )
@@ -308,7 +308,7 @@ impl Scope {
         spawn(
             &self.inner,
             &self.inner.executor,
-            &How::default(),
+            &SpawnOptions::default(),
             future,
             true,
         )
@@ -379,13 +379,13 @@ impl Drop for Scope {
 #[derive(Clone)]
 pub struct Spawner {
     inner: Arc<ScopeInner>,
-    how: How,
+    options: SpawnOptions,
 }
 
 impl Spawner {
     /// Gives its tasks a name, for those who look. Without one a task has the type of its future.
     pub fn named(mut self, name: &'static CStr) -> Self {
-        self.how.name = Some(name);
+        self.options.name = Some(name);
         self
     }
 
@@ -393,7 +393,7 @@ impl Spawner {
     /// fit, or, inside an upcall, that the reserve is used up.
     #[cfg(MODULE)]
     pub fn reserved(mut self, reserve: &sys::Reserve) -> Self {
-        self.how.reserve = Some(reserve.clone());
+        self.options.reserve = Some(reserve.clone());
         self
     }
 
@@ -407,7 +407,13 @@ impl Spawner {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        spawn(&self.inner, &self.inner.executor, &self.how, future, false)
+        spawn(
+            &self.inner,
+            &self.inner.executor,
+            &self.options,
+            future,
+            false,
+        )
     }
 
     /// Polls `future` once on the caller's thread, and queues it only if it is pending.
@@ -419,7 +425,13 @@ impl Spawner {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        spawn(&self.inner, &self.inner.executor, &self.how, future, true)
+        spawn(
+            &self.inner,
+            &self.inner.executor,
+            &self.options,
+            future,
+            true,
+        )
     }
 
     /// Runs `work`, which may sleep, on the scope's [`BlockingWorker`]: a thread of its own, which does one
@@ -432,7 +444,13 @@ impl Spawner {
         work: impl FnOnce() -> T + Send + 'static,
     ) -> sys::Result<JoinHandle<T>> {
         let work = async move { work() };
-        spawn(&self.inner, &self.inner.sleeper, &self.how, work, false)
+        spawn(
+            &self.inner,
+            &self.inner.blocking,
+            &self.options,
+            work,
+            false,
+        )
     }
 
     /// Counts something as a member of the scope that is no task, until the guard is dropped.
@@ -488,7 +506,7 @@ impl Drop for Member {
 fn spawn<F>(
     scope: &Arc<ScopeInner>,
     executor: &Executor,
-    how: &How,
+    options: &SpawnOptions,
     future: F,
     eager: bool,
 ) -> sys::Result<JoinHandle<F::Output>>
@@ -502,7 +520,7 @@ where
         state::SCHEDULED
     };
     let scope = NonNull::from(&**scope);
-    let task = task::new(future, how, executor.as_ptr(), scope, bits)?;
+    let task = task::new(future, options, executor.as_ptr(), scope, bits)?;
     // SAFETY: `task::new` made one reference for the handle, one for the list and one for the
     // poller; `bits` gives the right to do what is done with it. The caller keeps the scope.
     unsafe {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What is counted, for those who look: see [`eyes`](super::eyes).
+//! What is counted, for those who look: see [`debugfs`](super::debugfs).
 //!
 //! Counters order nothing, and each has one writer; whoever reads them sees what was true a moment
 //! ago. A poll costs one reading of the clock, and a wake another.

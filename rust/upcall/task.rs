@@ -16,7 +16,7 @@
 //! # Concurrency
 //!
 //! Wakers run in any context, up to hard interrupt. They change the state word, push on the ready
-//! list, ring the bell, and drop references; the last reference frees the memory and nothing else,
+//! list, queue the executor's work item, and drop references; the last reference frees the memory and nothing else,
 //! because the future is gone by then: a scope keeps every task that is not complete. So no
 //! destructor of a user runs in a waker.
 //!
@@ -222,7 +222,7 @@ impl<F: Future> Task<F> {
 
 /// What a spawner says of its tasks.
 #[derive(Clone, Default)]
-pub(crate) struct How {
+pub(crate) struct SpawnOptions {
     pub(crate) name: Option<&'static CStr>,
     pub(crate) reserve: Option<Reserve>,
 }
@@ -231,7 +231,7 @@ pub(crate) struct How {
 /// scope's, and one for the list or the poller.
 pub(crate) fn new<F>(
     future: F,
-    how: &How,
+    options: &SpawnOptions,
     executor: NonNull<Core>,
     scope: NonNull<ScopeInner>,
     bits: usize,
@@ -243,7 +243,7 @@ where
     let memory = sys::Layout::new::<Task<F>>();
     let small = |n: usize| u32::try_from(n).map_err(|_| sys::ENOMEM);
     let sizes = (small(memory.size())?, small(memory.align())?);
-    let task: NonNull<Task<F>> = sys::alloc(memory, how.reserve.as_ref())
+    let task: NonNull<Task<F>> = sys::alloc(memory, options.reserve.as_ref())
         .ok_or(sys::ENOMEM)?
         .cast();
     let now = sys::stamp();
@@ -260,8 +260,8 @@ where
         }),
         vtable: &Task::<F>::VTABLE,
         memory: sizes,
-        reserve: how.reserve.clone(),
-        given_name: how.name.map(sys::start_of),
+        reserve: options.reserve.clone(),
+        given_name: options.name.map(sys::start_of),
         spawned: now,
         id: sys::new_id(),
         woken: Counter::new(now),
@@ -391,8 +391,8 @@ pub(crate) unsafe fn poll(header: NonNull<Header>, stats: Option<&Stats>) {
     let ready = unsafe { (this.vtable.poll)(header, &mut Context::from_waker(&waker)) };
     if let Some(took) = stats.and_then(Stats::polled) {
         // The executor runs us.
-        // SAFETY: As above. A sleeper's work may take its time.
-        if took > sys::poll_limit() && !unsafe { this.executor.as_ref() }.sleeps() {
+        // SAFETY: As above. Blocking work may take its time.
+        if took > sys::poll_limit() && !unsafe { this.executor.as_ref() }.is_blocking() {
             // The task is not complete, so the name is there.
             sys::warn_long_poll(this.name(), took);
         }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The VFS door to directories: `lookup` and `readdir`.
+//! Directories for the VFS: `lookup` and `readdir`.
 
 use crate::fs::{DirBatch, FileSystem};
 use crate::inode::{get, result_pointer, Inode, InodeRef};
@@ -50,7 +50,7 @@ pub(crate) unsafe extern "C" fn lookup<F: FileSystem>(
 }
 
 fn find<F: FileSystem>(dir: &Inode<'_, F>, name: &[u8]) -> Result<Option<InodeRef>> {
-    match block_on(dir.volume().lookup(dir.node(), name))?? {
+    match block_on(dir.volume().lookup(dir.info(), name))?? {
         Some(ino) => get(dir.superblock(), ino).map(Some),
         None => Ok(None),
     }
@@ -111,7 +111,7 @@ impl<F: FileSystem> Ops<F> {
                 block_on(dir.volume().disk().checkpoint())?.map_err(|_| ERESTARTSYS)?;
                 // SAFETY: The VFS passes a context that is ours to use.
                 let pos = unsafe { (*ctx).pos } as u64;
-                block_on(dir.volume().read_dir(dir.node(), pos, &mut batch))??;
+                block_on(dir.volume().read_dir(dir.info(), pos, &mut batch))??;
                 for entry in batch.iter() {
                     // SAFETY: As above.
                     unsafe {

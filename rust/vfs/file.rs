@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The VFS door to files: `read`, `lseek`, `ioctl` and direct IO.
+//! Files for the VFS: `read`, `lseek`, `ioctl` and direct IO.
 
 use crate::fs::FileSystem;
 use crate::inode::Inode;
@@ -70,7 +70,7 @@ pub(crate) unsafe extern "C" fn ioctl<F: FileSystem>(
     let result = match command {
         // The command is declared with `long`, and has always moved an `int`.
         ub::UPCALL_FS_IOC_GETVERSION | ub::UPCALL_FS_IOC32_GETVERSION => {
-            to_user(&inode.volume().attr(inode.node()).generation.to_ne_bytes())
+            to_user(&inode.volume().attr(inode.info()).generation.to_ne_bytes())
         }
         ub::UPCALL_FS_IOC_GETFSLABEL => {
             let mut label = [0; LABEL_MAX];
@@ -119,7 +119,7 @@ impl<F: FileSystem> Ops<F> {
         // SAFETY: The VFS passes an inode of ours and a file that is being opened.
         unsafe {
             let this = Inode::<F>::new(inode);
-            if let Err(error) = this.volume().may_open(this.node()) {
+            if let Err(error) = this.volume().may_open(this.info()) {
                 return error.to_errno();
             }
             ub::upcall_file_can_odirect(file);
@@ -177,7 +177,7 @@ impl<F: FileSystem> Ops<F> {
             }
             let inode = (*(*iocb).ki_filp).f_inode;
             let this = Inode::<F>::new(inode);
-            if !this.volume().attr(this.node()).direct_io {
+            if !this.volume().attr(this.info()).direct_io {
                 (*iocb).ki_flags &= !ub::UPCALL_IOCB_DIRECT;
                 return ub::generic_file_read_iter(iocb, to);
             }

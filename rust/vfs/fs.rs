@@ -20,7 +20,7 @@ pub trait FileSystem: Clone + Send + Sync + 'static {
     /// Mount options, as far as the VFS does not know them.
     type Options: Default + Send + Sync + 'static;
     /// What the file system knows of an inode: a cheap handle, which may be dropped in any context.
-    type Node: Clone + Send + Sync + 'static;
+    type Inode: Clone + Send + Sync + 'static;
     /// Where a part of a file is.
     type Map: Send;
 
@@ -64,28 +64,28 @@ pub trait FileSystem: Clone + Send + Sync + 'static {
     /// The volume's label, at most 255 bytes without zeros.
     fn label(&self) -> &[u8];
 
-    /// The node of inode `ino`, from memory or from the disk.
+    /// Inode `ino`, from memory or from the disk.
     ///
     /// Fails with `ESTALE` if the inode is not in use, or not for users: a file handle may name any.
-    fn node(&self, ino: u32) -> impl Future<Output = Result<Self::Node>> + Send;
+    fn iget(&self, ino: u32) -> impl Future<Output = Result<Self::Inode>> + Send;
 
-    /// How many nodes are kept in memory, used or not. Does not sleep.
-    fn cached_nodes(&self) -> usize;
+    /// How many objects (inodes, blocks) are kept in memory. Does not sleep.
+    fn nr_cached_objects(&self) -> usize;
 
-    /// Looks at `count` of the nodes in memory and frees those that nobody uses. Returns how many it
-    /// freed. Called when memory is short; does not wait for the disk.
-    fn drop_cached_nodes(&self, count: usize) -> usize;
+    /// Looks at `count` of these objects and frees those that nobody uses. Returns how many
+    /// it freed. Called when memory is short; does not wait for the disk.
+    fn free_cached_objects(&self, count: usize) -> usize;
 
-    /// The attributes of a node.
-    fn attr(&self, node: &Self::Node) -> Attr;
+    /// The attributes of an inode.
+    fn attr(&self, inode: &Self::Inode) -> Attr;
 
-    /// Where the node keeps its VFS inode.
-    fn attached(node: &Self::Node) -> &Attached;
+    /// Where the inode keeps its VFS inode.
+    fn attached(inode: &Self::Inode) -> &Attached;
 
     /// Finds `name` in a directory; the inode is in use. Fails with `ENAMETOOLONG` if no name is so long.
     fn lookup(
         &self,
-        dir: &Self::Node,
+        dir: &Self::Inode,
         name: &[u8],
     ) -> impl Future<Output = Result<Option<u32>>> + Send;
 
@@ -94,7 +94,7 @@ pub trait FileSystem: Clone + Send + Sync + 'static {
     /// Adds nothing if there is nothing more.
     fn read_dir(
         &self,
-        dir: &Self::Node,
+        dir: &Self::Inode,
         pos: u64,
         batch: &mut DirBatch,
     ) -> impl Future<Output = Result> + Send;
@@ -102,34 +102,34 @@ pub trait FileSystem: Clone + Send + Sync + 'static {
     /// Where the bytes of a file from `pos` on are: the map covers `pos` and at least one byte.
     fn map(
         &self,
-        node: &Self::Node,
+        inode: &Self::Inode,
         pos: u64,
         len: u64,
     ) -> impl Future<Output = Result<Self::Map>> + Send;
 
     /// Whether the file may be opened: fails with `EOPNOTSUPP` if its bytes need what is not supported.
-    fn may_open(&self, node: &Self::Node) -> Result;
+    fn may_open(&self, inode: &Self::Inode) -> Result;
 
-    /// Where the attributes of a node are, for `FIEMAP`; `None` if there are none.
-    fn map_xattr(&self, node: &Self::Node) -> Option<Self::Map>;
+    /// Where the extended attributes of an inode are, for `FIEMAP`; `None` if there are none.
+    fn map_xattr(&self, inode: &Self::Inode) -> Option<Self::Map>;
 
     /// As [`map`](Self::map), from memory alone. Does not wait.
-    fn map_cached(&self, node: &Self::Node, pos: u64, len: u64) -> Option<Self::Map>;
+    fn map_cached(&self, inode: &Self::Inode, pos: u64, len: u64) -> Option<Self::Map>;
 
     /// The first byte behind what `map` is about.
     fn map_end(map: &Self::Map) -> u64;
 
-    /// Tells iomap what `map` says. What lies in memory stays as long as the node has users.
-    fn fill_iomap(node: &Self::Node, map: &Self::Map, iomap: &mut Iomap<'_>);
+    /// Tells iomap what `map` says. What lies in memory stays as long as the inode has users.
+    fn fill_iomap(inode: &Self::Inode, map: &Self::Map, iomap: &mut Iomap<'_>);
 
-    /// The target of a symbolic link that is kept with the node, with the zero at its end.
-    fn fast_link<'a>(&self, node: &'a Self::Node) -> Option<&'a CStr>;
+    /// The target of a symbolic link that is kept with the inode, with the zero at its end.
+    fn fast_link<'a>(&self, inode: &'a Self::Inode) -> Option<&'a CStr>;
 
     /// The value of an attribute, whose name comes without the prefix; `ENODATA` if there is none, `EOPNOTSUPP` if
     /// the namespace is not to be had.
     fn xattr(
         &self,
-        node: &Self::Node,
+        inode: &Self::Inode,
         namespace: XattrNamespace,
         name: &[u8],
     ) -> impl Future<Output = Result<KVec<u8>>> + Send;
@@ -137,14 +137,14 @@ pub trait FileSystem: Clone + Send + Sync + 'static {
     /// Calls `each` for the name of every attribute in a namespace that is to be had.
     fn list_xattr(
         &self,
-        node: &Self::Node,
+        inode: &Self::Inode,
         each: &mut (dyn FnMut(XattrNamespace, &[u8]) -> Result + Send),
     ) -> impl Future<Output = Result> + Send;
 
     /// An access control list, or nothing; the list for new files of a directory if `default`.
     fn acl(
         &self,
-        node: &Self::Node,
+        inode: &Self::Inode,
         default: bool,
     ) -> impl Future<Output = Result<Option<KVec<AclEntry>>>> + Send;
 }
@@ -231,7 +231,7 @@ pub enum FileType {
     Socket = 12,
 }
 
-/// The attributes of a node.
+/// The attributes of an inode.
 #[derive(Clone, Default)]
 pub struct Attr {
     /// The inode's number.

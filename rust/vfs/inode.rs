@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! VFS inodes, attached to nodes.
+//! VFS inodes, attached to the file system's.
 //!
-//! A VFS inode and the node that it belongs to are allocated together with a count of readahead
-//! that is under way, in an [`InodeBox`].
+//! A VFS inode and the file system's inode ([`FileSystem::Inode`]) are allocated together with a
+//! count of readahead that is under way, in an [`InodeBox`].
 //!
 //! # Life
 //!
-//! `alloc` makes the box without a node, [`get`] attaches one before the inode is published, and
-//! `free`, an RCU callback, drops it: path walks under RCU may look at a link's target until then.
+//! `alloc` makes the box without the latter, [`get`] attaches it before the VFS inode is published,
+//! and `free`, an RCU callback, drops it: path walks under RCU may look at a link's target until then.
 //! `evict` waits until no readahead uses the inode. Readahead holds folio locks, for which
 //! `truncate_inode_pages` waits as well, but it goes on using the inode after it released the last of them.
 
@@ -26,10 +26,10 @@ use upcall_bindings as ub;
 
 /// A VFS inode with what belongs to it.
 #[repr(C)]
-pub(crate) struct InodeBox<N> {
+pub(crate) struct InodeBox<I> {
     raw: ub::inode,
     /// Set before the inode is published, constant until it is freed.
-    node: Option<N>,
+    info: Option<I>,
     /// Readahead that is under way.
     pub(crate) reading: ub::atomic_t,
 }
@@ -39,12 +39,12 @@ pub(crate) struct InodeBox<N> {
 /// # Safety
 ///
 /// Called by the kernel alone, as the C declaration says.
-pub(crate) unsafe extern "C" fn construct<N>(memory: *mut c_void) {
-    let this: *mut InodeBox<N> = memory.cast();
+pub(crate) unsafe extern "C" fn construct<I>(memory: *mut c_void) {
+    let this: *mut InodeBox<I> = memory.cast();
     // SAFETY: The slab allocator passes memory of the cache's size.
     unsafe {
         ub::inode_init_once(&raw mut (*this).raw);
-        (&raw mut (*this).node).write(None);
+        (&raw mut (*this).info).write(None);
         (&raw mut (*this).reading).write(ub::atomic_t::default());
     }
 }
@@ -61,10 +61,10 @@ pub(crate) unsafe extern "C" fn alloc<F: FileSystem>(sb: *mut ub::super_block) -
 ///
 /// Called by the kernel alone, as the C declaration says.
 pub(crate) unsafe extern "C" fn free<F: FileSystem>(inode: *mut ub::inode) {
-    let this: *mut InodeBox<F::Node> = inode.cast();
+    let this: *mut InodeBox<F::Inode> = inode.cast();
     // SAFETY: Nobody uses the inode any more. The box goes back to the cache constructed.
     unsafe {
-        drop((*this).node.take());
+        drop((*this).info.take());
         ub::upcall_free_inode(inode.cast());
     }
 }
@@ -73,11 +73,11 @@ pub(crate) unsafe extern "C" fn free<F: FileSystem>(inode: *mut ub::inode) {
 ///
 /// Called by the kernel alone, as the C declaration says.
 pub(crate) unsafe extern "C" fn evict<F: FileSystem>(inode: *mut ub::inode) {
-    let this: *mut InodeBox<F::Node> = inode.cast();
+    let this: *mut InodeBox<F::Inode> = inode.cast();
     // SAFETY: The VFS passes an inode of ours without users.
     unsafe {
-        if let Some(node) = &(*this).node {
-            F::attached(node).clear();
+        if let Some(info) = &(*this).info {
+            F::attached(info).clear();
         }
         ub::truncate_inode_pages_final(&raw mut (*inode).i_data);
         ub::upcall_users_wait(&raw mut (*this).reading);
@@ -94,7 +94,8 @@ pub(crate) struct Inode<'a, F: FileSystem> {
 impl<'a, F: FileSystem> Inode<'a, F> {
     /// # Safety
     ///
-    /// `inode` is an inode of a volume of type `F`, with a node, and referenced for as long as `'a`.
+    /// `inode` is an inode of a volume of type `F`, to which the file system's is attached, and is
+    /// referenced for as long as `'a`.
     pub(crate) unsafe fn new(inode: *mut ub::inode) -> Self {
         // SAFETY: By the function's contract.
         unsafe {
@@ -113,19 +114,21 @@ impl<'a, F: FileSystem> Inode<'a, F> {
         &self.sb
     }
 
-    pub(crate) fn node(&self) -> &'a F::Node {
-        let this: *const InodeBox<F::Node> = self.raw.as_ptr().cast();
-        // SAFETY: Our inodes are in boxes, and the node is constant while the inode is referenced.
-        match unsafe { &(*this).node } {
-            Some(node) => node,
-            // An inode without a node is locked and new, and no operation is called on it.
+    pub(crate) fn info(&self) -> &'a F::Inode {
+        let this: *const InodeBox<F::Inode> = self.raw.as_ptr().cast();
+        // SAFETY: Our inodes are in boxes, and what is attached is constant while the inode is
+        // referenced.
+        match unsafe { &(*this).info } {
+            Some(info) => info,
+            // An inode to which nothing is attached is locked and new, and no operation is called
+            // on it.
             None => unreachable!(),
         }
     }
 
     pub(crate) fn reading(&self) -> *mut ub::atomic_t {
         // SAFETY: Our inodes are in boxes.
-        unsafe { &raw mut (*self.raw.as_ptr().cast::<InodeBox<F::Node>>()).reading }
+        unsafe { &raw mut (*self.raw.as_ptr().cast::<InodeBox<F::Inode>>()).reading }
     }
 }
 
@@ -159,11 +162,11 @@ pub(crate) fn get<F: FileSystem>(sb: &SuperBlock<'_, F>, ino: u32) -> Result<Ino
     if !unsafe { ub::upcall_inode_is_new(inode.as_ptr()) } {
         return Ok(InodeRef(inode));
     }
-    match block_on(sb.volume().node(ino)).and_then(|node| node) {
-        Ok(node) => {
+    match block_on(sb.volume().iget(ino)).and_then(|info| info) {
+        Ok(info) => {
             // SAFETY: The inode is new and locked, so it is ours to fill.
             unsafe {
-                attach(sb, inode, node);
+                attach(sb, inode, info);
                 ub::unlock_new_inode(inode.as_ptr());
             }
             Ok(InodeRef(inode))
@@ -179,9 +182,9 @@ pub(crate) fn get<F: FileSystem>(sb: &SuperBlock<'_, F>, ino: u32) -> Result<Ino
 /// # Safety
 ///
 /// `inode` is new and locked.
-unsafe fn attach<F: FileSystem>(sb: &SuperBlock<'_, F>, inode: NonNull<ub::inode>, node: F::Node) {
+unsafe fn attach<F: FileSystem>(sb: &SuperBlock<'_, F>, inode: NonNull<ub::inode>, info: F::Inode) {
     let volume = sb.volume();
-    let attr = volume.attr(&node);
+    let attr = volume.attr(&info);
     let raw = inode.as_ptr();
     let time = |t: crate::fs::Time| ub::timespec64 {
         tv_sec: t.secs,
@@ -218,7 +221,7 @@ unsafe fn attach<F: FileSystem>(sb: &SuperBlock<'_, F>, inode: NonNull<ub::inode
                 (*(*raw).i_mapping).a_ops = pages::operations::<F>();
                 ub::upcall_set_large_folios(raw);
             }
-            FileType::Symlink => match volume.fast_link(&node) {
+            FileType::Symlink => match volume.fast_link(&info) {
                 Some(target) => {
                     (*raw).__bindgen_anon_5.i_link = target.as_char_ptr().cast_mut();
                     (*raw).i_op = Ops::<F>::FAST_LINK;
@@ -232,8 +235,8 @@ unsafe fn attach<F: FileSystem>(sb: &SuperBlock<'_, F>, inode: NonNull<ub::inode
             _ => (*raw).i_op = Ops::<F>::SPECIAL,
         }
         // The memory is given back by `free`, an RCU callback, long after `evict`.
-        F::attached(&node).set(raw);
-        (*raw.cast::<InodeBox<F::Node>>()).node = Some(node);
+        F::attached(&info).set(raw);
+        (*raw.cast::<InodeBox<F::Inode>>()).info = Some(info);
     }
 }
 
@@ -305,7 +308,7 @@ impl<F: FileSystem> Ops<F> {
         unsafe {
             let raw = (*(*path).dentry).d_inode;
             let inode = Inode::<F>::new(raw);
-            let attr = inode.volume().attr(inode.node());
+            let attr = inode.volume().attr(inode.info());
             Self::fill_stat(&inode, &attr, stat, mask);
             ub::generic_fillattr(idmap, mask, raw, stat);
             if attr.file_type == FileType::Regular && attr.inline {
@@ -333,7 +336,7 @@ impl<F: FileSystem> Ops<F> {
                 return link;
             }
             let inode = Inode::<F>::new(raw);
-            let ino = inode.volume().attr(inode.node()).ino;
+            let ino = inode.volume().attr(inode.info()).ino;
             inode.volume().disk().log_limited(
                 Level::Error,
                 format_args!("inode {ino}: a link without a target"),
@@ -391,7 +394,7 @@ impl<F: FileSystem> Ops<F> {
         // SAFETY: The VFS passes a dentry of ours and a structure to fill.
         unsafe {
             let inode = Inode::<F>::new((*dentry).d_inode);
-            let attr = inode.volume().attr(inode.node());
+            let attr = inode.volume().attr(inode.info());
             ub::fileattr_fill_flags(fa, attr.flags);
             (*fa).fsx_projid = attr.project;
         }

@@ -2,20 +2,20 @@
 
 //! Safe wrappers for file systems whose operations are futures.
 //!
-//! A file system implements [`FileSystem`]: asynchronous operations on its volume and nodes. This
-//! crate is the synchronous door to it: it registers the type with the VFS, and calls each operation
-//! with [`block_on`](upcall::block_on). It knows nothing about the on-disk format.
+//! A file system implements [`FileSystem`]: asynchronous operations on its volume and inodes. This
+//! crate is the synchronous interface to it: it registers the type with the VFS, and calls each
+//! operation with [`block_on`](upcall::block_on). It knows nothing about the on-disk format.
 //!
 //! | module | what it has |
 //! |---|---|
 //! | [`fs`] | [`FileSystem`]: what a file system provides |
 //! | [`mount`] | registration, mount options, mount, unmount, `statfs` |
-//! | [`inode`] | VFS inodes attached to nodes, `stat`, links, attributes |
+//! | [`inode`] | VFS inodes attached to the file system's, `stat`, links, attributes |
 //! | [`dir`] | `lookup` and `readdir` |
 //! | [`file`](mod@file) | `read`, `lseek`, `ioctl`, direct IO |
 //! | [`pages`] | the page cache: readahead that only starts work, iomap |
 //! | [`permission`] | what credentials permit |
-//! | [`handle`] | keeping a volume mounted from Rust |
+//! | [`mount_ref`] | keeping a volume mounted from Rust |
 //! | [`xattr`] | extended attributes and access control lists |
 //! | [`export`] | file handles for NFS and `open_by_handle_at` |
 //!
@@ -28,9 +28,9 @@ mod dir;
 mod export;
 mod file;
 pub mod fs;
-mod handle;
 mod inode;
 mod mount;
+mod mount_ref;
 mod pages;
 pub mod permission;
 mod xattr;
@@ -39,6 +39,6 @@ pub use fs::{
     AclEntry, Attr, DirBatch, DirEntry, FileSystem, FileType, StatFs, Time, VolumeInfo,
     XattrNamespace,
 };
-pub use handle::Handle;
 pub use mount::{MountOption, Registration, Type};
+pub use mount_ref::MountRef;
 pub use pages::Iomap;

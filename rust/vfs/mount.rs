@@ -10,8 +10,8 @@
 //! `fill_super` makes a [`Scope`] for the volume's requests and upcalls, reads the volume with `block_on`,
 //! and leaves a [`Mounted`] in `s_fs_info`. Unmounting evicts the inodes, and with them waits for
 //! their readahead; then `put_super` drops the scope, which waits for whatever is left, before the
-//! device is closed. `Mounted` itself goes when the superblock is dead, since evicted inodes' nodes are
-//! freed after an RCU grace period, and they refer to nothing in it.
+//! device is closed. `Mounted` itself goes when the superblock is dead, since what is attached to
+//! evicted inodes is freed after an RCU grace period, and they refer to nothing in it.
 
 use crate::fs::FileSystem;
 use crate::inode::{self, InodeBox};
@@ -73,9 +73,9 @@ impl<F: FileSystem> Type<F> {
         let cache = unsafe {
             ub::upcall_inode_cache(
                 F::NAME.as_char_ptr(),
-                size_of::<InodeBox<F::Node>>() as u32,
-                align_of::<InodeBox<F::Node>>() as u32,
-                Some(inode::construct::<F::Node>),
+                size_of::<InodeBox<F::Inode>>() as u32,
+                align_of::<InodeBox<F::Inode>>() as u32,
+                Some(inode::construct::<F::Inode>),
             )
         };
         if cache.is_null() {
@@ -480,7 +480,7 @@ impl<F: FileSystem> Ops<F> {
         // SAFETY: The shrinker passes a mounted superblock of ours. What is cached is charged to no group.
         unsafe {
             if ub::upcall_shrinks_all(sc) {
-                SuperBlock::<F>::new(sb).volume().cached_nodes() as c_long
+                SuperBlock::<F>::new(sb).volume().nr_cached_objects() as c_long
             } else {
                 0
             }
@@ -497,7 +497,7 @@ impl<F: FileSystem> Ops<F> {
         // SAFETY: As above.
         unsafe {
             let volume = SuperBlock::<F>::new(sb).volume();
-            volume.drop_cached_nodes((*sc).nr_to_scan) as c_long
+            volume.free_cached_objects((*sc).nr_to_scan) as c_long
         }
     }
 

@@ -103,20 +103,20 @@ impl<F: FileSystem> Ops<F> {
         let mut found = Found::<F>::new();
         let end = pos + len;
         if found
-            .add_cached(this.volume(), this.node(), pos, end)
+            .add_cached(this.volume(), this.info(), pos, end)
             .is_some()
         {
             // SAFETY: As above. What was found stays until the end of the call.
             unsafe { ub::upcall_bio_readahead(rac, Self::FOUND, found.as_ptr()) };
             return;
         }
-        let (volume, node) = (this.volume().clone(), this.node().clone());
+        let (volume, info) = (this.volume().clone(), this.info().clone());
         // SAFETY: As above.
         let readahead = unsafe { Readahead::<F>::take(&this, rac) };
         // Without memory the future, and with it the folios, are dropped here.
         let _ = this.volume().disk().spawner().spawn(async move {
             while let Some(at) = found.end(pos).filter(|&at| at < end) {
-                let map = volume.map(&node, at, end - at).await;
+                let map = volume.map(&info, at, end - at).await;
                 // Whoever reads the folio gets the error.
                 if map.and_then(|map| found.add(map)).is_err() {
                     break;
@@ -144,15 +144,15 @@ impl<F: FileSystem> Ops<F> {
         from_result(|| {
             // SAFETY: iomap passes an inode of ours.
             let inode = unsafe { Inode::<F>::new(inode) };
-            let (volume, node) = (inode.volume(), inode.node());
+            let (volume, info) = (inode.volume(), inode.info());
             let (pos, len) = (pos as u64, len as u64);
-            let mapping = match volume.map_cached(node, pos, len) {
+            let mapping = match volume.map_cached(info, pos, len) {
                 Some(mapping) => mapping,
                 None if flags & ub::IOMAP_NOWAIT != 0 => return Err(EAGAIN),
-                None => block_on(volume.map(node, pos, len))??,
+                None => block_on(volume.map(info, pos, len))??,
             };
             // SAFETY: iomap passes a structure to fill.
-            unsafe { fill(volume, node, &mapping, iomap) };
+            unsafe { fill(volume, info, &mapping, iomap) };
             Ok(0)
         })
     }
@@ -171,12 +171,12 @@ impl<F: FileSystem> Ops<F> {
         from_result(|| {
             // SAFETY: iomap passes an inode of ours.
             let inode = unsafe { Inode::<F>::new(inode) };
-            let (volume, node) = (inode.volume(), inode.node());
+            let (volume, info) = (inode.volume(), inode.info());
             let mapping = volume
-                .map_xattr(node)
+                .map_xattr(info)
                 .filter(|map| F::map_end(map) > pos as u64);
             // SAFETY: iomap passes a structure to fill.
-            unsafe { fill(volume, node, &mapping.ok_or(ENOENT)?, iomap) };
+            unsafe { fill(volume, info, &mapping.ok_or(ENOENT)?, iomap) };
             Ok(0)
         })
     }
@@ -201,7 +201,7 @@ impl<F: FileSystem> Ops<F> {
             };
             let map = found.at(pos as u64).ok_or(EAGAIN)?;
             // SAFETY: iomap passes a structure to fill.
-            unsafe { fill(inode.volume(), inode.node(), map, iomap) };
+            unsafe { fill(inode.volume(), inode.info(), map, iomap) };
             Ok(0)
         })
     }
@@ -242,10 +242,10 @@ impl<F: FileSystem> Found<F> {
     }
 
     /// Adds what is in memory of the map from `pos` to `end`. `None` if that is not all.
-    fn add_cached(&mut self, volume: &F, node: &F::Node, pos: u64, end: u64) -> Option<()> {
+    fn add_cached(&mut self, volume: &F, info: &F::Inode, pos: u64, end: u64) -> Option<()> {
         let mut at = pos;
         while at < end {
-            let map = volume.map_cached(node, at, end - at)?;
+            let map = volume.map_cached(info, at, end - at)?;
             at = F::map_end(&map);
             self.add(map).ok()?;
         }
@@ -264,13 +264,13 @@ impl<F: FileSystem> Found<F> {
 
 /// # Safety
 ///
-/// `iomap` is valid. The node lives as long as it is used: its inode has a reference on it.
-unsafe fn fill<F: FileSystem>(volume: &F, node: &F::Node, map: &F::Map, iomap: *mut ub::iomap) {
+/// `iomap` is valid. `info` lives as long as it is used: its VFS inode has a reference on it.
+unsafe fn fill<F: FileSystem>(volume: &F, info: &F::Inode, map: &F::Map, iomap: *mut ub::iomap) {
     // SAFETY: By the function's contract.
     let iomap = unsafe { &mut *iomap };
     iomap.flags = 0;
     iomap.bdev = volume.disk().device().as_ptr().cast();
-    F::fill_iomap(node, map, &mut Iomap(iomap));
+    F::fill_iomap(info, map, &mut Iomap(iomap));
 }
 
 /// What iomap is told of a part of a file.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The VFS door to extended attributes and access control lists.
+//! Extended attributes and access control lists for the VFS.
 
 use crate::fs::{FileSystem, XattrNamespace};
 use crate::inode::{result_pointer, Inode};
@@ -74,7 +74,7 @@ impl<F: FileSystem> Ops<F> {
                 _ => XattrNamespace::Security,
             };
             let volume = inode.volume();
-            let value = block_on(volume.xattr(inode.node(), namespace, name.to_bytes()))??;
+            let value = block_on(volume.xattr(inode.info(), namespace, name.to_bytes()))??;
             if !buffer.is_null() {
                 if value.len() > size {
                     return Err(ERANGE);
@@ -108,7 +108,7 @@ pub(crate) unsafe extern "C" fn list<F: FileSystem>(
         // SAFETY: Only looks at the current thread's credentials.
         let trusted = unsafe { ub::capable(ub::CAP_SYS_ADMIN as c_int) };
         let mut names = KVec::<u8>::new();
-        block_on(volume.list_xattr(inode.node(), &mut |namespace, name| {
+        block_on(volume.list_xattr(inode.info(), &mut |namespace, name| {
             if trusted || namespace != XattrNamespace::Trusted {
                 names.extend_from_slice(namespace.prefix().as_bytes(), GFP_KERNEL)?;
                 names.extend_from_slice(name, GFP_KERNEL)?;
@@ -144,7 +144,7 @@ pub(crate) unsafe extern "C" fn get_inode_acl<F: FileSystem>(
     let inode = unsafe { Inode::<F>::new(inode) };
     result_pointer((|| {
         let default = kind as u32 == ub::ACL_TYPE_DEFAULT;
-        let Some(entries) = block_on(inode.volume().acl(inode.node(), default))?? else {
+        let Some(entries) = block_on(inode.volume().acl(inode.info(), default))?? else {
             return Ok(null_mut());
         };
         // SAFETY: The list is ours until it is returned, and has room for all entries.

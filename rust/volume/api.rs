@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The Rust door: file operations for other modules, as futures.
+//! The Rust API: file operations for other modules, as futures.
 //!
 //! ```
 //! # use volume::Volume;
@@ -29,7 +29,7 @@ use kernel::prelude::*;
 use layout::Ino as Number;
 use stack::{AsyncStackable, Asynchronous, Layer};
 use upcall::{Block, Blocks};
-use vfs::{AclEntry, Attr, DirBatch, Handle, StatFs, VolumeInfo, XattrNamespace};
+use vfs::{AclEntry, Attr, DirBatch, MountRef, StatFs, VolumeInfo, XattrNamespace};
 
 pub use stack::Ino;
 
@@ -38,7 +38,7 @@ pub use stack::Ino;
 /// While it lives, `umount` fails with `EBUSY`. A mount that is detached with `umount -l` stays as long as there are
 /// volumes, as with open files. `umount -f` shuts it down: what needs the device then fails with `ESHUTDOWN`. If the device
 /// is gone it fails with `EIO`.
-pub struct Volume(Handle<Mounted>);
+pub struct Volume(MountRef<Mounted>);
 
 impl Volume {
     /// Opens the volume that is mounted at, or above, the directory `path`.
@@ -46,14 +46,14 @@ impl Volume {
     /// The path is the calling thread's: of the process that loads the module, for example. Fails with
     /// the errors of a path walk, and with `EINVAL` if it is no aext4 volume. May sleep.
     pub fn open(path: &CStr) -> Result<Self> {
-        Ok(Self(Handle::open(path)?))
+        Ok(Self(MountRef::open(path)?))
     }
 
     /// Opens the volume that `file` is on, which is no longer needed after that.
     ///
     /// Fails with `EINVAL` if it is no aext4 volume. Process context.
     pub fn of_file(file: &File) -> Result<Self> {
-        Ok(Self(Handle::of_file(file)?))
+        Ok(Self(MountRef::of_file(file)?))
     }
 
     /// Mounts the volume on the block device `device`, read-only and without a mount point; `options` are those of
@@ -62,7 +62,7 @@ impl Volume {
     /// The path of the device is the calling thread's. When the last such volume is dropped, the device is closed. Fails
     /// with the errors of `mount`, and says why in the log. May sleep.
     pub fn mount(device: &CStr, options: &CStr) -> Result<Self> {
-        Ok(Self(Handle::mount(device, options)?))
+        Ok(Self(MountRef::mount(device, options)?))
     }
 
     /// What does not change while the volume is mounted: with it, [`stat`](AsyncStackable::stat) has what `statx` has.
@@ -79,7 +79,7 @@ impl Volume {
         }
     }
 
-    async fn node(&self, ino: Ino) -> Result<InodeRef> {
+    async fn iget(&self, ino: Ino) -> Result<InodeRef> {
         self.0.iget_user(Number(ino.0)).await
     }
 }
@@ -101,14 +101,14 @@ impl Extents<'_> {
     /// No piece is lost by dropping the future.
     pub async fn next(&mut self) -> Result<Option<Mapping>> {
         let volume = &*self.volume.0;
-        let node = self.volume.node(self.ino).await?;
-        volume.check_regular(&node)?;
-        let end = self.range.end.min(node.inode.size);
+        let info = self.volume.iget(self.ino).await?;
+        volume.check_regular(&info)?;
+        let end = self.range.end.min(info.inode.size);
         let start = self.range.start;
         if start >= end {
             return Ok(None);
         }
-        let found = volume.map_bytes(&node, start).await?;
+        let found = volume.map_bytes(&info, start).await?;
         let stop = found.offset.saturating_add(found.len).min(end);
         self.range.start = stop;
         let skip = start - found.offset;
@@ -130,38 +130,38 @@ impl AsyncStackable for Volume {
     }
 
     async fn lookup(&self, dir: Ino, name: &[u8]) -> Result<Ino> {
-        let dir = self.node(dir).await?;
+        let dir = self.iget(dir).await?;
         let found = self.0.lookup(&dir, name).await?.ok_or(ENOENT)?;
         Ok(Ino(found.inode.ino.0))
     }
 
     async fn stat(&self, ino: Ino) -> Result<Attr> {
-        Ok(convert::attr(&self.0, &*self.node(ino).await?))
+        Ok(convert::attr(&self.0, &*self.iget(ino).await?))
     }
 
     async fn read(&self, ino: Ino, offset: u64, block: &mut Block) -> Result<usize> {
-        let node = self.node(ino).await?;
-        self.0.read(&node, offset, block).await
+        let info = self.iget(ino).await?;
+        self.0.read(&info, offset, block).await
     }
 
     async fn read_at(&self, ino: Ino, range: Range<u64>, blocks: &mut Blocks) -> Result<usize> {
-        let node = self.node(ino).await?;
-        self.0.read_at(&node, range, blocks).await
+        let info = self.iget(ino).await?;
+        self.0.read_at(&info, range, blocks).await
     }
 
     async fn readlink(&self, ino: Ino) -> Result<KVec<u8>> {
-        let node = self.node(ino).await?;
-        self.0.readlink(&node).await
+        let info = self.iget(ino).await?;
+        self.0.readlink(&info).await
     }
 
     async fn read_dir(&self, dir: Ino, pos: u64, batch: &mut DirBatch) -> Result {
-        let dir = self.node(dir).await?;
+        let dir = self.iget(dir).await?;
         self.0.list(&dir, pos, &mut convert::Batch(batch)).await
     }
 
     async fn getxattr(&self, ino: Ino, name: &[u8]) -> Result<KVec<u8>> {
         let (space, name) = XattrNamespace::of_name(name).ok_or(EOPNOTSUPP)?;
-        let node = self.node(ino).await?;
+        let info = self.iget(ino).await?;
         let index = convert::prefix_index(space);
         match space {
             XattrNamespace::AclAccess | XattrNamespace::AclDefault => {
@@ -169,15 +169,15 @@ impl AsyncStackable for Volume {
                     return Err(EOPNOTSUPP);
                 }
                 let default = space == XattrNamespace::AclDefault;
-                let acl = self.0.get_acl(&node, default).await?.ok_or(ENODATA)?;
+                let acl = self.0.get_acl(&info, default).await?.ok_or(ENODATA)?;
                 AclEntry::to_xattr(&convert::acl(acl)?)
             }
-            _ => self.0.xattr(&node, index, name).await,
+            _ => self.0.xattr(&info, index, name).await,
         }
     }
 
     async fn listxattr(&self, ino: Ino) -> Result<KVec<u8>> {
-        let node = self.node(ino).await?;
+        let info = self.iget(ino).await?;
         let mut names = KVec::new();
         let mut add = |index: u8, name: &[u8]| {
             let Some(space) = convert::namespace(index) else {
@@ -188,14 +188,14 @@ impl AsyncStackable for Volume {
             names.push(0, GFP_KERNEL)?;
             Ok(())
         };
-        self.0.list_names(&node, &mut add).await?;
+        self.0.list_names(&info, &mut add).await?;
         Ok(names)
     }
 
     async fn acl(&self, ino: Ino, default: bool) -> Result<Option<KVec<AclEntry>>> {
-        let node = self.node(ino).await?;
+        let info = self.iget(ino).await?;
         self.0
-            .get_acl(&node, default)
+            .get_acl(&info, default)
             .await?
             .map(convert::acl)
             .transpose()

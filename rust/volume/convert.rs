@@ -28,9 +28,9 @@ pub(crate) fn file_type(from: layout::FileType) -> FileType {
     }
 }
 
-/// The attributes of a node.
-pub(crate) fn attr(volume: &Ext4, node: &InodeInfo) -> Attr {
-    let inode = &node.inode;
+/// The attributes of an inode.
+pub(crate) fn attr(volume: &Ext4, info: &InodeInfo) -> Attr {
+    let inode = &info.inode;
     // With the option nouid32 the upper halves, which Linux 2.2 did not know, do not count.
     let ids = if volume.flags().uid16() { 0xffff } else { !0 };
     let time = |t: layout::Time| Time {
@@ -47,7 +47,7 @@ pub(crate) fn attr(volume: &Ext4, node: &InodeInfo) -> Attr {
         project: inode.project,
         size: if inode.is_encrypted_link() {
             // That of what stands for the target, without the zero.
-            node.inline.len().saturating_sub(1) as u64
+            info.inline.len().saturating_sub(1) as u64
         } else {
             inode.size
         },

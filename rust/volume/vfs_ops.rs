@@ -33,7 +33,7 @@ impl Deref for Mounted {
 impl FileSystem for Mounted {
     const NAME: &'static CStr = c"aext4";
     type Options = Options;
-    type Node = InodeRef;
+    type Inode = InodeRef;
     type Map = Mapping;
 
     fn registration() -> &'static Type<Self> {
@@ -80,92 +80,92 @@ impl FileSystem for Mounted {
         self.sb.label()
     }
 
-    async fn node(&self, ino: u32) -> Result<InodeRef> {
+    async fn iget(&self, ino: u32) -> Result<InodeRef> {
         self.iget_user(Ino(ino)).await
     }
 
-    fn cached_nodes(&self) -> usize {
+    fn nr_cached_objects(&self) -> usize {
         self.unused_inodes() + self.cache.len()
     }
 
-    fn drop_cached_nodes(&self, count: usize) -> usize {
+    fn free_cached_objects(&self, count: usize) -> usize {
         // Blocks after the inodes, which refer to some.
         let inodes = self.shrink(count);
         inodes + self.cache.shrink(count - inodes.min(count))
     }
 
-    fn attr(&self, node: &InodeRef) -> Attr {
-        convert::attr(self, node)
+    fn attr(&self, info: &InodeRef) -> Attr {
+        convert::attr(self, info)
     }
 
-    fn attached(node: &InodeRef) -> &Attached {
-        &node.attached
+    fn attached(info: &InodeRef) -> &Attached {
+        &info.attached
     }
 
     async fn lookup(&self, dir: &InodeRef, name: &[u8]) -> Result<Option<u32>> {
         let found = self.0.lookup(dir, name).await?;
-        Ok(found.map(|node| node.inode.ino.0))
+        Ok(found.map(|info| info.inode.ino.0))
     }
 
     async fn read_dir(&self, dir: &InodeRef, pos: u64, batch: &mut DirBatch) -> Result {
         self.list(dir, pos, &mut convert::Batch(batch)).await
     }
 
-    async fn map(&self, node: &InodeRef, pos: u64, _len: u64) -> Result<Mapping> {
-        self.map_bytes(node, pos).await
+    async fn map(&self, info: &InodeRef, pos: u64, _len: u64) -> Result<Mapping> {
+        self.map_bytes(info, pos).await
     }
 
-    fn may_open(&self, node: &InodeRef) -> Result {
-        self.check_readable(node)
+    fn may_open(&self, info: &InodeRef) -> Result {
+        self.check_readable(info)
     }
 
-    fn map_xattr(&self, node: &InodeRef) -> Option<Mapping> {
-        self.map_attributes(node)
+    fn map_xattr(&self, info: &InodeRef) -> Option<Mapping> {
+        self.map_attributes(info)
     }
 
-    fn map_cached(&self, node: &InodeRef, pos: u64, _len: u64) -> Option<Mapping> {
-        self.map_bytes_cached(node, pos)
+    fn map_cached(&self, info: &InodeRef, pos: u64, _len: u64) -> Option<Mapping> {
+        self.map_bytes_cached(info, pos)
     }
 
     fn map_end(map: &Mapping) -> u64 {
         map.end()
     }
 
-    fn fill_iomap(node: &InodeRef, map: &Mapping, iomap: &mut Iomap<'_>) {
+    fn fill_iomap(info: &InodeRef, map: &Mapping, iomap: &mut Iomap<'_>) {
         let (offset, len) = (map.offset, map.len);
         match map.kind {
             MappingKind::Hole => iomap.hole(offset, len),
             MappingKind::Data(addr) => iomap.mapped(offset, len, addr),
             MappingKind::Unwritten(addr) => iomap.unwritten(offset, len, addr),
-            MappingKind::Inline(addr) => iomap.inline(offset, len, addr, &node.inline),
+            MappingKind::Inline(addr) => iomap.inline(offset, len, addr, &info.inline),
         }
     }
 
-    fn fast_link<'a>(&self, node: &'a InodeRef) -> Option<&'a CStr> {
-        if node.inode.fast_symlink().is_none() && !node.inode.is_encrypted_link() {
+    fn fast_link<'a>(&self, info: &'a InodeRef) -> Option<&'a CStr> {
+        if info.inode.fast_symlink().is_none() && !info.inode.is_encrypted_link() {
             return None;
         }
-        CStr::from_bytes_with_nul(&node.inline).ok()
+        CStr::from_bytes_with_nul(&info.inline).ok()
     }
 
-    async fn xattr(&self, node: &InodeRef, space: XattrNamespace, name: &[u8]) -> Result<KVec<u8>> {
-        self.0.xattr(node, convert::prefix_index(space), name).await
+    async fn xattr(&self, info: &InodeRef, space: XattrNamespace, name: &[u8]) -> Result<KVec<u8>> {
+        self.0.xattr(info, convert::prefix_index(space), name).await
     }
 
     async fn list_xattr(
         &self,
-        node: &InodeRef,
+        info: &InodeRef,
         each: &mut (dyn FnMut(XattrNamespace, &[u8]) -> Result + Send),
     ) -> Result {
         let mut named = |index: u8, name: &[u8]| match convert::namespace(index) {
             Some(space) => each(space, name),
             None => Ok(()),
         };
-        self.list_names(node, &mut named).await
+        self.list_names(info, &mut named).await
     }
 
-    async fn acl(&self, node: &InodeRef, default: bool) -> Result<Option<KVec<AclEntry>>> {
-        self.get_acl(node, default)
+    async fn acl(&self, info: &InodeRef, default: bool) -> Result<Option<KVec<AclEntry>>> {
+        self.get_acl(info, default)
             .await?
             .map(convert::acl)
             .transpose()

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! All that the door tells of a tree, as lines that a program can tell too.
+//! All that the Rust API tells of a tree, as lines that a program can tell too.
 
 use crate::Text;
 use core::ops::Range;

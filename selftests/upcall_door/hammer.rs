@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Many tasks that use the door at once, and know what is right.
+//! Many tasks that use the Rust API at once, and know what is right.
 
 use crate::{dump, Text};
 use kernel::fmt::Write;

@@ -218,7 +218,7 @@ pub(crate) fn mirror(devices: (&str, &str), out: &mut Text) -> Result {
     dump(&fs, 32, out)?;
     let failovers = fs.below().below().failovers();
     writeln!(out, "failovers {failovers} reads {}", fs.reads().total())?;
-    // By the other door, once more
+    // Through the VFS, once more
     let all = fs.reads().total();
     let blocking = Blocking(fs.clone());
     let names = wait(names(&fs, fs.root()))??;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Readers, writers, downgraders and those who give up, on one [`RwSemaphore`], by both doors: tasks of
-//! the executor, and kernel threads in `block_on`.
+//! Readers, writers, downgraders and those who give up, on one [`RwSemaphore`], by both kinds of
+//! caller: tasks of the executor, and kernel threads in `block_on`.
 //!
 //! Exclusion is checked by two counters of those inside, and by a pair of plain numbers that only
 //! writers change, one after the other. The order of the queue is checked without a clock: once
@@ -127,7 +127,7 @@ const TRY: usize = 4;
 
 const TASK: usize = 0;
 const THREAD: usize = 1;
-const DOORS: [&str; 2] = ["task", "thread"];
+const CALLERS: [&str; 2] = ["task", "thread"];
 
 /// What all actors share.
 pub(crate) struct Locks {
@@ -141,7 +141,7 @@ pub(crate) struct Locks {
     passed: Atomic<u64>,
     /// How many want the lock at the same time, at most.
     actors: u64,
-    /// By door and kind: how long was waited, in nanoseconds.
+    /// By caller and kind: how long was waited, in nanoseconds.
     waited: [[Stats; KINDS.len()]; 2],
     began: Instant,
     gave_up: Atomic<u64>,
@@ -151,7 +151,7 @@ pub(crate) struct Locks {
 
 impl Locks {
     pub(crate) fn new(each: u32) -> Result<Arc<Self>> {
-        let per_door = u64::from(each) * KINDS.len() as u64;
+        let per_caller = u64::from(each) * KINDS.len() as u64;
         let cpus = u64::from(kernel::cpu::nr_cpu_ids());
         Ok(Arc::new(
             Self {
@@ -165,7 +165,7 @@ impl Locks {
                 writes: Atomic::new(0),
                 passed: Atomic::new(0),
                 // And the one who is aborted.
-                actors: per_door + per_door.max(cpus) + 1,
+                actors: per_caller + per_caller.max(cpus) + 1,
                 waited: [const { [const { Stats::new() }; KINDS.len()] }; 2],
                 began: Instant::now(),
                 gave_up: Atomic::new(0),
@@ -180,7 +180,7 @@ impl Locks {
     async fn wait<G>(
         &self,
         writes: bool,
-        door: usize,
+        caller: usize,
         kind: usize,
         future: impl Future<Output = Result<G, Closed>>,
     ) -> Option<G> {
@@ -207,28 +207,28 @@ impl Locks {
             "{passed} of {} got past, writer {writes}",
             self.actors
         );
-        self.note(door, kind, began);
+        self.note(caller, kind, began);
         verify!(guard.is_ok(), "nobody closed the lock");
         guard.ok()
     }
 
-    fn note(&self, door: usize, kind: usize, began: Instant) {
+    fn note(&self, caller: usize, kind: usize, began: Instant) {
         let nanos = Instant::now().since(began).as_nanos() as u64;
-        if let Some(stats) = self.waited.get(door).and_then(|door| door.get(kind)) {
+        if let Some(stats) = self.waited.get(caller).and_then(|caller| caller.get(kind)) {
             stats.add(nanos);
         }
     }
 
-    /// Whether to use the lock's own synchronous door.
-    fn by_thread(rng: &mut Rng, door: usize, kind: usize) -> bool {
-        door == THREAD && kind != GIVE_UP && rng.below(2) == 0
+    /// Whether to use the lock's own blocking functions.
+    fn by_thread(rng: &mut Rng, caller: usize, kind: usize) -> bool {
+        caller == THREAD && kind != GIVE_UP && rng.below(2) == 0
     }
 
-    async fn read(&self, rng: &mut Rng, door: usize, kind: usize) {
-        if Self::by_thread(rng, door, kind) {
+    async fn read(&self, rng: &mut Rng, caller: usize, kind: usize) {
+        if Self::by_thread(rng, caller, kind) {
             return self.read_by_thread(rng, kind);
         }
-        if let Some(guard) = self.wait(false, door, kind, self.lock.read()).await {
+        if let Some(guard) = self.wait(false, caller, kind, self.lock.read()).await {
             self.look(&guard, rng).await;
         }
     }
@@ -254,11 +254,11 @@ impl Locks {
         inside.check();
     }
 
-    async fn write(&self, rng: &mut Rng, door: usize, kind: usize, downgrade: bool) {
-        if Self::by_thread(rng, door, kind) {
+    async fn write(&self, rng: &mut Rng, caller: usize, kind: usize, downgrade: bool) {
+        if Self::by_thread(rng, caller, kind) {
             return self.write_by_thread(rng, kind, downgrade);
         }
-        let waiting = self.wait(true, door, kind, self.lock.write());
+        let waiting = self.wait(true, caller, kind, self.lock.write());
         let Some(mut guard) = waiting.await else {
             return;
         };
@@ -310,15 +310,15 @@ impl Locks {
         inside.check();
     }
 
-    async fn try_both(&self, rng: &mut Rng, door: usize, kind: usize) {
+    async fn try_both(&self, rng: &mut Rng, caller: usize, kind: usize) {
         let began = Instant::now();
         if rng.below(2) == 0 {
             if let Ok(guard) = self.lock.try_read() {
-                self.note(door, kind, began);
+                self.note(caller, kind, began);
                 self.look(&guard, rng).await;
             }
         } else if let Ok(mut guard) = self.lock.try_write() {
-            self.note(door, kind, began);
+            self.note(caller, kind, began);
             self.writes.fetch_add(1, Relaxed);
             let inside = Inside::new(self, true);
             let _change = Change::new(&mut guard);
@@ -352,12 +352,12 @@ impl Locks {
     }
 
     /// Has the lock once, or not.
-    async fn round(&self, rng: &mut Rng, door: usize, kind: usize) {
+    async fn round(&self, rng: &mut Rng, caller: usize, kind: usize) {
         match KINDS.get(kind).map(|&(kind, _)| kind) {
-            Some(Kind::Read) => self.read(rng, door, kind).await,
-            Some(Kind::Write) => self.write(rng, door, kind, false).await,
-            Some(Kind::Downgrade) => self.write(rng, door, kind, true).await,
-            Some(Kind::Try) => self.try_both(rng, door, kind).await,
+            Some(Kind::Read) => self.read(rng, caller, kind).await,
+            Some(Kind::Write) => self.write(rng, caller, kind, false).await,
+            Some(Kind::Downgrade) => self.write(rng, caller, kind, true).await,
+            Some(Kind::Try) => self.try_both(rng, caller, kind).await,
             _ => {
                 let soon = if rng.below(2) == 0 { 500 } else { 20_000 };
                 let soon = rng.micros(soon);
@@ -367,9 +367,9 @@ impl Locks {
                         self.refuse(rng.below(2) == 0).await;
                         Ok(())
                     }
-                    0 => timeout(soon, self.read(&mut inner, door, kind)).await,
-                    1 => timeout(soon, self.write(&mut inner, door, kind, false)).await,
-                    _ => timeout(soon, self.write(&mut inner, door, kind, true)).await,
+                    0 => timeout(soon, self.read(&mut inner, caller, kind)).await,
+                    1 => timeout(soon, self.write(&mut inner, caller, kind, false)).await,
+                    _ => timeout(soon, self.write(&mut inner, caller, kind, true)).await,
                 };
                 if in_time.is_err() {
                     self.gave_up.fetch_add(1, Relaxed);
@@ -386,11 +386,11 @@ impl Locks {
             Ok(pair) => drop(pair.look()),
             Err(error) => verify!(false, "a permit is lost: {error:?}"),
         }
-        for (door, stats) in DOORS.iter().zip(&self.waited) {
+        for (caller, stats) in CALLERS.iter().zip(&self.waited) {
             for (n, ((_, kind), waited)) in KINDS.iter().zip(stats).enumerate() {
                 let us = |nanos: u64| nanos / 1000;
                 pr_info!(
-                    "locks: {door} {kind}: {} times, waited {}/{}/{} us\n",
+                    "locks: {caller} {kind}: {} times, waited {}/{}/{} us\n",
                     waited.count(),
                     us(waited.min()),
                     us(waited.average()),
@@ -398,8 +398,8 @@ impl Locks {
                 );
                 // Nothing is promised to those who try, or have no patience.
                 let starved = long && n != TRY && n != GIVE_UP && waited.count() == 0;
-                verify!(!starved, "{door} {kind} starved");
-                verify!(waited.max() < LONGEST, "{door} {kind} waited too long");
+                verify!(!starved, "{caller} {kind} starved");
+                verify!(waited.max() < LONGEST, "{caller} {kind} waited too long");
             }
         }
         pr_info!(

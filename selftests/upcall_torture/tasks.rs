@@ -7,7 +7,7 @@
 //! has a scope of its own and keeps handles of its tasks; how many were spawned, refused for want of
 //! memory, finished and cancelled must agree, exactly, with what handles and `spawn` said.
 //!
-//! Waves run by both doors: on the executor, where the drop of a scope cancels in place, and in
+//! Waves run in both ways: on the executor, where the drop of a scope cancels in place, and in
 //! threads bound to each CPU, which spawn, wake and abort from there while the executor runs.
 
 use crate::{each_cpu, stopped, tolerable, verify, Rng, Stats, Thread};
@@ -385,7 +385,10 @@ async fn blocking(env: &Env, spawner: &Spawner) -> Result {
         Ok(handle) => {
             // The scope may have been cancelled in between.
             let value = handle.await;
-            verify!(value.unwrap_or(MAGIC) == MAGIC, "a sleeper's value");
+            verify!(
+                value.unwrap_or(MAGIC) == MAGIC,
+                "the value of blocking work"
+            );
             Ok(())
         }
         // Likewise

@@ -5,7 +5,7 @@
 //! C header: [`include/linux/lockdep.h`](srctree/include/linux/lockdep.h).
 //!
 //! Lockdep follows threads. A guard that is held across an `.await` has none, so only guards of
-//! the synchronous door are told. Without `CONFIG_LOCKDEP` all of it is nothing.
+//! the blocking functions are told. Without `CONFIG_LOCKDEP` all of it is nothing.
 
 use core::marker::PhantomData;
 use core::pin::Pin;

@@ -34,7 +34,7 @@ pub use super::{
 };
 pub(crate) use kernel::sync::{Arc, UniqueArc};
 
-pub(crate) use crate::eyes::poll_limit;
+pub(crate) use crate::debugfs::poll_limit;
 pub(crate) use crate::module::{executor, retire, shortage};
 pub(crate) use crate::reserve::Reserve;
 
@@ -341,7 +341,7 @@ pub(crate) fn current_executor() -> Option<NonNull<Core>> {
 /// Whether the caller is the worker of an executor whose runnables may not sleep, inside a poll.
 pub(crate) fn on_worker() -> bool {
     // SAFETY: It is there as long as it runs us.
-    current_executor().is_some_and(|core| !unsafe { core.as_ref() }.sleeps())
+    current_executor().is_some_and(|core| !unsafe { core.as_ref() }.is_blocking())
 }
 
 /// The guard of a [`read_section`].
@@ -559,10 +559,10 @@ impl Timer {
 pub(crate) const NAME_LEN: usize = 24;
 
 /// What starts an executor's run: a work item on a workqueue of its own.
-pub(crate) struct Bell {
+pub(crate) struct Work {
     /// Null once it was destroyed.
-    queue: Atomic<*mut bindings::workqueue_struct>,
-    work: Opaque<bindings::work_struct>,
+    wq: Atomic<*mut bindings::workqueue_struct>,
+    item: Opaque<bindings::work_struct>,
     /// What ends the thread when nobody has a handle any more.
     retirement: Opaque<ub::rcu_work>,
     /// Ends with a zero.
@@ -573,8 +573,8 @@ pub(crate) struct Bell {
     busy: Atomic<bool>,
 }
 
-impl Bell {
-    /// Makes a bell with an ordered workqueue of that name, of which the first bytes are used.
+impl Work {
+    /// Makes a work item with an ordered workqueue of that name, of which the first bytes are used.
     ///
     /// Fails with `ENOMEM`.
     pub(crate) fn new(name: &CStr, flags: u32) -> Result<Self> {
@@ -583,13 +583,13 @@ impl Bell {
             *to = *from;
         }
         // SAFETY: The name ends with a zero, and is copied.
-        let queue = unsafe { ub::upcall_alloc_ordered_workqueue(bytes.as_ptr().cast(), flags) };
-        if queue.is_null() {
+        let wq = unsafe { ub::upcall_alloc_ordered_workqueue(bytes.as_ptr().cast(), flags) };
+        if wq.is_null() {
             return Err(ENOMEM);
         }
         Ok(Self {
-            queue: Atomic::new(queue.cast()),
-            work: Opaque::uninit(),
+            wq: Atomic::new(wq.cast()),
+            item: Opaque::uninit(),
             retirement: Opaque::uninit(),
             name: bytes,
             next: Atomic::new(core::ptr::null_mut()),
@@ -612,17 +612,17 @@ impl Bell {
         &self.next
     }
 
-    /// Initialises the work item, of the class of `key`, once the bell has its final address.
+    /// Initialises the work item, of the class of `key`, once it has its final address.
     ///
     /// # Safety
     ///
-    /// The bell is that of a pinned [`Core`], was not rung yet, and is hung once.
-    pub(crate) unsafe fn hang(&self, key: Pin<&'static kernel::sync::LockClassKey>) {
+    /// The work item is that of a pinned [`Core`], was not queued yet, and is initialised once.
+    pub(crate) unsafe fn init(&self, key: Pin<&'static kernel::sync::LockClassKey>) {
         // SAFETY: The memory is ours and will not move; the work function fits the type.
         unsafe {
             bindings::init_work_with_key(
-                self.work.get(),
-                Some(Self::work),
+                self.item.get(),
+                Some(Self::run),
                 false,
                 LOCK_NAME.as_ptr(),
                 key.as_ptr(),
@@ -630,67 +630,64 @@ impl Bell {
         };
     }
 
-    /// Ends the thread. A run that is pending or in progress is finished before, and so are those that it rings
-    /// for. May sleep.
+    /// Ends the thread. A run that is pending or in progress is finished before, and so are those for
+    /// which a run queues the item again. May sleep.
     ///
     /// # Safety
     ///
-    /// Nobody rings any more but the run itself. Not called by it, nor twice at the same time.
+    /// Nobody queues it any more but the run itself. Not called by it, nor twice at the same time.
     pub(crate) unsafe fn take_down(&self) {
-        let queue = self.queue.load(Relaxed);
-        if !queue.is_null() {
-            // SAFETY: The queue is ours.
-            unsafe { bindings::destroy_workqueue(queue) };
-            self.queue.store(core::ptr::null_mut(), Relaxed);
+        let wq = self.wq.load(Relaxed);
+        if !wq.is_null() {
+            // SAFETY: The workqueue is ours.
+            unsafe { bindings::destroy_workqueue(wq) };
+            self.wq.store(core::ptr::null_mut(), Relaxed);
         }
     }
 
-    /// Has the executor taken down by `queue`, after a grace period of RCU. Any context.
+    /// Has the executor taken down by `wq`, after a grace period of RCU. Any context.
     ///
     /// # Safety
     ///
-    /// The bell is that of a pinned [`Core`], of which the caller has the only reference and passes it on. Called
-    /// once. `queue` stays until the executor was taken down.
-    pub(crate) unsafe fn retire(&self, queue: *mut bindings::workqueue_struct) {
+    /// The work item is that of a pinned [`Core`], of which the caller has the only reference and passes it
+    /// on. Called once. `wq` stays until the executor was taken down.
+    pub(crate) unsafe fn retire(&self, wq: *mut bindings::workqueue_struct) {
         // SAFETY: The memory is there until the work frees it; the work function fits the type.
-        unsafe {
-            ub::upcall_queue_rcu_work(queue.cast(), self.retirement.get(), Some(Self::retired))
-        };
+        unsafe { ub::upcall_queue_rcu_work(wq.cast(), self.retirement.get(), Some(Self::retired)) };
     }
 
     /// # Safety
     ///
     /// Called by the workqueue alone, for the work item that [`retire`](Self::retire) queued.
     unsafe extern "C" fn retired(work: *mut ub::work_struct) {
-        let offset = Core::BELL_OFFSET
-            + core::mem::offset_of!(Bell, retirement)
+        let offset = Core::WORK_OFFSET
+            + core::mem::offset_of!(Work, retirement)
             + core::mem::offset_of!(ub::rcu_work, work);
-        // SAFETY: The work is embedded in a bell, and the bell in an executor, whose only reference `retire`
-        // was given. The grace period is over.
+        // SAFETY: The work is embedded in an executor, whose only reference `retire` was given.
+        // The grace period is over.
         unsafe { crate::module::take_down(NonNull::new_unchecked(work.byte_sub(offset).cast())) };
     }
 
-    /// Starts a run, unless one is pending already. Any context.
-    pub(crate) fn ring(&self) {
-        // SAFETY: The work was initialised by `hang`, and the queue lives.
+    /// Makes a run pending, unless one is already. Any context.
+    pub(crate) fn queue(&self) {
+        // SAFETY: The work was initialised by `init`, and the workqueue lives.
         unsafe {
             bindings::queue_work_on(
                 bindings::wq_misc_consts_WORK_CPU_UNBOUND as c_int,
-                self.queue.load(Relaxed),
-                self.work.get(),
+                self.wq.load(Relaxed),
+                self.item.get(),
             )
         };
     }
 
     /// # Safety
     ///
-    /// Called by the workqueue alone, for a work item that [`hang`](Self::hang) initialised.
-    unsafe extern "C" fn work(work: *mut bindings::work_struct) {
-        let offset = Core::BELL_OFFSET + core::mem::offset_of!(Bell, work);
-        // SAFETY: The work is embedded in a bell, and the bell in an executor, which stays until we
-        // return.
+    /// Called by the workqueue alone, for a work item that [`init`](Self::init) initialised.
+    unsafe extern "C" fn run(work: *mut bindings::work_struct) {
+        let offset = Core::WORK_OFFSET + core::mem::offset_of!(Work, item);
+        // SAFETY: The item is embedded in an executor, which stays until we return.
         let core = unsafe { &*work.byte_sub(offset).cast::<Core>() };
-        let busy = &core.bell().busy;
+        let busy = &core.work().busy;
         let nice = if busy.load(Relaxed) {
             // SAFETY: Process context, without any lock.
             Some(unsafe { ub::upcall_busy_begin() })
@@ -706,7 +703,7 @@ impl Bell {
     }
 }
 
-impl Drop for Bell {
+impl Drop for Work {
     fn drop(&mut self) {
         // SAFETY: An executor that ran was taken down before; one that was never used has no run.
         unsafe { self.take_down() };

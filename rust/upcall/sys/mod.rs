@@ -11,7 +11,7 @@
 //! | [`Atomic`] | its instructions on x86, else `kernel::sync::atomic::Atomic` | std's or loom's atomics |
 //! | [`Cell`] | `core::cell::UnsafeCell` | std's or loom's, which checks the accesses |
 //! | [`Lock`] | `spinlock_t`, never taken in interrupt context | a mutex |
-//! | [`Bell`] | a work item of our workqueue | a condition variable |
+//! | [`Work`] | a work item of our workqueue | a condition variable |
 //! | [`Parker`] | `task_struct` and an event count | a condition variable |
 //! | [`alloc`], [`free`] | `kmalloc`, `kfree` | the global allocator |
 //! | [`blk`] | bios and block devices | a device that does what a test says |

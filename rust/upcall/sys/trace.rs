@@ -119,7 +119,7 @@ fn name(task: NonNull<Header>) -> &'static str {
 fn executor(task: NonNull<Header>) -> *const kernel::ffi::c_char {
     // SAFETY: As above. The caller keeps the executor.
     unsafe { task.as_ref().executor.as_ref() }
-        .bell()
+        .work()
         .name()
         .as_char_ptr()
 }

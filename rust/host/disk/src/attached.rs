@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! There is no page cache: no node has a VFS inode.
+//! There is no page cache: no `InodeInfo` has a VFS inode.
 
-/// The VFS inode of a node, which never has one.
+/// The VFS inode of an `InodeInfo`, which never has one.
 #[derive(Default)]
 pub struct Attached;
 
 impl Attached {
-    /// Makes the part of a node that has no VFS inode.
+    /// Makes the part of an `InodeInfo` that has no VFS inode.
     pub const fn new() -> Self {
         Self
     }

@@ -11,9 +11,9 @@ use core::ptr::{null_mut, NonNull};
 use kernel::machine;
 
 /// An executor, on a work item of the machine, or on a thread if its runnables may sleep.
-pub fn executor(name: &str, sleeps: bool) -> Result<Executor> {
-    let executor = Executor::with_bell(sys::Bell::new(name, sleeps), sleeps)?;
-    executor.core().bell().hang(executor.as_ptr());
+pub fn executor(name: &str, blocking: bool) -> Result<Executor> {
+    let executor = Executor::with_work(sys::Work::new(name, blocking), blocking)?;
+    executor.core().work().init(executor.as_ptr());
     registry::add(executor.core());
     Ok(executor)
 }

@@ -256,7 +256,7 @@ pub(crate) fn current_executor() -> Option<NonNull<Core>> {
 
 pub(crate) fn on_worker() -> bool {
     // SAFETY: It is there as long as it runs us.
-    current_executor().is_some_and(|core| !unsafe { core.as_ref() }.sleeps())
+    current_executor().is_some_and(|core| !unsafe { core.as_ref() }.is_blocking())
 }
 
 /// The guard of a [`read_section`].
@@ -403,10 +403,10 @@ pub(crate) fn with_plug<R>(f: impl FnOnce() -> R) -> R {
     f()
 }
 
-/// What starts an executor's run.
-pub(crate) enum Bell {
-    /// A work item, once it is hung up.
-    Work(Cell<Option<machine::Work>>, String, Next),
+/// What runs an executor when it was queued.
+pub(crate) enum Work {
+    /// A work item, once it is initialised.
+    Item(Cell<Option<machine::Work>>, String, Next),
     Thread(StdArc<Sleeping>, Next),
 }
 
@@ -417,7 +417,7 @@ type Next = Atomic<*mut Core>;
 pub(crate) struct Sleeping {
     name: String,
     thread: Cell<Option<StdArc<machine::Thread>>>,
-    rung: Cell<bool>,
+    queued: Cell<bool>,
     /// Given by the last one who had a handle: the thread drops it, and ends.
     last: Cell<Option<Arc<Core>>>,
 }
@@ -445,16 +445,16 @@ impl Run {
     }
 }
 
-impl Bell {
-    pub(crate) fn new(name: &str, sleeps: bool) -> Self {
+impl Work {
+    pub(crate) fn new(name: &str, blocking: bool) -> Self {
         let next = Next::new(core::ptr::null_mut());
-        if !sleeps {
-            return Self::Work(Cell::new(None), name.to_string(), next);
+        if !blocking {
+            return Self::Item(Cell::new(None), name.to_string(), next);
         }
         let sleeping = Sleeping {
             name: name.to_string(),
             thread: Cell::new(None),
-            rung: Cell::new(false),
+            queued: Cell::new(false),
             last: Cell::new(None),
         };
         Self::Thread(StdArc::new(sleeping), next)
@@ -463,18 +463,18 @@ impl Bell {
     /// The link of the list of executors.
     pub(crate) fn next(&self) -> &Next {
         match self {
-            Self::Work(_, _, next) | Self::Thread(_, next) => next,
+            Self::Item(_, _, next) | Self::Thread(_, next) => next,
         }
     }
 
     /// The executor has its final address.
-    pub(crate) fn hang(&self, core: NonNull<Core>) {
+    pub(crate) fn init(&self, core: NonNull<Core>) {
         let run = Run(core);
         match self {
-            Self::Work(work, name, _) => {
+            Self::Item(work, name, _) => {
                 // SAFETY: The work item goes with the executor, and runs once at a time.
                 let item = machine::Work::new(name, move || unsafe { run.run() });
-                // SAFETY: Nobody rings yet.
+                // SAFETY: Nobody queues it yet.
                 work.with_mut(|work| unsafe { *work = Some(item) });
             }
             Self::Thread(sleeping, _) => {
@@ -485,11 +485,14 @@ impl Bell {
     }
 
     /// Any context.
-    pub(crate) fn ring(&self) {
+    pub(crate) fn queue(&self) {
         match self {
-            // SAFETY: It is hung up, and not changed any more.
-            Self::Work(work, _, _) => work.with(|work| unsafe {
-                (*work).as_ref().expect("a bell that is hung up").queue();
+            // SAFETY: It is initialised, and not changed any more.
+            Self::Item(work, _, _) => work.with(|work| unsafe {
+                (*work)
+                    .as_ref()
+                    .expect("a work item that is initialised")
+                    .queue();
             }),
             Self::Thread(sleeping, _) => sleeping.wake(),
         }
@@ -500,7 +503,7 @@ impl Sleeping {
     fn wake(&self) {
         // SAFETY: One thread runs at a time.
         unsafe {
-            self.rung.with_mut(|rung| *rung = true);
+            self.queued.with_mut(|queued| *queued = true);
             if let Some(thread) = self.thread.with(|thread| (*thread).clone()) {
                 thread.unpark();
             }
@@ -515,8 +518,8 @@ impl Sleeping {
         loop {
             let count = thread.count();
             if self
-                .rung
-                .with_mut(|rung| unsafe { core::mem::take(&mut *rung) })
+                .queued
+                .with_mut(|queued| unsafe { core::mem::take(&mut *queued) })
             {
                 // SAFETY: The executor is there until we drop it, and nobody else runs it.
                 unsafe { run.run() };
@@ -544,12 +547,12 @@ pub(crate) fn retire(core: Arc<Core>) {
 
 fn take_down(core: Arc<Core>) {
     machine::defer("retire", move || {
-        let pending = match core.bell() {
-            // SAFETY: It is hung up, and not changed any more.
-            Bell::Work(work, _, _) => {
+        let pending = match core.work() {
+            // SAFETY: It is initialised, and not changed any more.
+            Work::Item(work, _, _) => {
                 work.with(|work| unsafe { (*work).as_ref().is_some_and(machine::Work::is_pending) })
             }
-            Bell::Thread(sleeping, _) => {
+            Work::Thread(sleeping, _) => {
                 let sleeping = sleeping.clone();
                 // SAFETY: One thread runs at a time.
                 sleeping.last.with_mut(|last| unsafe { *last = Some(core) });

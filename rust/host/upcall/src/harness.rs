@@ -8,7 +8,7 @@
 
 use crate::executor::{BlockingWorker, Core, Executor};
 use crate::registry;
-use crate::sys::{self, rt, Acquire, Atomic, Bell, Ledger, Relaxed, Release};
+use crate::sys::{self, rt, Acquire, Atomic, Ledger, Relaxed, Release, Work};
 use crate::Scope;
 use core::future::Future;
 use core::pin::Pin;
@@ -61,19 +61,19 @@ pub(crate) struct Host(Executor);
 
 impl Host {
     pub(crate) fn new() -> Self {
-        let this = Self(Executor::with_bell(Bell::new(), false).unwrap());
+        let this = Self(Executor::with_work(Work::new(), false).unwrap());
         registry::add(this.executor());
         this
     }
 
     /// One that may sleep.
-    pub(crate) fn sleeper() -> Self {
-        Self(Executor::with_bell(Bell::new(), true).unwrap())
+    pub(crate) fn blocking() -> Self {
+        Self(Executor::with_work(Work::new(), true).unwrap())
     }
 
-    /// A scope on this executor, and on `sleeper` for what may sleep.
-    pub(crate) fn scope_with(&self, sleeper: &Host) -> Scope {
-        Scope::on(&self.0, &BlockingWorker::of(sleeper.0.clone())).unwrap()
+    /// A scope on this executor, and on `blocking` for what may sleep.
+    pub(crate) fn scope_with(&self, blocking: &Host) -> Scope {
+        Scope::on(&self.0, &BlockingWorker::of(blocking.0.clone())).unwrap()
     }
 
     pub(crate) fn executor(&self) -> &Core {
@@ -90,28 +90,28 @@ impl Host {
 
     fn run(&self) {
         sys::set_executor(core::ptr::from_ref(self.executor()).cast_mut());
-        // SAFETY: The bell was answered, and lets nobody else run.
+        // SAFETY: The run was started, and lets nobody else run.
         unsafe { self.executor().run() };
         sys::set_executor(core::ptr::null_mut());
-        self.executor().bell().finish();
+        self.executor().work().finish();
     }
 
-    /// Waits for the bell and runs once.
+    /// Waits until a run is due and runs once.
     pub(crate) fn run_once(&self) {
-        assert!(self.executor().bell().wait());
+        assert!(self.executor().work().wait());
         self.run();
     }
 
-    /// Runs once, if the bell was rung.
+    /// Runs once, if the work item was queued.
     pub(crate) fn try_run(&self) -> bool {
-        let due = self.executor().bell().answer();
+        let due = self.executor().work().try_start();
         if due {
             self.run();
         }
         due
     }
 
-    /// Runs as long as the bell is rung, without waiting.
+    /// Runs as long as the work item is queued, without waiting.
     pub(crate) fn pump(&self) {
         while self.try_run() {}
     }
@@ -120,7 +120,7 @@ impl Host {
     pub(crate) fn worker(&self) -> Worker {
         let host = self.clone();
         let thread = rt::thread::spawn(move || {
-            while host.executor().bell().wait() {
+            while host.executor().work().wait() {
                 host.run();
             }
         });
@@ -140,7 +140,7 @@ pub(crate) struct Worker {
 impl Worker {
     /// Ends the thread once nothing is pending.
     pub(crate) fn stop(self) {
-        self.host.executor().bell().hang_up();
+        self.host.executor().work().close();
         self.thread.join().unwrap();
     }
 }

@@ -3,7 +3,7 @@
 //! The host's back end of [`sys`](super).
 //!
 //! Beside what the core needs it checks what the kernel would only punish: a lock taken or memory
-//! allocated in interrupt context, sleep or a ring under a spinlock, memory used after it was freed,
+//! allocated in interrupt context, sleep or a queued work item under a spinlock, memory used after it was freed,
 //! freed twice or never. The checks' state is one for the process, so tests that use it run one
 //! after another (`harness::session`).
 
@@ -775,8 +775,8 @@ pub(crate) fn set_executor(executor: *mut crate::executor::Core) {
 
 pub(crate) fn on_worker() -> bool {
     // SAFETY: It is there as long as it runs us.
-    let sleeps = |core: NonNull<crate::executor::Core>| unsafe { core.as_ref() }.sleeps();
-    HERE.with(|here| here.worker.get()) && !current_executor().is_some_and(sleeps)
+    let blocking = |core: NonNull<crate::executor::Core>| unsafe { core.as_ref() }.is_blocking();
+    HERE.with(|here| here.worker.get()) && !current_executor().is_some_and(blocking)
 }
 
 /// A scope in which the kernel would not recurse into a file system.
@@ -795,34 +795,34 @@ impl Drop for NoFs {
     }
 }
 
-/// A work item: a ring makes it pending, and it is no longer pending when its function starts.
+/// A work item: [`queue`](Self::queue) makes it pending, and it is no longer pending when its function starts.
 ///
-/// Whoever answers runs the executor: a thread that [waits](Self::wait), or a test that
-/// [looks](Self::answer).
-pub(crate) struct Bell {
-    line: rt::Mutex<Line>,
-    rung: rt::Condvar,
+/// Whoever starts it runs the executor: a thread that [waits](Self::wait), or a test that
+/// [tries](Self::try_start).
+pub(crate) struct Work {
+    state: rt::Mutex<WorkState>,
+    queued: rt::Condvar,
     /// The next in the list of executors.
     next: Atomic<*mut crate::executor::Core>,
 }
 
-struct Line {
+struct WorkState {
     pending: bool,
     running: bool,
-    hung_up: bool,
-    rings: usize,
+    closed: bool,
+    queued_count: usize,
 }
 
-impl Bell {
+impl Work {
     pub(crate) fn new() -> Self {
         Self {
-            line: rt::Mutex::new(Line {
+            state: rt::Mutex::new(WorkState {
                 pending: false,
                 running: false,
-                hung_up: false,
-                rings: 0,
+                closed: false,
+                queued_count: 0,
             }),
-            rung: rt::Condvar::new(),
+            queued: rt::Condvar::new(),
             next: Atomic::new(core::ptr::null_mut()),
         }
     }
@@ -832,60 +832,60 @@ impl Bell {
         &self.next
     }
 
-    pub(crate) fn ring(&self) {
+    pub(crate) fn queue(&self) {
         assert!(!in_lock(), "somebody is woken under a spinlock");
-        let mut line = self.line.lock().unwrap();
-        line.rings += 1;
-        line.pending = true;
-        drop(line);
-        self.rung.notify_one();
+        let mut state = self.state.lock().unwrap();
+        state.queued_count += 1;
+        state.pending = true;
+        drop(state);
+        self.queued.notify_one();
     }
 
-    /// How often it was rung.
-    pub(crate) fn rings(&self) -> usize {
-        self.line.lock().unwrap().rings
+    /// How often it was queued.
+    pub(crate) fn queued_count(&self) -> usize {
+        self.state.lock().unwrap().queued_count
     }
 
-    fn start(&self, line: &mut Line) {
-        assert!(!line.running, "a run overlaps another");
-        line.pending = false;
-        line.running = true;
+    fn start(&self, state: &mut WorkState) {
+        assert!(!state.running, "a run overlaps another");
+        state.pending = false;
+        state.running = true;
         HERE.with(|here| here.worker.set(true));
     }
 
     /// Waits until a run is due. Returns `false` if there will be none.
     pub(crate) fn wait(&self) -> bool {
-        let mut line = self.line.lock().unwrap();
-        while !line.pending && !line.hung_up {
-            line = self.rung.wait(line).unwrap();
+        let mut state = self.state.lock().unwrap();
+        while !state.pending && !state.closed {
+            state = self.queued.wait(state).unwrap();
         }
-        let due = line.pending;
+        let due = state.pending;
         if due {
-            self.start(&mut line);
+            self.start(&mut state);
         }
         due
     }
 
-    /// Whether a run is due.
-    pub(crate) fn answer(&self) -> bool {
-        let mut line = self.line.lock().unwrap();
-        let due = line.pending;
+    /// Starts a run if one is due, and returns whether it did.
+    pub(crate) fn try_start(&self) -> bool {
+        let mut state = self.state.lock().unwrap();
+        let due = state.pending;
         if due {
-            self.start(&mut line);
+            self.start(&mut state);
         }
         due
     }
 
-    /// The run that [`wait`](Self::wait) or [`answer`](Self::answer) announced is over.
+    /// The run that [`wait`](Self::wait) or [`try_start`](Self::try_start) started is over.
     pub(crate) fn finish(&self) {
-        self.line.lock().unwrap().running = false;
+        self.state.lock().unwrap().running = false;
         HERE.with(|here| here.worker.set(false));
     }
 
     /// Lets the thread that waits go, once nothing is pending.
-    pub(crate) fn hang_up(&self) {
-        self.line.lock().unwrap().hung_up = true;
-        self.rung.notify_one();
+    pub(crate) fn close(&self) {
+        self.state.lock().unwrap().closed = true;
+        self.queued.notify_one();
     }
 }
 

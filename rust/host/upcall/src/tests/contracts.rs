@@ -44,7 +44,7 @@ fn tasks_run_in_the_order_of_spawning() {
 }
 
 #[test]
-fn a_run_stops_at_its_budget_and_rings_for_what_is_left() {
+fn a_run_stops_at_its_budget_and_queues_itself_for_what_is_left() {
     session(|| {
         let host = Host::new();
         let scope = host.scope();
@@ -54,7 +54,7 @@ fn a_run_stops_at_its_budget_and_rings_for_what_is_left() {
             drop(scope.spawn(async move { ran.fetch_add(1, Ordering::Relaxed) }));
         }
         for expected in [BUDGET, 2 * BUDGET, 2 * BUDGET + 10] {
-            assert!(host.try_run(), "nobody rang");
+            assert!(host.try_run(), "nobody queued the work");
             assert_eq!(ran.load(Ordering::Relaxed), expected);
         }
         host.pump();
@@ -62,7 +62,7 @@ fn a_run_stops_at_its_budget_and_rings_for_what_is_left() {
 }
 
 #[test]
-fn a_run_stops_when_its_time_is_over_and_rings_for_what_is_left() {
+fn a_run_stops_when_its_time_is_over_and_queues_itself_for_what_is_left() {
     session(|| {
         let host = Host::new();
         let scope = host.scope();
@@ -76,7 +76,7 @@ fn a_run_stops_when_its_time_is_over_and_rings_for_what_is_left() {
         }
         // Of two milliseconds
         for expected in [3, 6, 9, 10] {
-            assert!(host.try_run(), "nobody rang");
+            assert!(host.try_run(), "nobody queued the work");
             assert_eq!(ran.load(Ordering::Relaxed), expected);
         }
         assert!(!host.try_run());
@@ -130,16 +130,16 @@ fn tasks_that_wake_themselves_for_ever_starve_nobody() {
 }
 
 #[test]
-fn an_idle_executor_is_rung_once_for_many() {
+fn an_idle_executor_is_queued_once_for_many() {
     session(|| {
         let host = Host::new();
         let scope = host.scope();
         for _ in 0..10 {
             drop(scope.spawn(async {}));
         }
-        assert_eq!(host.executor().bell().rings(), 1);
+        assert_eq!(host.executor().work().queued_count(), 1);
         host.pump();
-        assert_eq!(host.executor().bell().rings(), 1);
+        assert_eq!(host.executor().work().queued_count(), 1);
     });
 }
 
@@ -186,7 +186,7 @@ fn spawn_is_lazy_and_spawn_eager_is_not() {
         let mut lazy = scope.spawn(async { 1 }).unwrap();
         assert!(output(&mut lazy).is_pending());
         host.pump();
-        let rings = host.executor().bell().rings();
+        let queued = host.executor().work().queued_count();
         let mut eager = scope
             .spawn_eager(async {
                 assert!(sys::in_nofs());
@@ -194,7 +194,11 @@ fn spawn_is_lazy_and_spawn_eager_is_not() {
             })
             .unwrap();
         assert_eq!(output(&mut eager), Poll::Ready(Ok(2)));
-        assert_eq!(host.executor().bell().rings(), rings, "queued for nothing");
+        assert_eq!(
+            host.executor().work().queued_count(),
+            queued,
+            "queued for nothing"
+        );
         assert_eq!(output(&mut lazy), Poll::Ready(Ok(1)));
         let mut later = scope
             .spawn_eager(async {

@@ -19,8 +19,8 @@ fn queue(depth: usize) -> Queued {
     Queued::new(Queue::new(&traits, None)).unwrap()
 }
 
-/// The sleeper submits a request that waited, and the device ends it.
-fn sleeper(queue: &Queued) {
+/// The blocking worker submits a request that waited, and the device ends it.
+fn blocking_worker(queue: &Queued) {
     let sending = queue.send();
     sys::interrupt(|| queue.ended());
     sending.sent();
@@ -34,7 +34,7 @@ fn room_is_waited_for_while_a_request_ends() {
         assert!(!queue.begin(true, false), "above the bound");
         let other = queue.clone();
         let device = thread::spawn(move || sys::interrupt(|| other.ended()));
-        sleeper(&queue);
+        blocking_worker(&queue);
         device.join().unwrap();
         assert!(queue.begin(true, false), "nobody waits");
         queue.ended();
@@ -49,11 +49,11 @@ fn room_is_waited_for_while_a_request_is_refused() {
         assert!(!queue.begin(true, false));
         let other = queue.clone();
         let device = thread::spawn(move || sys::interrupt(|| other.refused()));
-        sleeper(&queue);
+        blocking_worker(&queue);
         device.join().unwrap();
         assert!(!queue.begin(true, false), "past the one that was refused");
-        sleeper(&queue);
-        sleeper(&queue);
+        blocking_worker(&queue);
+        blocking_worker(&queue);
         assert!(queue.begin(true, false));
         queue.ended();
     });
@@ -75,9 +75,9 @@ fn room_is_waited_for_while_another_request_comes() {
             }
             direct
         });
-        sleeper(&queue);
+        blocking_worker(&queue);
         if !worker.join().unwrap() {
-            sleeper(&queue);
+            blocking_worker(&queue);
         }
         assert!(queue.begin(true, false), "nobody waits");
         queue.ended();

@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex};
 struct Fixture {
     disk: &'static RawDevice,
     host: Host,
-    sleeper: Host,
+    blocking: Host,
     shortage: &'static Shortage,
 }
 
@@ -32,13 +32,13 @@ impl Fixture {
         Self {
             disk,
             host,
-            sleeper: Host::sleeper(),
+            blocking: Host::blocking(),
             shortage,
         }
     }
 
     fn scope(&self) -> Scope {
-        self.host.scope_with(&self.sleeper)
+        self.host.scope_with(&self.blocking)
     }
 
     fn open(&self, scope: &Scope) -> Device {
@@ -57,7 +57,7 @@ impl Fixture {
 
     /// Runs what is ready.
     fn pump(&self) {
-        while self.host.try_run() || self.sleeper.try_run() {}
+        while self.host.try_run() || self.blocking.try_run() {}
     }
 
     /// Runs `future` in an upcall, completes what it asks for, and gives what it gives.
@@ -167,7 +167,7 @@ fn a_request_stays_open_as_long_as_it_is_out() {
 }
 
 #[test]
-fn a_request_of_the_sleeper_does_not_wait_for_what_comes_after_it() {
+fn a_request_of_the_blocking_worker_does_not_wait_for_what_comes_after_it() {
     session(|| {
         let fixture = Fixture::new(8, false);
         let scope = fixture.scope();
@@ -179,7 +179,7 @@ fn a_request_of_the_sleeper_does_not_wait_for_what_comes_after_it() {
         fixture.disk.give_tags(8);
         let disk = fixture.disk;
         let mut checksum = scope.spawner().spawn_blocking(|| disk.in_flight()).unwrap();
-        fixture.sleeper.pump();
+        fixture.blocking.pump();
         assert_eq!(
             poll_once(Pin::new(&mut checksum)),
             Poll::Ready(Ok(1)),
@@ -222,7 +222,7 @@ fn nobody_goes_past_a_request_that_was_refused() {
         (3..6).for_each(|n| read(&scope, &device, n));
         fixture.host.pump();
         assert_eq!(pages(fixture.disk), [0]);
-        fixture.sleeper.pump();
+        fixture.blocking.pump();
         assert_eq!(pages(fixture.disk), [0, 1, 2, 3, 4, 5]);
         // With nobody before them they go themselves.
         read(&scope, &device, 6);
@@ -243,7 +243,7 @@ fn no_more_than_the_bound_is_in_flight() {
         // As a device that is stacked on another: it would take them all.
         fixture.disk.give_tags(1000);
         (0..100).for_each(|n| read(&scope, &device, n));
-        let sleeper = fixture.sleeper.worker();
+        let blocking = fixture.blocking.worker();
         while pages(fixture.disk).len() < 100 || fixture.disk.in_flight() != 0 {
             fixture.host.pump();
             fixture.disk.complete(0);
@@ -253,7 +253,7 @@ fn no_more_than_the_bound_is_in_flight() {
         assert!(pages(fixture.disk).into_iter().eq(0..100), "out of order");
         drop(device);
         drop(scope);
-        sleeper.stop();
+        blocking.stop();
     });
 }
 
@@ -268,7 +268,7 @@ fn threads_submit_themselves_and_count() {
         let mut transfer = block.read(&device, 0, 0, SIZE);
         assert!(poll_once(Pin::new(&mut transfer)).is_pending());
         assert_eq!(pages(fixture.disk), [0]);
-        // The bound is reached: an upcall's waits for the sleeper, which is not run yet.
+        // The bound is reached: an upcall's waits for the blocking worker, which is not run yet.
         read(&scope, &device, 1);
         fixture.host.pump();
         assert_eq!(pages(fixture.disk), [0]);

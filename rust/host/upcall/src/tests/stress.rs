@@ -187,7 +187,7 @@ impl Pair {
 }
 
 #[test]
-fn rwsem_torture_on_both_doors() {
+fn rwsem_torture_by_tasks_and_threads() {
     session(|| {
         let sem = Arc::new(RwSemaphore::new(Pair([0, 1].map(|_| AtomicUsize::new(0)))));
         let host = Host::new();

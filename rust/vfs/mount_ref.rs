@@ -5,9 +5,9 @@
 //! # Letting go
 //!
 //! The last reference on a mount that is at no place unmounts the volume in the thread that drops it. That
-//! waits for requests, and for readahead, which an executor has to run. So a handle that is dropped on the thread of
+//! waits for requests, and for readahead, which an executor has to run. So a [`MountRef`] that is dropped on the thread of
 //! an executor, in an upcall or in blocking work, is let go of by a work item of its own, for which memory was
-//! had when the handle was made. The exit of `upcall.ko` waits for such work, and until it is over the mount keeps
+//! had when it was made. The exit of `upcall.ko` waits for such work, and until it is over the mount keeps
 //! `aext4.ko`. A mount of the same device waits for an unmount that has begun. Any other thread lets go itself.
 
 use crate::fs::FileSystem;
@@ -27,18 +27,18 @@ use upcall_bindings as ub;
 /// While it lives, `umount` fails with `EBUSY`. Dropping it may sleep: if the mount was detached
 /// in between, it is the last user and unmounts the volume. On the thread of an executor that happens later,
 /// in another thread.
-pub struct Handle<F> {
+pub struct MountRef<F> {
     /// The path, and the work item that may let go of it. Goes with the destructor.
     held: NonNull<ub::upcall_held_path>,
     volume: F,
 }
 
 // SAFETY: A path may be released by any thread.
-unsafe impl<F: FileSystem> Send for Handle<F> {}
-// SAFETY: A shared handle gives access to the volume alone.
-unsafe impl<F: FileSystem> Sync for Handle<F> {}
+unsafe impl<F: FileSystem> Send for MountRef<F> {}
+// SAFETY: A shared reference gives access to the volume alone.
+unsafe impl<F: FileSystem> Sync for MountRef<F> {}
 
-impl<F: FileSystem> Handle<F> {
+impl<F: FileSystem> MountRef<F> {
     /// Opens the volume that is mounted at, or above, the directory `path`.
     ///
     /// The path is the calling thread's: kernel threads have no file system to walk. Fails with
@@ -70,7 +70,7 @@ impl<F: FileSystem> Handle<F> {
     /// Mounts the volume on the block device `device`, read-only and at no place: no program sees it.
     ///
     /// `options` are those of `mount -o`. The path of the device is the calling thread's. A device that is mounted
-    /// already is mounted once more, as by `mount`. Dropping the last handle unmounts the volume.
+    /// already is mounted once more, as by `mount`. Dropping the last reference unmounts the volume.
     /// Fails with the errors of `mount`. May sleep.
     pub fn mount(device: &CStr, options: &CStr) -> Result<Self> {
         // They are parsed in place.
@@ -122,7 +122,7 @@ impl<F: FileSystem> Handle<F> {
     }
 }
 
-impl<F> Deref for Handle<F> {
+impl<F> Deref for MountRef<F> {
     type Target = F;
 
     fn deref(&self) -> &F {
@@ -130,7 +130,7 @@ impl<F> Deref for Handle<F> {
     }
 }
 
-impl<F> Drop for Handle<F> {
+impl<F> Drop for MountRef<F> {
     fn drop(&mut self) {
         // SAFETY: It was held by `of_path`, and goes. A thread of an executor may not wait.
         unsafe { ub::upcall_let_go(self.held.as_ptr(), on_executor()) }

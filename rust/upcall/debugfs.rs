@@ -37,21 +37,21 @@ pub(crate) fn poll_limit() -> u64 {
 }
 
 /// The directory, while it is there.
-pub(crate) struct Eyes(());
+pub(crate) struct Directory(());
 
-impl Eyes {
+impl Directory {
     /// Makes the directory. Without debugfs it is not there.
-    pub(crate) fn open() -> Self {
+    pub(crate) fn create() -> Self {
         // SAFETY: Called once, by a thread that may sleep.
-        unsafe { ub::upcall_eyes_open() };
+        unsafe { ub::upcall_debugfs_create() };
         Self(())
     }
 }
 
-impl Drop for Eyes {
+impl Drop for Directory {
     fn drop(&mut self) {
-        // SAFETY: It was opened.
-        unsafe { ub::upcall_eyes_close() };
+        // SAFETY: `create` made it, and nobody else removes it.
+        unsafe { ub::upcall_debugfs_remove() };
     }
 }
 
@@ -139,7 +139,7 @@ struct Line {
     /// Where it is, or was.
     core: *const Core,
     name: [u8; sys::NAME_LEN],
-    sleeps: bool,
+    blocking: bool,
     runs: u64,
     polls: u64,
     longest: u64,
@@ -162,8 +162,8 @@ fn nth_executor(index: usize) -> Option<Line> {
         let stats = core.stats();
         Some(Line {
             core: from_ref(core),
-            name: *core.bell().name_bytes(),
-            sleeps: core.sleeps(),
+            name: *core.work().name_bytes(),
+            blocking: core.is_blocking(),
             runs: stats.runs.get(),
             polls: stats.polls(),
             longest: stats.longest(),
@@ -177,9 +177,9 @@ impl Line {
         let name = CStr::from_bytes_until_nul(&self.name).map_err(|_| fmt::Error)?;
         write!(
             f,
-            "executor={} sleeps={} tasks={tasks} ready={ready} runs={} polls={} longest_us={} latency=",
+            "executor={} blocking={} tasks={tasks} ready={ready} runs={} polls={} longest_us={} latency=",
             name.to_str().unwrap_or("?"),
-            u8::from(self.sleeps),
+            u8::from(self.blocking),
             self.runs,
             self.polls,
             microseconds(self.longest),
@@ -257,7 +257,7 @@ fn scope_tasks(scope: &ScopeInner, now: u64, f: &mut fmt::Formatter<'_>) -> fmt:
             f,
             "task={} executor={} state={} age_ms={} polls={} waits={} name={}",
             row.id,
-            executor.bell().name().to_str().unwrap_or("?"),
+            executor.work().name().to_str().unwrap_or("?"),
             state_name(row.state),
             microseconds(sys::nanoseconds(sys::since(now, row.spawned))) / 1000,
             row.polls,
@@ -280,27 +280,4 @@ fn state_name(bits: usize) -> &'static str {
     } else {
         "waiting"
     }
-}
-
-/// The running task, as its code sees it.
-pub struct Current {
-    /// Its number: unique until the module is loaded again, and the one in debugfs and traces.
-    pub id: u64,
-    /// Its name.
-    pub name: &'static str,
-    /// How often it was polled, this time included.
-    pub polls: u32,
-}
-
-/// The task whose poll the caller is in, if an executor's worker runs it; `None` elsewhere, also inside a
-/// first poll by a `spawn_eager` of another thread. Process context.
-pub fn current() -> Option<Current> {
-    let executor = sys::current_executor()?;
-    // SAFETY: The executor is there while it runs us, and so is the task.
-    let task = unsafe { executor.as_ref().current_task()?.as_ref() };
-    Some(Current {
-        id: task.id,
-        name: task.name(),
-        polls: task.polls.get(),
-    })
 }
