@@ -137,8 +137,8 @@ const VALUED: &[&str] = &[
     "inode_readahead_blks",
     "sb",
     "commit",
-    "min_ctx_time",
-    "max_ctx_time",
+    "min_batch_time",
+    "max_batch_time",
     "stripe",
     "resuid",
     "resgid",
@@ -183,8 +183,8 @@ pub struct Options {
     data: Option<Data>,
     data_err_abort: Option<bool>,
     commit: Option<u32>,
-    min_ctx_time: Option<u32>,
-    max_ctx_time: Option<u32>,
+    min_batch_time: Option<u32>,
+    max_batch_time: Option<u32>,
     stripe: Option<u32>,
     resuid: Option<u32>,
     resgid: Option<u32>,
@@ -327,8 +327,8 @@ impl Options {
                     _ => return Err(EINVAL),
                 })
             }
-            "min_ctx_time" => self.min_ctx_time = Some(number(value)?),
-            "max_ctx_time" => self.max_ctx_time = Some(number(value)?),
+            "min_batch_time" => self.min_batch_time = Some(number(value)?),
+            "max_batch_time" => self.max_batch_time = Some(number(value)?),
             "stripe" => self.stripe = Some(number(value)?),
             "resuid" => self.resuid = Some(number(value)?),
             "resgid" => self.resgid = Some(number(value)?),
@@ -520,8 +520,8 @@ impl Options {
         self.data = over.data.or(self.data);
         self.data_err_abort = over.data_err_abort.or(self.data_err_abort);
         self.commit = over.commit.or(self.commit);
-        self.min_ctx_time = over.min_ctx_time.or(self.min_ctx_time);
-        self.max_ctx_time = over.max_ctx_time.or(self.max_ctx_time);
+        self.min_batch_time = over.min_batch_time.or(self.min_batch_time);
+        self.max_batch_time = over.max_batch_time.or(self.max_batch_time);
         self.stripe = over.stripe.or(self.stripe);
         self.resuid = over.resuid.or(self.resuid);
         self.resgid = over.resgid.or(self.resgid);
@@ -734,10 +734,10 @@ impl Settled {
         let differs = |value: Option<u32>, usual| value.filter(|value| *value != usual);
         for (name, value) in [
             ("commit", differs(options.commit, COMMIT_DEFAULT)),
-            ("min_ctx_time", differs(options.min_ctx_time, 0)),
+            ("min_batch_time", differs(options.min_batch_time, 0)),
             (
-                "max_ctx_time",
-                differs(options.max_ctx_time, MAX_BATCH_TIME_DEFAULT),
+                "max_batch_time",
+                differs(options.max_batch_time, MAX_BATCH_TIME_DEFAULT),
             ),
             ("stripe", differs(options.stripe, 0)),
         ] {

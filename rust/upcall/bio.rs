@@ -543,6 +543,13 @@ fn result(errno: i32) -> Result {
     Err(Error::from_errno(errno))
 }
 
+/// Whether a runnable is a request, which on the blocking worker is one to be submitted.
+pub(crate) fn is_request(runnable: NonNull<Runnable>) -> bool {
+    // SAFETY: Who asks has taken the runnable from its list, or is about to, so it is there.
+    let function = unsafe { runnable.as_ref() }.function();
+    core::ptr::fn_addr_eq(function, run as unsafe fn(NonNull<Runnable>))
+}
+
 /// Runs on the blocking worker, to submit, or on the executor, to release.
 ///
 /// # Safety

@@ -21,6 +21,7 @@
 //! pushes any more, and after the last run nobody uses it. That is done by a workqueue for this alone, so
 //! that nobody's work waits for a grace period or for another executor's last run.
 
+use super::bio;
 use super::ready::{Batch, Link, ReadyList};
 use super::scope::ScopeInner;
 use super::stats::Stats;
@@ -47,6 +48,11 @@ pub(crate) struct Runnable {
 }
 
 impl Runnable {
+    /// What runs it.
+    pub(crate) fn function(&self) -> unsafe fn(NonNull<Self>) {
+        self.run
+    }
+
     /// Makes a runnable.
     ///
     /// `run` gets the reference that was pushed along with the runnable.
@@ -279,11 +285,15 @@ impl Core {
             if batch.is_empty() {
                 break;
             }
-            let mut run = || {
-                while budget != 0 {
-                    let Some(link) = batch.next() else { break };
-                    budget -= 1;
+            // Runs what is ready, up to the first that `fits` not.
+            let mut run = |fits: fn(NonNull<Runnable>) -> bool| {
+                while let Some(link) = batch.peek() {
                     let runnable: NonNull<Runnable> = link.cast();
+                    if budget == 0 || !fits(runnable) {
+                        break;
+                    }
+                    let _ = batch.next();
+                    budget -= 1;
                     // SAFETY: Links on our list are the first fields of live runnables, and the
                     // reference that was pushed with it is now ours to pass on.
                     unsafe { (runnable.as_ref().run)(runnable) };
@@ -294,12 +304,14 @@ impl Core {
                 }
             };
             if self.blocking {
-                // No plug: a request would wait in it for whatever comes after it to be done.
-                run();
+                // A plug for requests that follow each other, and for nothing else: in one around all of
+                // it, a request would wait for whatever comes after it to be done.
+                sys::with_plug(|| run(bio::is_request));
+                run(|runnable| !bio::is_request(runnable));
             } else {
                 // One plug for what became ready together: what becomes ready meanwhile may come for
                 // as long as we run, and would keep the first requests from the device.
-                sys::with_plug(run);
+                sys::with_plug(|| run(|_| true));
             }
         }
         drop(nofs);

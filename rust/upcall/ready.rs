@@ -101,6 +101,11 @@ impl Batch {
     pub(crate) fn is_empty(&self) -> bool {
         self.head.is_null()
     }
+
+    /// The link that [`next`](Iterator::next) gives next.
+    pub(crate) fn peek(&self) -> Option<NonNull<Link>> {
+        NonNull::new(self.head)
+    }
 }
 
 impl Iterator for Batch {

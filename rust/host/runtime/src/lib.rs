@@ -24,6 +24,8 @@ mod block;
 mod block_on;
 #[path = "../../../upcall/blocks.rs"]
 mod blocks;
+#[path = "../../../upcall/budget.rs"]
+mod budget;
 #[path = "../../../upcall/chain.rs"]
 mod chain;
 #[path = "../../../upcall/channel.rs"]
@@ -38,6 +40,8 @@ mod executor;
 mod join;
 #[path = "../../../upcall/join_set.rs"]
 mod join_set;
+#[path = "../../../upcall/members.rs"]
+mod members;
 #[path = "../../../upcall/memory.rs"]
 mod memory;
 #[path = "../../../upcall/notify.rs"]
@@ -70,10 +74,11 @@ mod time;
 pub use block::{Block, Transfer};
 pub use block_on::{block_on, block_on_killable, on_worker};
 pub use blocks::Blocks;
+pub use budget::Budget;
 pub use chain::{run, Chain, Then};
 pub use channel::channel;
 pub use device::{Device, Priority};
-pub use executor::Executor;
+pub use executor::{BlockingWorker, Executor};
 pub use join::{
     join_all, try_join_all, yield_now, Join, JoinAll, Member as JoinMember, Together, TryJoin,
     TryJoinAll, TryTogether,
@@ -87,7 +92,7 @@ pub use rwsem::{
     Blocking, Locking, Mutex, MutexGuard, Read, ReadGuard, RwSemaphore, Write, WriteGuard,
 };
 pub use scope::{Member, Scope, Spawner};
-pub use semaphore::{Acquiring, Closed, Permit, Semaphore, TryError};
+pub use semaphore::{AcquireError, Acquiring, Closed, Permit, Semaphore, TryError};
 pub use sys::{LockClass, Reserve};
 pub use task::{Cancelled, JoinHandle};
 pub use time::{interval, sleep, sleep_until, timeout, Elapsed, Instant, Interval, Sleep};

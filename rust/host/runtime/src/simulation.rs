@@ -2,7 +2,7 @@
 
 //! What a simulation needs of the runtime beside its public interface.
 
-use crate::executor::Executor;
+use crate::executor::{BlockingWorker, Executor};
 use crate::memory::Shortage;
 use crate::registry;
 use crate::scope::Scope;
@@ -30,7 +30,7 @@ pub struct Runtime {
     /// Runs upcalls.
     pub executor: Executor,
     /// Runs what may sleep.
-    pub blocking: Executor,
+    pub blocking: BlockingWorker,
     shortage: NonNull<Shortage>,
 }
 
@@ -39,7 +39,7 @@ impl Runtime {
     pub fn new() -> Result<Self> {
         assert!(sys::executor().is_err(), "a machine has one runtime");
         let executor = executor("upcall", false)?;
-        let blocking = self::executor("blocking", true)?;
+        let blocking = BlockingWorker::of(self::executor("blocking", true)?);
         let shortage = NonNull::from(Box::leak(Box::new(Shortage::new())));
         sys::set_defaults(executor.as_ptr().as_ptr(), shortage.as_ptr());
         Ok(Self {

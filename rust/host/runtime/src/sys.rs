@@ -234,6 +234,18 @@ macro_rules! warn_if {
 }
 pub(crate) use warn_if;
 
+/// What a future gives that was polled after it was ready, as in the kernel: it takes no waker.
+#[cold]
+pub(crate) fn polled_again<T>() -> core::task::Poll<T> {
+    warn_if!(true, "a future was polled after it was ready");
+    core::task::Poll::Pending
+}
+
+/// Another thread needs a few instructions to get on. None is between two of them here.
+pub(crate) fn relax() {
+    machine::interrupt_point();
+}
+
 pub(crate) fn current() -> usize {
     machine::current_number() as usize
 }
@@ -602,11 +614,11 @@ impl Parker {
 
     /// Nobody is killed.
     pub(crate) fn park_killable(&self, token: Token) -> bool {
-        self.park(token);
+        self.park(token, true);
         true
     }
 
-    pub(crate) fn park(&self, token: Token) {
+    pub(crate) fn park(&self, token: Token, _io: bool) {
         while self.thread.count() == token {
             machine::park(token);
         }

@@ -91,6 +91,27 @@ fn a_seed_gives_one_order_and_others_give_others() {
 }
 
 #[test]
+fn the_seed_decides_which_thread_is_next() {
+    let orders: BTreeSet<_> = (0..50)
+        .map(|seed| {
+            simulate(seed, |_| {
+                let log = Arc::new(Mutex::new(Vec::new()));
+                let threads: Vec<_> = (0..3)
+                    .map(|n| {
+                        let log = log.clone();
+                        machine::spawn("racer", move || log.lock().unwrap().push(n))
+                    })
+                    .collect();
+                threads.into_iter().for_each(machine::JoinHandle::join);
+                let log = log.lock().unwrap().clone();
+                log
+            })
+        })
+        .collect();
+    assert_eq!(orders.len(), 6);
+}
+
+#[test]
 fn time_is_virtual() {
     simulate(1, |runtime| {
         let start = std::time::Instant::now();

@@ -70,6 +70,12 @@ impl Volume {
             for page in 0..count.div_ceil(size) {
                 let valid = (count - page * size).min(size) as usize;
                 let bytes = &blocks.page(page as usize)[..valid];
+                let behind = &blocks.page(page as usize)[valid..];
+                let whole = at + page * size + valid as u64 >= node.inode.size;
+                assert!(
+                    !whole || behind.iter().all(|byte| *byte == 0),
+                    "bytes behind the end"
+                );
                 let bytes = bytes.get(skip as usize..).unwrap_or(&[]);
                 skip = 0;
                 total += bytes.len() as u64;

@@ -3,9 +3,9 @@
 //! Requests, and the metadata cache, on a disk that fails and reorders.
 
 use disk::Cache;
-use kernel::machine::{self, Fail, Rng};
+use kernel::machine::{self, Config, Fail, Rng};
 use kernel::prelude::*;
-use sim::{dropped_after, simulate, Bed};
+use sim::{dropped_after, simulate, simulate_on, Bed};
 use simdisk::{Request, Store};
 use std::sync::Arc;
 use upcall::simulation::jitter;
@@ -256,4 +256,58 @@ fn edits_leave_readers_what_they_have() {
             assert!(ends.into_iter().all(|end| end.is_ok()));
         });
     }
+}
+
+#[test]
+fn what_is_needed_is_not_evicted() {
+    let mut evicted = 0;
+    for seed in 0..200 {
+        // So little memory that the cache is full with 256 blocks.
+        let config = Config {
+            memory: 1 << 20,
+            ..Config::new(seed)
+        };
+        simulate_on(config, Store::zeroes(2048 * 1024), |bed| {
+            let cache = Arc::new(cache(bed).unwrap());
+            let mut tasks = Vec::new();
+            for writer in 0..4u64 {
+                let cache = cache.clone();
+                let work = async move {
+                    for round in 1..6u8 {
+                        let block = writer + 64 * machine::random(30);
+                        let mut planned = cache.plan(block).await.unwrap();
+                        let before = planned.buf().unwrap().data().to_vec();
+                        for _ in 0..machine::random(4) {
+                            jitter().await;
+                            cache.shrink(machine::random(300) as usize);
+                        }
+                        assert_eq!(planned.buf().unwrap().data(), before);
+                        planned.edit(|bytes| bytes.fill(round)).unwrap();
+                        drop(planned);
+                        cache.shrink(300);
+                        // It is not on the disk, so it has to be here.
+                        let now = cache.read(block, block..block).await.unwrap();
+                        assert_eq!(now.data(), [round; 1024]);
+                    }
+                };
+                tasks.push(bed.scope().spawn(work).unwrap());
+            }
+            let reader = cache.clone();
+            let work = async move {
+                for _ in 0..200 {
+                    let block = 4 + machine::random(60) + 64 * machine::random(30);
+                    let buf = reader.read(block, block..block + 40).await.unwrap();
+                    jitter().await;
+                    assert_eq!(buf.data(), [0; 1024]);
+                }
+            };
+            tasks.push(bed.scope().spawn(work).unwrap());
+            let ends = block_on(join_all(tasks.into_iter()).unwrap())
+                .unwrap()
+                .unwrap();
+            assert!(ends.into_iter().all(|end| end.is_ok()));
+            evicted += cache.stats().evicted;
+        });
+    }
+    assert!(evicted > 10_000, "{evicted}");
 }

@@ -122,7 +122,15 @@ super::rt::thread_local! {
         core::cell::RefCell::new(None);
 }
 
-/// Keeps what `f` submits until it is over.
+/// Sends what the calling thread's plug has, as the kernel does before a thread sleeps.
+pub(crate) fn flush_plug() {
+    let list = PLUG.with(|plug| plug.borrow_mut().as_mut().map(std::mem::take));
+    for (device, sent) in list.into_iter().flatten() {
+        receive(device, sent);
+    }
+}
+
+/// Keeps what `f` submits until it is over, or until the thread sleeps.
 pub(crate) fn with_plug<R>(f: impl FnOnce() -> R) -> R {
     let outer = PLUG.with(|plug| plug.borrow_mut().replace(Vec::new()));
     assert!(outer.is_none(), "a plug inside a plug");

@@ -642,8 +642,12 @@ pub(crate) fn new_arc<T>(value: T) -> Result<Arc<T>> {
 }
 
 pub(crate) fn push<T>(vec: &mut KVec<T>, value: T) -> Result {
-    if vec.len() == vec.capacity() && fails() {
-        return Err(ENOMEM);
+    if vec.len() == vec.capacity() {
+        if fails() {
+            return Err(ENOMEM);
+        }
+        // By one each time, so that a test can let each step of a vector's growth fail.
+        vec.reserve_exact(1);
     }
     vec.push(value);
     Ok(())
@@ -962,6 +966,7 @@ impl Parker {
         might_sleep();
         PARKED[usize::from(io)].fetch_add(1, Ordering::Relaxed);
         assert!(!on_worker(), "a worker sleeps");
+        blk::flush_plug();
         let mut count = self.park.count.lock().unwrap();
         while *count == token {
             count = self.park.woken.wait(count).unwrap();

@@ -24,7 +24,7 @@ mod memory;
 
 use crate::alloc::{AllocError, Flags};
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{catch_unwind, resume_unwind, AssertUnwindSafe};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, Once};
@@ -91,6 +91,8 @@ struct State {
     log: Vec<String>,
     warnings: Vec<String>,
     reporters: Vec<(u64, Reporter)>,
+    /// What work items allocated so that they might wait.
+    waiting_in_work: BTreeSet<&'static str>,
     /// Why the run was given up.
     failed: Option<String>,
     /// What a thread panicked with.
@@ -198,6 +200,7 @@ pub fn run<R>(config: Config, f: impl FnOnce() -> R) -> R {
             log: Vec::new(),
             warnings: Vec::new(),
             reporters: Vec::new(),
+            waiting_in_work: BTreeSet::new(),
             failed: None,
             panic: None,
         }),
@@ -919,6 +922,12 @@ pub(crate) fn may_allocate(
 ) -> Result<(), AllocError> {
     if flags.may_sleep() {
         might_sleep();
+        with(|machine| {
+            let mut state = machine.state();
+            if state.context.work {
+                state.waiting_in_work.insert(what);
+            }
+        });
     }
     let may = with(|machine| machine.memory().ask(size, flags, what)).unwrap_or(Ok(()));
     interrupt_point();
@@ -948,6 +957,12 @@ pub fn reclaimed() {
 /// How many allocations there were since [`fail_allocations`], and how many of them failed.
 pub fn allocations() -> (u64, u64) {
     current().memory().counts()
+}
+
+/// What was allocated in work items, upcalls among them, in a way that may wait for memory to become free:
+/// the names of the types.
+pub fn waiting_in_work() -> Vec<&'static str> {
+    current().state().waiting_in_work.iter().copied().collect()
 }
 
 /// How much memory there is.
