@@ -9,7 +9,7 @@
 use crate::error::{corrupted, About, OrReport};
 use crate::ext4::Ext4;
 use crate::inode_info::{InodeInfo, InodeRef};
-use disk::Buf;
+use disk::{gfp, Buf};
 use kernel::prelude::*;
 use layout::dir::{is_index_block, NAME_MAX};
 use layout::{
@@ -60,7 +60,7 @@ impl<'a> Wanted<'a> {
         let Some(name) = NokeyName::parse(name) else {
             return Ok(None);
         };
-        Ok(Some(Self::Nokey(KBox::new(name, GFP_KERNEL)?)))
+        Ok(Some(Self::Nokey(KBox::new(name, gfp())?)))
     }
 
     fn hash(&self, version: HashVersion, geo: &Geometry) -> u32 {
@@ -417,7 +417,7 @@ impl Ext4 {
         let geo = &self.sb.geo;
         if dir.inode.is_indexed() {
             let root = self.dir_block(dir, Lblk(0), Holds::Index, 0);
-            let (buffer, about) = KBox::pin(root, GFP_KERNEL)?.await?;
+            let (buffer, about) = KBox::pin(root, gfp())?.await?;
             let root = DxRoot::parse(buffer.data(), geo).or_report(self, about)?;
             return Ok(Names::Nokey(Some(root.version)));
         }

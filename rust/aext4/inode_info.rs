@@ -20,7 +20,7 @@ use crate::error::{corrupted, About, OrReport};
 use crate::ext4::Ext4;
 use crate::map::ExtentCache;
 use core::ops::Deref;
-use disk::{Attached, Buf};
+use disk::{gfp, Attached, Buf};
 use kernel::prelude::*;
 use kernel::rbtree::{RBTree, RBTreeNode};
 use kernel::sync::{new_spinlock, Arc, SpinLock};
@@ -74,7 +74,7 @@ fn new_inode_info(
             users: Atomic::new(1),
             unused,
         }),
-        GFP_KERNEL,
+        gfp(),
     )
 }
 
@@ -191,21 +191,32 @@ impl Ext4 {
     ///
     /// Fails with `ESTALE` if the inode is not in use.
     pub async fn iget(&self, ino: Ino) -> Result<InodeRef> {
-        if let Some(info) = self.inodes.lock().get(ino) {
-            return Ok(info);
+        loop {
+            if let Some(info) = self.inodes.lock().get(ino) {
+                return Ok(info);
+            }
+            match self.read_inode(ino).await {
+                // An upcall does not wait for reclaim in the allocation, but here.
+                Err(ENOMEM) if upcall::on_worker() => upcall::memory_freed().await,
+                read => return read,
+            }
         }
+    }
+
+    /// Reads an inode, and enters it into the table.
+    async fn read_inode(&self, ino: Ino) -> Result<InodeRef> {
         let (pblk, offset) = self.inode_place(ino).or_report(self, About::inode(ino))?;
         let around = self.inodes_around(ino, pblk);
         let buffer = self.block_ahead(pblk, around).await?;
         let info = self.parse_inode(ino, (pblk.0, offset), &buffer)?;
         let info = if info.inode.is_encrypted_link() && info.inline.is_empty() {
             // Seldom: it is not to make every future larger.
-            KBox::pin(self.with_target(&info), GFP_KERNEL)?.await?
+            KBox::pin(self.with_target(&info), gfp())?.await?
         } else {
             info
         };
         // Allocated, and freed, outside of the lock.
-        let entry = RBTreeNode::new(ino.0, info.clone(), GFP_KERNEL)?;
+        let entry = RBTreeNode::new(ino.0, info.clone(), gfp())?;
         let mut unused = [const { None }; SWEEP_INODES];
         let mut table = self.inodes.lock();
         if let Some(first) = table.get(ino) {
@@ -259,8 +270,8 @@ impl Ext4 {
     fn nokey_target(&self, ino: Ino, data: &[u8]) -> Result<KVec<u8>> {
         let name = NokeyName::of_link(data).or_report(self, About::inode(ino))?;
         let mut target = KVec::new();
-        target.extend_from_slice(name.show().bytes(), GFP_KERNEL)?;
-        target.push(0, GFP_KERNEL)?;
+        target.extend_from_slice(name.show().bytes(), gfp())?;
+        target.push(0, gfp())?;
         Ok(target)
     }
 
@@ -326,8 +337,8 @@ impl Ext4 {
                 bytes = self.nokey_target(inode.ino, &inode.block)?;
             }
         } else if let Some(target) = inode.fast_symlink() {
-            bytes.extend_from_slice(target, GFP_KERNEL)?;
-            bytes.push(0, GFP_KERNEL)?;
+            bytes.extend_from_slice(target, gfp())?;
+            bytes.push(0, gfp())?;
         } else if inode.data_map() == DataMap::Inline && !inode.is_dir() {
             let about = About::inode(inode.ino);
             let data = InlineData::parse(raw, inode, &self.sb.geo).or_report(self, about)?;
@@ -344,11 +355,11 @@ impl Ext4 {
             }
             // A power of two, so that the memory does not cross a page, which iomap wants.
             let size = (head.len() + tail.len()).max(inode.size.min(Self::INLINE_MAX) as usize);
-            bytes.reserve(size.next_power_of_two(), GFP_KERNEL)?;
-            bytes.extend_from_slice(head, GFP_KERNEL)?;
-            bytes.extend_from_slice(tail, GFP_KERNEL)?;
+            bytes.reserve(size.next_power_of_two(), gfp())?;
+            bytes.extend_from_slice(head, gfp())?;
+            bytes.extend_from_slice(tail, gfp())?;
             let rest = size - bytes.len();
-            bytes.extend_with(rest, 0, GFP_KERNEL)?;
+            bytes.extend_with(rest, 0, gfp())?;
         }
         Ok(bytes)
     }

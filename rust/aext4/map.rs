@@ -12,7 +12,7 @@
 use crate::error::{corrupted, About, OrReport};
 use crate::ext4::Ext4;
 use crate::inode_info::InodeInfo;
-use disk::Buf;
+use disk::{gfp, Buf};
 use kernel::alloc::{flags, Flags};
 use kernel::prelude::*;
 use layout::map::{self, Extent, ExtentState, Step, TreeBlock};
@@ -158,8 +158,14 @@ impl Ext4 {
         if let Some(extent) = self.map_cached(info, lblk) {
             return Ok(extent);
         }
-        // Seldom, and then the device is waited for: it is not to make the future of every reader larger.
-        KBox::pin(self.read_map(info, lblk), GFP_KERNEL)?.await
+        loop {
+            // Seldom, and then the device is waited for: it is not to make the future of every reader larger.
+            match KBox::pin(self.read_map(info, lblk), gfp()) {
+                Ok(read) => return read.await,
+                Err(_) if upcall::on_worker() => upcall::memory_freed().await,
+                Err(error) => return Err(error.into()),
+            }
+        }
     }
 
     /// As [`map`](Self::map), for what is not in memory, or damaged.

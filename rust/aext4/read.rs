@@ -7,6 +7,7 @@ use crate::ext4::Ext4;
 use crate::inode_info::InodeInfo;
 use crate::map::{Mapping, MappingKind};
 use core::ops::Range;
+use disk::gfp;
 use kernel::prelude::*;
 use layout::FileType;
 use upcall::{Block, Blocks};
@@ -40,7 +41,7 @@ impl Ext4 {
         } else {
             // Seldom, and needs memory anyway: it is not to make the future of every read larger.
             let read = self.read_unaligned(info, offset, count, block);
-            KBox::pin(read, GFP_KERNEL)?.await?;
+            KBox::pin(read, gfp())?.await?;
         }
         Ok(count)
     }
@@ -193,7 +194,7 @@ impl Ext4 {
             return Err(corrupted());
         }
         let mut target = KVec::new();
-        target.extend_from_slice(bytes.get(..len).unwrap_or(&[]), GFP_KERNEL)?;
+        target.extend_from_slice(bytes.get(..len).unwrap_or(&[]), gfp())?;
         Ok(target)
     }
 }

@@ -6,7 +6,7 @@ use crate::error::{corrupted, About, OrReport};
 use crate::ext4::Ext4;
 use crate::inode_info::InodeInfo;
 use crate::map::{Mapping, MappingKind};
-use disk::Buf;
+use disk::{gfp, Buf};
 use kernel::prelude::*;
 use layout::xattr as format;
 use layout::{Acl, AclEntry, EaValue, Lblk, Pblk, Xattr, XattrSet, XattrValue};
@@ -25,7 +25,7 @@ impl Found {
         Ok(match &attr.value {
             XattrValue::Here(bytes) => {
                 let mut value = KVec::new();
-                value.extend_from_slice(bytes, GFP_KERNEL)?;
+                value.extend_from_slice(bytes, gfp())?;
                 Self::Here(value)
             }
             XattrValue::Inode(value) => Self::Inode(*value),
@@ -134,7 +134,7 @@ impl Ext4 {
         let mut hasher = value
             .open(&holder.inode, &info.inode, geo)
             .or_report(self, about)?;
-        let mut bytes = KVec::with_capacity(value.size as usize, GFP_KERNEL)?;
+        let mut bytes = KVec::with_capacity(value.size as usize, gfp())?;
         let mut lblk = 0;
         while bytes.len() < value.size as usize {
             let extent = self.map(&holder, Lblk(lblk)).await?;
@@ -143,7 +143,7 @@ impl Ext4 {
                 Some(pblk) => {
                     let buffer = self.block(pblk).await?;
                     let part = left.min(buffer.data().len());
-                    bytes.extend_from_slice(buffer.data().get(..part).ok_or(EIO)?, GFP_KERNEL)?;
+                    bytes.extend_from_slice(buffer.data().get(..part).ok_or(EIO)?, gfp())?;
                 }
                 None => {
                     self.report(&format_args!(
@@ -220,7 +220,7 @@ impl Ext4 {
         };
         let mut entries = KVec::new();
         for entry in acl.iter() {
-            entries.push(entry, GFP_KERNEL)?;
+            entries.push(entry, gfp())?;
         }
         Ok(Some(entries))
     }

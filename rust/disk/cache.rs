@@ -354,7 +354,6 @@ impl Cache {
             return Ok(None);
         }
         self.inner.stats.reads.add(1);
-        self.inner.make_room();
         // Downwards from the block as far as its neighbours are absent, then upwards.
         let last = ahead.end.min(self.blocks);
         let mut first = block;
@@ -370,6 +369,7 @@ impl Cache {
             end += 1;
         }
         let io = run.submit(&self.device)?;
+        self.inner.make_room();
         // What is beyond a neighbour that was there already has requests of its own.
         self.read_ahead(ahead.start..first.min(last));
         self.read_ahead(end.max(ahead.start)..last);
@@ -642,7 +642,11 @@ impl Inner {
     fn make_room(&self) {
         let len = self.len.load(Relaxed);
         if len > self.max {
-            self.evict(len - self.max, SWEEP_CHAINS_MAX);
+            let over = len - self.max;
+            self.evict(
+                over,
+                self.buckets.min(over.saturating_mul(SWEEP_CHAINS_MAX)),
+            );
         }
     }
 

@@ -32,6 +32,18 @@ mod sys;
 pub mod version;
 mod wait;
 
+/// The flags for an allocation by code that upcalls run, and threads.
+///
+/// On a worker nothing waits for reclaim, since the worker may have to end the IO that frees memory; there
+/// such an allocation fails early, and [`upcall::memory_freed`] is what to wait for. Any context but interrupts.
+pub fn gfp() -> kernel::alloc::Flags {
+    if upcall::on_worker() {
+        sys::GFP_NOWAIT
+    } else {
+        kernel::prelude::GFP_KERNEL
+    }
+}
+
 pub use attached::Attached;
 pub use cache::Cache;
 pub use device::{Disk, Label, Level};

@@ -8,6 +8,7 @@ use crate::path;
 use crate::stream::{Entries, Pages};
 use core::future::Future;
 use core::ops::Range;
+use disk::gfp;
 use kernel::alloc::KVVec;
 use kernel::prelude::*;
 use kernel::sync::Arc;
@@ -177,7 +178,7 @@ pub trait AsyncStackable: Layer<Kind = Asynchronous> + Send + Sync {
                 if bytes.len() + count > limit {
                     return Err(EFBIG);
                 }
-                bytes.extend_from_slice(block.as_slice().get(..count).ok_or(EIO)?, GFP_KERNEL)?;
+                bytes.extend_from_slice(block.as_slice().get(..count).ok_or(EIO)?, gfp())?;
                 if count < Block::SIZE {
                     return Ok(bytes);
                 }

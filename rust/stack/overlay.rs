@@ -11,6 +11,7 @@
 use crate::asynchronous::{AsyncStackable, Ino, Layer};
 use crate::forward;
 use crate::page::{self, copy, ReadPage};
+use disk::gfp;
 use kernel::prelude::*;
 use kernel::rbtree::{RBTree, RBTreeNode};
 use kernel::sync::{new_spinlock, Arc, SpinLock};
@@ -43,7 +44,7 @@ impl Files {
         let files = pin_init!(Self {
             table <- new_spinlock!(RBTree::new()),
         });
-        Arc::pin_init(files, GFP_KERNEL)
+        Arc::pin_init(files, gfp())
     }
 
     fn get(&self, ino: Ino) -> Option<File> {
@@ -52,7 +53,7 @@ impl Files {
 
     /// Adds a file, unless somebody was faster, whose one is returned.
     fn add(&self, ino: Ino, file: File) -> Result<File> {
-        let node = RBTreeNode::new(ino.0, file.clone(), GFP_KERNEL)?;
+        let node = RBTreeNode::new(ino.0, file.clone(), gfp())?;
         let mut table = self.table.lock();
         if let Some(first) = table.get(&ino.0).cloned() {
             drop(table);
@@ -104,7 +105,7 @@ impl<L: AsyncStackable> Overlay<L> {
             pages: RBTree::new(),
         };
         self.files
-            .add(ino, Arc::new(RwSemaphore::new(changes), GFP_KERNEL)?)
+            .add(ino, Arc::new(RwSemaphore::new(changes), gfp())?)
     }
 
     /// Writes `bytes` at byte `offset` of a regular file, which grows if it has to.
@@ -135,9 +136,7 @@ impl<L: AsyncStackable> Overlay<L> {
                     self.read_below(&changes, ino, page * SIZE, &mut block)
                         .await?;
                 }
-                changes
-                    .pages
-                    .try_create_and_insert(page, block, GFP_KERNEL)?;
+                changes.pages.try_create_and_insert(page, block, gfp())?;
             }
             let block = changes.pages.get_mut(&page).ok_or(EIO)?;
             copy(block.as_mut_slice(), skip, part, 0, len);

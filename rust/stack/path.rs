@@ -3,6 +3,7 @@
 //! Walking a path, with symbolic links, as the VFS does.
 
 use crate::asynchronous::{AsyncStackable, Ino};
+use disk::gfp;
 use kernel::prelude::*;
 use vfs::FileType;
 
@@ -47,7 +48,7 @@ impl Rest<'_> {
                 return Err(ENAMETOOLONG);
             }
             if !component.is_empty() {
-                name.extend_from_slice(component, GFP_KERNEL)?;
+                name.extend_from_slice(component, gfp())?;
                 return Ok(true);
             }
             if self.links.pop().is_none() {
@@ -117,7 +118,7 @@ pub(crate) async fn walk<L: AsyncStackable + ?Sized>(
                 } else {
                     dir
                 };
-                rest.links.push((target, 0), GFP_KERNEL)?;
+                rest.links.push((target, 0), gfp())?;
             }
             FileType::Directory => {}
             _ if wants_directory => return Err(ENOTDIR),

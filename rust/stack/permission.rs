@@ -5,6 +5,7 @@
 use crate::asynchronous::{AsyncStackable, Ino, Layer};
 use crate::forward;
 use core::ops::Range;
+use disk::gfp;
 use kernel::cred::Credential;
 use kernel::prelude::*;
 use kernel::sync::aref::ARef;
@@ -92,7 +93,7 @@ impl<L: AsyncStackable> AsyncStackable for Permitted<L> {
         let mut names = KVec::new();
         for name in all.split_inclusive(|&byte| byte == 0) {
             if !name.starts_with(b"trusted.") {
-                names.extend_from_slice(name, GFP_KERNEL)?;
+                names.extend_from_slice(name, gfp())?;
             }
         }
         Ok(names)

@@ -17,6 +17,7 @@
 
 use crate::asynchronous::{AsyncStackable, Ino};
 use core::future::Future;
+use disk::gfp;
 use kernel::prelude::*;
 use kernel::sync::atomic::{Atomic, Full, Relaxed};
 use kernel::sync::{new_spinlock, Arc, SpinLock};
@@ -93,7 +94,7 @@ impl Plan {
                 directories: Atomic::new(0),
                 entries: Atomic::new(0),
             }),
-            GFP_KERNEL,
+            gfp(),
         )?;
         plan.add(Todo {
             dir: top,
@@ -124,7 +125,7 @@ impl Plan {
 
     /// Gives the stack room for `want` directories. Allocates outside of the lock.
     fn grow(&self, want: usize) -> Result {
-        let mut larger = KVec::with_capacity(want, GFP_KERNEL)?;
+        let mut larger = KVec::with_capacity(want, gfp())?;
         let mut stack = self.stack.lock();
         if larger.capacity() > stack.capacity() {
             larger.extend_from_slice(&stack, GFP_ATOMIC)?;

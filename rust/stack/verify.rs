@@ -7,6 +7,7 @@ use crate::forward;
 use crate::page::{self, ReadPage};
 use core::ops::Range;
 use disk::checksum::crc32c;
+use disk::gfp;
 use kernel::prelude::*;
 use kernel::rbtree::RBTree;
 use kernel::sync::atomic::{Atomic, Relaxed};
@@ -46,7 +47,7 @@ impl Known {
         let known = pin_init!(Self {
             files <- new_spinlock!(table),
         });
-        Arc::pin_init(known, GFP_KERNEL)
+        Arc::pin_init(known, gfp())
     }
 
     fn get(&self, ino: Ino) -> Option<Sums> {
@@ -54,7 +55,7 @@ impl Known {
     }
 
     fn insert(&self, ino: Ino, sums: Sums) -> Result {
-        let node = kernel::rbtree::RBTreeNode::new(ino.0, sums, GFP_KERNEL)?;
+        let node = kernel::rbtree::RBTreeNode::new(ino.0, sums, gfp())?;
         let mut table = self.files.lock();
         let full = table.len >= FILES_MAX;
         let old = if full {
@@ -123,7 +124,7 @@ impl<L: AsyncStackable> Verify<L> {
             return Ok(sums);
         }
         let sums = match self.below.getxattr(ino, ATTRIBUTE).await {
-            Ok(value) => Some(Arc::new(value, GFP_KERNEL)?),
+            Ok(value) => Some(Arc::new(value, gfp())?),
             Err(error) if error == ENODATA || error == EOPNOTSUPP => None,
             Err(error) => return Err(error),
         };

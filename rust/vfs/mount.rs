@@ -448,8 +448,12 @@ impl<F: FileSystem> Ops<F> {
     ///
     /// Called by the kernel alone, as the C declaration says.
     unsafe extern "C" fn put_super(sb: *mut ub::super_block) {
-        // SAFETY: Called once, after the inodes were evicted; nobody else uses `s_fs_info`.
-        unsafe { (*(*sb).s_fs_info.cast::<Mounted<F>>()).scope = None };
+        // SAFETY: Called once, after the inodes were evicted; nobody else uses `s_fs_info`. The device is open.
+        unsafe {
+            (*(*sb).s_fs_info.cast::<Mounted<F>>()).scope = None;
+            // What programs read of the device meanwhile is what they find on the disk from now on.
+            ub::upcall_invalidate_bdev((*sb).s_bdev);
+        }
     }
 
     /// # Safety

@@ -24,6 +24,7 @@ use crate::vfs_ops::Mounted;
 use aext4::InodeRef;
 use aext4::Mapping;
 use core::ops::Range;
+use disk::gfp;
 use kernel::fs::File;
 use kernel::prelude::*;
 use layout::Ino as Number;
@@ -183,9 +184,9 @@ impl AsyncStackable for Volume {
             let Some(space) = convert::namespace(index) else {
                 return Ok(());
             };
-            names.extend_from_slice(space.prefix().as_bytes(), GFP_KERNEL)?;
-            names.extend_from_slice(name, GFP_KERNEL)?;
-            names.push(0, GFP_KERNEL)?;
+            names.extend_from_slice(space.prefix().as_bytes(), gfp())?;
+            names.extend_from_slice(name, gfp())?;
+            names.push(0, gfp())?;
             Ok(())
         };
         self.0.list_names(&info, &mut add).await?;

@@ -3,6 +3,7 @@
 //! The types of `aext4` and `layout`, as the two interfaces have them.
 
 use aext4::{DirContext, Ext4, InodeInfo};
+use disk::gfp;
 use kernel::prelude::*;
 use layout::dir::NAME_MAX;
 use layout::xattr as format;
@@ -106,7 +107,7 @@ pub(crate) fn statfs(volume: &Ext4) -> StatFs {
 
 /// The entries of an access control list.
 pub(crate) fn acl(entries: KVec<layout::AclEntry>) -> Result<KVec<AclEntry>> {
-    let mut acl = KVec::with_capacity(entries.len(), GFP_KERNEL)?;
+    let mut acl = KVec::with_capacity(entries.len(), gfp())?;
     for entry in entries.iter() {
         let id = match entry.tag {
             AclTag::User(id) | AclTag::Group(id) => id,
@@ -117,7 +118,7 @@ pub(crate) fn acl(entries: KVec<layout::AclEntry>) -> Result<KVec<AclEntry>> {
             perm: entry.perm,
             id,
         };
-        acl.push(entry, GFP_KERNEL)?;
+        acl.push(entry, gfp())?;
     }
     Ok(acl)
 }
