@@ -28,10 +28,10 @@ use layout::{DataMap, InlineData, Ino, Inode, InodeFlags, Lblk, NokeyName};
 use upcall::atomic::{Acquire, Atomic, Full, Relaxed};
 
 /// From how many inodes without users on the table makes room for each new one: some 32 MiB.
-const UNUSED_MAX: usize = 1 << 16;
+const UNUSED_INODES_MAX: usize = 1 << 16;
 
 /// How many entries are examined under the table's lock at a time, to make room.
-const SWEEP: usize = 16;
+const SWEEP_INODES: usize = 16;
 
 /// What the file system knows of an inode.
 #[pin_data]
@@ -163,7 +163,7 @@ impl InodeTable {
 
     /// Takes those of the next few inodes out that have no users, for the caller to drop when it
     /// has released the lock.
-    fn sweep(&mut self, unused: &mut [Option<RBTreeNode<u32, Arc<InodeInfo>>>; SWEEP]) {
+    fn sweep(&mut self, unused: &mut [Option<RBTreeNode<u32, Arc<InodeInfo>>>; SWEEP_INODES]) {
         let mut cursor = self.inodes.cursor_lower_bound_mut(&self.hand);
         for slot in unused {
             let Some(at) = cursor else {
@@ -217,7 +217,7 @@ impl Ext4 {
         };
         // Allocated, and freed, outside of the lock.
         let entry = RBTreeNode::new(ino.0, info.clone(), gfp())?;
-        let mut unused = [const { None }; SWEEP];
+        let mut unused = [const { None }; SWEEP_INODES];
         let mut table = self.inodes.lock();
         if let Some(first) = table.get(ino) {
             drop(table);
@@ -227,7 +227,7 @@ impl Ext4 {
         table.len += 1;
         // INVARIANT: It was made with one user, which is this one.
         let info = InodeRef(info);
-        if self.unused.count() > UNUSED_MAX {
+        if self.unused.count() > UNUSED_INODES_MAX {
             table.sweep(&mut unused);
         }
         // The lock goes before what was taken out.
@@ -294,12 +294,12 @@ impl Ext4 {
     /// Frees up to about `count` inodes without users. Returns how many it freed. Does not sleep.
     pub fn shrink(&self, count: usize) -> usize {
         let mut freed = 0;
-        let round = self.inodes.lock().len().div_ceil(SWEEP) + 1;
+        let round = self.inodes.lock().len().div_ceil(SWEEP_INODES) + 1;
         for _ in 0..round {
             if freed >= count || self.unused.count() == 0 {
                 break;
             }
-            let mut unused = [const { None }; SWEEP];
+            let mut unused = [const { None }; SWEEP_INODES];
             self.inodes.lock().sweep(&mut unused);
             freed += unused.iter().flatten().count();
         }

@@ -19,10 +19,10 @@ use layout::map::{self, Extent, ExtentState, Step, TreeBlock};
 use layout::{DataMap, Lblk};
 
 /// How many extents an inode remembers, beside the first.
-const EXTENTS_KEPT: usize = 16;
+const EXTENTS_MAX: usize = 16;
 
 /// How many leaves of its tree an inode refers to.
-const LEAVES_KEPT: usize = 128;
+const LEAVES_MAX: usize = 128;
 
 /// For allocations under a spinlock.
 const NOWAIT: Flags = flags::GFP_NOWAIT;
@@ -114,7 +114,7 @@ impl ExtentCache {
             return;
         }
         // Under a spinlock nothing may wait; without memory another one is forgotten.
-        if self.more.len() < EXTENTS_KEPT && self.more.push(extent, NOWAIT).is_ok() {
+        if self.more.len() < EXTENTS_MAX && self.more.push(extent, NOWAIT).is_ok() {
             return;
         }
         if self.next >= self.more.len() {
@@ -137,7 +137,7 @@ impl ExtentCache {
     fn remember_leaf(&mut self, at: &TreeBlock, buf: &Buf) {
         let place = self.leaves.partition_point(|leaf| leaf.at.first < at.first);
         let known = self.leaves.get(place);
-        if self.leaves.len() >= LEAVES_KEPT || known.is_some_and(|leaf| leaf.at.first == at.first) {
+        if self.leaves.len() >= LEAVES_MAX || known.is_some_and(|leaf| leaf.at.first == at.first) {
             return;
         }
         let leaf = Leaf {

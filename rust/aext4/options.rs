@@ -17,22 +17,22 @@ use layout::superblock::{OnError, SUPER_KIB};
 use layout::{Compat, RoCompat, SuperBlock};
 
 /// The usual number of blocks of an inode table that are read when one is wanted: that of ext4.
-const INODE_READAHEAD: u32 = 32;
+const INODE_READAHEAD_DEFAULT: u32 = 32;
 
 /// The largest, as in ext4.
 const INODE_READAHEAD_MAX: u32 = 1 << 30;
 
 /// The usual seconds between commits.
-const COMMIT: u32 = 5;
+const COMMIT_DEFAULT: u32 = 5;
 
 /// The longest time between commits in seconds: an `int` of timer ticks in ext4, for every tick that there is.
 const COMMIT_MAX: u32 = i32::MAX as u32 / 1000;
 
 /// The usual longest time to wait for others before a commit, in microseconds.
-const MAX_BATCH_TIME: u32 = 15_000;
+const MAX_BATCH_TIME_DEFAULT: u32 = 15_000;
 
 /// The usual pause after a block of an inode table was zeroed, as a multiple of the time it took.
-const INIT_ITABLE: u32 = 10;
+const INIT_ITABLE_DEFAULT: u32 = 10;
 
 /// From how many groups on ext4 keeps lists of them by their free space.
 const MANY_GROUPS: u32 = 16;
@@ -289,7 +289,7 @@ impl Options {
         match (key, value) {
             ("init_itable", value) => {
                 self.set_flags(ZERO_ITABLE, true);
-                self.init_itable = Some(value.map_or(Ok(INIT_ITABLE), number)?);
+                self.init_itable = Some(value.map_or(Ok(INIT_ITABLE_DEFAULT), number)?);
             }
             ("inlinecrypt", None) => self.inlinecrypt = true,
             (key, None) if REMOVED.contains(&key) => {}
@@ -322,7 +322,7 @@ impl Options {
             "sb" => self.sb = Some(number(value)?.into()),
             "commit" => {
                 self.commit = Some(match number(value)? {
-                    0 => COMMIT,
+                    0 => COMMIT_DEFAULT,
                     secs @ ..=COMMIT_MAX => secs,
                     _ => return Err(EINVAL),
                 })
@@ -413,7 +413,7 @@ impl Options {
 
     /// How many blocks of an inode table are read when one is wanted.
     pub fn inode_readahead(&self) -> u32 {
-        self.inode_readahead.unwrap_or(INODE_READAHEAD)
+        self.inode_readahead.unwrap_or(INODE_READAHEAD_DEFAULT)
     }
 
     /// The options that the superblock has as bits.
@@ -630,7 +630,7 @@ impl Settled {
             if options.explicit & JOURNAL_CHECKSUM != 0 {
                 return Err("journal_checksum without a journal");
             }
-            if options.commit.unwrap_or(COMMIT) != COMMIT {
+            if options.commit.unwrap_or(COMMIT_DEFAULT) != COMMIT_DEFAULT {
                 return Err("commit= without a journal");
             }
             if options.data != self.default_data {
@@ -733,11 +733,11 @@ impl Settled {
         }
         let differs = |value: Option<u32>, usual| value.filter(|value| *value != usual);
         for (name, value) in [
-            ("commit", differs(options.commit, COMMIT)),
+            ("commit", differs(options.commit, COMMIT_DEFAULT)),
             ("min_batch_time", differs(options.min_batch_time, 0)),
             (
                 "max_batch_time",
-                differs(options.max_batch_time, MAX_BATCH_TIME),
+                differs(options.max_batch_time, MAX_BATCH_TIME_DEFAULT),
             ),
             ("stripe", differs(options.stripe, 0)),
         ] {
@@ -755,9 +755,9 @@ impl Settled {
         for (name, value) in [
             (
                 "inode_readahead_blks",
-                differs(options.inode_readahead, INODE_READAHEAD),
+                differs(options.inode_readahead, INODE_READAHEAD_DEFAULT),
             ),
-            ("init_itable", differs(init_itable, INIT_ITABLE)),
+            ("init_itable", differs(init_itable, INIT_ITABLE_DEFAULT)),
             ("max_dir_size_kb", differs(options.max_dir_size_kb, 0)),
         ] {
             if let Some(value) = value {

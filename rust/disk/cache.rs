@@ -57,10 +57,10 @@ const BUCKETS_MAX: u64 = 1 << 17;
 const BUCKETS_MIN: u64 = 1 << 10;
 
 /// How many blocks a request has at most: what every device takes in one bio.
-const RUN_MAX: usize = 256;
+const RUN_BLOCKS_MAX: usize = 256;
 
 /// How many chains are looked at for each block beyond the bound.
-const SWEEP: usize = 32;
+const SWEEP_CHAINS_MAX: usize = 32;
 
 /// A block that is in the cache, or being read. Under the lock of its shard.
 pub(crate) struct Entry {
@@ -357,11 +357,15 @@ impl Cache {
         // Downwards from the block as far as its neighbours are absent, then upwards.
         let last = ahead.end.min(self.blocks);
         let mut first = block;
-        while first > ahead.start && run.count < RUN_MAX && self.enter(&mut run, first - 1) {
+        while first > ahead.start && run.count < RUN_BLOCKS_MAX && self.enter(&mut run, first - 1) {
             first -= 1;
         }
         let mut end = block + 1;
-        while end < last && end > ahead.start && run.count < RUN_MAX && self.enter(&mut run, end) {
+        while end < last
+            && end > ahead.start
+            && run.count < RUN_BLOCKS_MAX
+            && self.enter(&mut run, end)
+        {
             end += 1;
         }
         let io = run.submit(&self.device)?;
@@ -391,7 +395,7 @@ impl Cache {
     fn read_ahead(&self, blocks: Range<u64>) {
         let mut run = Reading::new(&self.inner);
         for block in blocks {
-            if run.count >= RUN_MAX || !self.enter(&mut run, block) {
+            if run.count >= RUN_BLOCKS_MAX || !self.enter(&mut run, block) {
                 let full = core::mem::replace(&mut run, Reading::new(&self.inner));
                 if full.count > 0 && full.submit(&self.device).is_err() {
                     return;
@@ -639,7 +643,10 @@ impl Inner {
         let len = self.len.load(Relaxed);
         if len > self.max {
             let over = len - self.max;
-            self.evict(over, self.buckets.min(over.saturating_mul(SWEEP)));
+            self.evict(
+                over,
+                self.buckets.min(over.saturating_mul(SWEEP_CHAINS_MAX)),
+            );
         }
     }
 

@@ -20,7 +20,7 @@ use kernel::sync::Arc;
 use upcall::atomic::{Acquire, Atomic, Full, Relaxed, Release};
 
 /// How many versions without a user a pool keeps, so that the next ones need not be allocated.
-const FREE_MAX: usize = 256;
+const FREE_VERSIONS_MAX: usize = 256;
 
 /// A version of a block.
 pub(crate) struct Version {
@@ -251,7 +251,7 @@ impl Pool {
     unsafe fn put(&self, mut version: NonNull<Version>) {
         {
             let mut free = self.free.lock();
-            if free.len < FREE_MAX {
+            if free.len < FREE_VERSIONS_MAX {
                 // SAFETY: By the function's contract the version is ours.
                 unsafe { version.as_mut() }.next = free.head;
                 free.head = version.as_ptr();

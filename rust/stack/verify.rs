@@ -19,7 +19,7 @@ use upcall::{Block, Blocks};
 pub const ATTRIBUTE: &[u8] = b"user.crc32c";
 
 /// Of how many files the checksums are kept.
-const KEEP: usize = 1024;
+const FILES_MAX: usize = 1024;
 
 /// A file's checksums; `None` if it has none.
 type Sums = Option<Arc<KVec<u8>>>;
@@ -57,7 +57,7 @@ impl Known {
     fn insert(&self, ino: Ino, sums: Sums) -> Result {
         let node = kernel::rbtree::RBTreeNode::new(ino.0, sums, gfp())?;
         let mut table = self.files.lock();
-        let full = table.len >= KEEP;
+        let full = table.len >= FILES_MAX;
         let old = if full {
             table.len = 0;
             Some(core::mem::replace(&mut table.files, RBTree::new()))

@@ -13,22 +13,22 @@ use core::ptr::NonNull;
 use core::task::Poll;
 
 /// How many pages one request has: every device takes so many segments (`bio_max_segs`).
-const CHUNK: usize = 256;
+const CHUNK_PAGES: usize = 256;
 
 /// The shifts of a page, and of a chunk.
 const PAGE_SHIFT: u32 = PAGE_SIZE.trailing_zeros();
-const CHUNK_SHIFT: u32 = PAGE_SHIFT + CHUNK.trailing_zeros();
+const CHUNK_SHIFT: u32 = PAGE_SHIFT + CHUNK_PAGES.trailing_zeros();
 
 /// The largest piece of memory that a request needs, in bytes, rounded up.
-const REQUEST: usize = 2 * PAGE_SIZE;
+const REQUEST_SIZE_MAX: usize = 2 * PAGE_SIZE;
 
 /// A number of owned pages, as one range of bytes.
 ///
 /// As with a [`Block`](crate::Block), a transfer takes the pages along. What a transfer that was
 /// dropped had taken is *vacant* afterwards, and gets new pages with the next transfer.
 pub struct Blocks {
-    /// Chunks of [`CHUNK`] pages, of which the last may have fewer; a vacant one has none, and one that
-    /// could not be filled yet has some.
+    /// Chunks of [`CHUNK_PAGES`] pages, of which the last may have fewer; a vacant one has none,
+    /// and one that could not be filled yet has some.
     chunks: KVec<KVec<Page>>,
     pages: usize,
 }
@@ -36,7 +36,7 @@ pub struct Blocks {
 impl Blocks {
     /// Allocates `pages` pages filled with zeroes. Fails with `ENOMEM`. May sleep, but in an upcall.
     pub fn new(pages: usize) -> Result<Self> {
-        let count = pages.div_ceil(CHUNK);
+        let count = pages.div_ceil(CHUNK_PAGES);
         let mut chunks = sys::vec(count).ok_or(ENOMEM)?;
         for _ in 0..count {
             sys::push(&mut chunks, KVec::new())?;
@@ -69,8 +69,8 @@ impl Blocks {
 
     /// The bytes of page number `page`; none if it is vacant or not there.
     pub fn page(&self, page: usize) -> &[u8] {
-        let chunk = self.chunks.get(page / CHUNK);
-        match chunk.and_then(|chunk| chunk.get(page % CHUNK)) {
+        let chunk = self.chunks.get(page / CHUNK_PAGES);
+        match chunk.and_then(|chunk| chunk.get(page % CHUNK_PAGES)) {
             // SAFETY: The page is ours, was zeroed when it was allocated, and is mapped.
             Some(page) => unsafe { core::slice::from_raw_parts(page_address(page), PAGE_SIZE) },
             None => &[],
@@ -79,8 +79,8 @@ impl Blocks {
 
     /// The bytes of page number `page`; none if it is vacant or not there.
     pub fn page_mut(&mut self, page: usize) -> &mut [u8] {
-        let chunk = self.chunks.get_mut(page / CHUNK);
-        match chunk.and_then(|chunk| chunk.get_mut(page % CHUNK)) {
+        let chunk = self.chunks.get_mut(page / CHUNK_PAGES);
+        match chunk.and_then(|chunk| chunk.get_mut(page % CHUNK_PAGES)) {
             // SAFETY: As in `page`, and we have it to ourselves.
             Some(page) => unsafe { core::slice::from_raw_parts_mut(page_address(page), PAGE_SIZE) },
             None => &mut [],
@@ -110,7 +110,9 @@ impl Blocks {
 
     /// How many pages chunk `index` has when it is full.
     fn pages_of(&self, index: usize) -> usize {
-        self.pages.saturating_sub(index * CHUNK).min(CHUNK)
+        self.pages
+            .saturating_sub(index * CHUNK_PAGES)
+            .min(CHUNK_PAGES)
     }
 
     /// Reads `len` bytes from byte `pos` of the device, to byte `offset` of the blocks and what follows.
@@ -162,7 +164,7 @@ impl Blocks {
             return Err(EINVAL);
         }
         pos.checked_add(len as u64).ok_or(EINVAL)?;
-        let count = (end - offset).div_ceil(CHUNK << PAGE_SHIFT) + 1;
+        let count = (end - offset).div_ceil(CHUNK_PAGES << PAGE_SHIFT) + 1;
         let size = count * size_of::<(usize, InFlight<Chunk>)>();
         let mut ios: KVec<(usize, InFlight<Chunk>)> =
             memory::retry(size, || sys::vec(count)).await?;
@@ -172,7 +174,9 @@ impl Blocks {
             let stop = (((at >> CHUNK_SHIFT) + 1) << CHUNK_SHIFT).min(end);
             let from = pos + (at - offset) as u64;
             let started = poll_fn(|cx| match self.start(device, op, from, at, stop) {
-                Err(ENOMEM) if self.lacks_memory(device, at) && memory::wait(cx, REQUEST) => {
+                Err(ENOMEM)
+                    if self.lacks_memory(device, at) && memory::wait(cx, REQUEST_SIZE_MAX) =>
+                {
                     Poll::Pending
                 }
                 started => Poll::Ready(started),

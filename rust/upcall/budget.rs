@@ -10,10 +10,10 @@ use super::join::yield_now;
 use super::sys;
 
 /// How many steps are taken at a time. It matters where the clock has no known speed.
-const STEPS: u32 = 1024;
+const STEPS_MAX: u32 = 1024;
 
 /// For how long steps are taken, in nanoseconds: much more than a switch to another task costs.
-const TIME: u64 = 1_000_000;
+const TIME_MAX: u64 = 1_000_000;
 
 /// A budget in steps and in time, for a task that does much without having to wait.
 ///
@@ -45,7 +45,7 @@ impl Budget {
     /// Makes a budget, whose time begins now. Any context.
     pub fn new() -> Self {
         Self {
-            left: STEPS,
+            left: STEPS_MAX,
             start: sys::stamp(),
         }
     }
@@ -54,7 +54,7 @@ impl Budget {
     #[inline(never)] // Once, and not in each user's module.
     pub(crate) fn step(&mut self) -> bool {
         self.left = self.left.saturating_sub(1);
-        self.left == 0 || sys::since(sys::stamp(), self.start) >= sys::stamps(TIME)
+        self.left == 0 || sys::since(sys::stamp(), self.start) >= sys::stamps(TIME_MAX)
     }
 
     /// Takes a step, and lets others go first if the budget is used up, which then begins anew.

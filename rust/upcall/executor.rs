@@ -31,10 +31,10 @@ use core::mem::ManuallyDrop;
 use core::ptr::{null, NonNull};
 
 /// How many runnables one run takes on before it lets others have the CPU.
-const BUDGET: usize = 256;
+const RUN_POLLS_MAX: usize = 256;
 
 /// For how long a run takes on runnables, in nanoseconds: polls that are slow, or many.
-const RUN_TIME: u64 = 2_000_000;
+const RUN_TIME_MAX: u64 = 2_000_000;
 
 /// What the executor runs: a task, or a request whose memory is to be released in process context.
 ///
@@ -263,8 +263,8 @@ impl Core {
         Some(self.running.with(|running| unsafe { *running }))
     }
 
-    /// Runs what is ready, at most [`BUDGET`] runnables, and none after [`RUN_TIME`]. Returns whether there is
-    /// more, for which it queued the work item again.
+    /// Runs what is ready, at most [`RUN_POLLS_MAX`] runnables, and none after [`RUN_TIME_MAX`].
+    /// Returns whether there is more, for which it queued the work item again.
     ///
     /// # Safety
     ///
@@ -276,8 +276,8 @@ impl Core {
         let take = |backlog: *mut Batch| unsafe { core::mem::replace(&mut *backlog, Batch::new()) };
         let mut batch = self.backlog.with_mut(take);
         let nofs = sys::NoFs::enter();
-        let (start, time) = (self.stats.clock(), sys::stamps(RUN_TIME));
-        let mut budget = BUDGET;
+        let (start, time) = (self.stats.clock(), sys::stamps(RUN_TIME_MAX));
+        let mut budget = RUN_POLLS_MAX;
         while budget != 0 {
             if batch.is_empty() {
                 batch = self.ready.take();

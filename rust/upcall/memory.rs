@@ -21,21 +21,21 @@ use core::future::{poll_fn, Future};
 use core::task::{Context, Poll, Waker};
 
 /// How many can wait without waking themselves.
-const PLACES: usize = 64;
+const WAITERS_MAX: usize = 64;
 
 /// What the allocator always gives in the end to one who waits, in bytes: `PAGE_ALLOC_COSTLY_ORDER`.
-const LARGEST: usize = 8 * 4096;
+const ALLOC_SIZE_MAX: usize = 8 * 4096;
 
 /// Those who wait for memory.
 pub(crate) struct Shortage {
-    waiting: Lock<[Option<Waker>; PLACES]>,
+    waiting: Lock<[Option<Waker>; WAITERS_MAX]>,
 }
 
 impl Shortage {
     /// Makes one with nobody waiting.
     pub(crate) fn new() -> Self {
         Self {
-            waiting: sys::new_lock!([const { None }; PLACES]),
+            waiting: sys::new_lock!([const { None }; WAITERS_MAX]),
         }
     }
 
@@ -57,7 +57,7 @@ impl Shortage {
 
     /// Wakes all. Process context.
     pub(crate) fn over(&self) {
-        let all = core::mem::replace(&mut *self.waiting.lock(), [const { None }; PLACES]);
+        let all = core::mem::replace(&mut *self.waiting.lock(), [const { None }; WAITERS_MAX]);
         all.into_iter().flatten().for_each(Waker::wake);
     }
 }
@@ -65,7 +65,7 @@ impl Shortage {
 /// After an allocation of `size` bytes failed: whether the caller is to return `Pending`, and to try again when it is
 /// polled again. Not outside of an upcall, where the allocation has waited itself.
 pub(crate) fn wait(cx: &Context<'_>, size: usize) -> bool {
-    if !sys::on_worker() || size > LARGEST {
+    if !sys::on_worker() || size > ALLOC_SIZE_MAX {
         return false;
     }
     let Some(shortage) = sys::shortage() else {
@@ -102,7 +102,7 @@ pub(crate) fn retry<T>(
 pub async fn memory_freed() {
     let mut waited = false;
     poll_fn(|cx| {
-        if core::mem::replace(&mut waited, true) || !wait(cx, LARGEST / 8) {
+        if core::mem::replace(&mut waited, true) || !wait(cx, ALLOC_SIZE_MAX / 8) {
             return Poll::Ready(());
         }
         Poll::Pending

@@ -379,10 +379,10 @@ pub struct DirBatch {
 }
 
 /// The bytes of an entry before its name.
-const HEAD: usize = 14;
+const ENTRY_HEADER_LEN: usize = 14;
 
 /// How many bytes a batch has for its first entries.
-const FIRST: usize = 512;
+const BATCH_SIZE_MIN: usize = 512;
 
 impl DirBatch {
     /// Makes an empty batch.
@@ -406,7 +406,7 @@ impl DirBatch {
     #[cold]
     #[inline(never)]
     fn grow(&mut self, size: usize) -> Result {
-        let len = (self.used + size).next_power_of_two().max(FIRST);
+        let len = (self.used + size).next_power_of_two().max(BATCH_SIZE_MIN);
         let mut bytes = KVec::zeroed(len, GFP_KERNEL)?;
         if let (Some(to), Some(from)) = (bytes.get_mut(..self.used), self.bytes.get(..self.used)) {
             to.copy_from_slice(from);
@@ -431,8 +431,10 @@ impl DirBatch {
     #[inline]
     pub fn push(&mut self, entry: &DirEntry<'_>) -> Result {
         let name_len = u8::try_from(entry.name.len()).map_err(|_| EINVAL)?;
-        let room = self.room(HEAD + entry.name.len())?;
-        let (head, name) = room.split_first_chunk_mut::<HEAD>().ok_or(EINVAL)?;
+        let room = self.room(ENTRY_HEADER_LEN + entry.name.len())?;
+        let (head, name) = room
+            .split_first_chunk_mut::<ENTRY_HEADER_LEN>()
+            .ok_or(EINVAL)?;
         head[..4].copy_from_slice(&entry.ino.to_le_bytes());
         head[4..12].copy_from_slice(&entry.next.to_le_bytes());
         head[12] = entry.file_type as u8;
@@ -479,7 +481,7 @@ impl DirBatch {
     #[inline]
     pub fn entry_at(&self, at: usize) -> Option<(DirEntry<'_>, usize)> {
         let entries = self.bytes.get(..self.used)?;
-        let (head, rest) = entries.get(at..)?.split_first_chunk::<HEAD>()?;
+        let (head, rest) = entries.get(at..)?.split_first_chunk::<ENTRY_HEADER_LEN>()?;
         let name = rest.get(..usize::from(head[13]))?;
         let entry = DirEntry {
             ino: u32::from_le_bytes(*head.first_chunk()?),
@@ -487,7 +489,7 @@ impl DirBatch {
             file_type: FileType::from_dt(head[12]),
             name,
         };
-        Some((entry, at + HEAD + name.len()))
+        Some((entry, at + ENTRY_HEADER_LEN + name.len()))
     }
 
     /// The entries, in order.
