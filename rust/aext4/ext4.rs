@@ -439,7 +439,7 @@ fn statfs(sb: &SuperBlock, groups: &[GroupDesc], overhead: u64) -> StatFs {
     let free = free.saturating_mul(cluster).min(geo.blocks_count());
     // ext4 keeps a fiftieth, at most 4,096 clusters, for the conversion of unwritten extents.
     let kept = if geo.has_incompat(layout::Incompat::EXTENTS) {
-        (geo.blocks_count() / cluster / 50)
+        ((geo.blocks_count() >> cluster.trailing_zeros()) / 50)
             .min(4096)
             .saturating_mul(cluster)
     } else {

@@ -552,7 +552,7 @@ impl Options {
             .or(Some(sb.raid_stripe_width).filter(fits))
             .or(Some(sb.raid_stride.into()).filter(fits));
         match stripe {
-            Some(blocks @ 2..) if blocks % sb.geo.cluster_blocks() == 0 => blocks,
+            Some(blocks @ 2..) if blocks & (sb.geo.cluster_blocks() - 1) == 0 => blocks,
             _ => 0,
         }
     }
@@ -690,7 +690,7 @@ impl Settled {
         if new.stripe != old.stripe {
             new.stripe = Some(
                 new.stripe
-                    .filter(|blocks| blocks % sb.geo.cluster_blocks() == 0)
+                    .filter(|blocks| blocks & (sb.geo.cluster_blocks() - 1) == 0)
                     .unwrap_or(0),
             );
         }

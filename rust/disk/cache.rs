@@ -181,9 +181,10 @@ impl Cache {
         if !block_size.is_power_of_two() || block_size as usize > PAGE_SIZE {
             return Err(EINVAL);
         }
-        let blocks = disk.size() / u64::from(block_size);
+        let bits = block_size.trailing_zeros();
+        let blocks = disk.size() >> bits;
         // An eighth of the memory, and a chain for four blocks.
-        let max = (sys::total_memory() / 8 / u64::from(block_size)).max(256);
+        let max = (sys::total_memory() >> (bits + 3)).max(256);
         let buckets = (max.min(blocks) / 4)
             .clamp(BUCKETS_MIN, BUCKETS_MAX)
             .next_power_of_two();
@@ -657,7 +658,7 @@ impl Inner {
             if freed >= count {
                 break;
             }
-            let bucket = self.hand.fetch_add(1, Relaxed) % self.buckets;
+            let bucket = self.hand.fetch_add(1, Relaxed) & (self.buckets - 1);
             let mut gone: *mut Entry = null_mut();
             {
                 let mut shard = self.lock(bucket % SHARDS);

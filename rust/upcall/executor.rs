@@ -232,9 +232,10 @@ impl Core {
         f: impl FnOnce(),
     ) {
         let set = |to| {
-            // SAFETY: We are the worker.
-            self.running
-                .with_mut(|running| unsafe { core::mem::replace(&mut *running, to) })
+            self.running.with_mut(|running| {
+                // SAFETY: We are the worker.
+                unsafe { core::mem::replace(&mut *running, to) }
+            })
         };
         let outer = set((scope, task));
         f();

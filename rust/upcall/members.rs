@@ -149,10 +149,10 @@ impl Members {
             .ok_or(sys::ENOMEM)?
             .cast();
         for entry in entries.iter() {
-            // SAFETY: Nobody else knows of it.
-            entry
-                .shared
-                .with_mut(|place| unsafe { *place = shared.as_ptr() });
+            entry.shared.with_mut(|place| {
+                // SAFETY: Nobody else knows of it.
+                unsafe { *place = shared.as_ptr() }
+            });
         }
         // SAFETY: The memory is fresh, large enough and aligned.
         unsafe {

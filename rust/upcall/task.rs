@@ -599,9 +599,10 @@ impl<T> JoinHandle<T> {
 
     /// Whether the value is there, or the task was cancelled.
     pub fn is_finished(&self) -> bool {
-        // SAFETY: We have a reference.
-        self.header
-            .is_none_or(|header| unsafe { header.as_ref() }.done.is_done())
+        self.header.is_none_or(|header| {
+            // SAFETY: We have a reference.
+            unsafe { header.as_ref() }.done.is_done()
+        })
     }
 }
 
