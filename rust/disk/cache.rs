@@ -293,8 +293,15 @@ impl Cache {
             }
             let fresh = self.fresh(block).await?;
             let others = if alone { block..block } else { ahead.clone() };
-            let Some(io) = self.start(block, fresh, others)? else {
-                continue;
+            let io = match self.start(block, fresh, others) {
+                Ok(Some(io)) => io,
+                Ok(None) => continue,
+                // An upcall does not wait for reclaim in the allocation, but here.
+                Err(ENOMEM) if upcall::on_worker() => {
+                    upcall::memory_freed().await;
+                    continue;
+                }
+                Err(error) => return Err(error),
             };
             let (result, reading) = io.await;
             let mut reading = reading.ok_or(EIO)?;
@@ -351,7 +358,7 @@ impl Cache {
         ahead: Range<u64>,
     ) -> Result<Option<InFlight<Reading>>> {
         let mut run = Reading::new(&self.inner);
-        if !run.enter(fresh, true) {
+        if !run.enter(&self.inner, fresh, true) {
             return Ok(None);
         }
         self.inner.stats.reads.add(1);
@@ -385,7 +392,7 @@ impl Cache {
         }
         let entered = self
             .fresh_now(block)
-            .is_some_and(|fresh| run.enter(fresh, false));
+            .is_some_and(|fresh| run.enter(&self.inner, fresh, false));
         if entered {
             self.inner.stats.ahead.add(1);
         }
@@ -450,7 +457,8 @@ impl Fresh {
             dirty: false,
             marked: true,
         };
-        let _nofs = sys::NoFs::enter();
+        // What is waited for is not to wait for what a file system does to free memory.
+        let _nofs = wait.then(sys::NoFs::enter);
         let flags = if wait { GFP_KERNEL } else { sys::GFP_NOWAIT };
         Ok(Self {
             entry: KBox::new(entry, flags)?,
@@ -748,9 +756,8 @@ impl Reading {
     /// Enters a block as being read, at the end of the run, or before its first if that is the one behind.
     ///
     /// Returns `false` if the block is no longer absent.
-    fn enter(&mut self, fresh: Fresh, wanted: bool) -> bool {
+    fn enter(&mut self, cache: &Inner, fresh: Fresh, wanted: bool) -> bool {
         let block = fresh.entry.block;
-        let cache = self.cache.clone();
         let mut shard = cache.shard(block);
         if shard.entry(block).is_some() {
             // What is not needed is freed without the lock.

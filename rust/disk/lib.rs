@@ -10,6 +10,7 @@
 //! | [`cache`] | [`Cache`]: metadata blocks by number, read once for many who ask |
 //! | [`version`] | [`Buf`]: an immutable version of a block, and the pool of their memory |
 //! | [`edit`] | [`Planned`]: changing a block, in place or by making its next version |
+//! | `gfp` | the flags of allocations |
 //! | `wait` | waiting for a block that somebody else reads |
 //! | [`attached`] | what of a file is in the page cache, for those without a VFS inode |
 //! | [`checksum`] | the kernel's checksums |
@@ -28,24 +29,14 @@ pub mod cache;
 pub mod checksum;
 pub mod device;
 pub mod edit;
+mod gfp;
 mod sys;
 pub mod version;
 mod wait;
-
-/// The flags for an allocation by code that upcalls run, and threads.
-///
-/// On a worker nothing waits for reclaim, since the worker may have to end the IO that frees memory; there
-/// such an allocation fails early, and [`upcall::memory_freed`] is what to wait for. Any context but interrupts.
-pub fn gfp() -> kernel::alloc::Flags {
-    if upcall::on_worker() {
-        sys::GFP_NOWAIT
-    } else {
-        kernel::prelude::GFP_KERNEL
-    }
-}
 
 pub use attached::Attached;
 pub use cache::Cache;
 pub use device::{Disk, Label, Level};
 pub use edit::Planned;
+pub use gfp::gfp;
 pub use version::Buf;

@@ -221,7 +221,7 @@ impl Pool {
 
     fn make(&self, wait: bool) -> Option<NonNull<Version>> {
         // What is waited for is not to wait for what a file system does to free memory.
-        let _nofs = sys::NoFs::enter();
+        let _nofs = wait.then(sys::NoFs::enter);
         let flags = if wait { GFP_KERNEL } else { sys::GFP_NOWAIT };
         let data = sys::alloc_block(self.size, wait)?;
         let version = Version {

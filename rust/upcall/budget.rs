@@ -59,7 +59,7 @@ impl Budget {
 
     /// Takes a step, and lets others go first if the budget is used up, which then begins anew.
     ///
-    /// A task that had to wait meanwhile may pause early, once. In [`block_on`](crate::block_on) it
+    /// A task that had to wait meanwhile may pause early, once. In [`block_on()`](crate::block_on()) it
     /// costs a poll.
     ///
     /// # Cancellation

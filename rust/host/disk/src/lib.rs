@@ -15,6 +15,8 @@ pub mod checksum;
 pub mod device;
 #[path = "../../../disk/edit.rs"]
 pub mod edit;
+#[path = "../../../disk/gfp.rs"]
+mod gfp;
 #[path = "../../../disk/sys/mod.rs"]
 mod sys;
 #[path = "../../../disk/version.rs"]
@@ -26,4 +28,5 @@ pub use attached::Attached;
 pub use cache::Cache;
 pub use device::{Disk, Label, Level};
 pub use edit::Planned;
+pub use gfp::gfp;
 pub use version::Buf;
