@@ -2,7 +2,7 @@
 
 //! The thread for blocking work in the place of the executor, and the other way round.
 //!
-//! Expected: arguments to this function are incorrect
+//! Expected: expected `Executor`, found `BlockingWorker`
 
 #![allow(missing_docs)]
 
