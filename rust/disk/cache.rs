@@ -707,9 +707,13 @@ impl Inner {
 impl Drop for Inner {
     fn drop(&mut self) {
         for shard in self.shards.iter() {
-            let mut shard = shard.lock();
-            for first in shard.chains.iter_mut() {
-                let mut at = core::mem::replace(first, null_mut());
+            for chain in 0..self.buckets / SHARDS {
+                let mut at = {
+                    let mut shard = shard.lock();
+                    let first = shard.chains.get_mut(chain);
+                    first.map_or(null_mut(), |first| core::mem::replace(first, null_mut()))
+                };
+                // Without the lock: the memory goes to the pool, which has one of its own.
                 while !at.is_null() {
                     // SAFETY: Nobody else knows of the cache: its entries are ours, and came from boxes.
                     let entry = unsafe { KBox::from_raw(at) };
