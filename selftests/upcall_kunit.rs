@@ -289,11 +289,11 @@ mod tests {
     #[test]
     fn executors_that_go_do_not_hold_up_blocking_work() -> Result {
         let scope = Scope::new()?;
-        let start = Instant::now();
         for _ in 0..30 {
             drop(Executor::new(c"upcall_kunit")?);
         }
-        // Each waits for a grace period, of some milliseconds at least. The worker is the shared one.
+        // Each waits for a grace period, of some ten milliseconds here. The worker is the shared one.
+        let start = Instant::now();
         ensure!(block_on(scope.spawner().spawn_blocking(|| 1)?)? == Ok(1));
         let took = Instant::now().since(start);
         pr_info!(

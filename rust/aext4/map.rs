@@ -231,7 +231,7 @@ impl Ext4 {
             at.verify(buffer.data(), &info.inode.owner, &self.sb.geo)?;
             buffer.set_verified();
         }
-        if at.depth == 0 {
+        if at.depth == 0 && self.cache.has_room() {
             info.extents.lock().remember_leaf(at, buffer);
         }
         at.step(buffer.data(), lblk, &self.sb.geo)

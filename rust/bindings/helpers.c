@@ -14,6 +14,7 @@
 #include <linux/mm.h>
 #include <linux/panic.h>
 #include <linux/path.h>
+#include <linux/random.h>
 #include <linux/ratelimit.h>
 #include <linux/rcupdate.h>
 #include <linux/sched.h>
@@ -490,6 +491,11 @@ struct page *upcall_block_page(void *block, unsigned int *offset)
 u64 upcall_total_memory(void)
 {
 	return (u64)totalram_pages() << PAGE_SHIFT;
+}
+
+u64 upcall_random(void)
+{
+	return get_random_u64();
 }
 
 struct kmem_cache *upcall_inode_cache(const char *name, unsigned int size, unsigned int align,

@@ -108,6 +108,7 @@ void *upcall_block_alloc(unsigned int size, bool wait);
 void upcall_block_free(void *block, unsigned int size);
 struct page *upcall_block_page(void *block, unsigned int *offset);
 u64 upcall_total_memory(void);
+u64 upcall_random(void);
 
 /* Superblocks and inodes */
 struct upcall_volume_info {

@@ -59,8 +59,8 @@ const BUCKETS_MIN: u64 = 1 << 10;
 /// How many blocks a request has at most: what every device takes in one bio.
 const RUN_BLOCKS_MAX: usize = 256;
 
-/// How many chains are looked at for each block beyond the bound.
-const SWEEP_CHAINS_MAX: usize = 32;
+/// How many chains are looked at, at most, when there are too many blocks.
+const SWEEP_CHAINS_MAX: usize = 1024;
 
 /// A block that is in the cache, or being read. Under the lock of its shard.
 pub(crate) struct Entry {
@@ -87,6 +87,8 @@ pub(crate) struct Shard {
     chains: KVVec<*mut Entry>,
     /// How far the hash is shifted, to give the number of a chain.
     shift: u32,
+    /// What blocks are hashed by.
+    key: u64,
 }
 
 // SAFETY: The entries are the shard's, but for what their documentation says.
@@ -97,6 +99,8 @@ pub(crate) struct Inner {
     shards: KVVec<IrqLock<Shard>>,
     pub(crate) pool: Arc<Pool>,
     buckets: usize,
+    /// What blocks are hashed by.
+    key: u64,
     /// How many entries there are.
     len: Atomic<usize>,
     /// From how many on each new one makes room.
@@ -188,6 +192,7 @@ impl Cache {
         let buckets = (max.min(blocks) / 4)
             .clamp(BUCKETS_MIN, BUCKETS_MAX)
             .next_power_of_two();
+        let key = sys::random() | 1;
         let mut shards = KVVec::with_capacity(SHARDS, GFP_KERNEL)?;
         for _ in 0..SHARDS {
             let mut chains = KVVec::new();
@@ -195,6 +200,7 @@ impl Cache {
             let shard = Shard {
                 chains,
                 shift: u64::BITS - buckets.trailing_zeros(),
+                key,
             };
             shards.push(IrqLock::new(shard), GFP_KERNEL)?;
         }
@@ -202,6 +208,7 @@ impl Cache {
             shards,
             pool: Pool::new(block_size)?,
             buckets: buckets as usize,
+            key,
             len: Atomic::new(0),
             max: max as usize,
             hand: Atomic::new(0),
@@ -227,6 +234,12 @@ impl Cache {
     /// How many blocks are in memory, or being read. Any context.
     pub fn len(&self) -> usize {
         self.inner.len.load(Relaxed)
+    }
+
+    /// Whether there is room for blocks that those who hold them keep in memory: half of what there may be. Any
+    /// context.
+    pub fn has_room(&self) -> bool {
+        self.len() < self.inner.max / 2
     }
 
     /// Whether no block is in memory. Any context.
@@ -365,7 +378,11 @@ impl Cache {
         // Downwards from the block as far as its neighbours are absent, then upwards.
         let last = ahead.end.min(self.blocks);
         let mut first = block;
-        while first > ahead.start && run.count < RUN_BLOCKS_MAX && self.enter(&mut run, first - 1) {
+        while first > ahead.start
+            && first <= ahead.end
+            && run.count < RUN_BLOCKS_MAX
+            && self.enter(&mut run, first - 1)
+        {
             first -= 1;
         }
         let mut end = block + 1;
@@ -377,10 +394,10 @@ impl Cache {
             end += 1;
         }
         let io = run.submit(&self.device)?;
-        self.inner.make_room();
         // What is beyond a neighbour that was there already has requests of its own.
         self.read_ahead(ahead.start..first.min(last));
         self.read_ahead(end.max(ahead.start)..last);
+        self.inner.make_room();
         Ok(Some(io))
     }
 
@@ -403,7 +420,8 @@ impl Cache {
     fn read_ahead(&self, blocks: Range<u64>) {
         let mut run = Reading::new(&self.inner);
         for block in blocks {
-            if run.count >= RUN_BLOCKS_MAX || !self.enter(&mut run, block) {
+            let entered = self.enter(&mut run, block);
+            if !entered || run.count >= RUN_BLOCKS_MAX {
                 let full = core::mem::replace(&mut run, Reading::new(&self.inner));
                 if full.count > 0 && full.submit(&self.device).is_err() {
                     return;
@@ -478,7 +496,7 @@ impl Shard {
     /// The chain of a block, as an index into the shard's.
     #[inline(always)]
     fn chain_of(&self, block: u64) -> usize {
-        (hash(block) >> self.shift) as usize / SHARDS
+        (hash(block, self.key) >> self.shift) as usize / SHARDS
     }
 
     /// The entry of a block.
@@ -627,17 +645,19 @@ impl Shard {
     }
 }
 
-/// Fibonacci hashing, as `hash_64()` of C.
+/// Multiplicative hashing, as `hash_64()` of C, but by an odd number that an image cannot know: else it could have all
+/// of its blocks in one chain.
 #[inline(always)]
-fn hash(block: u64) -> u64 {
-    block.wrapping_mul(0x61c8_8646_80b5_83eb)
+fn hash(block: u64, key: u64) -> u64 {
+    block.wrapping_mul(key)
 }
 
 impl Inner {
     /// Locks the shard of a block.
     #[inline(always)]
     pub(crate) fn shard(&self, block: u64) -> IrqGuard<'_, Shard> {
-        let bucket = (hash(block) >> (u64::BITS - self.buckets.trailing_zeros())) as usize;
+        let bucket =
+            (hash(block, self.key) >> (u64::BITS - self.buckets.trailing_zeros())) as usize;
         self.lock(bucket % SHARDS)
     }
 
@@ -652,10 +672,7 @@ impl Inner {
         let len = self.len.load(Relaxed);
         if len > self.max {
             let over = len - self.max;
-            self.evict(
-                over,
-                self.buckets.min(over.saturating_mul(SWEEP_CHAINS_MAX)),
-            );
+            self.evict(over, SWEEP_CHAINS_MAX);
         }
     }
 
@@ -680,10 +697,11 @@ impl Inner {
                         let at = *link;
                         let unused =
                             (*at).is_idle() && (*at).version.as_ref().is_some_and(Buf::is_unique);
-                        if unused && !(*at).marked {
+                        if unused && !(*at).marked && freed < count {
                             *link = (*at).next;
                             (*at).next = gone;
                             gone = at;
+                            freed += 1;
                         } else {
                             (*at).marked = false;
                             link = &raw mut (*at).next;
@@ -695,7 +713,6 @@ impl Inner {
                 // SAFETY: What was taken out is ours, and came from a box.
                 let entry = unsafe { KBox::from_raw(gone) };
                 gone = entry.next;
-                freed += 1;
             }
         }
         self.len.fetch_sub(freed, Relaxed);
@@ -814,19 +831,21 @@ impl Reading {
     fn end(&mut self, result: Result) {
         let mut at = core::mem::replace(&mut self.first, null_mut());
         let several = self.count > 1;
+        // The versions are those of blocks that follow each other.
+        let mut blocks = self.block..;
         while let Some(version) = NonNull::new(at) {
-            // SAFETY: The versions of the list are ours, with a reference each. The entry lives while it is
-            // being read.
-            let (buf, entry, block) = unsafe {
+            // SAFETY: The versions of the list are ours, with a reference each.
+            let (buf, entry) = unsafe {
                 let this = &mut *version.as_ptr();
                 at = core::mem::replace(&mut this.next, null_mut());
                 let entry = core::mem::replace(&mut this.entry, null_mut());
-                (Buf::from_raw(version), entry, (*entry).block)
+                (Buf::from_raw(version), entry)
             };
+            let Some(block) = blocks.next() else { return };
             let mut shard = self.cache.shard(block);
             match result {
                 Ok(()) => {
-                    // SAFETY: We have the lock of the entry's shard.
+                    // SAFETY: We have the lock of the entry's shard, and the entry lives while it is being read.
                     unsafe {
                         (*entry).version = Some(buf);
                         shard.wake_all(entry, Outcome::Again);

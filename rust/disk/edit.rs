@@ -111,7 +111,7 @@ impl Planned {
 
     /// Changes the block by `change`, which sees all of its bytes. Does not sleep.
     ///
-    /// `change` runs under a spinlock, with interrupts off: it looks up no other block, and is short. The new
+    /// `change` runs under a spinlock, with interrupts off: it looks up no other block, lets go of none, and is short. The new
     /// bytes count as verified. A second change of the same plan needs memory again if somebody took a
     /// reference in between; then, and only then, it fails, with `ENOMEM` and without a change.
     pub fn edit<R>(&mut self, change: impl FnOnce(&mut [u8]) -> R) -> Result<R> {

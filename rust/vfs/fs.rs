@@ -342,13 +342,13 @@ impl AclEntry {
     /// C header: [`include/uapi/linux/posix_acl_xattr.h`](srctree/include/uapi/linux/posix_acl_xattr.h).
     pub fn to_xattr(acl: &[Self]) -> Result<KVec<u8>> {
         let mut bytes = KVec::new();
-        bytes.extend_from_slice(&2u32.to_le_bytes(), GFP_KERNEL)?;
+        bytes.extend_from_slice(&2u32.to_le_bytes(), disk::gfp())?;
         for entry in acl {
             let named = matches!(u32::from(entry.tag), ub::ACL_USER | ub::ACL_GROUP);
             let id = if named { entry.id } else { u32::MAX };
-            bytes.extend_from_slice(&entry.tag.to_le_bytes(), GFP_KERNEL)?;
-            bytes.extend_from_slice(&entry.perm.to_le_bytes(), GFP_KERNEL)?;
-            bytes.extend_from_slice(&id.to_le_bytes(), GFP_KERNEL)?;
+            bytes.extend_from_slice(&entry.tag.to_le_bytes(), disk::gfp())?;
+            bytes.extend_from_slice(&entry.perm.to_le_bytes(), disk::gfp())?;
+            bytes.extend_from_slice(&id.to_le_bytes(), disk::gfp())?;
         }
         Ok(bytes)
     }
@@ -407,7 +407,7 @@ impl DirBatch {
     #[inline(never)]
     fn grow(&mut self, size: usize) -> Result {
         let len = (self.used + size).next_power_of_two().max(BATCH_SIZE_MIN);
-        let mut bytes = KVec::zeroed(len, GFP_KERNEL)?;
+        let mut bytes = KVec::zeroed(len, disk::gfp())?;
         if let (Some(to), Some(from)) = (bytes.get_mut(..self.used), self.bytes.get(..self.used)) {
             to.copy_from_slice(from);
         }

@@ -335,6 +335,10 @@ impl<F: FileSystem> Ops<F> {
             if !ub::upcall_link_is_empty(link, done) {
                 return link;
             }
+            if dentry.is_null() {
+                // A path walk under RCU comes again: nothing keeps the volume in it.
+                return ECHILD.to_ptr();
+            }
             let inode = Inode::<F>::new(raw);
             let ino = inode.volume().attr(inode.info()).ino;
             inode.volume().disk().log_limited(

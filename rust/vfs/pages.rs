@@ -238,7 +238,7 @@ impl<F: FileSystem> Found<F> {
             self.first = Some(map);
             return Ok(());
         }
-        Ok(self.more.push(map, GFP_KERNEL)?)
+        Ok(self.more.push(map, disk::gfp())?)
     }
 
     /// Adds what is in memory of the map from `pos` to `end`. `None` if that is not all.

@@ -128,6 +128,12 @@ pub(crate) unsafe fn segment(memory: NonNull<u8>, len: u32) -> Segment {
     }
 }
 
+/// A number that nobody can know.
+pub(crate) fn random() -> u64 {
+    // SAFETY: Process context.
+    unsafe { ub::upcall_random() }
+}
+
 /// How many bytes of memory there are.
 pub(crate) fn total_memory() -> u64 {
     // SAFETY: No conditions.
