@@ -211,6 +211,12 @@ pub(crate) fn mirror(devices: (&str, &str), out: &mut Text) -> Result {
         Volume::mount(&CString::try_from_fmt(fmt!("{name}"))?, c"")
     };
     let (first, second) = (volume(devices.0)?, volume(devices.1)?);
+    mirror_of(first, second, out)
+}
+
+/// Not in the caller: its futures lie on the stack, and mounting goes deep.
+#[inline(never)]
+fn mirror_of(first: Volume, second: Volume, out: &mut Text) -> Result {
     let fs = wait(async {
         let mirror = Mirror::new(Verify::new(first)?, Verify::new(second)?).await?;
         Ok::<_, Error>(Arc::new(Latency::new(Overlay::new(mirror)?), GFP_KERNEL)?)
