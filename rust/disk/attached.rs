@@ -55,8 +55,8 @@ impl Attached {
         !inode.is_null() && unsafe { ub::upcall_has_pages(inode) }
     }
 
-    /// Copies the bytes from `pos` on into `to`, if all of them lie in one folio of the page cache that holds
-    /// the file's content.
+    /// Copies the bytes from `pos` on into `to`, if all of them lie in one folio of the page cache
+    /// that holds the file's content.
     ///
     /// Returns whether it did; `to` is then full. Does not sleep.
     pub fn copy(&self, pos: u64, to: &mut [u8]) -> bool {

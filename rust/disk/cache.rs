@@ -2,9 +2,9 @@
 
 //! The metadata cache: blocks by number, each read once for many who ask.
 //!
-//! A block in the cache is an [`Entry`], which refers to the block's current version. The model for having a
-//! cache of one's own is XFS's `xfs_buf`; that a block has immutable versions is its difference: a reader
-//! keeps the version that it found, whatever happens to the block.
+//! A block in the cache is an [`Entry`], which refers to the block's current version. The model for
+//! having a cache of one's own is XFS's `xfs_buf`; that a block has immutable versions is its
+//! difference: a reader keeps the version that it found, whatever happens to the block.
 //!
 //! | state of a block | what there is |
 //! |---|---|
@@ -12,27 +12,30 @@
 //! | reading | an entry without a version, and a request whose payload has the version; waiters |
 //! | present | an entry with a version |
 //!
-//! A read that fails makes its blocks absent. Those who wait get the error; but if the request
-//! had several blocks, nobody knows which is bad: then they look again, and each reads its block alone.
+//! A read that fails makes its blocks absent. Those who wait get the error; but if the request had
+//! several blocks, nobody knows which is bad: then they look again, and each reads its block alone.
 //!
 //! # Concurrency
 //!
-//! Entries, chains and waiters are under the spinlock of a *shard*, taken with interrupts off. Anybody may
-//! look up; whoever finds a block absent enters it as `reading`, and submits the read. Only they read
-//! blocks ahead, in the same request. The completion runs in any context. It makes the blocks present,
-//! and wakes whoever waits, so that nobody depends on when somebody else's future is polled next.
+//! Entries, chains and waiters are under the spinlock of a *shard*, taken with interrupts off.
+//! Anybody may look up; whoever finds a block absent enters it as `reading`, and submits the read.
+//! Only they read blocks ahead, in the same request. The completion runs in any context. It makes
+//! the blocks present, and wakes whoever waits, so that nobody depends on when somebody else's
+//! future is polled next.
 //!
-//! An entry is freed only if it is present, unpinned, clean, and its version has no other user. So a pointer
-//! to the entry stays valid while the block is being read, or pinned by a [`Planned`](crate::Planned).
+//! An entry is freed only if it is present, unpinned, clean, and its version has no other user. So
+//! a pointer to the entry stays valid while the block is being read, or pinned by a
+//! [`Planned`](crate::Planned).
 //!
-//! The payload of a request keeps the cache. If the future is dropped, the request is merely detached: the
-//! blocks are present when the device is done.
+//! The payload of a request keeps the cache. If the future is dropped, the request is merely
+//! detached: the blocks are present when the device is done.
 //!
 //! # Memory
 //!
-//! On a worker no allocation waits: what cannot be had at once is allocated by the volume's thread for
-//! blocking work. Blocks that nobody uses stay until there are too many, or memory is short. Each has a mark
-//! that a look-up sets; the hand that goes round frees those whose mark is not set, and takes the mark away.
+//! On a worker no allocation waits: what cannot be had at once is allocated by the volume's thread
+//! for blocking work. Blocks that nobody uses stay until there are too many, or memory is short.
+//! Each has a mark that a look-up sets; the hand that goes round frees those whose mark is not set,
+//! and takes the mark away.
 
 use crate::sys::{self, IrqGuard, IrqLock};
 use crate::version::{Buf, Pool, Version};
@@ -129,8 +132,8 @@ impl Default for Counter {
 }
 
 impl Counter {
-    /// Not exact: two who count at the same time may count as one. A locked instruction would cost more
-    /// than the rest of a look-up.
+    /// Not exact: two who count at the same time may count as one. A locked instruction would cost
+    /// more than the rest of a look-up.
     #[inline(always)]
     fn add(&self, count: usize) {
         self.0
@@ -215,7 +218,8 @@ impl Cache {
             stats: Stats::default(),
         };
         for shard in inner.shards.iter() {
-            // SAFETY: Nobody else knows of the locks, and the vector's memory is not moved any more.
+            // SAFETY: Nobody else knows of the locks, and the vector's memory is not moved any
+            // more.
             unsafe { shard.init() };
         }
         Ok(Self {
@@ -236,8 +240,8 @@ impl Cache {
         self.inner.len.load(Relaxed)
     }
 
-    /// Whether there is room for blocks that those who hold them keep in memory: half of what there may be. Any
-    /// context.
+    /// Whether there is room for blocks that those who hold them keep in memory: half of what there
+    /// may be. Any context.
     pub fn has_room(&self) -> bool {
         self.len() < self.inner.max / 2
     }
@@ -278,11 +282,12 @@ impl Cache {
 
     /// Reads block `block`, in units of the block size, if it is not in memory.
     ///
-    /// If it is this call that begins the read, the blocks of `ahead` that are absent are read as well,
-    /// those next to the block in the same request; they are not waited for, and left out if memory is
-    /// short. The caller has checked that all are on the volume.
+    /// If it is this call that begins the read, the blocks of `ahead` that are absent are read as
+    /// well, those next to the block in the same request; they are not waited for, and left out if
+    /// memory is short. The caller has checked that all are on the volume.
     ///
-    /// Fails with `EIO` and other errors of the block layer, also for a block that is not on the device, with
+    /// Fails with `EIO` and other errors of the block layer, also for a block that is not on the
+    /// device, with
     /// `ENOMEM`, and with `ESHUTDOWN` once the scope of the volume is over.
     ///
     /// # Cancellation
@@ -345,7 +350,8 @@ impl Cache {
         Fresh::new(&self.inner.pool, block, false).ok()
     }
 
-    /// What is needed to read a block. Waits for memory; on a worker it lets the blocking worker wait.
+    /// What is needed to read a block. Waits for memory; on a worker it lets the blocking worker
+    /// wait.
     async fn fresh(&self, block: u64) -> Result<Fresh> {
         if !upcall::on_worker() {
             return Fresh::new(&self.inner.pool, block, true);
@@ -434,8 +440,8 @@ impl Cache {
         }
     }
 
-    /// Frees up to `count` blocks that nobody uses, those first that nobody asked for of late. Returns how many it
-    /// freed.
+    /// Frees up to `count` blocks that nobody uses, those first that nobody asked for of late.
+    /// Returns how many it freed.
     ///
     /// For the shrinker of the superblock. Process context; does not sleep.
     pub fn shrink(&self, count: usize) -> usize {
@@ -447,7 +453,8 @@ impl Cache {
 
     /// Makes a block absent whose memory nobody needs any more. Returns whether it is absent.
     ///
-    /// A block that is being read, pinned or not written yet stays. Those who hold a version keep it. Any context.
+    /// A block that is being read, pinned or not written yet stays. Those who hold a version keep
+    /// it. Any context.
     pub fn invalidate(&self, block: u64) -> bool {
         let mut shard = self.shard(block);
         let gone = match shard.entry(block) {
@@ -553,8 +560,8 @@ impl Shard {
     fn remove(&mut self, block: u64) -> Option<KBox<Entry>> {
         let chain = self.chain_of(block);
         let mut link: *mut *mut Entry = self.chains.get_mut(chain)?;
-        // SAFETY: The links of our chains, and what they lead to, are ours while we have the lock. Entries
-        // come from boxes.
+        // SAFETY: The links of our chains, and what they lead to, are ours while we have the lock.
+        // Entries come from boxes.
         unsafe {
             while !(*link).is_null() {
                 let at = *link;
@@ -598,14 +605,15 @@ impl Shard {
         true
     }
 
-    /// Unlinks a waiter, if the end of the read has not. Gives its waker, to be dropped without the lock.
+    /// Unlinks a waiter, if the end of the read has not. Gives its waker, to be dropped without the
+    /// lock.
     ///
     /// # Safety
     ///
     /// The waiter was linked in this shard.
     pub(crate) unsafe fn unlink_waiter(&mut self, waiter: *mut Waiter) -> Option<Waker> {
-        // SAFETY: Waiters and entries are ours while we have the lock; one that is linked refers to an
-        // entry that is being read, and neighbours that are linked.
+        // SAFETY: Waiters and entries are ours while we have the lock; one that is linked refers to
+        // an entry that is being read, and neighbours that are linked.
         unsafe {
             let this = &mut *waiter;
             if !this.entry.is_null() {
@@ -645,8 +653,8 @@ impl Shard {
     }
 }
 
-/// Multiplicative hashing, as `hash_64()` of C, but by an odd number that an image cannot know: else it could have all
-/// of its blocks in one chain.
+/// Multiplicative hashing, as `hash_64()` of C, but by an odd number that an image cannot know:
+/// else it could have all of its blocks in one chain.
 #[inline(always)]
 fn hash(block: u64, key: u64) -> u64 {
     block.wrapping_mul(key)
@@ -691,7 +699,8 @@ impl Inner {
                     break;
                 };
                 let mut link: *mut *mut Entry = first;
-                // SAFETY: The links of the chain, and what they lead to, are ours while we have the lock.
+                // SAFETY: The links of the chain, and what they lead to, are ours while we have the
+                // lock.
                 unsafe {
                     while !(*link).is_null() {
                         let at = *link;
@@ -732,7 +741,8 @@ impl Drop for Inner {
                 };
                 // Without the lock: the memory goes to the pool, which has one of its own.
                 while !at.is_null() {
-                    // SAFETY: Nobody else knows of the cache: its entries are ours, and came from boxes.
+                    // SAFETY: Nobody else knows of the cache: its entries are ours, and came from
+                    // boxes.
                     let entry = unsafe { KBox::from_raw(at) };
                     at = entry.next;
                 }
@@ -741,8 +751,8 @@ impl Drop for Inner {
     }
 }
 
-/// The payload of a read: versions of blocks that follow each other, whose entries say that they are being
-/// read.
+/// The payload of a read: versions of blocks that follow each other, whose entries say that they
+/// are being read.
 pub(crate) struct Reading {
     cache: Arc<Inner>,
     /// The versions, in the order of their blocks. One reference of each is the list's.
@@ -774,7 +784,8 @@ impl Reading {
         }
     }
 
-    /// Enters a block as being read, at the end of the run, or before its first if that is the one behind.
+    /// Enters a block as being read, at the end of the run, or before its first if that is the one
+    /// behind.
     ///
     /// Returns `false` if the block is no longer absent.
     fn enter(&mut self, cache: &Inner, fresh: Fresh, wanted: bool) -> bool {
@@ -822,8 +833,8 @@ impl Reading {
             at: self.first,
             left: self.count,
         };
-        // SAFETY: The versions stay until the payload lets go of them, which is when the device is done.
-        // Nobody touches their bytes before.
+        // SAFETY: The versions stay until the payload lets go of them, which is when the device is
+        // done. Nobody touches their bytes before.
         unsafe { submit(device, Op::ReadMeta, pos, segments, self) }
     }
 
@@ -845,7 +856,8 @@ impl Reading {
             let mut shard = self.cache.shard(block);
             match result {
                 Ok(()) => {
-                    // SAFETY: We have the lock of the entry's shard, and the entry lives while it is being read.
+                    // SAFETY: We have the lock of the entry's shard, and the entry lives while it
+                    // is being read.
                     unsafe {
                         (*entry).version = Some(buf);
                         shard.wake_all(entry, Outcome::Again);

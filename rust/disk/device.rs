@@ -8,8 +8,8 @@ use upcall::{Block, Device, Spawner};
 
 /// The device below a volume, and its name.
 ///
-/// Requests, and everything that is spawned for the volume, belong to the scope of `spawner`, which ends
-/// before the device is closed.
+/// Requests, and everything that is spawned for the volume, belong to the scope of `spawner`, which
+/// ends before the device is closed.
 pub struct Disk {
     device: Device,
     spawner: Spawner,
@@ -48,8 +48,8 @@ impl Disk {
         self.device.logical_block_size()
     }
 
-    /// Reads bytes `pos` to `pos + len`, which lie in one aligned page of the device, past every cache. For
-    /// the superblock, from which the block size is known.
+    /// Reads bytes `pos` to `pos + len`, which lie in one aligned page of the device, past every
+    /// cache. For the superblock, from which the block size is known.
     ///
     /// Fails with `EIO`, `ENOMEM`, and with `EINVAL` if the range crosses a page.
     ///
@@ -78,7 +78,8 @@ impl Disk {
         self.label.log(level, args);
     }
 
-    /// As [`log`](Self::log), but for what may come again and again: at most ten lines in five seconds.
+    /// As [`log`](Self::log), but for what may come again and again: at most ten lines in five
+    /// seconds.
     pub fn log_limited(&self, level: Level, args: core::fmt::Arguments<'_>) {
         if self.limit.permits(&self.label.0) {
             self.label.log(level, args);

@@ -2,16 +2,16 @@
 
 //! [`Planned`]: a block that is going to be changed.
 //!
-//! A change is planned first: the block is read, pinned, and gets the memory for a next version. All that may
-//! wait or fail happens then. The change itself is under a spinlock, needs no memory, and does not
-//! fail.
+//! A change is planned first: the block is read, pinned, and gets the memory for a next version.
+//! All that may wait or fail happens then. The change itself is under a spinlock, needs no memory,
+//! and does not fail.
 //!
 //! # Concurrency
 //!
 //! [`Planned::edit`] holds the lock of the block's shard, which whoever wants a reference on the block's version
-//! needs, too. So if the cache has the one reference, nobody gets another while the bytes change, and
-//! they are changed in place. If others have one, they keep what they have: the bytes are copied to the
-//! memory that was set aside, and that is the block's version from then on.
+//! needs, too. So if the cache has the one reference, nobody gets another while the bytes change,
+//! and they are changed in place. If others have one, they keep what they have: the bytes are
+//! copied to the memory that was set aside, and that is the block's version from then on.
 
 use crate::cache::{Cache, Entry, Inner};
 use crate::version::Buf;
@@ -19,8 +19,8 @@ use core::ptr::NonNull;
 use kernel::prelude::*;
 use kernel::sync::Arc;
 
-/// A block that a change is planned for: it is in memory and stays there, and has memory for its next
-/// version.
+/// A block that a change is planned for: it is in memory and stays there, and has memory for its
+/// next version.
 ///
 /// # Invariants
 ///
@@ -112,8 +112,9 @@ impl Planned {
     /// Changes the block by `change`, which sees all of its bytes. Does not sleep.
     ///
     /// `change` runs under a spinlock, with interrupts off: it looks up no other block, lets go of none, and is short. The new
-    /// bytes count as verified. A second change of the same plan needs memory again if somebody took a
-    /// reference in between; then, and only then, it fails, with `ENOMEM` and without a change.
+    /// bytes count as verified. A second change of the same plan needs memory again if somebody
+    /// took a reference in between; then, and only then, it fails, with `ENOMEM` and without a
+    /// change.
     pub fn edit<R>(&mut self, change: impl FnOnce(&mut [u8]) -> R) -> Result<R> {
         let mut old = None;
         let mut shard = self.cache.shard(self.block);
@@ -143,7 +144,8 @@ impl Planned {
 impl Drop for Planned {
     fn drop(&mut self) {
         let _shard = self.cache.shard(self.block);
-        // SAFETY: We have the lock of the entry's shard. By the invariant the entry lives, with our pin.
+        // SAFETY: We have the lock of the entry's shard. By the invariant the entry lives, with our
+        // pin.
         unsafe { self.entry.as_mut() }.pins -= 1;
     }
 }

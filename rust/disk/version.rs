@@ -4,13 +4,13 @@
 //!
 //! # Concurrency
 //!
-//! A version is written by one owner while nobody else knows of it: by the device, when it is read, or by
-//! an edit, under the lock of its block's shard, when the cache has the one reference. From when a second
-//! reference exists until all but one are gone its bytes do not change. So the slice of a `Buf` is sound,
-//! whoever edits the block meanwhile.
+//! A version is written by one owner while nobody else knows of it: by the device, when it is read,
+//! or by an edit, under the lock of its block's shard, when the cache has the one reference. From
+//! when a second reference exists until all but one are gone its bytes do not change. So the slice
+//! of a `Buf` is sound, whoever edits the block meanwhile.
 //!
-//! The last reference may go in any context: memory goes to the pool's free list, which is under a spinlock
-//! that disables interrupts, or is freed.
+//! The last reference may go in any context: memory goes to the pool's free list, which is under a
+//! spinlock that disables interrupts, or is freed.
 
 use crate::sys::{self, IrqLock};
 use core::mem::ManuallyDrop;
@@ -194,8 +194,8 @@ impl Pool {
         self.size
     }
 
-    /// A version that nobody else knows of, with undefined bytes. Waits for memory if `wait`, and then not for
-    /// a file system.
+    /// A version that nobody else knows of, with undefined bytes. Waits for memory if `wait`, and
+    /// then not for a file system.
     pub(crate) fn get(self: &Arc<Self>, wait: bool) -> Option<Buf> {
         let version = self.take().or_else(|| self.make(wait))?;
         // SAFETY: The version is ours alone.

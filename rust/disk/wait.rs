@@ -4,10 +4,10 @@
 //!
 //! # Concurrency
 //!
-//! A waiter is part of the future that waits, and is linked into the block's entry. Both are under the lock
-//! of the entry's shard. The completion of the read, in any context, unlinks all waiters, leaves each
-//! its outcome, and wakes it, all under the lock. A future that is dropped unlinks its waiter under
-//! the lock, so that no list ever refers to memory that is gone.
+//! A waiter is part of the future that waits, and is linked into the block's entry. Both are under
+//! the lock of the entry's shard. The completion of the read, in any context, unlinks all waiters,
+//! leaves each its outcome, and wakes it, all under the lock. A future that is dropped unlinks its
+//! waiter under the lock, so that no list ever refers to memory that is gone.
 
 use crate::cache::{Entry, Inner};
 use core::cell::UnsafeCell;

@@ -94,8 +94,8 @@ impl<T> Drop for IrqGuard<'_, T> {
     }
 }
 
-/// Allocates memory for a block of `size` bytes, a power of two up to the page size, which does not cross
-/// a page. Its content is undefined. Waits for memory if `wait`.
+/// Allocates memory for a block of `size` bytes, a power of two up to the page size, which does not
+/// cross a page. Its content is undefined. Waits for memory if `wait`.
 pub(crate) fn alloc_block(size: u32, wait: bool) -> Option<NonNull<u8>> {
     // SAFETY: No conditions.
     NonNull::new(unsafe { ub::upcall_block_alloc(size, wait) }.cast())
@@ -157,8 +157,8 @@ impl RateLimit {
         Self(state)
     }
 
-    /// Whether one more line is within the limit. `label`, with a zero at its end, is for the line that says
-    /// how many were not. Any context.
+    /// Whether one more line is within the limit. `label`, with a zero at its end, is for the line
+    /// that says how many were not. Any context.
     pub(crate) fn permits(&self, label: &[u8; 48]) -> bool {
         // SAFETY: The state was initialised, and a label ends with a zero.
         unsafe { ub::upcall_ratelimit(self.0.get(), label.as_ptr()) }
@@ -191,7 +191,8 @@ pub(crate) fn interrupted() -> bool {
 /// For allocations where nothing may wait.
 pub(crate) const GFP_NOWAIT: Flags = flags::GFP_NOWAIT;
 
-/// While it lives, the calling thread's allocations do not wait for what a file system does to free memory.
+/// While it lives, the calling thread's allocations do not wait for what a file system does to free
+/// memory.
 pub(crate) struct NoFs(core::ffi::c_uint, NotThreadSafe);
 
 impl NoFs {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the crate takes from its surroundings, so that the same source runs in the kernel and on the host.
+//! What the crate takes from its surroundings, so that the same source runs in the kernel and on
+//! the host.
 //!
 //! | item | in the kernel | on the host |
 //! |---|---|---|
