@@ -214,24 +214,53 @@ pub(crate) fn mirror(devices: (&str, &str), out: &mut Text) -> Result {
     mirror_of(first, second, out)
 }
 
-/// Not in the caller: its futures lie on the stack, and mounting goes deep.
+type Mirrored = Latency<Overlay<Mirror<Verify<Volume>, Verify<Volume>>>>;
+
+async fn mirrored(first: Volume, second: Volume) -> Result<Arc<Mirrored>> {
+    let mirror = Mirror::new(Verify::new(first)?, Verify::new(second)?).await?;
+    Ok(Arc::new(Latency::new(Overlay::new(mirror)?), GFP_KERNEL)?)
+}
+
+/// Each step is a task and a function of its own: futures of so many layers, beside those of the
+/// step before, are too much for a stack that has a system call above and a driver below.
 #[inline(never)]
 fn mirror_of(first: Volume, second: Volume, out: &mut Text) -> Result {
-    let fs = wait(async {
-        let mirror = Mirror::new(Verify::new(first)?, Verify::new(second)?).await?;
-        Ok::<_, Error>(Arc::new(Latency::new(Overlay::new(mirror)?), GFP_KERNEL)?)
-    })??;
-    dump(&fs, 32, out)?;
-    let failovers = fs.below().below().failovers();
-    writeln!(out, "failovers {failovers} reads {}", fs.reads().total())?;
-    // Through the VFS, once more
+    let scope = Scope::new()?;
+    let fs = by_task(&scope, mirrored(first, second))?;
+    dump_of(&fs, out)?;
     let all = fs.reads().total();
-    let blocking = Blocking(fs.clone());
-    let names = wait(names(&fs, fs.root()))??;
+    let layers = fs.clone();
+    let names = by_task(&scope, async move { names(&*layers, layers.root()).await })?;
     check!(names > 2);
-    let file = blocking.walk(blocking.root(), b"file0")?;
-    let bytes = blocking.read_to_end(file, 1 << 24)?;
-    check!((bytes.len() as u64, disk::checksum::crc32(0, &bytes)) == wait(content(&fs, file))??);
+    // Through the VFS, once more
+    let (file, whole) = whole(&Blocking(fs.clone()), b"file0")?;
+    let layers = fs.clone();
+    let read = by_task(&scope, async move { content(&*layers, file).await })?;
+    check!(whole == read);
     check!(fs.reads().total() > all);
     Ok(())
+}
+
+#[inline(never)]
+fn by_task<T: Send + 'static>(
+    scope: &Scope,
+    task: impl Future<Output = Result<T>> + Send + 'static,
+) -> Result<T> {
+    wait(scope.spawn(task)?)??
+}
+
+#[inline(never)]
+fn dump_of(fs: &Arc<Mirrored>, out: &mut Text) -> Result {
+    dump(fs, 32, out)?;
+    let failovers = fs.below().below().failovers();
+    writeln!(out, "failovers {failovers} reads {}", fs.reads().total())?;
+    Ok(())
+}
+
+/// The length and the checksum of a file, read by a thread.
+#[inline(never)]
+fn whole(fs: &Blocking<Arc<Mirrored>>, path: &[u8]) -> Result<(Ino, (u64, u32))> {
+    let file = fs.walk(fs.root(), path)?;
+    let bytes = fs.read_to_end(file, 1 << 24)?;
+    Ok((file, (bytes.len() as u64, disk::checksum::crc32(0, &bytes))))
 }
