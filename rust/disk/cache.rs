@@ -60,7 +60,7 @@ const BUCKETS_MAX: u64 = 1 << 17;
 const BUCKETS_MIN: u64 = 1 << 10;
 
 /// How many blocks a request has at most: what every device takes in one bio.
-const RUN_BLOCKS_MAX: usize = 256;
+pub(crate) const RUN_BLOCKS_MAX: usize = 256;
 
 /// How many chains are looked at, at most, when there are too many blocks.
 const SWEEP_CHAINS_MAX: usize = 1024;
@@ -272,6 +272,16 @@ impl Cache {
     /// What spawns into the volume's scope.
     pub(crate) fn spawner(&self) -> &Spawner {
         &self.spawner
+    }
+
+    /// The device, for requests.
+    pub(crate) fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// How many blocks the device had when the cache was made.
+    pub fn blocks(&self) -> u64 {
+        self.blocks
     }
 
     /// Block `block`, in units of the block size, if it is in memory. Does not sleep.

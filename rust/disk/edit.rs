@@ -78,7 +78,7 @@ impl Cache {
     }
 
     /// Memory for a version. Waits for it; on a worker it lets the blocking worker wait.
-    async fn spare(&self) -> Result<Buf> {
+    pub(crate) async fn spare(&self) -> Result<Buf> {
         let pool = &self.inner.pool;
         if !upcall::on_worker() {
             return pool.get(true).ok_or(ENOMEM);

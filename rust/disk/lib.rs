@@ -9,6 +9,7 @@
 //! | [`device`] | [`Disk`]: the device below a volume, reads past every cache, log lines |
 //! | [`cache`] | [`Cache`]: metadata blocks by number, read once for many who ask |
 //! | [`version`] | [`Buf`]: an immutable version of a block, and the pool of their memory |
+//! | [`run`] | [`Draft`], [`Writing`]: runs of blocks past the cache |
 //! | [`edit`] | [`Planned`]: changing a block, in place or by making its next version |
 //! | `gfp` | the flags of allocations |
 //! | `wait` | waiting for a block that somebody else reads |
@@ -30,6 +31,7 @@ pub mod checksum;
 pub mod device;
 pub mod edit;
 mod gfp;
+pub mod run;
 mod sys;
 pub mod version;
 mod wait;
@@ -38,5 +40,6 @@ pub use attached::Attached;
 pub use cache::Cache;
 pub use device::{Disk, Label, Level};
 pub use edit::Planned;
-pub use gfp::gfp;
+pub use gfp::{gfp, vec_with_capacity};
+pub use run::{Draft, Writing};
 pub use version::Buf;

@@ -30,9 +30,10 @@
 //! | [`inline`] | contents that lie in the inode |
 //! | [`nokey`], [`sha256`] | what stands for encrypted names |
 //! | [`xattr`], [`acl`] | extended attributes, and the access control lists in them |
+//! | [`journal`] | the journal, in jbd2's format |
 //! | [`bytes`], [`units`], [`error`] | bounds-checked reads, numbers with a unit, refusals |
 //!
-//! Not here: the journal, the contents of quota and orphan files, and Merkle trees. Their inodes
+//! Not here: the contents of quota and orphan files, and Merkle trees. Their inodes
 //! are told (see [`SuperBlock`] and [`InodeFlags`]).
 //!
 //! The format is described in the kernel's `Documentation/filesystems/ext4/`. What an
@@ -56,6 +57,7 @@ pub mod htree;
 mod indirect;
 pub mod inline;
 pub mod inode;
+pub mod journal;
 pub mod map;
 pub mod nokey;
 pub mod sha256;

@@ -70,6 +70,12 @@ pub enum Op {
     Write = blk::OP_WRITE | blk::SYNC | blk::IDLE,
     /// Write data, and be done only when it is on stable media.
     WriteFua = blk::OP_WRITE | blk::SYNC | blk::IDLE | blk::FUA,
+    /// Write metadata, or a log of it.
+    WriteMeta = blk::OP_WRITE | blk::META | blk::SYNC | blk::IDLE,
+    /// Bring what was written to stable media, then write metadata, and be done only when that is on
+    /// stable media, too.
+    WriteMetaFlushFua =
+        blk::OP_WRITE | blk::META | blk::SYNC | blk::IDLE | blk::PREFLUSH | blk::FUA,
     /// Bring what was written to stable media. Without data.
     Flush = blk::OP_WRITE | blk::SYNC | blk::IDLE | blk::PREFLUSH,
     /// Forget what is there. Without data.
@@ -440,7 +446,7 @@ pub unsafe fn submit<P: Payload>(
 /// # Safety
 ///
 /// As for [`submit`].
-pub(crate) unsafe fn submit_or_return<P: Payload>(
+pub unsafe fn submit_or_return<P: Payload>(
     device: &Device,
     op: Op,
     pos: u64,

@@ -17,6 +17,8 @@ pub mod device;
 pub mod edit;
 #[path = "../../../disk/gfp.rs"]
 mod gfp;
+#[path = "../../../disk/run.rs"]
+pub mod run;
 #[path = "../../../disk/sys/mod.rs"]
 mod sys;
 #[path = "../../../disk/version.rs"]
@@ -28,5 +30,6 @@ pub use attached::Attached;
 pub use cache::Cache;
 pub use device::{Disk, Label, Level};
 pub use edit::Planned;
-pub use gfp::gfp;
+pub use gfp::{gfp, vec_with_capacity};
+pub use run::{Draft, Writing};
 pub use version::Buf;
