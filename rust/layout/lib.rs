@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The on-disk format of ext2, ext3 and ext4, for reading.
+//! The on-disk format of ext2, ext3 and ext4.
 //!
-//! The parsers here take bytes of one block and say what is in it, or what to read next. They do no
-//! IO, allocate nothing, know no kernel type, and are built for a module and for the host from the
-//! same source.
+//! The parsers here take bytes of one block and say what is in it, or what to read next; the
+//! editors change the bytes of one block. They do no IO, allocate nothing, know no kernel type, and
+//! are built for a module and for the host from the same source.
 //!
 //! * **A raw structure becomes a checked one once.** `parse` takes bytes and a [`Geometry`], and
 //!   returns a checked structure or an [`Error`]. Every block number that leaves a parser lies on
@@ -12,6 +12,9 @@
 //! * **`verify` is separate** where a block may stay in a cache: it compares the checksum and looks
 //!   at every entry, and is to be called once when the block was read. What a look-up returns was
 //!   checked by itself, so that a forgotten `verify` costs trust in the disk, not safety.
+//! * **A change is planned, then applied.** A plan looks at every block that will change, and is
+//!   refused if their bytes are wrong. What is applied then takes one block at a time and cannot
+//!   fail: `None` from it says that the bytes are not those of the plan, and that none was changed.
 //! * **Nothing panics**, whatever the bytes are: reads are bounds-checked, divisors are `NonZero`,
 //!   loops are bounded by the size of a block, trees by a depth that falls and directory indexes by
 //!   the directory's size.
@@ -23,14 +26,14 @@
 //! | [`feature`] | the three feature words, by name |
 //! | [`csum`] | checksums, over primitives that the caller lends |
 //! | [`group`] | group descriptors, bitmaps |
-//! | [`inode`] | inodes |
+//! | [`inode`], [`inode_edit`] | inodes |
 //! | [`map`] | from a file's block to the volume's, by [`extent`]s or `indirect` blocks |
 //! | [`dir`] | directory entries in blocks and inodes |
 //! | [`htree`], [`hash`] | the index of a directory |
 //! | [`inline`] | contents that lie in the inode |
 //! | [`nokey`], [`sha256`] | what stands for encrypted names |
 //! | [`xattr`], [`acl`] | extended attributes, and the access control lists in them |
-//! | [`bytes`], [`units`], [`error`] | bounds-checked reads, numbers with a unit, refusals |
+//! | [`bytes`], [`units`], [`error`] | bounds-checked reads and writes, numbers with a unit, refusals |
 //!
 //! Not here: the journal, the contents of quota and orphan files, and Merkle trees. Their inodes
 //! are told (see [`SuperBlock`] and [`InodeFlags`]).
@@ -56,6 +59,7 @@ pub mod htree;
 mod indirect;
 pub mod inline;
 pub mod inode;
+pub mod inode_edit;
 pub mod map;
 pub mod nokey;
 pub mod sha256;
@@ -74,6 +78,7 @@ pub use hash::{HashVersion, NameHash};
 pub use htree::{DxCursor, DxLeaf, DxNode, DxRoot, DxStep, Reach};
 pub use inline::InlineData;
 pub use inode::{DataMap, Device, Inode, InodeFlags, Time};
+pub use inode_edit::InodeEdit;
 pub use map::{Extent, ExtentState, Step, TreeBlock};
 pub use nokey::NokeyName;
 pub use superblock::SuperBlock;
