@@ -5,9 +5,10 @@
 use crate::error::{corrupted, refuse_mount};
 use crate::inode_info::{InodeTable, Unused};
 use crate::options::{Flags, Options, Settled};
+use crate::recovery;
 use core::fmt;
 use core::ops::Range;
-use disk::{Buf, Cache, Disk, Level};
+use disk::{gfp, Buf, Cache, Disk, Level};
 use kernel::alloc::KVVec;
 use kernel::page::PAGE_SIZE;
 use kernel::prelude::*;
@@ -16,7 +17,7 @@ use kernel::sync::atomic::{Atomic, Relaxed};
 use kernel::sync::{new_spinlock, Arc, SpinLock};
 use layout::group::Zone;
 use layout::superblock::{super_offset, OnError, SUPER_SIZE};
-use layout::{CrcFns, FileType, Group, GroupDesc, Ino, Inode, Pblk, SuperBlock};
+use layout::{CrcFns, Group, GroupDesc, Ino, Pblk, SuperBlock};
 use upcall::join_all;
 
 /// How many blocks of an inode table are read at once, at most.
@@ -74,10 +75,16 @@ impl Ext4 {
     ///
     /// Fails with the error number that fits the reason, which was logged.
     pub async fn mount(disk: Disk, options: Options, silent: bool) -> Result<Arc<Self>> {
-        let sb = read_super(&disk, &options, silent).await?;
+        let mut sb = read_super(&disk, &options, silent).await?;
+        if sb.needs_recovery() && !options.norecovery() {
+            let offset = super_offset(options.sb()).ok_or(EINVAL)?;
+            KBox::pin(recovery::recover(&disk, &sb, offset), gfp())?.await?;
+            // What was read before is old.
+            sb = read_super(&disk, &options, silent).await?;
+        }
         let for_writing = options.for_writing;
         let options = Settled::new(options, &sb, &disk)?;
-        check_state(&disk, &sb, &options.options)?;
+        log_state(&disk, &sb);
         let block_size = sb.geo.block_size();
         let fits = block_size as usize <= PAGE_SIZE && block_size >= disk.logical_block_size();
         if !fits {
@@ -95,7 +102,7 @@ impl Ext4 {
                 .iter()
                 .flat_map(|group| group.overhead_zones(&sb.geo)),
         )?;
-        let journal = journal_blocks(&disk, &cache, &sb, &groups).await;
+        let journal = journal_blocks(&disk, &cache, &sb).await;
         let overhead = sb.overhead(counted, journal);
         let statfs = statfs(&sb, &groups, overhead);
         let unused = Unused::new()?;
@@ -277,18 +284,8 @@ async fn read_super(disk: &Disk, options: &Options, silent: bool) -> Result<Supe
 }
 
 /// Says what is to be said about the state that the volume was left in.
-fn check_state(disk: &Disk, sb: &SuperBlock, options: &Options) -> Result {
+fn log_state(disk: &Disk, sb: &SuperBlock) {
     if sb.needs_recovery() {
-        if !options.norecovery() {
-            disk.log(
-                Level::Error,
-                format_args!(
-                    "the journal needs recovery, which needs writing: \
-                     mount with ext4 first, or without the journal's changes by -o ro,noload"
-                ),
-            );
-            return Err(EROFS);
-        }
         disk.log(
             Level::Warning,
             format_args!("mounting without the changes that are in the journal only"),
@@ -301,7 +298,6 @@ fn check_state(disk: &Disk, sb: &SuperBlock, options: &Options) -> Result {
             ),
         );
     }
-    Ok(())
 }
 
 /// Reads and checks all group descriptors.
@@ -377,53 +373,15 @@ fn merged(zones: impl Iterator<Item = Zone>) -> Result<KVVec<Zone>> {
 /// The size of the journal in blocks, if the volume has one in itself.
 ///
 /// The journal is not needed for reading: if its inode is damaged there is a line in the log, and 0.
-async fn journal_blocks(disk: &Disk, cache: &Cache, sb: &SuperBlock, groups: &[GroupDesc]) -> u64 {
-    let Some(ino) = sb.journal_ino else {
-        return 0;
-    };
-    let size = match journal_size(cache, sb, groups, ino).await {
-        Ok(Ok(size)) => size,
-        Ok(Err(error)) => {
-            disk.log(Level::Warning, format_args!("the journal: {error}"));
+async fn journal_blocks(disk: &Disk, cache: &Cache, sb: &SuperBlock) -> u64 {
+    match recovery::journal_inode(cache, sb).await {
+        Ok(Some(inode)) => inode.size >> sb.geo.block_bits(),
+        Ok(None) => 0,
+        Err(why) => {
+            disk.log(Level::Warning, format_args!("the journal: {why}"));
             0
         }
-        Err(_) => {
-            disk.log(
-                Level::Warning,
-                format_args!("the journal: inode {ino} cannot be read"),
-            );
-            0
-        }
-    };
-    size >> sb.geo.block_bits()
-}
-
-async fn journal_size(
-    cache: &Cache,
-    sb: &SuperBlock,
-    groups: &[GroupDesc],
-    ino: Ino,
-) -> Result<layout::Result<u64>> {
-    let geo = &sb.geo;
-    let place = geo.inode_index(ino).and_then(|(Group(group), index)| {
-        let group = groups.get(group as usize);
-        match group {
-            Some(group) => group.inode_location(index, geo),
-            None => Err(layout::Error::corrupt1("no group for inode {}", ino)),
-        }
-    });
-    let (pblk, offset) = match place {
-        Ok(place) => place,
-        Err(error) => return Ok(Err(error)),
-    };
-    let buffer = cache.read(pblk.0, pblk.0..pblk.0).await?;
-    let raw = buffer.data().get(offset as usize..).ok_or(EIO)?;
-    Ok(
-        Inode::parse(raw, ino, geo).and_then(|inode| match inode.file_type {
-            FileType::Regular => Ok(inode.size),
-            _ => Err(layout::Error::corrupt1("inode {} is no file", ino)),
-        }),
-    )
+    }
 }
 
 /// Adds up space and inodes. What the disk says is bounded by what the volume can have.

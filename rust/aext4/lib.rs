@@ -11,6 +11,7 @@
 //! | [`inode_info`] | what is known of an inode, and the table of inodes |
 //! | [`map`] | from a file's blocks to the device's |
 //! | [`dir`] | finding names and listing directories |
+//! | [`journal`], [`recovery`] | the journal; recovering a volume before it is mounted |
 //! | [`read`] | contents |
 //! | [`xattr`] | extended attributes and access control lists |
 //! | [`options`], [`error`] | mount options; log lines and error numbers |
@@ -26,9 +27,11 @@ pub mod dir;
 pub mod error;
 pub mod ext4;
 pub mod inode_info;
+pub mod journal;
 pub mod map;
 pub mod options;
 pub mod read;
+pub mod recovery;
 pub mod xattr;
 
 pub use dir::DirContext;

@@ -402,6 +402,33 @@ u64 upcall_bdev_size(struct block_device *bdev)
 	return bdev_nr_bytes(bdev);
 }
 
+bool upcall_bdev_read_only(struct block_device *bdev)
+{
+	return bdev_read_only(bdev);
+}
+
+/*
+ * Changes bytes of the device in its own cache, where programs read and write them too, and writes
+ * them to stable media.
+ */
+int upcall_edit_buffer(struct block_device *bdev, u64 pos,
+		       void (*change)(void *arg, u8 *bytes), void *arg)
+{
+	unsigned int size = i_blocksize(bdev->bd_mapping->host);
+	struct buffer_head *bh = __bread(bdev, pos >> ilog2(size), size);
+	int err;
+
+	if (!bh)
+		return -EIO;
+	lock_buffer(bh);
+	change(arg, (u8 *)bh->b_data + (pos & (size - 1)));
+	mark_buffer_dirty(bh);
+	unlock_buffer(bh);
+	err = __sync_dirty_buffer(bh, REQ_SYNC | REQ_META | REQ_FUA);
+	brelse(bh);
+	return err;
+}
+
 /*
  * Whether a request with REQ_NOWAIT is submitted, or refused, without a wait.  A driver that may
  * sleep does so in the thread that submits; and with integrity data each bio gets a buffer, with

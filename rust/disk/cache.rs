@@ -270,7 +270,7 @@ impl Cache {
     }
 
     /// What spawns into the volume's scope.
-    pub(crate) fn spawner(&self) -> &Spawner {
+    pub fn spawner(&self) -> &Spawner {
         &self.spawner
     }
 

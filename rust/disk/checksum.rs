@@ -27,3 +27,11 @@ pub fn crc32(crc: u32, data: &[u8]) -> u32 {
     // SAFETY: The slice is valid for reads.
     unsafe { !ub::crc32_le(!crc, data.as_ptr().cast(), data.len()) }
 }
+
+/// CRC-32 of `data`, most significant bit first, seeded with and returned as the raw register.
+///
+/// C header: [`include/linux/crc32.h`](srctree/include/linux/crc32.h). Any context.
+pub fn crc32_be(crc: u32, data: &[u8]) -> u32 {
+    // SAFETY: The slice is valid for reads.
+    unsafe { ub::crc32_be(crc, data.as_ptr().cast(), data.len()) }
+}

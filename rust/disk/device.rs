@@ -71,6 +71,39 @@ impl Disk {
         Ok(())
     }
 
+    /// Whether nothing can be written to the device.
+    pub fn is_read_only(&self) -> bool {
+        sys::read_only(&self.device)
+    }
+
+    /// Changes bytes `pos` to `pos + len`, which lie in one aligned page of the device, and waits until
+    /// they are on stable media. For the superblock, which programs read and write on a mounted volume:
+    /// `change` sees what they wrote, and they see what it does.
+    ///
+    /// Fails with the errors of the block layer, with `ENOMEM`, and with `ESHUTDOWN` once the scope of the
+    /// volume is over.
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the future lets the change go on alone.
+    pub async fn edit_raw(
+        &self,
+        pos: u64,
+        len: usize,
+        change: impl FnOnce(&mut [u8]) + Send + 'static,
+    ) -> Result {
+        let device = self.device.clone();
+        let edit = self.spawner.spawn_blocking(move || {
+            let mut change = Some(change);
+            sys::edit_raw(&device, pos, len, &mut |bytes| {
+                if let Some(change) = change.take() {
+                    change(bytes);
+                }
+            })
+        })?;
+        edit.await?
+    }
+
     /// Writes one line to the kernel log, with the names of file system and device before it.
     ///
     /// Any context.

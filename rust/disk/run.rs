@@ -160,6 +160,45 @@ impl Cache {
         }
     }
 
+    /// Writes blocks where they belong, those next to each other in one request, and waits until the
+    /// device has them all. No block is there twice.
+    ///
+    /// Fails with the error of one of the writes, when all are over, and as
+    /// [`write_run`](Self::write_run) does.
+    ///
+    /// # Cancellation
+    ///
+    /// Writes that were begun finish alone.
+    pub async fn write_blocks(&self, mut blocks: KVVec<(u64, Buf)>) -> Result {
+        blocks.sort_unstable_by_key(|(block, _)| *block);
+        let mut writes = vec_with_capacity(self.spawner(), blocks.len()).await?;
+        let mut blocks = blocks.into_iter().peekable();
+        let mut begun = Ok(());
+        while let Some((first, buf)) = blocks.next() {
+            let mut run = vec_with_capacity(self.spawner(), RUN_BLOCKS_MAX).await?;
+            let mut next = Some(buf);
+            while let Some(buf) = next.take() {
+                run.push_within_capacity(buf).map_err(|_| EIO)?;
+                let behind = first + run.len() as u64;
+                if run.len() < RUN_BLOCKS_MAX {
+                    let neighbour = blocks.next_if(|(block, _)| *block == behind);
+                    next = neighbour.map(|(_, buf)| buf);
+                }
+            }
+            match self.write_run(first, run, Op::WriteMeta).await {
+                Ok(write) => writes.push_within_capacity(write).map_err(|_| EIO)?,
+                Err(error) => {
+                    begun = Err(error);
+                    break;
+                }
+            }
+        }
+        for write in writes {
+            begun = begun.and(write.done().await);
+        }
+        begun
+    }
+
     fn check_run(&self, first: u64, count: usize) -> Result {
         if count == 0 || count > RUN_BLOCKS_MAX {
             return Err(EINVAL);

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Little-endian reads with a bounds check.
+//! Little-endian reads and writes with a bounds check.
 //!
-//! Every byte of a disk block that the parser looks at goes through these functions, so that no
-//! offset taken from a disk can make it panic.
+//! Every byte of a disk block that the parser looks at, or an editor changes, goes through these
+//! functions, so that no offset taken from a disk can make it panic.
 
 /// Returns `len` bytes from `off`, or `None` if they do not all lie in `buf`.
 #[inline]
@@ -41,6 +41,39 @@ pub fn get_u64(buf: &[u8], off: usize) -> Option<u64> {
     get_array(buf, off).map(u64::from_le_bytes)
 }
 
+/// Writes `bytes` at `off`; `None`, and nothing changes, if they do not all fit `buf`.
+#[inline]
+pub fn put_bytes(buf: &mut [u8], off: usize, bytes: &[u8]) -> Option<()> {
+    buf.get_mut(off..off.checked_add(bytes.len())?)?
+        .copy_from_slice(bytes);
+    Some(())
+}
+
+/// Writes the byte at `off`; `None` if it is not in `buf`.
+#[inline]
+pub fn put_u8(buf: &mut [u8], off: usize, v: u8) -> Option<()> {
+    *buf.get_mut(off)? = v;
+    Some(())
+}
+
+/// Writes a 16-bit little-endian number at `off`; `None`, and nothing changes, if it does not fit.
+#[inline]
+pub fn put_u16(buf: &mut [u8], off: usize, v: u16) -> Option<()> {
+    put_bytes(buf, off, &v.to_le_bytes())
+}
+
+/// Writes a 32-bit little-endian number at `off`; `None`, and nothing changes, if it does not fit.
+#[inline]
+pub fn put_u32(buf: &mut [u8], off: usize, v: u32) -> Option<()> {
+    put_bytes(buf, off, &v.to_le_bytes())
+}
+
+/// Writes a 64-bit little-endian number at `off`; `None`, and nothing changes, if it does not fit.
+#[inline]
+pub fn put_u64(buf: &mut [u8], off: usize, v: u64) -> Option<()> {
+    put_bytes(buf, off, &v.to_le_bytes())
+}
+
 /// Joins the low and high halves of a number that the disk keeps apart.
 #[inline]
 pub fn join32(lo: u32, hi: u32) -> u64 {
@@ -65,6 +98,18 @@ pub fn low16(v: u32) -> u16 {
 pub fn low32(v: u64) -> u32 {
     let [a, b, c, d, ..] = v.to_le_bytes();
     u32::from_le_bytes([a, b, c, d])
+}
+
+/// Returns the high 32 bits of a number.
+#[inline]
+pub fn high32(v: u64) -> u32 {
+    low32(v >> 32)
+}
+
+/// Returns the high 16 bits of a number.
+#[inline]
+pub fn high16(v: u32) -> u16 {
+    low16(v >> 16)
 }
 
 /// Widens to `usize`, which holds 32 bits on every machine that this code runs on.

@@ -22,6 +22,15 @@ pub const MAX_DEPTH: u8 = 5;
 /// The largest number of blocks in a written extent; larger lengths mark unwritten ones.
 const MAX_WRITTEN: u16 = 1 << 15;
 
+/// The `i_block` of a file that has no extent yet: a leaf with room for four.
+pub const EMPTY_ROOT: [u8; 60] = {
+    let mut root = [0; 60];
+    let [m0, m1, _, _, max, ..] = &mut root;
+    [*m0, *m1] = MAGIC.to_le_bytes();
+    *max = 4;
+    root
+};
+
 /// A node of an extent tree, whose header was checked.
 #[derive(Clone, Copy, Debug)]
 pub struct ExtentNode<'a> {

@@ -15,18 +15,18 @@ const SHORT: &str = "inode: buffer too short";
 pub const BASE_SIZE: u16 = 128;
 
 /// How many bytes behind the first 128 have a meaning.
-const KNOWN_EXTRA: u16 = 32;
+pub(super) const KNOWN_EXTRA: u16 = 32;
 
 /// How many bytes `i_block` has: block pointers, an extent root, a short link or inline data.
 pub const I_BLOCK_SIZE: usize = 60;
 
 /// Offset of the two halves of the checksum, in bytes.
-const CSUM_LO: usize = 0x7c;
-const CSUM_HI: usize = 0x82;
+pub(super) const CSUM_LO: usize = 0x7c;
+pub(super) const CSUM_HI: usize = 0x82;
 
 /// Values of the superblock's field that tells which system made the volume.
 const CREATOR_LINUX: u32 = 0;
-const CREATOR_HURD: u32 = 1;
+pub(super) const CREATOR_HURD: u32 = 1;
 
 /// The flags of an inode, as the disk and `lsattr` have them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -398,21 +398,42 @@ fn stale(ino: Ino) -> Error {
     Error::new(Kind::Stale, "inode {}: not in use").with(ino, 0u64)
 }
 
-fn verify_csum(raw: &Raw<'_>, owner: &Owner, geo: &Geometry) -> Result<()> {
+/// Computes the checksum of an inode of which `bytes` are the whole; `None` if it carries none.
+///
+/// It has 32 bits if the inode uses the field for its upper half, else 16.
+pub(super) fn checksum(
+    bytes: &[u8],
+    extra_isize: u16,
+    owner: &Owner,
+    geo: &Geometry,
+) -> Option<u32> {
     let csum = geo.csum();
     // Other systems keep something else where the checksum's lower half is.
     if !csum.metadata() || geo.creator_os != CREATOR_LINUX {
-        return Ok(());
+        return None;
     }
-    let (base, extra) = raw.bytes.split_at_checked(128).or_short(SHORT)?;
-    let mut computed = csum.crc32c_zeroed(owner.seed, base, CSUM_LO, 2);
-    let mut stored = u32::from(raw.u16(CSUM_LO)?);
-    if raw.extra_isize >= 4 {
-        computed = csum.crc32c_zeroed(computed, extra, CSUM_HI - 128, 2);
-        stored = join16(raw.u16(CSUM_LO)?, raw.u16(CSUM_HI)?);
+    let (base, extra) = bytes.split_at_checked(usize::from(BASE_SIZE))?;
+    let computed = csum.crc32c_zeroed(owner.seed, base, CSUM_LO, 2);
+    Some(if has_csum_hi(extra_isize) {
+        csum.crc32c_zeroed(computed, extra, CSUM_HI - usize::from(BASE_SIZE), 2)
     } else {
-        computed = u32::from(low16(csum.crc32c(computed, extra)));
-    }
+        u32::from(low16(csum.crc32c(computed, extra)))
+    })
+}
+
+/// Returns whether an inode uses the field for the upper half of its checksum.
+pub(super) const fn has_csum_hi(extra_isize: u16) -> bool {
+    extra_isize >= 4
+}
+
+fn verify_csum(raw: &Raw<'_>, owner: &Owner, geo: &Geometry) -> Result<()> {
+    let Some(computed) = checksum(raw.bytes, raw.extra_isize, owner, geo) else {
+        return Ok(());
+    };
+    let stored = match has_csum_hi(raw.extra_isize) {
+        true => join16(raw.u16(CSUM_LO)?, raw.u16(CSUM_HI)?),
+        false => u32::from(raw.u16(CSUM_LO)?),
+    };
     if stored == computed {
         Ok(())
     } else {

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The on-disk format of ext2, ext3 and ext4, for reading.
+//! The on-disk format of ext2, ext3 and ext4.
 //!
-//! The parsers here take bytes of one block and say what is in it, or what to read next. They do no
-//! IO, allocate nothing, know no kernel type, and are built for a module and for the host from the
-//! same source.
+//! The parsers here take bytes of one block and say what is in it, or what to read next; the
+//! editors change the bytes of one block. They do no IO, allocate nothing, know no kernel type, and
+//! are built for a module and for the host from the same source.
 //!
 //! * **A raw structure becomes a checked one once.** `parse` takes bytes and a [`Geometry`], and
 //!   returns a checked structure or an [`Error`]. Every block number that leaves a parser lies on
@@ -12,18 +12,21 @@
 //! * **`verify` is separate** where a block may stay in a cache: it compares the checksum and looks
 //!   at every entry, and is to be called once when the block was read. What a look-up returns was
 //!   checked by itself, so that a forgotten `verify` costs trust in the disk, not safety.
+//! * **A change is planned, then applied.** A plan looks at every block that will change, and is
+//!   refused if their bytes are wrong. What is applied then takes one block at a time and cannot
+//!   fail: `None` from it says that the bytes are not those of the plan, and that none was changed.
 //! * **Nothing panics**, whatever the bytes are: reads are bounds-checked, divisors are `NonZero`,
 //!   loops are bounded by the size of a block, trees by a depth that falls and directory indexes by
 //!   the directory's size.
 //!
 //! | module | structures |
 //! |---|---|
-//! | [`superblock`] | the superblock, from which everything else gets its [`Geometry`] |
+//! | [`superblock`], [`super_edit`] | the superblock, from which everything else gets its [`Geometry`] |
 //! | [`geometry`] | sizes and counts; where things lie; which block numbers are valid |
 //! | [`feature`] | the three feature words, by name |
 //! | [`csum`] | checksums, over primitives that the caller lends |
 //! | [`group`] | group descriptors, bitmaps |
-//! | [`inode`] | inodes |
+//! | [`inode`], [`inode_edit`] | inodes |
 //! | [`map`] | from a file's block to the volume's, by [`extent`]s or `indirect` blocks |
 //! | [`dir`] | directory entries in blocks and inodes |
 //! | [`htree`], [`hash`] | the index of a directory |
@@ -31,7 +34,7 @@
 //! | [`nokey`], [`sha256`] | what stands for encrypted names |
 //! | [`xattr`], [`acl`] | extended attributes, and the access control lists in them |
 //! | [`journal`] | the journal, in jbd2's format |
-//! | [`bytes`], [`units`], [`error`] | bounds-checked reads, numbers with a unit, refusals |
+//! | [`bytes`], [`units`], [`error`] | bounds-checked reads and writes, numbers with a unit, refusals |
 //!
 //! Not here: the contents of quota and orphan files, and Merkle trees. Their inodes
 //! are told (see [`SuperBlock`] and [`InodeFlags`]).
@@ -57,10 +60,12 @@ pub mod htree;
 mod indirect;
 pub mod inline;
 pub mod inode;
+pub mod inode_edit;
 pub mod journal;
 pub mod map;
 pub mod nokey;
 pub mod sha256;
+pub mod super_edit;
 pub mod superblock;
 pub mod units;
 pub mod xattr;
@@ -76,6 +81,7 @@ pub use hash::{HashVersion, NameHash};
 pub use htree::{DxCursor, DxLeaf, DxNode, DxRoot, DxStep, Reach};
 pub use inline::InlineData;
 pub use inode::{DataMap, Device, Inode, InodeFlags, Time};
+pub use inode_edit::InodeEdit;
 pub use map::{Extent, ExtentState, Step, TreeBlock};
 pub use nokey::NokeyName;
 pub use superblock::SuperBlock;

@@ -7,12 +7,16 @@
 
 use crate::device::Level;
 use core::cell::UnsafeCell;
+use core::ffi::c_void;
 use core::ops::{Deref, DerefMut};
 use core::ptr::NonNull;
 use kernel::alloc::{flags, Flags};
+use kernel::error::to_result;
+use kernel::prelude::*;
 use kernel::print::{call_printk, format_strings as levels};
 use kernel::types::{NotThreadSafe, Opaque};
 use upcall::bio::Segment;
+use upcall::Device;
 use upcall_bindings as ub;
 
 /// A value under a spinlock that is taken with interrupts off, so that completions may take it.
@@ -186,6 +190,44 @@ pub(crate) fn panic(label: &[u8; 48]) {
 pub(crate) fn interrupted() -> bool {
     // SAFETY: Process context.
     unsafe { ub::upcall_interrupted() }
+}
+
+/// Whether nothing can be written to the device.
+pub(crate) fn read_only(device: &Device) -> bool {
+    // SAFETY: The device is open.
+    unsafe { ub::upcall_bdev_read_only(device.as_ptr().cast()) }
+}
+
+/// Changes `len` bytes from `pos` on, which lie in one block of the device's own cache, and waits
+/// until they are on stable media. Process context; sleeps.
+pub(crate) fn edit_raw(
+    device: &Device,
+    pos: u64,
+    len: usize,
+    change: &mut dyn FnMut(&mut [u8]),
+) -> Result {
+    struct Arg<'a>(usize, &'a mut dyn FnMut(&mut [u8]));
+
+    /// # Safety
+    ///
+    /// `arg` is an [`Arg`], and there are as many bytes as it says, which are the caller's.
+    unsafe extern "C" fn call(arg: *mut c_void, bytes: *mut u8) {
+        // SAFETY: By the function's contract.
+        let arg = unsafe { &mut *arg.cast::<Arg<'_>>() };
+        // SAFETY: By the function's contract.
+        (arg.1)(unsafe { core::slice::from_raw_parts_mut(bytes, arg.0) });
+    }
+
+    let mut arg = Arg(len, change);
+    // SAFETY: The device is open. The bytes lie in one block, which is locked while they are changed.
+    to_result(unsafe {
+        ub::upcall_edit_buffer(
+            device.as_ptr().cast(),
+            pos,
+            Some(call),
+            (&raw mut arg).cast(),
+        )
+    })
 }
 
 /// For allocations where nothing may wait.

@@ -52,7 +52,8 @@ impl FastCommits {
         if !core::mem::replace(&mut self.begun, true) && get_u16(data, 0) != Some(HEAD) {
             return Pending::No;
         }
-        while let (Some(kind), Some(len)) = (get_u16(data, at), get_u16(data, at.saturating_add(2))) {
+        while let (Some(kind), Some(len)) = (get_u16(data, at), get_u16(data, at.saturating_add(2)))
+        {
             let whole = RECORD.saturating_add(usize::from(len));
             let value = at.saturating_add(RECORD);
             let Some(record) = get_bytes(data, at, whole) else {

@@ -103,7 +103,8 @@ impl Scan {
                 return Ok(Found::End);
             }
             return Err(
-                Error::new(Kind::Checksum, "journal: transaction {} is corrupt").with(self.tid, 0u64),
+                Error::new(Kind::Checksum, "journal: transaction {} is corrupt")
+                    .with(self.tid, 0u64),
             );
         }
         self.last_commit = commit.secs;

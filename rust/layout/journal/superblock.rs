@@ -285,10 +285,8 @@ impl JournalSuper {
         let bit = |on: bool, bit: u32| if on { bit } else { 0 };
         let kept = old(INCOMPAT) & incompat::FAST_COMMIT;
         let (compat, ro_compat) = (old(COMPAT) & !COMPAT_CHECKSUM, old(RO_COMPAT));
-        let incompat = kept
-            | incompat::REVOKE
-            | bit(wide, incompat::B64)
-            | bit(checksums, incompat::CSUM_V3);
+        let incompat =
+            kept | incompat::REVOKE | bit(wide, incompat::B64) | bit(checksums, incompat::CSUM_V3);
         put_be32(raw, COMPAT, compat);
         put_be32(raw, INCOMPAT, incompat);
         put_be32(raw, RO_COMPAT, ro_compat);

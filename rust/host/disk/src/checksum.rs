@@ -43,6 +43,17 @@ pub fn crc32(seed: u32, data: &[u8]) -> u32 {
     !crc(&CRC32, !seed, data)
 }
 
+/// CRC-32 of `data`, most significant bit first, seeded with and returned as the raw register.
+pub fn crc32_be(crc: u32, data: &[u8]) -> u32 {
+    data.iter().fold(crc, |mut crc, byte| {
+        crc ^= u32::from(*byte) << 24;
+        for _ in 0..8 {
+            crc = crc << 1 ^ (0x04c1_1db7 & (crc >> 31).wrapping_neg());
+        }
+        crc
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -53,5 +64,6 @@ mod tests {
         assert_eq!(!crc32c(!0, check), 0xe306_9283);
         assert_eq!(crc16(0, check), 0xbb3d);
         assert_eq!(crc32(0, check), 0xcbf4_3926);
+        assert_eq!(crc32_be(!0, check), 0x0376_e6e7);
     }
 }

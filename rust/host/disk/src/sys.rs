@@ -9,8 +9,10 @@ use core::ops::{Deref, DerefMut};
 use core::ptr::NonNull;
 use kernel::alloc::{allocate, flags, release, Flags};
 use kernel::machine;
+use kernel::prelude::*;
 use kernel::types::NotThreadSafe;
 use upcall::bio::Segment;
+use upcall::{Block, Device};
 
 /// A value under a lock that is taken with interrupts off.
 pub(crate) struct IrqLock<T> {
@@ -170,6 +172,34 @@ pub(crate) fn panic(_label: &[u8; 48]) {
 pub(crate) fn interrupted() -> bool {
     machine::yield_now();
     false
+}
+
+pub(crate) fn read_only(device: &Device) -> bool {
+    // SAFETY: The device is open.
+    unsafe { device.as_ptr().as_ref() }.is_some_and(|device| device.0.read_only())
+}
+
+/// By a thread that may wait.
+pub(crate) fn edit_raw(
+    device: &Device,
+    pos: u64,
+    len: usize,
+    change: &mut dyn FnMut(&mut [u8]),
+) -> Result {
+    let page = Block::SIZE as u64;
+    let (base, offset) = (pos - pos % page, (pos % page) as usize);
+    upcall::block_on(async {
+        let mut block = Block::new()?;
+        let unit = device.logical_block_size() as usize;
+        let (first, end) = (
+            offset - offset % unit,
+            (offset + len).next_multiple_of(unit),
+        );
+        let place = base + first as u64;
+        block.read(device, place, first, end - first).await?;
+        change(&mut block.as_mut_slice()[offset..offset + len]);
+        block.write(device, place, first, end - first, true).await
+    })?
 }
 
 /// For allocations where nothing may wait.

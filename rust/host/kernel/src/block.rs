@@ -64,6 +64,11 @@ pub trait BlockDevice: Send + Sync {
         512
     }
 
+    /// Whether nothing can be written to it.
+    fn read_only(&self) -> bool {
+        false
+    }
+
     /// Whether it refuses rather than waits.
     fn nowait(&self) -> bool {
         true

@@ -6,6 +6,7 @@ use crate::{Fault, Op, Request, SimDisk};
 use kernel::block::{block_device, Bio, BioOp, BlockDevice, Status};
 use kernel::machine;
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 /// How long requests take, in nanoseconds: from `least` on, and sometimes a multiple of that.
@@ -47,6 +48,7 @@ struct Inner {
     latency: Mutex<Latency>,
     observer: Mutex<Option<Observer>>,
     logical_block_size: u32,
+    read_only: AtomicBool,
     /// What C has a pointer to: made once, and there as long as the device.
     bdev: Mutex<Option<Box<block_device>>>,
 }
@@ -67,11 +69,17 @@ impl Device {
             latency: Mutex::new(latency),
             observer: Mutex::new(None),
             logical_block_size: size,
+            read_only: AtomicBool::new(false),
             bdev: Mutex::new(None),
         });
         let handle = Handle(Arc::downgrade(&inner));
         *inner.bdev.lock().unwrap() = Some(Box::new(block_device(Box::new(handle))));
         Self(inner)
+    }
+
+    /// From now on nothing is to be written to it.
+    pub fn set_read_only(&self) {
+        self.0.read_only.store(true, Relaxed);
     }
 
     /// The C device, which is there as long as the device.
@@ -211,6 +219,11 @@ impl BlockDevice for Handle {
             request.len,
             request.pos
         );
+        let writes = matches!(request.op, Op::Write | Op::Discard | Op::WriteZeroes);
+        assert!(
+            !writes || !inner.read_only.load(Relaxed),
+            "a write to a device that is read-only"
+        );
         let id = inner.disk.lock().unwrap().submit(request);
         let completion = Completion {
             inner: inner.clone(),
@@ -232,6 +245,11 @@ impl BlockDevice for Handle {
         let inner = self.0.upgrade().expect("a device that is there");
         let size = inner.disk.lock().unwrap().size();
         size
+    }
+
+    fn read_only(&self) -> bool {
+        let inner = self.0.upgrade().expect("a device that is there");
+        inner.read_only.load(Relaxed)
     }
 
     fn logical_block_size(&self) -> u32 {

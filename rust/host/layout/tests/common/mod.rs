@@ -17,6 +17,8 @@ use layout_host::crc;
 use layout_host::layout::*;
 use layout_host::volume::Volume;
 
+pub mod edit;
+
 /// What mke2fs does unless told otherwise, so that images do not depend on the host's
 /// configuration.
 const MKE2FS_CONF: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/mke2fs.conf");

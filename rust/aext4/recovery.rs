@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Recovering a volume that was not unmounted, before anything of it is in memory.
+//!
+//! A mount without the option `norecovery` recovers, also one that is read-only, as ext4 does: without what
+//! the journal has the volume may contradict itself.
+
+use crate::journal::{replay, Log, Refused};
+use disk::{Cache, Disk, Level};
+use kernel::prelude::*;
+use layout::super_edit::SuperEdit;
+use layout::superblock::SUPER_SIZE;
+use layout::{FileType, GroupDesc, Incompat, Inode, SuperBlock};
+
+/// Brings home what the journal has, and says in the superblock, at byte `offset`, that the volume does not
+/// need it any more.
+///
+/// Fails, with a line in the log, with `EROFS` if nothing can be written, with the error number that fits
+/// what is wrong with the journal, and with the errors of the block layer. Unless it is one of those of
+/// writing, nothing was changed.
+pub async fn recover(disk: &Disk, sb: &SuperBlock, offset: u64) -> Result {
+    if disk.is_read_only() {
+        disk.log(
+            Level::Error,
+            format_args!(
+                "the journal needs recovery, and the device is read-only: \
+                 mount without the journal's changes by -o ro,norecovery"
+            ),
+        );
+        return Err(EROFS);
+    }
+    // For this alone.
+    let cache = Cache::new(disk, sb.geo.block_size())?;
+    replay(disk, &cache, sb, offset).await.map_err(|why| {
+        disk.log(Level::Error, format_args!("cannot recover: {why}"));
+        why.errno()
+    })
+}
+
+async fn replay(disk: &Disk, cache: &Cache, sb: &SuperBlock, offset: u64) -> Result<(), Refused> {
+    let geo = sb.geo;
+    let Some(inode) = journal_inode(cache, sb).await? else {
+        return Err(layout::Error::new(
+            layout::Kind::Feature,
+            "the journal is on another device, or nowhere",
+        )
+        .into());
+    };
+    let mut log = Log::open(disk, cache, &geo, &inode).await?;
+    replay::recover(disk, cache, &geo, &mut log).await?;
+    // Why the log was given up is the volume's to remember; the log forgets it after that.
+    let failed = log.sb.errno != 0;
+    disk.edit_raw(offset, SUPER_SIZE, move |raw| {
+        if let Some(mut edit) = SuperEdit::new(raw) {
+            let mut features = edit.features();
+            features.incompat.0 &= !Incompat::RECOVER.0;
+            edit.set_features(features);
+            if failed {
+                edit.set_state(edit.state() | SuperBlock::STATE_ERROR);
+            }
+            edit.seal(geo.csum());
+        }
+    })
+    .await?;
+    if failed {
+        log.update(cache, |sb, raw| sb.set_errno(raw, 0)).await?;
+    }
+    Ok(())
+}
+
+/// The inode of the journal, or `None` if the volume has none in itself.
+///
+/// Nothing else of the volume is needed, and nothing else is trusted: before the recovery the descriptors may
+/// be torn.
+pub async fn journal_inode(cache: &Cache, sb: &SuperBlock) -> Result<Option<Inode>, Refused> {
+    let Some(ino) = sb.journal_ino else {
+        return Ok(None);
+    };
+    let geo = &sb.geo;
+    let (group, index) = geo.inode_index(ino)?;
+    let (pblk, offset) = geo.desc_location(group)?;
+    let buf = cache.read(pblk.0, pblk.0..pblk.0).await?;
+    let raw = buf.data().get(offset as usize..).ok_or(EIO)?;
+    let desc = GroupDesc::parse(raw, group, geo)?;
+    let (pblk, offset) = desc.inode_location(index, geo)?;
+    let buf = cache.read(pblk.0, pblk.0..pblk.0).await?;
+    let raw = buf.data().get(offset as usize..).ok_or(EIO)?;
+    let inode = Inode::parse(raw, ino, geo)?;
+    match inode.file_type {
+        FileType::Regular => Ok(Some(inode)),
+        _ => Err(layout::Error::corrupt1("inode {} is no file", ino).into()),
+    }
+}
