@@ -49,7 +49,7 @@ async fn replay(disk: &Disk, cache: &Cache, sb: &SuperBlock, offset: u64) -> Res
     let mut log = Log::open(disk, cache, &geo, &inode).await?;
     replay::recover(disk, cache, &geo, &mut log).await?;
     // Why the log was given up is the volume's to remember; the log forgets it after that.
-    let failed = log.sb.errno != 0;
+    let failed = log.head.sb.errno != 0;
     disk.edit_raw(offset, SUPER_SIZE, move |raw| {
         if let Some(mut edit) = SuperEdit::new(raw) {
             let mut features = edit.features();
@@ -63,7 +63,9 @@ async fn replay(disk: &Disk, cache: &Cache, sb: &SuperBlock, offset: u64) -> Res
     })
     .await?;
     if failed {
-        log.update(cache, |sb, raw| sb.set_errno(raw, 0)).await?;
+        log.head
+            .update(cache, |sb, raw| sb.set_errno(raw, 0))
+            .await?;
     }
     Ok(())
 }

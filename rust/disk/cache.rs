@@ -76,8 +76,10 @@ pub(crate) struct Entry {
     waiters: *mut Waiter,
     /// How many plans need the entry to stay.
     pub(crate) pins: u32,
-    /// Changed, and not written to the disk.
-    pub(crate) dirty: bool,
+    /// Changed, and not taken by who writes it.
+    pub(crate) edited: bool,
+    /// The version that the log has and that is not home, and its transaction.
+    pub(crate) logged: Option<(u32, Buf)>,
     /// Looked up since the hand came by.
     marked: bool,
 }
@@ -377,6 +379,30 @@ impl Cache {
         }
     }
 
+    /// Makes an absent block present, with zeroes, or waits for a read of it that is under way.
+    pub(crate) async fn enter_zeroed(&self, block: u64) -> Result {
+        let Fresh { mut entry, version } = self.fresh(block).await?;
+        let mut version = version;
+        // SAFETY: Nobody else knows of the version.
+        unsafe { version.data_mut() }.fill(0);
+        entry.version = Some(version);
+        {
+            let mut shard = self.shard(block);
+            if shard.entry(block).is_none() {
+                // SAFETY: A box is not null.
+                shard.insert(unsafe { NonNull::new_unchecked(KBox::into_raw(entry)) });
+                drop(shard);
+                self.inner.len.fetch_add(1, Relaxed);
+                self.inner.make_room();
+                return Ok(());
+            }
+        }
+        drop(entry);
+        // Whether the read fails is nothing to us.
+        let _ = Settled::new(&self.inner, block).await;
+        Ok(())
+    }
+
     /// Enters the block, and the absent ones of `ahead`, and submits their reads.
     ///
     /// Gives the request that has the block, or `None` if the block is no longer absent.
@@ -489,7 +515,8 @@ impl Fresh {
             version: None,
             waiters: null_mut(),
             pins: 0,
-            dirty: false,
+            edited: false,
+            logged: None,
             marked: true,
         };
         // What is waited for is not to wait for what a file system does to free memory.
@@ -505,7 +532,11 @@ impl Fresh {
 impl Entry {
     /// Whether the entry may be freed.
     fn is_idle(&self) -> bool {
-        self.version.is_some() && self.pins == 0 && !self.dirty && self.waiters.is_null()
+        self.version.is_some()
+            && self.pins == 0
+            && !self.edited
+            && self.logged.is_none()
+            && self.waiters.is_null()
     }
 }
 

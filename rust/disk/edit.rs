@@ -1,17 +1,24 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! [`Planned`]: a block that is going to be changed.
+//! [`Pin`] and [`Planned`]: blocks that stay in the cache, and are changed.
 //!
 //! A change is planned first: the block is read, pinned, and gets the memory for a next version.
 //! All that may wait or fail happens then. The change itself is under a spinlock, needs no memory,
 //! and does not fail.
 //!
+//! # What is not on the disk yet
+//!
+//! A block that was changed is *edited* until somebody takes its version by
+//! [`take_edited`](Pin::take_edited), to write it: to a log, or home. A version that a log has, and
+//! that is not home, is the block's *logged* one, by the number of its transaction. A newer one
+//! replaces it. The block may be edited all the while: that makes versions of its own.
+//!
 //! # Concurrency
 //!
-//! [`Planned::edit`] holds the lock of the block's shard, which whoever wants a reference on the block's version
-//! needs, too. So if the cache has the one reference, nobody gets another while the bytes change,
-//! and they are changed in place. If others have one, they keep what they have: the bytes are
-//! copied to the memory that was set aside, and that is the block's version from then on.
+//! [`Planned::edit`] holds the lock of the block's shard, which whoever wants a reference on the
+//! block's version needs, too. So if the cache has the one reference, nobody gets another while the
+//! bytes change, and they are changed in place. If others have one, they keep what they have: the
+//! bytes are copied to the memory that was set aside, and that is the block's version from then on.
 
 use crate::cache::{Cache, Entry, Inner};
 use crate::version::Buf;
@@ -19,27 +26,125 @@ use core::ptr::NonNull;
 use kernel::prelude::*;
 use kernel::sync::Arc;
 
-/// A block that a change is planned for: it is in memory and stays there, and has memory for its
-/// next version.
+/// A reference that keeps a block in the cache.
 ///
 /// # Invariants
 ///
 /// The entry has a version, and one of its pins is ours.
+pub struct Pin {
+    cache: Arc<Inner>,
+    block: u64,
+    entry: NonNull<Entry>,
+}
+
+// SAFETY: The entry is reached under its shard's lock, and the pin keeps it.
+unsafe impl Send for Pin {}
+// SAFETY: As for `Send`.
+unsafe impl Sync for Pin {}
+
+impl Pin {
+    /// The number of the block.
+    pub fn block(&self) -> u64 {
+        self.block
+    }
+
+    /// Calls `f` with the entry, under its shard's lock.
+    fn entry<R>(&self, f: impl FnOnce(&mut Entry) -> R) -> R {
+        let _shard = self.cache.shard(self.block);
+        // SAFETY: We have the lock of the entry's shard. By the invariant the entry lives.
+        f(unsafe { &mut *self.entry.as_ptr() })
+    }
+
+    /// The block's version as it is now. Does not sleep.
+    pub fn buf(&self) -> Option<Buf> {
+        self.entry(|entry| entry.version.clone())
+    }
+
+    /// The block's version as it is now, if the block was edited. From here on it is not, until the
+    /// next edit. Does not sleep.
+    pub fn take_edited(&self) -> Option<Buf> {
+        self.entry(|entry| {
+            if core::mem::take(&mut entry.edited) {
+                entry.version.clone()
+            } else {
+                None
+            }
+        })
+    }
+
+    /// Makes `buf` the version that the log has, in transaction `tid`. Does not sleep.
+    pub fn set_logged(&self, tid: u32, buf: Buf) {
+        let old = self.entry(|entry| entry.logged.replace((tid, buf)));
+        // The last reference, maybe: without the lock.
+        drop(old);
+    }
+
+    /// The version that the log has, if it is of transaction `tid`. Does not sleep.
+    pub fn logged(&self, tid: u32) -> Option<Buf> {
+        self.entry(|entry| match &entry.logged {
+            Some((logged, buf)) if *logged == tid => Some(buf.clone()),
+            _ => None,
+        })
+    }
+
+    /// What transaction `tid` logged is home, or not needed any more. Does not sleep.
+    pub fn clear_logged(&self, tid: u32) {
+        let old = self.entry(|entry| match &entry.logged {
+            Some((logged, _)) if *logged == tid => entry.logged.take(),
+            _ => None,
+        });
+        drop(old);
+    }
+
+    /// What transactions before `tid` logged is not needed any more. Does not sleep.
+    pub fn clear_logged_before(&self, tid: u32) {
+        let old = self.entry(|entry| match &entry.logged {
+            Some((logged, _)) if *logged != tid => entry.logged.take(),
+            _ => None,
+        });
+        drop(old);
+    }
+
+    /// The version could not be written: the block stays in memory. Does not sleep.
+    pub fn set_edited(&self) {
+        self.entry(|entry| entry.edited = true);
+    }
+
+    /// What was edited is not to be written: the block is free. Does not sleep.
+    pub fn clear_edited(&self) {
+        self.entry(|entry| entry.edited = false);
+    }
+
+    /// One more reference. Does not sleep.
+    fn again(&self) -> Self {
+        self.entry(|entry| entry.pins += 1);
+        // INVARIANT: We have counted a pin of an entry with a version.
+        Self {
+            cache: self.cache.clone(),
+            block: self.block,
+            entry: self.entry,
+        }
+    }
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        self.entry(|entry| entry.pins -= 1);
+    }
+}
+
+/// A block that a change is planned for: it is in memory and stays there, and has memory for its
+/// next version.
 ///
 /// # Cancellation
 ///
 /// Dropping it leaves the block as it is.
 pub struct Planned {
-    cache: Arc<Inner>,
-    block: u64,
-    entry: NonNull<Entry>,
-    spare: Option<Buf>,
+    pin: Pin,
+    spare: Buf,
+    /// Whether the block is new, and its bytes are zero before the first edit.
+    fresh: bool,
 }
-
-// SAFETY: The entry is reached under its shard's lock, and the pin keeps it.
-unsafe impl Send for Planned {}
-// SAFETY: As for `Send`.
-unsafe impl Sync for Planned {}
 
 impl Cache {
     /// Plans a change of block `block`: reads it if it is not in memory, and sets memory aside.
@@ -54,27 +159,60 @@ impl Cache {
         loop {
             // The block is there, but it may leave before it is pinned.
             let held = self.read(block, block..block).await?;
-            let pinned = {
-                let shard = self.inner.shard(block);
-                shard.entry(block).filter(|entry| {
-                    // SAFETY: We have the lock of the entry's shard.
-                    let entry = unsafe { &mut *entry.as_ptr() };
-                    let present = entry.version.is_some();
-                    entry.pins += u32::from(present);
-                    present
-                })
-            };
+            let pinned = self.pin(block);
             drop(held);
-            if let Some(entry) = pinned {
-                // INVARIANT: We have counted a pin of an entry with a version.
+            if let Some(pin) = pinned {
                 return Ok(Planned {
-                    cache: self.inner.clone(),
-                    block,
-                    entry,
-                    spare: Some(spare),
+                    pin,
+                    spare,
+                    fresh: false,
                 });
             }
         }
+    }
+
+    /// Plans to make block `block`, which is free, one of metadata: it is not read, and the first
+    /// edit finds zeroes.
+    ///
+    /// Fails as [`read`](Self::read) does, but for the device's errors.
+    ///
+    /// # Cancellation
+    ///
+    /// The block stays as it is.
+    pub async fn plan_new(&self, block: u64) -> Result<Planned> {
+        if block >= self.blocks() {
+            return Err(EIO);
+        }
+        let spare = self.spare().await?;
+        loop {
+            if let Some(pin) = self.pin(block) {
+                return Ok(Planned {
+                    pin,
+                    spare,
+                    fresh: true,
+                });
+            }
+            self.enter_zeroed(block).await?;
+        }
+    }
+
+    /// Pins block `block` if it is present. Does not sleep.
+    pub fn pin(&self, block: u64) -> Option<Pin> {
+        let shard = self.inner.shard(block);
+        let entry = shard.entry(block).filter(|entry| {
+            // SAFETY: We have the lock of the entry's shard.
+            let entry = unsafe { &mut *entry.as_ptr() };
+            let present = entry.version.is_some();
+            entry.pins += u32::from(present);
+            present
+        })?;
+        drop(shard);
+        // INVARIANT: We have counted a pin of an entry with a version.
+        Some(Pin {
+            cache: self.inner.clone(),
+            block,
+            entry,
+        })
     }
 
     /// Memory for a version. Waits for it; on a worker it lets the blocking worker wait.
@@ -99,53 +237,56 @@ impl Cache {
 impl Planned {
     /// The number of the block.
     pub fn block(&self) -> u64 {
-        self.block
+        self.pin.block
     }
 
     /// The block's version as it is now. Does not sleep.
     pub fn buf(&self) -> Option<Buf> {
-        let _shard = self.cache.shard(self.block);
-        // SAFETY: We have the lock of the entry's shard. By the invariant the entry lives.
-        unsafe { self.entry.as_ref() }.version.clone()
+        self.pin.buf()
     }
 
-    /// Changes the block by `change`, which sees all of its bytes. Does not sleep.
+    /// Whether the block is new.
+    pub fn is_fresh(&self) -> bool {
+        self.fresh
+    }
+
+    /// Changes the block by `change`, which sees all of its bytes, as others will from now on. Does
+    /// not sleep, and does not fail.
     ///
-    /// `change` runs under a spinlock, with interrupts off: it looks up no other block, lets go of none, and is short. The new
-    /// bytes count as verified. A second change of the same plan needs memory again if somebody
-    /// took a reference in between; then, and only then, it fails, with `ENOMEM` and without a
-    /// change.
-    pub fn edit<R>(&mut self, change: impl FnOnce(&mut [u8]) -> R) -> Result<R> {
-        let mut old = None;
-        let mut shard = self.cache.shard(self.block);
-        // SAFETY: We have the lock of the entry's shard. By the invariant the entry lives.
-        let entry = unsafe { self.entry.as_mut() };
-        let Some(version) = entry.version.as_mut() else {
-            return Err(EIO);
-        };
-        if !version.is_unique() {
-            let mut next = self.spare.take().ok_or(ENOMEM)?;
-            // SAFETY: Nobody else knows of the spare version.
-            unsafe { next.data_mut() }.copy_from_slice(version.data());
-            old = Some(core::mem::replace(version, next));
-        }
-        // SAFETY: The cache has the one reference, and the lock keeps others from taking one.
-        let result = change(unsafe { version.data_mut() });
-        version.set_verified();
-        entry.dirty = true;
-        let _ = &mut *shard;
-        drop(shard);
-        // The last reference, maybe: without the lock.
-        drop(old);
-        Ok(result)
-    }
-}
-
-impl Drop for Planned {
-    fn drop(&mut self) {
-        let _shard = self.cache.shard(self.block);
-        // SAFETY: We have the lock of the entry's shard. By the invariant the entry lives, with our
-        // pin.
-        unsafe { self.entry.as_mut() }.pins -= 1;
+    /// `change` runs under a spinlock, with interrupts off: it looks up no other block, lets go of
+    /// none, and is short. The new bytes count as verified. Who changes a block twice plans it twice.
+    ///
+    /// Gives a pin if the block was not edited before: it is the caller's to see that it is
+    /// written.
+    pub fn edit<R>(self, change: impl FnOnce(&mut [u8]) -> R) -> (R, Option<Pin>) {
+        let Self {
+            pin,
+            mut spare,
+            fresh,
+        } = self;
+        let (result, before) = pin.entry(|entry| {
+            let Some(version) = &mut entry.version else {
+                // By the pin's invariant this is not so.
+                // SAFETY: Nobody else knows of the spare version.
+                return (change(unsafe { spare.data_mut() }), true);
+            };
+            if !version.is_unique() {
+                // SAFETY: Nobody else knows of the spare version.
+                unsafe { spare.data_mut() }.copy_from_slice(version.data());
+                core::mem::swap(version, &mut spare);
+            }
+            // SAFETY: The cache has the one reference, and the lock keeps others from taking one.
+            let bytes = unsafe { version.data_mut() };
+            if fresh {
+                bytes.fill(0);
+            }
+            let result = change(bytes);
+            version.set_verified();
+            (result, core::mem::replace(&mut entry.edited, true))
+        });
+        // What is not used any more, without the lock.
+        drop(spare);
+        let first = (!before).then(|| pin.again());
+        (result, first)
     }
 }

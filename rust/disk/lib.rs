@@ -10,11 +10,11 @@
 //! | [`cache`] | [`Cache`]: metadata blocks by number, read once for many who ask |
 //! | [`version`] | [`Buf`]: an immutable version of a block, and the pool of their memory |
 //! | [`run`] | [`Draft`], [`Writing`]: runs of blocks past the cache |
-//! | [`edit`] | [`Planned`]: changing a block, in place or by making its next version |
+//! | [`edit`] | [`Pin`], [`Planned`]: blocks that stay, and are changed |
 //! | `gfp` | the flags of allocations |
 //! | `wait` | waiting for a block that somebody else reads |
 //! | [`attached`] | what of a file is in the page cache, for those without a VFS inode |
-//! | [`checksum`] | the kernel's checksums |
+//! | [`checksum`], [`time`] | the kernel's checksums, and its clock |
 //! | `sys` | the bottom, which is another one on the host |
 //!
 //! # Locks
@@ -33,13 +33,14 @@ pub mod edit;
 mod gfp;
 pub mod run;
 mod sys;
+pub mod time;
 pub mod version;
 mod wait;
 
 pub use attached::Attached;
 pub use cache::Cache;
 pub use device::{Disk, Label, Level};
-pub use edit::Planned;
+pub use edit::{Pin, Planned};
 pub use gfp::{gfp, vec_with_capacity};
 pub use run::{Draft, Writing};
 pub use version::Buf;

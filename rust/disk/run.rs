@@ -199,6 +199,17 @@ impl Cache {
         begun
     }
 
+    /// Brings what was written to stable media.
+    ///
+    /// Fails with the errors of the block layer.
+    ///
+    /// # Cancellation
+    ///
+    /// The flush goes on alone.
+    pub async fn flush(&self) -> Result {
+        self.device().flush().await
+    }
+
     fn check_run(&self, first: u64, count: usize) -> Result {
         if count == 0 || count > RUN_BLOCKS_MAX {
             return Err(EINVAL);

@@ -17,11 +17,25 @@ const READ_BATCH: usize = 64;
 
 /// The journal of a volume, which lies in an inode.
 pub struct Log {
-    /// Where its blocks are, in their order, without a gap.
+    /// Its blocks.
+    pub blocks: LogBlocks,
+    /// Its superblock.
+    pub head: LogSuper,
+}
+
+/// Where the blocks of a journal are on the device.
+pub struct LogBlocks {
+    /// In their order, without a gap.
     runs: KVVec<Extent>,
-    /// The superblock, and the block that has it.
+}
+
+/// The superblock of a journal.
+pub struct LogSuper {
+    /// What it says.
     pub sb: JournalSuper,
+    /// The block that has it, and which one of the device it is.
     raw: Buf,
+    pblk: u64,
 }
 
 /// Why a journal cannot be used.
@@ -100,9 +114,18 @@ impl Log {
         let bufs = cache.read_run(first.0, 1).await?;
         let raw = bufs.into_iter().next().ok_or(EIO)?;
         let sb = JournalSuper::parse(raw.data(), geo.block_size(), len, disk::checksum::crc32c)?;
-        Ok(Self { runs, sb, raw })
+        Ok(Self {
+            blocks: LogBlocks { runs },
+            head: LogSuper {
+                sb,
+                raw,
+                pblk: first.0,
+            },
+        })
     }
+}
 
+impl LogBlocks {
     /// Where block `block` of the journal is on the device, and how many behind it follow there.
     pub fn place(&self, block: u32) -> Option<(u64, u32)> {
         let behind = self.runs.partition_point(|run| run.lblk.0 <= block);
@@ -118,7 +141,9 @@ impl Log {
                 .is_some_and(|first| (first.0..first.0 + u64::from(run.len)).contains(&pblk))
         })
     }
+}
 
+impl LogSuper {
     /// Changes the superblock, and waits until it is on stable media, with all that was written before.
     ///
     /// Fails with the errors of the block layer. Then nobody knows what is there.
@@ -132,10 +157,11 @@ impl Log {
         let mut sb = self.sb;
         change(&mut sb, next.data_mut());
         let next = next.freeze();
-        let (first, _) = self.place(0).ok_or(EIO)?;
         let mut bufs = vec_with_capacity(cache.spawner(), 1).await?;
         bufs.push_within_capacity(next.clone()).map_err(|_| EIO)?;
-        let write = cache.write_run(first, bufs, Op::WriteMetaFlushFua).await?;
+        let write = cache
+            .write_run(self.pblk, bufs, Op::WriteMetaFlushFua)
+            .await?;
         write.done().await?;
         (self.sb, self.raw) = (sb, next);
         Ok(())
@@ -181,9 +207,9 @@ impl<'a> Reader<'a> {
     /// Block `block` of the log.
     pub async fn get(&mut self, block: u32) -> Result<Buf> {
         if !self.range.contains(&block) {
-            let (first, behind) = self.log.place(block).ok_or_else(corrupted)?;
+            let (first, behind) = self.log.blocks.place(block).ok_or_else(corrupted)?;
             // Not beyond the end of the log, where the ring goes on at its beginning.
-            let left = self.log.sb.end.saturating_sub(block).max(1);
+            let left = self.log.head.sb.end.saturating_sub(block).max(1);
             let count = (behind + 1).min(left).min(READ_BATCH as u32);
             self.bufs = self.cache.read_run(first, count as usize).await?;
             self.range = block..block + count;

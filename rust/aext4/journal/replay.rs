@@ -63,15 +63,16 @@ pub async fn recover(
     geo: &Geometry,
     log: &mut Log,
 ) -> Result<(), Refused> {
-    if !log.sb.needs_recovery() {
+    if !log.head.sb.needs_recovery() {
         return Ok(());
     }
-    let first = log.sb.sequence;
+    let first = log.head.sb.sequence;
     let plan = scan(cache, geo, log).await?;
     refuse_fast_commits(cache, log, plan.end).await?;
     write_home(cache, log, &plan.copies).await?;
     // Its flush comes after all that was written home.
-    log.update(cache, |sb, raw| sb.set_empty(raw, plan.end, plan.head))
+    log.head
+        .update(cache, |sb, raw| sb.set_empty(raw, plan.end, plan.head))
         .await?;
     disk.log(
         Level::Info,
@@ -87,7 +88,7 @@ pub async fn recover(
 
 /// Reads the log to its end, and checks all of it.
 async fn scan(cache: &Cache, geo: &Geometry, log: &Log) -> Result<Plan, Refused> {
-    let sb = &log.sb;
+    let sb = &log.head.sb;
     let mut reader = Reader::new(log, cache);
     let mut scan = Scan::new(&sb.rules, sb.sequence, disk::checksum::crc32_be);
     let mut copies: KVVec<Copied> = KVVec::new();
@@ -158,7 +159,7 @@ fn check(copied: &Copied, geo: &Geometry, log: &Log) -> layout::Result<()> {
         let what = "journal: transaction {} has a wrong checksum of block {}";
         return Err(Refusal::new(Kind::Checksum, what).with(copied.tid, copied.home));
     }
-    if copied.home >= geo.blocks_count() || log.has(copied.home) {
+    if copied.home >= geo.blocks_count() || log.blocks.has(copied.home) {
         return Err(Refusal::corrupt2(
             "journal: transaction {} has a copy of block {}, which is none of metadata",
             copied.tid,
@@ -201,10 +202,10 @@ fn keep_last(copies: &mut KVVec<Copied>) {
 
 /// Refuses a log behind which there are fast commits, which are not understood here.
 async fn refuse_fast_commits(cache: &Cache, log: &Log, tid: u32) -> Result<(), Refused> {
-    let sb = &log.sb;
+    let sb = &log.head.sb;
     let mut commits = FastCommits::new(&sb.rules, tid);
     for block in (sb.end..).take(sb.fast_commit_blocks as usize) {
-        let (pblk, _) = log.place(block).ok_or(EIO)?;
+        let (pblk, _) = log.blocks.place(block).ok_or(EIO)?;
         let bufs = cache.read_run(pblk, 1).await?;
         let data = bufs.first().map(Buf::data).unwrap_or(&[]);
         match commits.block(data) {

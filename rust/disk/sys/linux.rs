@@ -192,6 +192,14 @@ pub(crate) fn interrupted() -> bool {
     unsafe { ub::upcall_interrupted() }
 }
 
+/// The time of day, in seconds and nanoseconds.
+pub(crate) fn now() -> (i64, u32) {
+    let mut time = ub::timespec64::default();
+    // SAFETY: The memory is there to be filled.
+    unsafe { ub::ktime_get_coarse_real_ts64(&mut time) };
+    (time.tv_sec, time.tv_nsec as u32)
+}
+
 /// Whether nothing can be written to the device.
 pub(crate) fn read_only(device: &Device) -> bool {
     // SAFETY: The device is open.

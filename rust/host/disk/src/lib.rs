@@ -21,6 +21,8 @@ mod gfp;
 pub mod run;
 #[path = "../../../disk/sys/mod.rs"]
 mod sys;
+#[path = "../../../disk/time.rs"]
+pub mod time;
 #[path = "../../../disk/version.rs"]
 pub mod version;
 #[path = "../../../disk/wait.rs"]
@@ -29,7 +31,7 @@ mod wait;
 pub use attached::Attached;
 pub use cache::Cache;
 pub use device::{Disk, Label, Level};
-pub use edit::Planned;
+pub use edit::{Pin, Planned};
 pub use gfp::{gfp, vec_with_capacity};
 pub use run::{Draft, Writing};
 pub use version::Buf;

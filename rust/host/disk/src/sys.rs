@@ -174,6 +174,15 @@ pub(crate) fn interrupted() -> bool {
     false
 }
 
+/// The virtual clock, from some day on.
+pub(crate) fn now() -> (i64, u32) {
+    let now = machine::now();
+    (
+        1_700_000_000 + (now / 1_000_000_000) as i64,
+        (now % 1_000_000_000) as u32,
+    )
+}
+
 pub(crate) fn read_only(device: &Device) -> bool {
     // SAFETY: The device is open.
     unsafe { device.as_ptr().as_ref() }.is_some_and(|device| device.0.read_only())

@@ -136,3 +136,11 @@ impl<F: Future> Future for DroppedAfter<F> {
         poll.map(Some)
     }
 }
+
+/// How many times a test does what it does: `usual`, unless the environment says otherwise.
+pub fn count(name: &str, usual: u64) -> u64 {
+    match std::env::var(name) {
+        Ok(count) => count.parse().expect("a number"),
+        Err(_) => usual,
+    }
+}

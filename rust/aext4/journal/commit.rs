@@ -1,0 +1,328 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The commit: writing what the running transactions have changed.
+//!
+//! # Concurrency
+//!
+//! One commit at a time, by one upcall. It closes the gate for as long as it takes to take the
+//! versions; all that it waits for comes after that. The versions are its own references, so nobody
+//! changes their bytes.
+
+use super::checkpoint::Logged;
+use super::running::{Edited, Freed, Running};
+use super::{latch, Journal, Ring};
+use disk::{vec_with_capacity, Buf, Cache, Pin, Writing};
+use kernel::alloc::KVVec;
+use kernel::prelude::*;
+use layout::journal::{block, RevokeWriter, Tag, TagWriter};
+use upcall::atomic::Relaxed;
+use upcall::bio::Op;
+
+/// How many requests of a commit are in flight at most.
+const IN_FLIGHT: usize = 64;
+
+/// What a commit has made durable.
+pub struct Committed {
+    /// The number of the transactions.
+    pub tid: u32,
+    /// What they have freed, and what may be used again.
+    pub freed: KVVec<Freed>,
+}
+
+impl Journal {
+    /// Commits what is running. Gives `None` if there was nothing.
+    ///
+    /// If it fails the journal is aborted. What was taken stays in memory then, since nobody knows what the
+    /// disk has of it.
+    pub(super) async fn commit(&self, cache: &Cache) -> Result<Option<Committed>> {
+        let result = self.try_commit(cache).await;
+        if let Err(error) = result {
+            self.abort(error);
+        }
+        result
+    }
+
+    async fn try_commit(&self, cache: &Cache) -> Result<Option<Committed>> {
+        let Some(mut taken) = self.take(cache).await? else {
+            self.check()?;
+            return Ok(None);
+        };
+        let result = match self.check() {
+            Ok(()) => self.write(cache, &mut taken).await,
+            error => error,
+        };
+        if let Err(error) = result {
+            self.abort(error);
+            for edited in &taken.edited {
+                edited.pin.set_edited();
+            }
+        }
+        self.state.lock().committing = None;
+        taken.latch.close();
+        result?;
+        Ok(Some(Committed {
+            tid: taken.tid,
+            freed: taken.freed,
+        }))
+    }
+
+    /// Takes what is running, with the versions that the blocks have now.
+    async fn take(&self, cache: &Cache) -> Result<Option<Running>> {
+        let next = latch().await?;
+        // So that nothing fails when it is durable.
+        self.reserve_logged(cache).await?;
+        let _gate = self.gate.write().await.map_err(|_| EROFS)?;
+        // Nobody changes what is running while we have the gate.
+        let (tid, latch) = {
+            let running = self.running.lock();
+            if running.is_empty() {
+                return Ok(None);
+            }
+            (running.tid, running.latch.clone())
+        };
+        self.state.lock().committing = Some((tid, latch));
+        let next = Running::new(tid.wrapping_add(1), next);
+        let mut taken = core::mem::replace(&mut *self.running.lock(), next);
+        for edited in taken.edited.iter_mut() {
+            // What was freed again has none.
+            edited.buf = edited.pin.take_edited();
+        }
+        Ok(Some(taken))
+    }
+
+    /// Makes what was taken durable.
+    async fn write(&self, cache: &Cache, taken: &mut Running) -> Result {
+        match &self.log {
+            Some(ring) => self.write_log(cache, ring, taken).await,
+            None => self.write_home(cache, taken).await,
+        }
+    }
+
+    /// Without a log: what was taken is written where it belongs.
+    async fn write_home(&self, cache: &Cache, taken: &mut Running) -> Result {
+        let mut bufs = vec_with_capacity(cache.spawner(), taken.edited.len()).await?;
+        for edited in &taken.edited {
+            if let Some(buf) = &edited.buf {
+                bufs.push_within_capacity((edited.pin.block(), buf.clone()))
+                    .map_err(|_| EIO)?;
+            }
+        }
+        cache.write_blocks(bufs).await?;
+        if self.barrier.load(Relaxed) {
+            cache.flush().await?;
+        }
+        self.state.lock().durable = taken.tid;
+        Ok(())
+    }
+
+    /// Writes what was taken to the log, and a commit block behind it.
+    async fn write_log(&self, cache: &Cache, ring: &Ring, taken: &mut Running) -> Result {
+        let tid = taken.tid;
+        let pins = vec_with_capacity(cache.spawner(), taken.edited.len()).await?;
+        let start = self.state.lock().head;
+        let mut out = Writer::new(ring, cache, start).await?;
+        let mut revokes = taken.revokes.iter().copied().peekable();
+        while revokes.peek().is_some() {
+            let mut draft = cache.draft().await?;
+            let mut writer = RevokeWriter::new(draft.data_mut(), tid, &ring.rules);
+            while let Some(&number) = revokes.peek() {
+                if !writer.push(draft.data_mut(), number) {
+                    break;
+                }
+                revokes.next();
+            }
+            writer.finish(draft.data_mut());
+            out.push(draft.freeze()).await?;
+        }
+        let mut rest = &taken.edited[..];
+        while let Some((descriptor, bufs, behind)) = describe(cache, ring, tid, rest).await? {
+            out.push(descriptor).await?;
+            for buf in bufs {
+                out.push(buf).await?;
+            }
+            rest = behind;
+        }
+        out.end().await?;
+        let place = ring.sb.after(start, out.used);
+        let mut draft = cache.draft().await?;
+        let (secs, nanos) = self.commit_time();
+        ring.rules.write_commit(draft.data_mut(), tid, secs, nanos);
+        let op = match self.barrier.load(Relaxed) {
+            true => Op::WriteMetaFlushFua,
+            false => Op::WriteMeta,
+        };
+        let (pblk, _) = ring.blocks.place(place).ok_or(EIO)?;
+        let mut bufs = vec_with_capacity(cache.spawner(), 1).await?;
+        bufs.push_within_capacity(draft.freeze()).map_err(|_| EIO)?;
+        cache.write_run(pblk, bufs, op).await?.done().await?;
+        let used = out.used + 1;
+        self.logged(cache, ring, taken, (start, used), pins);
+        if !taken.revokes.is_empty() {
+            // A write home that was under way is over then.
+            drop(self.home.lock().await?);
+        }
+        Ok(())
+    }
+
+    /// The time for a commit block. It does not go back: a reader of the log would take what is wrong
+    /// for something old.
+    fn commit_time(&self) -> (u64, u32) {
+        let now = disk::time::now();
+        let mut state = self.state.lock();
+        let secs = u64::try_from(now.secs).unwrap_or(0).max(state.time);
+        state.time = secs;
+        (secs, now.nanos)
+    }
+
+    /// The transaction is durable: it has `used` blocks of the log from `start` on.
+    fn logged(
+        &self,
+        cache: &Cache,
+        ring: &Ring,
+        taken: &mut Running,
+        (start, used): (u32, u32),
+        mut pins: KVVec<Pin>,
+    ) {
+        let tid = taken.tid;
+        // What is not used any more is not brought home.
+        for &block in &taken.revokes {
+            if let Some(pin) = cache.pin(block) {
+                pin.clear_logged_before(tid);
+            }
+        }
+        for Edited { pin, buf } in core::mem::take(&mut taken.edited) {
+            if let Some(buf) = buf {
+                pin.set_logged(tid, buf);
+                let _ = pins.push_within_capacity(pin);
+            }
+        }
+        let permits = taken.permits.min(used as usize);
+        let logged = Logged {
+            tid,
+            start,
+            permits,
+            pins,
+        };
+        {
+            let mut state = self.state.lock();
+            state.head = ring.sb.after(start, used);
+            state.durable = tid;
+            let _ = state.logged.push_within_capacity(logged);
+        }
+        self.space.release(taken.permits - permits);
+        // Those who wait need not wait for the rest.
+        taken.latch.close();
+    }
+}
+
+/// Describes blocks of `rest`, as many as one descriptor has. Gives it, them as they lie in the log, and
+/// what is left; or `None` if there was none.
+async fn describe<'a>(
+    cache: &Cache,
+    ring: &Ring,
+    tid: u32,
+    rest: &'a [Edited],
+) -> Result<Option<(Buf, KVVec<Buf>, &'a [Edited])>> {
+    let rules = &ring.rules;
+    let max = rules.tags_max() as usize;
+    let mut bufs = vec_with_capacity(cache.spawner(), max).await?;
+    let mut draft = cache.draft().await?;
+    let mut writer = TagWriter::new(draft.data_mut(), tid, rules);
+    let mut behind: &[Edited] = &[];
+    for (index, edited) in rest.iter().enumerate() {
+        let Some(buf) = &edited.buf else { continue };
+        if bufs.len() == max {
+            behind = rest.get(index..).unwrap_or(&[]);
+            break;
+        }
+        let escaped = block::needs_escape(buf.data());
+        let mut data = buf.clone();
+        if escaped {
+            let mut copy = cache.draft().await?;
+            copy.data_mut().copy_from_slice(buf.data());
+            block::escape(copy.data_mut());
+            data = copy.freeze();
+        }
+        let tag = Tag {
+            block: edited.pin.block(),
+            escaped,
+            checksum: rules.data_checksum(tid, data.data()),
+        };
+        writer.push(draft.data_mut(), &tag);
+        bufs.push_within_capacity(data).map_err(|_| EIO)?;
+    }
+    if bufs.is_empty() {
+        return Ok(None);
+    }
+    writer.finish(draft.data_mut());
+    Ok(Some((draft.freeze(), bufs, behind)))
+}
+
+/// Writes blocks to the log, one behind the other.
+struct Writer<'a> {
+    ring: &'a Ring,
+    cache: &'a Cache,
+    start: u32,
+    /// How many blocks there are.
+    used: u32,
+    /// Those that are not submitted, which follow each other on the device, and the first of them.
+    run: KVVec<Buf>,
+    first: u64,
+    writes: KVVec<Writing>,
+}
+
+impl<'a> Writer<'a> {
+    async fn new(ring: &'a Ring, cache: &'a Cache, start: u32) -> Result<Self> {
+        Ok(Self {
+            ring,
+            cache,
+            start,
+            used: 0,
+            run: KVVec::new(),
+            first: 0,
+            writes: vec_with_capacity(cache.spawner(), IN_FLIGHT).await?,
+        })
+    }
+
+    async fn push(&mut self, buf: Buf) -> Result {
+        let at = self.ring.sb.after(self.start, self.used);
+        let (pblk, _) = self.ring.blocks.place(at).ok_or(EIO)?;
+        let follows = pblk == self.first + self.run.len() as u64;
+        if self.run.is_empty() || !follows || self.run.len() == Cache::RUN_MAX {
+            self.submit().await?;
+            self.first = pblk;
+            self.run = vec_with_capacity(self.cache.spawner(), Cache::RUN_MAX).await?;
+        }
+        self.run.push_within_capacity(buf).map_err(|_| EIO)?;
+        self.used += 1;
+        Ok(())
+    }
+
+    async fn submit(&mut self) -> Result {
+        let run = core::mem::take(&mut self.run);
+        if run.is_empty() {
+            return Ok(());
+        }
+        if self.writes.len() == IN_FLIGHT {
+            self.wait().await?;
+        }
+        let write = self.cache.write_run(self.first, run, Op::WriteMeta).await?;
+        self.writes.push_within_capacity(write).map_err(|_| EIO)
+    }
+
+    /// Waits for all that were submitted.
+    async fn wait(&mut self) -> Result {
+        let more = vec_with_capacity(self.cache.spawner(), IN_FLIGHT).await?;
+        let mut result = Ok(());
+        for write in core::mem::replace(&mut self.writes, more) {
+            result = result.and(write.done().await);
+        }
+        result
+    }
+
+    /// Waits until the device has all.
+    async fn end(&mut self) -> Result {
+        self.submit().await?;
+        self.wait().await
+    }
+}

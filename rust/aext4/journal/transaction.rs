@@ -1,0 +1,241 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! [`Transaction`]: a change of several blocks, whole or absent after a loss of power.
+//!
+//! # Concurrency
+//!
+//! Transactions of several threads, and of the executor, are open at the same time: each edits blocks
+//! that nobody else edits, by the locks of those who plan them, or shared ones (bitmaps, inode tables)
+//! block by block. They read the gate. The commit writes it, and so finds none open. Since a
+//! transaction never waits, the commit waits for others' instructions alone.
+
+use super::running::{Credits, Edited, Freed, Lists};
+use super::Journal;
+use core::marker::PhantomData;
+use disk::{Cache, Planned};
+use kernel::prelude::*;
+use upcall::ReadGuard;
+
+/// A change of several blocks.
+///
+/// It is open until it is dropped. It cannot be held across an `.await` of a future that is spawned:
+///
+/// ```compile_fail
+/// # use aext4::journal::{Credits, Journal};
+/// # async fn example(journal: &Journal, cache: &disk::Cache) -> kernel::prelude::Result {
+/// fn spawned(_: impl core::future::Future + Send) {}
+/// spawned(async {
+///     let transaction = journal.begin(cache, Credits::blocks(1)).await;
+///     upcall::yield_now().await;
+///     drop(transaction);
+/// });
+/// # Ok(())
+/// # }
+/// ```
+#[must_use = "it ends when it is dropped"]
+pub struct Transaction<'a> {
+    journal: &'a Journal,
+    gate: Option<ReadGuard<'a, ()>>,
+    credits: Credits,
+    /// What of the credits is left.
+    left: Credits,
+    /// How many blocks of the log it took when it began.
+    permits: usize,
+    tid: u32,
+    /// Not `Send`, so that nothing awaits while it is open.
+    not_send: PhantomData<*mut ()>,
+}
+
+impl Journal {
+    /// Begins a change of at most so many blocks, when there is space in the log.
+    ///
+    /// Fails with `ENOSPC` for more than a third of the log, with `EROFS` if the journal was aborted, and
+    /// with `ENOMEM`.
+    ///
+    /// # Cancellation
+    ///
+    /// Nothing was changed.
+    pub async fn begin(&self, cache: &Cache, credits: Credits) -> Result<Transaction<'_>> {
+        self.check()?;
+        let permits = match &self.log {
+            None => 0,
+            Some(ring) => {
+                let permits = ring.log_blocks(credits.blocks as usize, credits.revokes as usize);
+                if permits > ring.max() {
+                    return Err(ENOSPC);
+                }
+                self.take_space(permits, ring.max()).await?;
+                permits
+            }
+        };
+        // Given back if the rest fails, or is dropped.
+        let space = Space(self, permits);
+        loop {
+            let gate = self.gate.read().await.map_err(|_| EROFS)?;
+            self.check()?;
+            let (opened, tid) = {
+                let mut running = self.running.lock();
+                (running.open(&credits), running.tid)
+            };
+            let want = match opened {
+                Ok(()) => {
+                    core::mem::forget(space);
+                    return Ok(Transaction {
+                        journal: self,
+                        gate: Some(gate),
+                        credits,
+                        left: credits,
+                        permits,
+                        tid,
+                        not_send: PhantomData,
+                    });
+                }
+                Err(want) => want,
+            };
+            drop(gate);
+            let lists = Lists::new(cache, &want).await?;
+            let old = self.running.lock().lengthen(lists);
+            drop(old);
+        }
+    }
+
+    /// Waits for space in the log, and until the running transactions are not too large.
+    async fn take_space(&self, permits: usize, max: usize) -> Result {
+        loop {
+            let (size, tid) = {
+                let running = self.running.lock();
+                (running.permits, running.tid)
+            };
+            if size + permits <= max {
+                break;
+            }
+            self.sync(tid).await.map_err(|_| EROFS)?;
+        }
+        match self.space.try_acquire(permits) {
+            Ok(permit) => permit.forget(),
+            Err(_) => {
+                // What is in the log is written home. If all of it is running, it is committed first.
+                self.low.notify_one();
+                self.request();
+                let permit = self.space.acquire(permits).await.map_err(|_| EROFS)?;
+                permit.forget();
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Blocks of the log that are given back.
+struct Space<'a>(&'a Journal, usize);
+
+impl Drop for Space<'_> {
+    fn drop(&mut self) {
+        self.0.space.release(self.1);
+    }
+}
+
+impl Transaction<'_> {
+    /// The number that it has, with all others until the next commit.
+    pub fn tid(&self) -> u32 {
+        self.tid
+    }
+
+    /// Changes a block: see [`Planned::edit`].
+    pub fn edit<R>(&mut self, planned: Planned, change: impl FnOnce(&mut [u8]) -> R) -> R {
+        let (block, fresh) = (planned.block(), planned.is_fresh());
+        let (result, first) = planned.edit(change);
+        if first.is_none() && !fresh {
+            return result;
+        }
+        let mut running = self.journal.running.lock();
+        if fresh {
+            // It is metadata again: what earlier transactions logged of it is older than this.
+            running.revokes.retain(|revoked| *revoked != block);
+        }
+        let Some(pin) = first else {
+            return result;
+        };
+        let pushed = match self.left.blocks.checked_sub(1) {
+            Some(left) => {
+                self.left.blocks = left;
+                let edited = Edited { pin, buf: None };
+                running.edited.push_within_capacity(edited).is_ok()
+            }
+            None => false,
+        };
+        drop(running);
+        if !pushed {
+            self.overdrawn();
+        }
+        result
+    }
+
+    /// Frees a block of metadata: what was logged of it does not count any more, and nobody writes it
+    /// home.
+    pub fn revoke(&mut self, cache: &Cache, block: u64) {
+        if let Some(pin) = cache.pin(block) {
+            pin.clear_edited();
+        }
+        let pushed = match self.left.revokes.checked_sub(1) {
+            Some(left) => {
+                self.left.revokes = left;
+                let mut running = self.journal.running.lock();
+                running.revokes.push_within_capacity(block).is_ok()
+            }
+            None => false,
+        };
+        if !pushed {
+            self.overdrawn();
+        }
+    }
+
+    /// Frees blocks, which are the allocator's when this is durable.
+    pub fn free(&mut self, start: u64, count: u32) {
+        let pushed = match self.left.freed.checked_sub(1) {
+            Some(left) => {
+                self.left.freed = left;
+                let mut running = self.journal.running.lock();
+                let freed = Freed { start, count };
+                running.freed.push_within_capacity(freed).is_ok()
+            }
+            None => false,
+        };
+        if !pushed {
+            self.overdrawn();
+        }
+    }
+
+    /// More was changed than the credits allow. What was left out cannot be written, so nothing is.
+    #[cold]
+    fn overdrawn(&self) {
+        kernel::warn_on!(true);
+        self.journal.abort(EIO);
+    }
+}
+
+impl Drop for Transaction<'_> {
+    fn drop(&mut self) {
+        let journal = self.journal;
+        let (first, unused) = {
+            let mut running = journal.running.lock();
+            running.close(&self.credits);
+            let first = running.permits == 0;
+            let mut unused = 0;
+            if let Some(ring) = &journal.log {
+                let needs = running.log_blocks(ring).max(running.permits);
+                let more = needs - running.permits;
+                running.permits = needs;
+                unused = self.permits.saturating_sub(more);
+            } else if !running.is_empty() {
+                running.permits = 1;
+            }
+            (first && running.permits > 0, unused)
+        };
+        // The commit, which waits for us, needs no space.
+        drop(self.gate.take());
+        journal.space.release(unused);
+        if first {
+            journal.wake.notify_one();
+        }
+    }
+}
