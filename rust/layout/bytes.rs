@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Little-endian reads with a bounds check.
+//! Little-endian reads and writes with a bounds check.
 //!
-//! Every byte of a disk block that the parser looks at goes through these functions, so that no
-//! offset taken from a disk can make it panic.
+//! Every byte of a disk block that the parser looks at, or an edit changes, goes through these
+//! functions, so that no offset taken from a disk can make it panic.
 
 /// Returns `len` bytes from `off`, or `None` if they do not all lie in `buf`.
 #[inline]
@@ -39,6 +39,38 @@ pub fn get_u32(buf: &[u8], off: usize) -> Option<u32> {
 #[inline]
 pub fn get_u64(buf: &[u8], off: usize) -> Option<u64> {
     get_array(buf, off).map(u64::from_le_bytes)
+}
+
+/// Writes `bytes` at `off`; `None`, and nothing is written, if they do not all fit `buf`.
+#[inline]
+pub fn put_bytes(buf: &mut [u8], off: usize, bytes: &[u8]) -> Option<()> {
+    let to = buf.get_mut(off..off.checked_add(bytes.len())?)?;
+    to.copy_from_slice(bytes);
+    Some(())
+}
+
+/// Writes the byte at `off`.
+#[inline]
+pub fn put_u8(buf: &mut [u8], off: usize, v: u8) -> Option<()> {
+    put_bytes(buf, off, &[v])
+}
+
+/// Writes a 16-bit little-endian number at `off`.
+#[inline]
+pub fn put_u16(buf: &mut [u8], off: usize, v: u16) -> Option<()> {
+    put_bytes(buf, off, &v.to_le_bytes())
+}
+
+/// Writes a 32-bit little-endian number at `off`.
+#[inline]
+pub fn put_u32(buf: &mut [u8], off: usize, v: u32) -> Option<()> {
+    put_bytes(buf, off, &v.to_le_bytes())
+}
+
+/// Writes a 64-bit little-endian number at `off`.
+#[inline]
+pub fn put_u64(buf: &mut [u8], off: usize, v: u64) -> Option<()> {
+    put_bytes(buf, off, &v.to_le_bytes())
 }
 
 /// Joins the low and high halves of a number that the disk keeps apart.
