@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The on-disk format of ext2, ext3 and ext4, for reading.
+//! The on-disk format of ext2, ext3 and ext4: reading all of it, and changing directories.
 //!
 //! The parsers here take bytes of one block and say what is in it, or what to read next. They do no
 //! IO, allocate nothing, know no kernel type, and are built for a module and for the host from the
@@ -12,6 +12,9 @@
 //! * **`verify` is separate** where a block may stay in a cache: it compares the checksum and looks
 //!   at every entry, and is to be called once when the block was read. What a look-up returns was
 //!   checked by itself, so that a forgotten `verify` costs trust in the disk, not safety.
+//! * **Edits are planned, then applied.** A plan reads blocks and may refuse them. What applies it
+//!   takes one block to change, and fails only if that is not the block of the plan, which then stays
+//!   as it is. Checksums are set by a `seal` of their own.
 //! * **Nothing panics**, whatever the bytes are: reads are bounds-checked, divisors are `NonZero`,
 //!   loops are bounded by the size of a block, trees by a depth that falls and directory indexes by
 //!   the directory's size.
@@ -27,10 +30,12 @@
 //! | [`map`] | from a file's block to the volume's, by [`extent`]s or `indirect` blocks |
 //! | [`dir`] | directory entries in blocks and inodes |
 //! | [`htree`], [`hash`] | the index of a directory |
+//! | [`dir_edit`], [`inline_dir_edit`] | putting names in and taking them out |
+//! | [`dir_split`], [`htree_edit`] | splitting a full block; the growth of an index |
 //! | [`inline`] | contents that lie in the inode |
 //! | [`nokey`], [`sha256`] | what stands for encrypted names |
 //! | [`xattr`], [`acl`] | extended attributes, and the access control lists in them |
-//! | [`bytes`], [`units`], [`error`] | bounds-checked reads, numbers with a unit, refusals |
+//! | [`bytes`], [`units`], [`error`] | bounds-checked access, numbers with a unit, refusals |
 //!
 //! Not here: the journal, the contents of quota and orphan files, and Merkle trees. Their inodes
 //! are told (see [`SuperBlock`] and [`InodeFlags`]).
@@ -46,6 +51,8 @@ pub mod acl;
 pub mod bytes;
 pub mod csum;
 pub mod dir;
+pub mod dir_edit;
+pub mod dir_split;
 pub mod error;
 pub mod extent;
 pub mod feature;
@@ -53,8 +60,10 @@ pub mod geometry;
 pub mod group;
 pub mod hash;
 pub mod htree;
+pub mod htree_edit;
 mod indirect;
 pub mod inline;
+pub mod inline_dir_edit;
 pub mod inode;
 pub mod map;
 pub mod nokey;
@@ -71,7 +80,7 @@ pub use feature::{Compat, Features, Incompat, RoCompat};
 pub use geometry::Geometry;
 pub use group::GroupDesc;
 pub use hash::{HashVersion, NameHash};
-pub use htree::{DxCursor, DxLeaf, DxNode, DxRoot, DxStep, Reach};
+pub use htree::{DxCursor, DxLeaf, DxNode, DxPath, DxPathNode, DxRoot, DxStep, Reach};
 pub use inline::InlineData;
 pub use inode::{DataMap, Device, Inode, InodeFlags, Time};
 pub use map::{Extent, ExtentState, Step, TreeBlock};
