@@ -44,16 +44,16 @@ pub struct Found {
 
 impl Dir {
     /// Makes an empty directory in one block.
-    pub fn new(geo: Geometry, ino: Ino, parent: Ino) -> Self {
+    pub fn new(geo: Geometry, owner: Owner, parent: Ino) -> Self {
         let mut dir = Self {
             geo,
-            owner: geo.csum().owner(ino, 7),
+            owner,
             indexed: false,
             blocks: vec![],
             continued: 0,
         };
         let block = dir.fresh(1).0 as usize;
-        dir_edit::init_dir(&mut dir.blocks[block], ino, parent, &geo).expect("a block");
+        dir_edit::init_dir(&mut dir.blocks[block], owner.ino, parent, &geo).expect("a block");
         dir.seal_entries(Lblk(0)).expect("a block");
         dir
     }

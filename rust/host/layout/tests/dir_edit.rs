@@ -63,6 +63,10 @@ impl Shape {
     }
 }
 
+fn empty(geo: Geometry) -> Dir {
+    Dir::new(geo, geo.csum().owner(DIR, 7), PARENT)
+}
+
 const TYPES: [FileType; 7] = [
     FileType::Regular,
     FileType::Directory,
@@ -87,7 +91,7 @@ struct Pair {
 impl Pair {
     fn new(shape: Shape) -> Self {
         Self {
-            dir: Dir::new(shape.geo(), DIR, PARENT),
+            dir: empty(shape.geo()),
             model: BTreeMap::new(),
         }
     }
@@ -356,7 +360,7 @@ fn an_index_grows_to_its_last_level_and_then_is_full() {
 #[test]
 fn a_new_block_is_as_ext4_makes_it() {
     let geo = SHAPE.geo();
-    let dir = Dir::new(geo, DIR, PARENT);
+    let dir = empty(geo);
     let mut expected = vec![0; 1024];
     expected[..12].copy_from_slice(b"\x64\0\0\0\x0c\0\x01\x02.\0\0\0");
     expected[12..24].copy_from_slice(b"\x32\0\0\0\xe8\x03\x02\x02..\0\0");
@@ -374,7 +378,7 @@ fn a_new_block_is_as_ext4_makes_it() {
     let mut expected = vec![0; 1024];
     expected[..12].copy_from_slice(b"\x64\0\0\0\x0c\0\x01\0.\0\0\0");
     expected[12..24].copy_from_slice(b"\x32\0\0\0\xf4\x03\x02\0..\0\0");
-    assert_eq!(Dir::new(geo, DIR, PARENT).blocks[0], expected);
+    assert_eq!(empty(geo).blocks[0], expected);
     let mut block = vec![0xff; 1024];
     dir_edit::init_block(&mut block, &geo).expect("a block");
     assert_eq!(block[..8], *b"\0\0\0\0\0\x04\0\0");
