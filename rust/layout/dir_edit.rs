@@ -11,7 +11,7 @@
 //! An entry can be longer than its name needs. The room behind a name is where the next name goes,
 //! and a removed name becomes room behind the one before.
 
-use super::bytes::{get_bytes, get_u16, get_u32, get_u8, put_bytes, put_u16, put_u32, put_u8, us};
+use super::bytes::{get_u16, get_u32, get_u8, put_bytes, put_u16, put_u32, put_u8, us};
 use super::csum::Owner;
 use super::dir::{
     is_tail, no_checksum, rec_len, DirEntry, Dirents, MIN_ENTRY, NAME_MAX, TAIL_TYPE,
@@ -212,25 +212,15 @@ pub fn remove(buf: &mut [u8], offset: u32, ino: Ino, geo: &Geometry) -> Result<(
 
 /// Removes an entry of a chain.
 pub(super) fn remove_in(chain: &mut [u8], offset: u32, ino: Ino, geo: &Geometry) -> Result<()> {
-    let entries = Dirents::part(chain, 0, geo);
-    let mut before = None;
-    let mut pos = 0;
-    let next = loop {
-        if pos > offset || us(pos) >= chain.len() {
-            return Err(not_as_planned(offset));
-        }
-        let raw = entries
-            .raw_entry(pos)
-            .ok_or_else(|| entries.complaint(pos))?;
-        if pos == offset {
-            if raw.ino != ino.0 || raw.ino == 0 {
-                return Err(not_as_planned(offset));
-            }
-            break raw.next;
-        }
-        before = Some(pos);
-        pos = raw.next;
+    let (before, next) = neighbours(chain, offset, ino, geo)?;
+    let is_dot = |at| {
+        header(chain, at, geo).is_some_and(|(.., len)| len == 1)
+            && get_u8(chain, at + 8) == Some(b'.')
     };
+    if us(next) == chain.len() && before.is_some_and(|at| is_dot(us(at))) {
+        // What is before ".." cannot have its room: "." is never the last.
+        return Err(not_as_planned(offset));
+    }
     let cleared = match before {
         Some(before) => {
             put_u16(
@@ -249,6 +239,24 @@ pub(super) fn remove_in(chain: &mut [u8], offset: u32, ino: Ino, geo: &Geometry)
     Ok(())
 }
 
+/// Follows a chain to the entry of inode `ino` at `offset`; returns where the one before and the next
+/// are.
+fn neighbours(chain: &[u8], offset: u32, ino: Ino, geo: &Geometry) -> Result<(Option<u32>, u32)> {
+    let entries = Dirents::part(chain, 0, geo);
+    let (mut before, mut pos) = (None, 0);
+    while pos <= offset && us(pos) < chain.len() {
+        let raw = entries
+            .raw_entry(pos)
+            .ok_or_else(|| entries.complaint(pos))?;
+        if pos == offset && raw.ino == ino.0 && raw.ino != 0 {
+            return Ok((before, raw.next));
+        }
+        before = Some(pos);
+        pos = raw.next;
+    }
+    Err(not_as_planned(offset))
+}
+
 /// Lets the entry at `offset` of the block `buf` lead to `new` instead of `old`.
 ///
 /// That is what rename does to a name that it replaces or exchanges, and to ".." of a directory that
@@ -265,12 +273,11 @@ pub fn set_entry(
     file_type: FileType,
     geo: &Geometry,
 ) -> Result<()> {
-    let at = us(offset);
-    let as_planned = matches!(header(buf, at, geo), Some((ino, len, 1..))
-        if ino == old && get_bytes(buf, at, us(len)).is_some());
-    if !as_planned || old.0 == 0 || new.0 == 0 {
+    neighbours(buf, offset, old, geo)?;
+    if new.0 == 0 {
         return Err(not_as_planned(offset));
     }
+    let at = us(offset);
     put_u8(buf, at + 7, type_byte(Some(file_type), geo)).or_short(SHORT)?;
     put_u32(buf, at, new.0).or_short(SHORT)
 }

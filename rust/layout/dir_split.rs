@@ -19,7 +19,7 @@
 
 use core::ops::DerefMut;
 
-use super::bytes::{get_bytes, put_u16, us};
+use super::bytes::{get_bytes, get_u8, put_u16, us};
 use super::dir::{Dirents, MIN_ENTRY};
 use super::dir_edit::{
     encode_len, end_of_entries, entries, entries_end, entry_len, finish, header, nameless,
@@ -216,6 +216,9 @@ fn make_map(
                 return Err(nameless(pos));
             }
             let name = get_bytes(data, us(pos) + 8, usize::from(raw.name_len)).or_short(SHORT)?;
+            if name == b"." {
+                return Err(stray_dot(pos));
+            }
             let entry = map
                 .get_mut(count)
                 .or_short("directory block: too little memory to split it")?;
@@ -250,6 +253,12 @@ fn split_point(sorted: &[SplitEntry], geo: &Geometry) -> usize {
     sorted.len() / 2
 }
 
+/// The refusal of a "." that is not where it belongs, and could become the last entry of a block.
+#[cold]
+fn stray_dot(offset: u32) -> Error {
+    Error::corrupt1("directory entry at {}: '.' out of place", offset)
+}
+
 /// Returns the room behind the last of some entries that are packed in this order.
 fn last_slot(packed: &[SplitEntry], geo: &Geometry) -> Slot {
     let total: u32 = packed.iter().map(SplitEntry::used).sum();
@@ -269,17 +278,21 @@ fn slot_behind(offset: u32, used: u32, geo: &Geometry) -> Slot {
 
 /// Returns the room behind the last entry once the block is packed.
 fn packed_slot(data: &[u8], chain: &Dirents<'_>, geo: &Geometry) -> Result<Slot> {
-    let (mut pos, mut to, mut last) = (0, 0, 0);
-    while us(pos) < entries_end(data, geo)? {
+    let (mut pos, mut to, mut last, mut dot) = (0, 0, 0, false);
+    while us(pos) < end_of_entries(geo) {
         let raw = chain.raw_entry(pos).ok_or_else(|| chain.complaint(pos))?;
         if raw.ino != 0 {
             if raw.name_len == 0 {
                 return Err(nameless(pos));
             }
+            dot = raw.name_len == 1 && get_u8(data, us(pos) + 8) == Some(b'.');
             last = entry_len(raw.name_len);
             to += last;
         }
         pos = raw.next;
+    }
+    if dot {
+        return Err(stray_dot(to.saturating_sub(last)));
     }
     Ok(slot_behind(to.saturating_sub(last), last, geo))
 }

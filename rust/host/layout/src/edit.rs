@@ -27,6 +27,8 @@ pub struct Dir {
     pub blocks: Vec<Vec<u8>>,
     /// How often a split separated equal hashes.
     pub continued: usize,
+    /// Whether a name may be there twice, as on a corrupt volume.
+    pub corrupt: bool,
 }
 
 /// Where a name was found.
@@ -51,6 +53,7 @@ impl Dir {
             indexed: false,
             blocks: vec![],
             continued: 0,
+            corrupt: false,
         };
         let block = dir.fresh(1).0 as usize;
         dir_edit::init_dir(&mut dir.blocks[block], owner.ino, parent, &geo).expect("a block");
@@ -233,7 +236,8 @@ impl Dir {
     ) -> Result<()> {
         self.continued += usize::from(split.index_hash() & 1 == 1);
         let pick = |half| halves[usize::from(half == Half::Upper)];
-        for entry in Dirents::block(old, &self.geo)?.iter() {
+        let entries = Dirents::block(old, &self.geo)?.iter();
+        for entry in entries.filter(|_| !self.corrupt) {
             let entry = entry?;
             let Some((half, offset)) = split.locate(entry.offset) else {
                 assert!(entry.name == b"." || entry.name == b"..");

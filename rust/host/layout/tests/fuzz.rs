@@ -10,6 +10,7 @@ use std::fs;
 
 use common::{noise, scratch, write, Image, Rng};
 use layout_host::crc;
+use layout_host::edit::Dir;
 use layout_host::fuzz::*;
 use layout_host::layout::*;
 use layout_host::volume::Volume;
@@ -109,13 +110,20 @@ fn parsers_take_any_bytes() {
             fuzz_inode(&data);
             fuzz_map(&data);
             fuzz_dir(&data);
+            fuzz_dir_edit(&data);
             fuzz_xattr(&data);
             fuzz_hash(&data[..data.len().min(258)]);
         }
     }
     for len in 0..64 {
         for f in [
-            fuzz_group, fuzz_inode, fuzz_map, fuzz_dir, fuzz_xattr, fuzz_hash,
+            fuzz_group,
+            fuzz_inode,
+            fuzz_map,
+            fuzz_dir,
+            fuzz_dir_edit,
+            fuzz_xattr,
+            fuzz_hash,
         ] {
             f(&noise(len as u64, len));
         }
@@ -200,5 +208,59 @@ fn images_are_walked_in_bounded_time() {
             reached > 100,
             "{name}: {reached} images got past the superblock"
         );
+    }
+}
+
+#[test]
+fn corrupt_directories_are_changed_or_refused() {
+    let mut rng = Rng(4);
+    for (incompat, ro_compat, names, n) in [
+        (Incompat::FILETYPE, RoCompat(0), 300, 1000),
+        (Incompat::FILETYPE, RoCompat::METADATA_CSUM, 3000, 300),
+        (Incompat::LARGEDIR, RoCompat::METADATA_CSUM, 25_000, 60),
+    ] {
+        let raw = plain_superblock(0, incompat, ro_compat);
+        // All sums are zero, so that changed blocks are met.
+        let geo = SuperBlock::parse(&raw, 1, crc::NULL_FNS)
+            .expect("a volume")
+            .geo;
+        let mut dir = Dir::new(geo, geo.csum().owner(Ino(12), 0), Ino::ROOT);
+        let name = |i: usize| format!("{i:06}{}", "n".repeat(200 + i % 49)).into_bytes();
+        for i in 0..names {
+            let done = dir.add(&name(i), Ino(11), FileType::Regular);
+            assert_eq!(done, Ok(true));
+        }
+        dir.corrupt = true;
+        let index: Vec<usize> = (1..dir.blocks.len())
+            .filter(|&i| dir::is_index_block(&dir.blocks[i], Lblk(i as u32), &geo))
+            .chain([0])
+            .collect();
+        let (mut changed, mut refused) = (0, 0);
+        for _ in 0..rounds(n) {
+            let mut copy = dir.clone();
+            for _ in 0..1 + rng.below(3 + dir.blocks.len() / 20) {
+                let i = match rng.below(3) {
+                    0 => rng.below(copy.blocks.len()),
+                    _ => index[rng.below(index.len())],
+                };
+                rng.mutate(&mut copy.blocks[i]);
+            }
+            for _ in 0..20 {
+                let old = copy.find(&name(rng.below(names)));
+                let results = [
+                    copy.add(&name(names + rng.below(names)), Ino(13), FileType::Fifo)
+                        .map(drop),
+                    old.and_then(|old| old.map_or(Ok(()), |old| copy.remove(&old))),
+                    copy.is_empty().map(drop),
+                ];
+                for result in results {
+                    match result {
+                        Ok(()) => changed += 1,
+                        Err(_) => refused += 1,
+                    }
+                }
+            }
+        }
+        assert!(changed > 100 && refused > 50, "{changed} {refused}");
     }
 }
