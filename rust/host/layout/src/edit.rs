@@ -44,6 +44,9 @@ pub struct Found {
     pub file_type: Option<FileType>,
 }
 
+/// An entry: its name, inode and type.
+pub type Listed = (Vec<u8>, Ino, Option<FileType>);
+
 impl Dir {
     /// Makes an empty directory in one block.
     pub fn new(geo: Geometry, owner: Owner, parent: Ino) -> Self {
@@ -216,6 +219,13 @@ impl Dir {
             let owner = self.owner;
             htree_edit::seal(self.block_mut(edit.block), edit.block, &owner, &geo)?;
         }
+        // An edit that was made, or whose node has changed since, is refused.
+        for edit in plan.edits() {
+            let from = self.block(edit.from.unwrap_or(Lblk(0)))?;
+            let mut again = self.block(edit.block)?.to_vec();
+            assert!(edit.apply(&mut again, from, &geo).is_err(), "{edit:?}");
+            assert_eq!(again, self.block(edit.block)?);
+        }
         let fresh_nodes = edited.range(first..).count() as u32;
         assert_eq!(fresh_nodes + 1, fresh, "every fresh block is used");
         split.upper(&old, self.block_mut(first), &geo)?;
@@ -282,7 +292,7 @@ impl Dir {
     }
 
     /// Returns all entries by a scan of all blocks.
-    pub fn list(&self) -> Result<Vec<(Vec<u8>, Ino, Option<FileType>)>> {
+    pub fn list(&self) -> Result<Vec<Listed>> {
         let mut all = vec![];
         for block in &self.blocks {
             for entry in Dirents::block(block, &self.geo)?.iter() {

@@ -338,7 +338,7 @@ pub fn fuzz_dir_edit(data: &[u8]) {
         for len in [1, 3, 9, 100, 255] {
             let name = dir_edit::Name::new(&name_bytes[..len]).expect("a name");
             if let Ok(Some(slot)) = dir_edit::room(block, name, &geo) {
-                for block in [&block, &other] {
+                for block in [block, &other] {
                     check(block, &|b| {
                         dir_edit::insert(b, &slot, name, Ino(12), FileType::Regular, &geo)
                     });
@@ -355,7 +355,7 @@ pub fn fuzz_dir_edit(data: &[u8]) {
                 let Ok(Full::Split(split)) = plan else {
                     continue;
                 };
-                for old in [&block, &other] {
+                for old in [block, &other] {
                     let mut fresh = [vec![byte; old.len()], vec![byte; old.len()]];
                     let [lower, upper] = &mut fresh;
                     let halves = [split.lower(old, lower, &geo), split.upper(old, upper, &geo)];
