@@ -122,7 +122,9 @@ pub fn plan<M: DerefMut<Target = [SplitEntry]>>(
 
 /// Plans what to do with `data`, the full and only block of the directory `dir` without an index.
 ///
-/// Its index will use [`HashParams::new_index`](super::hash::HashParams::new_index).
+/// A split takes two fresh blocks here, and the inode gets the flag
+/// [`INDEX`](super::InodeFlags::INDEX). The index uses
+/// [`HashParams::new_index`](super::hash::HashParams::new_index).
 ///
 /// # Errors
 ///

@@ -247,6 +247,28 @@ fn directories_without_an_index_grow_by_blocks() {
     }
 }
 
+#[test]
+fn blocks_of_64_kib_have_lengths_that_do_not_fit() {
+    for (csum, index) in [(true, true), (false, true), (false, false)] {
+        let shape = Shape {
+            log_block: 6,
+            csum,
+            index,
+            ..SHAPE
+        };
+        let dir = storm(shape, Lengths::Long, 2000, &[], 1);
+        assert!(dir.indexed == index && dir.blocks.len() > 3);
+    }
+    let shape = Shape {
+        log_block: 6,
+        csum: false,
+        ..SHAPE
+    };
+    let mut block = vec![0; 1 << 16];
+    dir_edit::init_block(&mut block, &shape.geo()).expect("a block");
+    assert_eq!(block[..8], *b"\0\0\0\0\xff\xff\0\0");
+}
+
 /// Names of 240 times "x" and one of these have the same legacy hash.
 const ONE_LEGACY_HASH: &str = "\
     aaaaaaa 26laacT w2hbaBJ TW8jaZC 8CikaFY tyflaO2 1NhmaKe k8Mnayu ZOwoaxx vldtanT 9p3uayV \
