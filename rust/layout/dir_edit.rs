@@ -239,8 +239,8 @@ pub(super) fn remove_in(chain: &mut [u8], offset: u32, ino: Ino, geo: &Geometry)
     Ok(())
 }
 
-/// Follows a chain to the entry of inode `ino` at `offset`; returns where the one before and the next
-/// are.
+/// Follows a chain to the entry of inode `ino` at `offset`; returns where the one before and the
+/// next are.
 fn neighbours(chain: &[u8], offset: u32, ino: Ino, geo: &Geometry) -> Result<(Option<u32>, u32)> {
     let entries = Dirents::part(chain, 0, geo);
     let (mut before, mut pos) = (None, 0);
@@ -259,8 +259,8 @@ fn neighbours(chain: &[u8], offset: u32, ino: Ino, geo: &Geometry) -> Result<(Op
 
 /// Lets the entry at `offset` of the block `buf` lead to `new` instead of `old`.
 ///
-/// That is what rename does to a name that it replaces or exchanges, and to ".." of a directory that
-/// moves. It may be the root of an index, too.
+/// That is what rename does to a name that it replaces or exchanges, and to ".." of a directory
+/// that moves. It may be the root of an index, too.
 ///
 /// # Errors
 ///

@@ -2,10 +2,10 @@
 
 //! What is done with a block of entries that has no room for one more name.
 //!
-//! A leaf of an index is split in two by the hash of its names; the first block of a linear directory
-//! becomes the root of an index with two leaves. Both begin with [`plan`], which sorts the names in
-//! memory that the caller lends. [`Split`] then says which half the new name goes to and where in it,
-//! and writes the halves.
+//! A leaf of an index is split in two by the hash of its names; the first block of a linear
+//! directory becomes the root of an index with two leaves. Both begin with [`plan`], which sorts
+//! the names in memory that the caller lends. [`Split`] then says which half the new name goes to
+//! and where in it, and writes the halves.
 //!
 //! ```text
 //!   a leaf:                                      block 0 of a linear directory:
@@ -72,8 +72,8 @@ pub enum Half {
 /// What to do with a full block.
 #[derive(Clone, Copy, Debug)]
 pub enum Full<M> {
-    /// The block has fewer than two names, and room in pieces that [`pack`] brings together. The new
-    /// name goes to the slot after that. What ext4 writes is never so.
+    /// The block has fewer than two names, and room in pieces that [`pack`] brings together. The
+    /// new name goes to the slot after that. What ext4 writes is never so.
     Pack(Slot),
     /// Its names go to two blocks.
     Split(Split<M>),
@@ -303,8 +303,8 @@ fn packed_slot(data: &[u8], chain: &Dirents<'_>, geo: &Geometry) -> Result<Slot>
 ///
 /// # Errors
 ///
-/// [`Kind::Corrupt`](super::Kind::Corrupt) or [`Kind::Checksum`](super::Kind::Checksum) if the block
-/// is not sound; it is then unchanged.
+/// [`Kind::Corrupt`](super::Kind::Corrupt) or [`Kind::Checksum`](super::Kind::Checksum) if the
+/// block is not sound; it is then unchanged.
 pub fn pack(buf: &mut [u8], geo: &Geometry) -> Result<()> {
     // After this walk the one below cannot fail.
     packed_slot(buf, &entries(buf, geo)?, geo)?;

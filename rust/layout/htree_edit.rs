@@ -2,8 +2,8 @@
 
 //! Changes to the index of a directory.
 //!
-//! When a leaf is [split](super::dir_split), the index gets an entry more. If the node above the leaf
-//! is full, it is split, too, and so on up; if all are full, a level is added below the root.
+//! When a leaf is [split](super::dir_split), the index gets an entry more. If the node above the
+//! leaf is full, it is split, too, and so on up; if all are full, a level is added below the root.
 //!
 //! ```text
 //!   plan:   let path = cursor.path();                         // at the first leaf for the hash
@@ -36,8 +36,9 @@ const SHORT: &str = "directory index: buffer too short";
 /// Offset of the number of levels in a root, in bytes.
 const ROOT_LEVELS: usize = 30;
 
-/// How many blocks one more entry changes at most: one that was not full, and below it two nodes and
-/// what is split off them. A level is added instead only where one node lies below the root.
+/// How many blocks one more entry changes at most: one that was not full, and below it two nodes
+/// and what is split off them. A level is added only where at most one node lies below the root,
+/// and changes fewer.
 const MAX_EDITS: usize = 5;
 
 /// Returns how many fresh blocks it takes to split the leaf at the end of `path`: 1 to 3.
@@ -222,12 +223,13 @@ fn changed(block: Lblk) -> Error {
 }
 
 impl NodeEdit {
-    /// Changes the block `buf`; `from` is a snapshot of the node [`from`](Self::from), and ignored if
-    /// there is none.
+    /// Changes the block `buf`; `from` is a snapshot of the node [`from`](Self::from), and ignored
+    /// if there is none.
     ///
     /// # Errors
     ///
-    /// [`Kind::Corrupt`](super::Kind::Corrupt) if a node is not as planned; `buf` is then unchanged.
+    /// [`Kind::Corrupt`](super::Kind::Corrupt) if a node is not as planned; `buf` is then
+    /// unchanged.
     pub fn apply(&self, buf: &mut [u8], from: &[u8], geo: &Geometry) -> Result<()> {
         geo.whole_block(buf, SHORT)?;
         let source = match self.from {
@@ -328,8 +330,8 @@ pub(super) fn init_root(
     put_u32(buf, entry_at(ROOT_ENTRIES, 1) + 4, upper.0).or_short(SHORT)
 }
 
-/// Sets the checksum of the node `buf`, block `lblk` of a directory; does nothing on a volume without
-/// such checksums.
+/// Sets the checksum of the node `buf`, block `lblk` of a directory; does nothing on a volume
+/// without such checksums.
 ///
 /// # Errors
 ///

@@ -2,8 +2,8 @@
 
 //! Changes to a directory that lies in its inode.
 //!
-//! The plan and the apply are those of [`dir_edit`](super::dir_edit), on the bytes of the inode. The
-//! checksum is the inode's. A name that does not fit makes the directory one of a block, which
+//! The plan and the apply are those of [`dir_edit`](super::dir_edit), on the bytes of the inode.
+//! The checksum is the inode's. A name that does not fit makes the directory one of a block, which
 //! [`to_block`] fills. Its inode then changes in ways that are not told here: the flag and the
 //! attribute go, and size, map and block count are those of one block.
 
@@ -107,7 +107,8 @@ impl InlineSlot {
     ///
     /// # Errors
     ///
-    /// [`Kind::Corrupt`](super::Kind::Corrupt) if the inode is not as planned; it is then unchanged.
+    /// [`Kind::Corrupt`](super::Kind::Corrupt) if the inode is not as planned; it is then
+    /// unchanged.
     pub fn insert(
         &self,
         raw: &mut [u8],
@@ -181,8 +182,8 @@ fn needs(entry: &DirEntry<'_>) -> Result<u32> {
 
 /// Fills the fresh block `buf` with the names of `dir`, which is the directory of inode `ino`.
 ///
-/// The names are packed behind "." and "..", and [`room`](super::dir_edit::room) then says where the
-/// next one goes.
+/// The names are packed behind "." and "..", and [`room`](super::dir_edit::room) then says where
+/// the next one goes.
 ///
 /// # Errors
 ///

@@ -13,8 +13,8 @@
 //!   at every entry, and is to be called once when the block was read. What a look-up returns was
 //!   checked by itself, so that a forgotten `verify` costs trust in the disk, not safety.
 //! * **Edits are planned, then applied.** A plan reads blocks and may refuse them. What applies it
-//!   takes one block to change, and fails only if that is not the block of the plan, which then stays
-//!   as it is. Checksums are set by a `seal` of their own.
+//!   takes one block to change, and fails only if that is not the block of the plan, which then
+//!   stays as it is. Checksums are set by a `seal` of their own.
 //! * **Nothing panics**, whatever the bytes are: reads are bounds-checked, divisors are `NonZero`,
 //!   loops are bounded by the size of a block, trees by a depth that falls and directory indexes by
 //!   the directory's size.

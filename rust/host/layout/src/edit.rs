@@ -321,8 +321,8 @@ impl Dir {
         }
     }
 
-    /// Verifies every block, and that each belongs to the tree once and has the hashes that the tree
-    /// says.
+    /// Verifies every block, and that each belongs to the tree once and has the hashes that the
+    /// tree says.
     pub fn verify(&self) -> Result<()> {
         let geo = &self.geo;
         if !self.indexed {
