@@ -18,10 +18,10 @@ use super::units::{FileType, Ino, Lblk};
 const SHORT: &str = "directory block: buffer too short";
 
 /// The size in bytes of the smallest entry, and of the fake one that holds a block's checksum.
-const MIN_ENTRY: u32 = 12;
+pub(super) const MIN_ENTRY: u32 = 12;
 
 /// The type byte of the fake entry that holds a block's checksum.
-const TAIL_TYPE: u8 = 0xde;
+pub(super) const TAIL_TYPE: u8 = 0xde;
 
 /// The longest name, in bytes.
 pub const NAME_MAX: usize = 255;
@@ -66,7 +66,7 @@ impl<'a> Dirents<'a> {
     }
 
     /// Takes a part of an inode's inline data that starts at byte `base` of it.
-    fn part(data: &'a [u8], base: u32, geo: &Geometry) -> Self {
+    pub(super) fn part(data: &'a [u8], base: u32, geo: &Geometry) -> Self {
         Self {
             data,
             base,
@@ -96,15 +96,8 @@ impl<'a> Dirents<'a> {
         }
         let at = self.data.len().saturating_sub(us(MIN_ENTRY));
         let (covered, tail) = self.data.split_at_checked(at).or_short(SHORT)?;
-        let is_tail = get_u32(tail, 0) == Some(0)
-            && get_u16(tail, 4) == Some(12)
-            && get_u8(tail, 6) == Some(0)
-            && get_u8(tail, 7) == Some(TAIL_TYPE);
-        if !is_tail {
-            return Err(Error::new(
-                super::Kind::Checksum,
-                "directory block: no checksum",
-            ));
+        if !is_tail(tail) {
+            return Err(no_checksum());
         }
         let stored = get_u32(tail, 8).or_short(SHORT)?;
         let computed = geo.csum().crc32c(owner.seed, covered);
@@ -174,7 +167,7 @@ impl<'a> Dirents<'a> {
     /// A look-up goes through a hundred entries before it meets its own: what all of them pay is a load and
     /// a few comparisons.
     #[inline(always)]
-    fn raw_entry(&self, pos: u32) -> Option<RawEntry> {
+    pub(super) fn raw_entry(&self, pos: u32) -> Option<RawEntry> {
         let at = us(pos);
         let [i0, i1, i2, i3, l0, l1, name_len, type_byte] = get_array(self.data, at)?;
         let ino = u32::from_le_bytes([i0, i1, i2, i3]);
@@ -200,7 +193,7 @@ impl<'a> Dirents<'a> {
     /// What is wrong with the entry at `pos`, which [`raw_entry`](Self::raw_entry) refuses.
     #[cold]
     #[inline(never)]
-    fn complaint(&self, pos: u32) -> Error {
+    pub(super) fn complaint(&self, pos: u32) -> Error {
         let at = us(pos);
         let (raw_len, name_len) = (get_u16(self.data, at + 4), get_u8(self.data, at + 6));
         let what = match (get_u32(self.data, at), raw_len, name_len) {
@@ -247,11 +240,11 @@ impl<'a> Dirents<'a> {
 }
 
 /// An entry whose header was checked.
-struct RawEntry {
-    ino: u32,
+pub(super) struct RawEntry {
+    pub(super) ino: u32,
     /// Where the next one begins.
-    next: u32,
-    name_len: u8,
+    pub(super) next: u32,
+    pub(super) name_len: u8,
     type_byte: u8,
 }
 
@@ -305,8 +298,22 @@ impl<'a> Iterator for DirIter<'a> {
     }
 }
 
+/// Returns whether this is the fake entry that holds a block's checksum.
+pub(super) fn is_tail(tail: &[u8]) -> bool {
+    get_u32(tail, 0) == Some(0)
+        && get_u16(tail, 4) == Some(12)
+        && get_u8(tail, 6) == Some(0)
+        && get_u8(tail, 7) == Some(TAIL_TYPE)
+}
+
+/// The refusal of a block without [such an entry](is_tail).
+#[cold]
+pub(super) fn no_checksum() -> Error {
+    Error::new(super::Kind::Checksum, "directory block: no checksum")
+}
+
 /// Decodes the length of an entry; 64 KiB, which 16 bits cannot hold, is written as 65,535 or 0.
-fn rec_len(raw: u16, block_bits: u8) -> u32 {
+pub(super) fn rec_len(raw: u16, block_bits: u8) -> u32 {
     match raw {
         0 | 0xffff if block_bits == 16 => 1 << 16,
         raw => u32::from(raw),

@@ -45,6 +45,17 @@ impl HashVersion {
             unsigned: unsigned || version >= 3,
         })
     }
+
+    /// Returns the version byte that an index root has for this function.
+    ///
+    /// It does not tell the signedness, which is the volume's.
+    pub const fn to_root(self) -> u8 {
+        match self.algorithm {
+            HashAlgorithm::Legacy => 0,
+            HashAlgorithm::HalfMd4 => 1,
+            HashAlgorithm::Tea => 2,
+        }
+    }
 }
 
 /// The volume's part in hashing.
@@ -83,6 +94,18 @@ impl HashParams {
     /// [`Kind::Corrupt`](super::Kind::Corrupt) if the superblock names an unknown one.
     pub fn default_version(&self) -> Result<HashVersion> {
         HashVersion::decode(self.default_version, self.unsigned)
+    }
+
+    /// Returns the hash function of an index that is made now, as its root will be read.
+    ///
+    /// That differs from [`default_version`](Self::default_version) where the superblock names a
+    /// function with unsigned characters on a volume with signed ones, which no root can say.
+    ///
+    /// # Errors
+    ///
+    /// As for [`default_version`](Self::default_version).
+    pub fn new_index(&self) -> Result<HashVersion> {
+        HashVersion::decode(self.default_version()?.to_root(), self.unsigned)
     }
 
     /// Hashes a name.

@@ -26,7 +26,7 @@
 //! leaf, and as long as [`DxCursor::next_hash`] says that the next leaf goes on with the same hash,
 //! adds that leaf's.
 
-use super::bytes::{get_bytes, get_u16, get_u32, get_u8};
+use super::bytes::{get_bytes, get_u16, get_u32, get_u8, us};
 use super::csum::Owner;
 use super::error::{Error, OrShort, Result};
 use super::feature::Incompat;
@@ -35,16 +35,16 @@ use super::hash::HashVersion;
 use super::units::{Ino, Lblk};
 
 const SHORT: &str = "directory index: buffer too short";
-const ENTRY_SIZE: usize = 8;
+pub(super) const ENTRY_SIZE: usize = 8;
 
 /// Where entries start in the root: behind "." and "..", and eight bytes of information.
-const ROOT_ENTRIES: usize = 32;
+pub(super) const ROOT_ENTRIES: usize = 32;
 
 /// Where entries start in another node: behind a fake entry that covers the block.
-const NODE_ENTRIES: usize = 8;
+pub(super) const NODE_ENTRIES: usize = 8;
 
 /// How many levels of index an htree may have, the root included.
-const MAX_LEVELS: usize = 3;
+pub(super) const MAX_LEVELS: usize = 3;
 
 /// A node of the index, whose header was checked.
 #[derive(Clone, Copy, Debug)]
@@ -80,9 +80,7 @@ impl<'a> DxNode<'a> {
     fn entries(data: &'a [u8], lblk: Lblk, start: usize, geo: &Geometry) -> Result<Self> {
         let limit = get_u16(data, start).or_short(SHORT)?;
         let count = get_u16(data, start + 2).or_short(SHORT)?;
-        let tail = if geo.csum().metadata() { 8 } else { 0 };
-        let room = data.len().saturating_sub(start + tail) / ENTRY_SIZE;
-        if usize::from(limit) != room {
+        if limit != entries_limit(start, geo) {
             return Err(Error::corrupt2(
                 "directory index: block {} with room for {}",
                 lblk,
@@ -114,12 +112,8 @@ impl<'a> DxNode<'a> {
     pub fn verify(&self, owner: &Owner, geo: &Geometry) -> Result<()> {
         let csum = geo.csum();
         if csum.metadata() {
-            let used = self.start + ENTRY_SIZE * usize::from(self.count);
-            let tail = self.start + ENTRY_SIZE * usize::from(self.limit);
-            let stored = get_u32(self.data, tail + 4).or_short(SHORT)?;
-            let covered = get_bytes(self.data, 0, used).or_short(SHORT)?;
-            let tail = get_bytes(self.data, tail, 8).or_short(SHORT)?;
-            let computed = csum.crc32c_zeroed(csum.crc32c(owner.seed, covered), tail, 4, 4);
+            let (at, computed) = self.checksum(owner, geo)?;
+            let stored = get_u32(self.data, at).or_short(SHORT)?;
             if stored != computed {
                 return Err(Error::checksum(
                     "directory index: checksum {x}, but {x} expected",
@@ -143,9 +137,25 @@ impl<'a> DxNode<'a> {
         Ok(())
     }
 
+    /// Computes the checksum, and says where it is stored.
+    pub(super) fn checksum(&self, owner: &Owner, geo: &Geometry) -> Result<(usize, u32)> {
+        let csum = geo.csum();
+        let used = self.start + ENTRY_SIZE * usize::from(self.count);
+        let tail_at = self.start + ENTRY_SIZE * usize::from(self.limit);
+        let covered = get_bytes(self.data, 0, used).or_short(SHORT)?;
+        let tail = get_bytes(self.data, tail_at, 8).or_short(SHORT)?;
+        let computed = csum.crc32c_zeroed(csum.crc32c(owner.seed, covered), tail, 4, 4);
+        Ok((tail_at + 4, computed))
+    }
+
     /// Returns the number of entries; at least 1.
     pub const fn count(&self) -> u16 {
         self.count
+    }
+
+    /// Returns the number of entries for which there is room.
+    pub const fn limit(&self) -> u16 {
+        self.limit
     }
 
     /// Returns the hash with which the range of entry `i` starts, 0 for the first; `None` past the
@@ -181,6 +191,22 @@ impl<'a> DxNode<'a> {
             }
         }
         lo.saturating_sub(1)
+    }
+}
+
+/// Returns how many entries a node has room for whose entries begin at `start`.
+pub(super) fn entries_limit(start: usize, geo: &Geometry) -> u16 {
+    let tail = if geo.csum().metadata() { 8 } else { 0 };
+    let room = us(geo.block_size()).saturating_sub(start + tail) / ENTRY_SIZE;
+    // At most 8,191.
+    u16::try_from(room).unwrap_or(u16::MAX)
+}
+
+/// Returns how many levels of nodes may lie below a root.
+pub(super) fn deepest(geo: &Geometry) -> u8 {
+    match geo.has_incompat(Incompat::LARGEDIR) {
+        true => 2,
+        false => 1,
     }
 }
 
@@ -236,11 +262,7 @@ impl<'a> DxRoot<'a> {
         if version > 2 {
             return Err(Error::corrupt1("directory index: hash version {}", version));
         }
-        let deepest = if geo.has_incompat(Incompat::LARGEDIR) {
-            2
-        } else {
-            1
-        };
+        let deepest = deepest(geo);
         if levels > deepest {
             return Err(Error::corrupt2(
                 "directory index: {} levels where {} are possible",
@@ -291,7 +313,36 @@ pub enum Reach {
 struct Frame {
     lblk: Lblk,
     entry: u16,
+    count: u16,
+    limit: u16,
     next_hash: Option<u32>,
+}
+
+/// A node that a walk went through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DxPathNode {
+    /// The directory block.
+    pub lblk: Lblk,
+    /// The entry that was followed.
+    pub entry: u16,
+    /// The number of entries.
+    pub count: u16,
+    /// The number of entries for which there is room.
+    pub limit: u16,
+}
+
+/// The nodes from the root to the leaf that a walk has reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DxPath {
+    nodes: [DxPathNode; MAX_LEVELS],
+    len: usize,
+}
+
+impl DxPath {
+    /// Returns the nodes, the root first; 1 to 3.
+    pub fn nodes(&self) -> &[DxPathNode] {
+        self.nodes.get(..self.len).unwrap_or(&[])
+    }
 }
 
 /// How the entry to follow is chosen in the next node.
@@ -328,6 +379,8 @@ impl DxCursor {
         let frame = Frame {
             lblk: Lblk(0),
             entry: 0,
+            count: 0,
+            limit: 0,
             next_hash: None,
         };
         let mut cursor = Self {
@@ -393,6 +446,7 @@ impl DxCursor {
             ));
         }
         frame.entry = entry;
+        (frame.count, frame.limit) = (node.count, node.limit);
         frame.next_hash = entry.checked_add(1).and_then(|i| node.hash(i));
         if entry > 0 {
             self.first_hash = hash & !1;
@@ -429,6 +483,22 @@ impl DxCursor {
     /// If its lowest bit is set, the current leaf may hold names with the same major hash.
     pub fn next_hash(&self) -> Option<u32> {
         self.next_level().map(|(_, hash)| hash)
+    }
+
+    /// Returns the way to the current leaf.
+    ///
+    /// A new name goes to the first leaf of a walk that started with its hash, and the index grows
+    /// along the way there.
+    pub fn path(&self) -> DxPath {
+        DxPath {
+            nodes: self.frames.map(|f| DxPathNode {
+                lblk: f.lblk,
+                entry: f.entry,
+                count: f.count,
+                limit: f.limit,
+            }),
+            len: self.last_level + 1,
+        }
     }
 
     fn next_level(&self) -> Option<(usize, u32)> {

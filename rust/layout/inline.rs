@@ -2,10 +2,12 @@
 
 //! Contents that lie in the inode: the 60 bytes of `i_block`, then the attribute "system.data".
 
+use core::ops::Range;
+
 use super::bytes::get_bytes;
 use super::error::{Error, OrShort, Result};
 use super::geometry::Geometry;
-use super::inode::{Inode, I_BLOCK_SIZE};
+use super::inode::{Inode, I_BLOCK, I_BLOCK_SIZE};
 use super::units::FileType;
 use super::xattr::{self, XattrSet, XattrValue};
 
@@ -14,6 +16,8 @@ use super::xattr::{self, XattrSet, XattrValue};
 pub struct InlineData<'a> {
     head: &'a [u8],
     tail: &'a [u8],
+    /// Where the tail starts in the inode; it matters only if there is a tail.
+    tail_at: usize,
 }
 
 impl<'a> InlineData<'a> {
@@ -28,8 +32,11 @@ impl<'a> InlineData<'a> {
         let found = set.and_then(|set| set.find(xattr::INDEX_SYSTEM, b"data"));
         let data = match found.map(|x| x.value) {
             Some(XattrValue::Here(tail)) => Self {
-                head: get_bytes(raw, 0x28, I_BLOCK_SIZE).or_short("inode: buffer too short")?,
+                head: get_bytes(raw, I_BLOCK, I_BLOCK_SIZE).or_short("inode: buffer too short")?,
                 tail,
+                tail_at: set
+                    .and_then(|set| set.value_at(xattr::INDEX_SYSTEM, b"data"))
+                    .map_or(0, |range| range.start),
             },
             _ => {
                 return Err(Error::corrupt1(
@@ -53,6 +60,14 @@ impl<'a> InlineData<'a> {
     /// Returns all of the data in its two parts, whatever the inode's size is.
     pub const fn parts(&self) -> (&'a [u8], &'a [u8]) {
         (self.head, self.tail)
+    }
+
+    /// Returns where the two [`parts`](Self::parts) lie in the inode.
+    pub fn ranges(&self) -> [Range<usize>; 2] {
+        [
+            I_BLOCK..I_BLOCK + I_BLOCK_SIZE,
+            self.tail_at..self.tail_at.saturating_add(self.tail.len()),
+        ]
     }
 
     /// Returns the contents of a file or a link in two parts.

@@ -20,6 +20,9 @@ pub(super) const KNOWN_EXTRA: u16 = 32;
 /// How many bytes `i_block` has: block pointers, an extent root, a short link or inline data.
 pub const I_BLOCK_SIZE: usize = 60;
 
+/// Offset of `i_block`, in bytes.
+pub const I_BLOCK: usize = 0x28;
+
 /// Offset of the two halves of the checksum, in bytes.
 pub(super) const CSUM_LO: usize = 0x7c;
 pub(super) const CSUM_HI: usize = 0x82;
@@ -296,7 +299,7 @@ impl Inode {
         let sectors = sectors(&raw, flags, geo)?;
         let size = size(&raw, ino, file_type, flags, geo)?;
         let xattr_block = xattr_block(&raw, ino, geo)?;
-        let block: [u8; I_BLOCK_SIZE] = get_array(bytes, 0x28).or_short(SHORT)?;
+        let block: [u8; I_BLOCK_SIZE] = get_array(bytes, I_BLOCK).or_short(SHORT)?;
         let data_map = data_map(file_type, flags, size, sectors, xattr_block.is_some(), geo);
         if data_map == DataMap::FastSymlink && !flags.has(InodeFlags::ENCRYPT) {
             check_fast_symlink(ino, &block, size)?;

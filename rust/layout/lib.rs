@@ -30,6 +30,8 @@
 //! | [`map`] | from a file's block to the volume's, by [`extent`]s or `indirect` blocks |
 //! | [`dir`] | directory entries in blocks and inodes |
 //! | [`htree`], [`hash`] | the index of a directory |
+//! | [`dir_edit`], [`inline_dir_edit`] | putting names in and taking them out |
+//! | [`dir_split`], [`htree_edit`] | splitting a full block; the growth of an index |
 //! | [`inline`] | contents that lie in the inode |
 //! | [`nokey`], [`sha256`] | what stands for encrypted names |
 //! | [`xattr`], [`acl`] | extended attributes, and the access control lists in them |
@@ -50,6 +52,8 @@ pub mod acl;
 pub mod bytes;
 pub mod csum;
 pub mod dir;
+pub mod dir_edit;
+pub mod dir_split;
 pub mod error;
 pub mod extent;
 pub mod feature;
@@ -57,8 +61,10 @@ pub mod geometry;
 pub mod group;
 pub mod hash;
 pub mod htree;
+pub mod htree_edit;
 mod indirect;
 pub mod inline;
+pub mod inline_dir_edit;
 pub mod inode;
 pub mod inode_edit;
 pub mod journal;
@@ -78,7 +84,7 @@ pub use feature::{Compat, Features, Incompat, RoCompat};
 pub use geometry::Geometry;
 pub use group::GroupDesc;
 pub use hash::{HashVersion, NameHash};
-pub use htree::{DxCursor, DxLeaf, DxNode, DxRoot, DxStep, Reach};
+pub use htree::{DxCursor, DxLeaf, DxNode, DxPath, DxPathNode, DxRoot, DxStep, Reach};
 pub use inline::InlineData;
 pub use inode::{DataMap, Device, Inode, InodeFlags, Time};
 pub use inode_edit::InodeEdit;

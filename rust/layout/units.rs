@@ -107,4 +107,17 @@ impl FileType {
             _ => return None,
         })
     }
+
+    /// Returns the type byte that a directory entry has.
+    pub const fn to_dirent(self) -> u8 {
+        match self {
+            Self::Regular => 1,
+            Self::Directory => 2,
+            Self::CharDevice => 3,
+            Self::BlockDevice => 4,
+            Self::Fifo => 5,
+            Self::Socket => 6,
+            Self::Symlink => 7,
+        }
+    }
 }

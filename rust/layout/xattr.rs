@@ -5,6 +5,8 @@
 //! A set is a list of entries that grows up, and values that grow down. A name is stored without
 //! its prefix, which a number stands for.
 
+use core::ops::Range;
+
 use super::bytes::{get_bytes, get_u16, get_u32, get_u8, us};
 use super::error::{Error, Kind, OrShort, Result};
 use super::feature::Incompat;
@@ -254,6 +256,24 @@ impl<'a> XattrSet<'a> {
     /// Finds an attribute by the number of its prefix and the rest of its name.
     pub fn find(&self, index: u8, name: &[u8]) -> Option<Xattr<'a>> {
         self.iter().find(|x| x.index == index && x.name == name)
+    }
+
+    /// Returns where the value of an attribute lies in the bytes of which the set was made; `None`
+    /// if it has no bytes there.
+    pub(super) fn value_at(&self, index: u8, name: &[u8]) -> Option<Range<usize>> {
+        let mut pos = self.first;
+        while pos.saturating_add(4) < self.names_end {
+            let (entry, next) = self.entry(pos)?;
+            if let (true, XattrValue::Here(value @ [_, ..])) =
+                (entry.index == index && entry.name == name, entry.value)
+            {
+                let offset = usize::from(get_u16(self.data, pos + 2)?);
+                let start = self.value_base.checked_add(offset)?;
+                return Some(start..start.checked_add(value.len())?);
+            }
+            pos = next;
+        }
+        None
     }
 
     fn entry(&self, pos: usize) -> Option<(Xattr<'a>, usize)> {

@@ -6,6 +6,8 @@
 //! bytes choose.
 
 use crate::crc;
+use crate::layout::dir_split::{Full, SplitEntry};
+use crate::layout::inline_dir_edit::InlineChains;
 use crate::layout::*;
 use crate::volume::Volume;
 
@@ -153,8 +155,44 @@ pub fn fuzz_inode(data: &[u8]) {
         if let Ok(dir) = InlineDir::parse(&inline, &inode, &geo) {
             let _ = dir.find(b"x");
             assert!(dir.iter().count() < 100);
+            fuzz_inline_edit(&block, &inline, &dir, &geo);
         }
     }
+}
+
+/// Changes an inline directory, and copies it to a block.
+fn fuzz_inline_edit(raw: &[u8], data: &InlineData<'_>, dir: &InlineDir<'_>, geo: &Geometry) {
+    let chains = InlineChains::of(data);
+    let name = dir_edit::Name::new(b"new").expect("a name");
+    let entries: Vec<_> = dir.iter().flatten().map(|e| (e.offset, e.ino)).collect();
+    let mut raw = raw.to_vec();
+    if let Ok(Some(slot)) = chains.room(&raw, name, geo) {
+        slot.insert(&mut raw, name, Ino(12), FileType::Regular, geo)
+            .expect("as planned");
+        assert!(slot
+            .insert(&mut raw, name, Ino(12), FileType::Regular, geo)
+            .is_err());
+    }
+    for &(offset, ino) in &entries {
+        chains
+            .set_entry(&mut raw, offset, ino, Ino(13), FileType::Fifo, geo)
+            .expect("it is there");
+        chains
+            .remove(&mut raw, offset, Ino(13), geo)
+            .expect("it is there");
+    }
+    let before = raw.clone();
+    for offset in [0, 3, 4, 59, 60, 61, 1000, u32::MAX] {
+        if chains.remove(&mut raw, offset, Ino(12), geo).is_err() {
+            assert_eq!(raw, before);
+        }
+        raw.copy_from_slice(&before);
+    }
+    let mut block = vec![0; geo.block_size() as usize];
+    let fits = inline_dir_edit::check_to_block(dir, geo).is_ok();
+    let done = inline_dir_edit::to_block(dir, Ino(12), &mut block, geo).is_ok();
+    assert_eq!(done, fits);
+    assert!(!done || sound(&block, geo));
 }
 
 fn check_step(step: Result<Step>, lblk: Lblk, geo: &Geometry) {
@@ -244,6 +282,92 @@ pub fn fuzz_dir(data: &[u8]) {
                     }
                     DxStep::Done => break,
                 };
+            }
+        }
+    }
+}
+
+/// Returns whether all entries of a block are sound, whatever bytes their names have.
+fn sound(block: &[u8], geo: &Geometry) -> bool {
+    let entries = Dirents::block(block, geo).expect("a block");
+    let ok = entries.encrypted(true).iter().all(|entry| entry.is_ok());
+    ok
+}
+
+/// Changes a directory block in every way, and another one in the ways that were planned for the
+/// first; a refusal leaves a block as it is, and what was sound stays so.
+pub fn fuzz_dir_edit(data: &[u8]) {
+    let Some((geo, block)) = shape(data) else {
+        return;
+    };
+    let mut other = block.clone();
+    let (at, byte) = match data.last_chunk() {
+        Some(&[a, b, byte]) => (usize::from(u16::from_le_bytes([a, b])), byte),
+        None => return,
+    };
+    let at = at % other.len();
+    other[at] ^= byte;
+    let check = |before: &[u8], change: &dyn Fn(&mut [u8]) -> Result<()>| {
+        let mut after = before.to_vec();
+        match change(&mut after) {
+            Err(_) => assert_eq!(after, before, "a refusal leaves a block as it is"),
+            Ok(()) => assert!(!sound(before, &geo) || sound(&after, &geo), "it was sound"),
+        }
+    };
+    let owner = geo.csum().owner(Ino(12), 0);
+    let name_bytes = [byte | 1; 255];
+    for block in [&block, &other] {
+        check(block, &|b| dir_edit::seal(b, &owner, &geo));
+        check(block, &|b| dir_split::pack(b, &geo));
+        for lblk in [Lblk(0), Lblk(1)] {
+            check(block, &|b| htree_edit::seal(b, lblk, &owner, &geo));
+            let _ = dir_edit::is_empty(block, lblk, Ino(12), &geo);
+        }
+        let entries = Dirents::block(block, &geo)
+            .expect("a block")
+            .encrypted(true);
+        for entry in entries.iter().flatten() {
+            for offset in [entry.offset, entry.offset + 4, u32::MAX] {
+                let ino = entry.ino;
+                check(block, &|b| dir_edit::remove(b, offset, ino, &geo));
+                check(block, &|b| {
+                    dir_edit::set_entry(b, offset, ino, Ino(13), FileType::Fifo, &geo)
+                });
+            }
+        }
+        for len in [1, 3, 9, 100, 255] {
+            let name = dir_edit::Name::new(&name_bytes[..len]).expect("a name");
+            if let Ok(Some(slot)) = dir_edit::room(block, name, &geo) {
+                for block in [block, &other] {
+                    check(block, &|b| {
+                        dir_edit::insert(b, &slot, name, Ino(12), FileType::Regular, &geo)
+                    });
+                }
+            }
+            let dir = Dirents::block(block, &geo).expect("a block").iter().next();
+            let dir = dir.and_then(|e| e.ok()).map_or(Ino(12), |e| e.ino);
+            let map = || vec![SplitEntry::default(); dir_split::split_entries(&geo)];
+            let version = HashVersion::decode(byte % 3, false).expect("a version");
+            for plan in [
+                dir_split::plan(block, name, version, map(), &geo),
+                dir_split::plan_linear(block, dir, name, map(), &geo),
+            ] {
+                let Ok(Full::Split(split)) = plan else {
+                    continue;
+                };
+                for old in [block, &other] {
+                    let mut fresh = [vec![byte; old.len()], vec![byte; old.len()]];
+                    let [lower, upper] = &mut fresh;
+                    let halves = [split.lower(old, lower, &geo), split.upper(old, upper, &geo)];
+                    for (half, done) in fresh.iter().zip(halves) {
+                        assert!(done.is_err() || !sound(old, &geo) || sound(half, &geo));
+                    }
+                    check(old, &|b| split.cut(b, &geo));
+                    check(old, &|b| split.root(b, dir, [Lblk(1), Lblk(2)], &geo));
+                }
+                assert!(split
+                    .locate(split.slot().offset())
+                    .is_none_or(|(_, at)| at < 1 << 16));
             }
         }
     }

@@ -45,6 +45,27 @@ fn errors_print_as_one_line() {
 }
 
 #[test]
+fn writes_are_little_endian_and_stay_in_the_buffer() {
+    use bytes::{put_bytes, put_u16, put_u32, put_u64, put_u8};
+    let mut buf = [0xff; 16];
+    assert_eq!(put_u8(&mut buf, 0, 1), Some(()));
+    assert_eq!(put_u16(&mut buf, 1, 0x0203), Some(()));
+    assert_eq!(put_u32(&mut buf, 3, 0x0405_0607), Some(()));
+    assert_eq!(put_u64(&mut buf, 7, 0x0809_0a0b_0c0d_0e0f), Some(()));
+    assert_eq!(put_bytes(&mut buf, 16, &[]), Some(()));
+    let written = *b"\x01\x03\x02\x07\x06\x05\x04\x0f\x0e\x0d\x0c\x0b\x0a\x09\x08\xff";
+    assert_eq!(buf, written);
+    for off in [9, 13, 15, 16, usize::MAX] {
+        assert_eq!(put_u64(&mut buf, off, 0), None);
+        assert_eq!(put_bytes(&mut buf, off, &[0; 8]), None);
+    }
+    assert_eq!(put_u32(&mut buf, 13, 0), None);
+    assert_eq!(put_u16(&mut buf, 15, 0), None);
+    assert_eq!(put_u8(&mut buf, 16, 0), None);
+    assert_eq!(buf, written);
+}
+
+#[test]
 fn feature_words_name_what_is_in_the_way() {
     let refuse = |bits| Incompat(bits).check().map_err(|e| e.to_string());
     assert_eq!(refuse(Incompat::SUPPORTED.0), Ok(()));

@@ -8,48 +8,12 @@ mod common;
 
 use std::fs;
 
-use common::{noise, scratch, write, Image};
+use common::{noise, scratch, write, Image, Rng};
 use layout_host::crc;
+use layout_host::edit::Dir;
 use layout_host::fuzz::*;
 use layout_host::layout::*;
 use layout_host::volume::Volume;
-
-/// A generator of numbers that look random.
-struct Rng(u64);
-
-impl Rng {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, n: usize) -> usize {
-        (self.next() % n.max(1) as u64) as usize
-    }
-
-    /// Changes a few places of `data` the way bugs and attackers do.
-    fn mutate(&mut self, data: &mut [u8]) {
-        for _ in 0..1 + self.below(6) {
-            let at = self.below(data.len());
-            let value = match self.below(6) {
-                0 => 0,
-                1 => u64::MAX,
-                2 => 1 << self.below(64),
-                3 => self.below(300) as u64,
-                _ => self.next(),
-            };
-            // Numbers are aligned, and structures start at round offsets.
-            let width = 1 << self.below(4);
-            let at = at / width * width;
-            for (to, from) in data[at..].iter_mut().take(width).zip(value.to_le_bytes()) {
-                *to = from;
-            }
-        }
-    }
-}
 
 fn rounds(n: usize) -> usize {
     let factor = std::env::var("LAYOUT_FUZZ_ROUNDS");
@@ -146,13 +110,20 @@ fn parsers_take_any_bytes() {
             fuzz_inode(&data);
             fuzz_map(&data);
             fuzz_dir(&data);
+            fuzz_dir_edit(&data);
             fuzz_xattr(&data);
             fuzz_hash(&data[..data.len().min(258)]);
         }
     }
     for len in 0..64 {
         for f in [
-            fuzz_group, fuzz_inode, fuzz_map, fuzz_dir, fuzz_xattr, fuzz_hash,
+            fuzz_group,
+            fuzz_inode,
+            fuzz_map,
+            fuzz_dir,
+            fuzz_dir_edit,
+            fuzz_xattr,
+            fuzz_hash,
         ] {
             f(&noise(len as u64, len));
         }
@@ -237,5 +208,59 @@ fn images_are_walked_in_bounded_time() {
             reached > 100,
             "{name}: {reached} images got past the superblock"
         );
+    }
+}
+
+#[test]
+fn corrupt_directories_are_changed_or_refused() {
+    let mut rng = Rng(4);
+    for (incompat, ro_compat, names, n) in [
+        (Incompat::FILETYPE, RoCompat(0), 300, 1000),
+        (Incompat::FILETYPE, RoCompat::METADATA_CSUM, 3000, 300),
+        (Incompat::LARGEDIR, RoCompat::METADATA_CSUM, 25_000, 60),
+    ] {
+        let raw = plain_superblock(0, incompat, ro_compat);
+        // All sums are zero, so that changed blocks are met.
+        let geo = SuperBlock::parse(&raw, 1, crc::NULL_FNS)
+            .expect("a volume")
+            .geo;
+        let mut dir = Dir::new(geo, geo.csum().owner(Ino(12), 0), Ino::ROOT);
+        let name = |i: usize| format!("{i:06}{}", "n".repeat(200 + i % 49)).into_bytes();
+        for i in 0..names {
+            let done = dir.add(&name(i), Ino(11), FileType::Regular);
+            assert_eq!(done, Ok(true));
+        }
+        dir.corrupt = true;
+        let index: Vec<usize> = (1..dir.blocks.len())
+            .filter(|&i| dir::is_index_block(&dir.blocks[i], Lblk(i as u32), &geo))
+            .chain([0])
+            .collect();
+        let (mut changed, mut refused) = (0, 0);
+        for _ in 0..rounds(n) {
+            let mut copy = dir.clone();
+            for _ in 0..1 + rng.below(3 + dir.blocks.len() / 20) {
+                let i = match rng.below(3) {
+                    0 => rng.below(copy.blocks.len()),
+                    _ => index[rng.below(index.len())],
+                };
+                rng.mutate(&mut copy.blocks[i]);
+            }
+            for _ in 0..20 {
+                let old = copy.find(&name(rng.below(names)));
+                let results = [
+                    copy.add(&name(names + rng.below(names)), Ino(13), FileType::Fifo)
+                        .map(drop),
+                    old.and_then(|old| old.map_or(Ok(()), |old| copy.remove(&old))),
+                    copy.is_empty().map(drop),
+                ];
+                for result in results {
+                    match result {
+                        Ok(()) => changed += 1,
+                        Err(_) => refused += 1,
+                    }
+                }
+            }
+        }
+        assert!(changed > 100 && refused > 50, "{changed} {refused}");
     }
 }

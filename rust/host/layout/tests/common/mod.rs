@@ -138,6 +138,43 @@ impl Image {
     }
 }
 
+/// A generator of numbers that look random.
+pub struct Rng(pub u64);
+
+impl Rng {
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    pub fn below(&mut self, n: usize) -> usize {
+        (self.next() % n.max(1) as u64) as usize
+    }
+
+    /// Changes a few places of `data` the way bugs and attackers do.
+    pub fn mutate(&mut self, data: &mut [u8]) {
+        for _ in 0..1 + self.below(6) {
+            let at = self.below(data.len());
+            let value = match self.below(6) {
+                0 => 0,
+                1 => u64::MAX,
+                2 => 1 << self.below(64),
+                3 => self.below(300) as u64,
+                _ => self.next(),
+            };
+            // Numbers are aligned, and structures start at round offsets.
+            let width = 1 << self.below(4);
+            let at = at / width * width;
+            for (to, from) in data[at..].iter_mut().take(width).zip(value.to_le_bytes()) {
+                *to = from;
+            }
+        }
+    }
+}
+
 /// Bytes that look random and depend on `seed` only.
 pub fn noise(seed: u64, len: usize) -> Vec<u8> {
     let mut x = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
