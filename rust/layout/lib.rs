@@ -21,11 +21,12 @@
 //!
 //! | module | structures |
 //! |---|---|
-//! | [`superblock`] | the superblock, from which everything else gets its [`Geometry`] |
+//! | [`superblock`], [`super_edit`] | the superblock, from which everything else gets its [`Geometry`] |
 //! | [`geometry`] | sizes and counts; where things lie; which block numbers are valid |
 //! | [`feature`] | the three feature words, by name |
 //! | [`csum`] | checksums, over primitives that the caller lends |
-//! | [`group`] | group descriptors, bitmaps |
+//! | [`group`], [`group_edit`] | group descriptors |
+//! | [`bitmap`] | bitmaps of blocks and inodes |
 //! | [`inode`], [`inode_edit`] | inodes |
 //! | [`map`] | from a file's block to the volume's, by [`extent`]s or `indirect` blocks |
 //! | [`dir`] | directory entries in blocks and inodes |
@@ -46,6 +47,7 @@
 #![deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::panic)]
 
 pub mod acl;
+pub mod bitmap;
 pub mod bytes;
 pub mod csum;
 pub mod dir;
@@ -54,6 +56,7 @@ pub mod extent;
 pub mod feature;
 pub mod geometry;
 pub mod group;
+pub mod group_edit;
 pub mod hash;
 pub mod htree;
 mod indirect;
@@ -63,6 +66,7 @@ pub mod inode_edit;
 pub mod map;
 pub mod nokey;
 pub mod sha256;
+pub mod super_edit;
 pub mod superblock;
 pub mod units;
 pub mod xattr;
@@ -74,6 +78,7 @@ pub use error::{Error, Kind, Result};
 pub use feature::{Compat, Features, Incompat, RoCompat};
 pub use geometry::Geometry;
 pub use group::GroupDesc;
+pub use group_edit::GroupEdit;
 pub use hash::{HashVersion, NameHash};
 pub use htree::{DxCursor, DxLeaf, DxNode, DxRoot, DxStep, Reach};
 pub use inline::InlineData;
@@ -81,6 +86,7 @@ pub use inode::{DataMap, Device, Inode, InodeFlags, Time};
 pub use inode_edit::InodeEdit;
 pub use map::{Extent, ExtentState, Step, TreeBlock};
 pub use nokey::NokeyName;
+pub use super_edit::SuperEdit;
 pub use superblock::SuperBlock;
 pub use units::{FileType, Group, Ino, Lblk, Pblk};
 pub use xattr::{EaHasher, EaValue, Xattr, XattrSet, XattrValue};

@@ -1,0 +1,261 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Changes to the superblock: what a mounted volume keeps in it. [`SuperEdit::seal`] comes last.
+
+use super::bytes::{
+    get_u16, get_u32, get_u8, high32, low32, put_bytes, put_u16, put_u32, put_u64, put_u8,
+};
+use super::csum::Csum;
+use super::feature::{Compat, Features, Incompat, RoCompat};
+use super::superblock::{SuperBlock, MAGIC, SUPER_SIZE};
+use super::units::{Ino, Pblk};
+
+/// Offsets of a time's lower 32 and upper 8 bits, in bytes.
+type TimeAt = (usize, usize);
+
+const WRITE_TIME: TimeAt = (0x30, 0x274);
+const MOUNT_TIME: TimeAt = (0x2c, 0x275);
+const FIRST_ERROR: ErrorAt = ErrorAt {
+    time: (0x198, 0x278),
+    ino: 0x19c,
+    block: 0x1a0,
+    func: 0x1a8,
+    line: 0x1c8,
+    code: 0x27a,
+};
+const LAST_ERROR: ErrorAt = ErrorAt {
+    time: (0x1cc, 0x279),
+    ino: 0x1d0,
+    block: 0x1d8,
+    func: 0x1e0,
+    line: 0x1d4,
+    code: 0x27b,
+};
+const ERROR_COUNT: usize = 0x194;
+const STATE: usize = 0x3a;
+const CHECKSUM: usize = 0x3fc;
+
+/// Where the superblock keeps what it tells of an error.
+struct ErrorAt {
+    time: TimeAt,
+    ino: usize,
+    block: usize,
+    func: usize,
+    line: usize,
+    code: usize,
+}
+
+/// What kind of error was recorded, as `s_last_error_errcode` has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum ErrorCode {
+    /// Any other.
+    Unknown = 1,
+    /// `EIO`.
+    Io = 2,
+    /// `ENOMEM`.
+    NoMemory = 3,
+    /// `EBADMSG`.
+    BadChecksum = 4,
+    /// `EUCLEAN`.
+    Corrupted = 5,
+    /// `ENOSPC`.
+    NoSpace = 6,
+    /// `EROFS`.
+    ReadOnly = 8,
+    /// `ESHUTDOWN`.
+    Shutdown = 16,
+}
+
+/// An error to be recorded.
+#[derive(Clone, Copy, Debug)]
+pub struct ErrorRecord<'a> {
+    /// When it was found, in seconds since 1970.
+    pub time: u64,
+    /// The inode that it is about, if one is known.
+    pub ino: Option<Ino>,
+    /// The block that it is about, if one is known.
+    pub block: Option<Pblk>,
+    /// The function that found it; 32 bytes of it are kept.
+    pub func: &'a [u8],
+    /// The line of the source.
+    pub line: u32,
+    /// Its kind.
+    pub code: ErrorCode,
+}
+
+/// An editor of the superblock's bytes.
+#[derive(Debug)]
+pub struct SuperEdit<'a> {
+    raw: &'a mut [u8],
+}
+
+impl<'a> SuperEdit<'a> {
+    /// Starts to edit the superblock in the first 1,024 bytes of `raw`; `None` if there is none.
+    pub fn new(raw: &'a mut [u8]) -> Option<Self> {
+        let raw = raw.get_mut(..SUPER_SIZE)?;
+        (get_u16(raw, 0x38)? == MAGIC).then_some(Self { raw })
+    }
+
+    // `new` checked the length, and every field lies in it.
+    fn put32(&mut self, off: usize, v: u32) {
+        let _ = put_u32(self.raw, off, v);
+    }
+
+    fn get32(&self, off: usize) -> u32 {
+        get_u32(self.raw, off).unwrap_or(0)
+    }
+
+    /// Writes a text, with zeros behind it; what does not fit is cut off.
+    fn put_text<const N: usize>(&mut self, off: usize, text: &[u8]) {
+        let mut field = [0; N];
+        for (to, &from) in field.iter_mut().zip(text) {
+            *to = from;
+        }
+        let _ = put_bytes(self.raw, off, &field);
+    }
+
+    fn put_time(&mut self, (lo, hi): TimeAt, secs: u64) {
+        let secs = secs.min((1 << 40) - 1);
+        self.put32(lo, low32(secs));
+        let [hi_byte, ..] = high32(secs).to_le_bytes();
+        let _ = put_u8(self.raw, hi, hi_byte);
+    }
+
+    fn time(&self, (lo, hi): TimeAt) -> (u32, u8) {
+        (self.get32(lo), get_u8(self.raw, hi).unwrap_or(0))
+    }
+
+    /// Returns the feature words.
+    pub fn features(&self) -> Features {
+        Features {
+            compat: Compat(self.get32(0x5c)),
+            incompat: Incompat(self.get32(0x60)),
+            ro_compat: RoCompat(self.get32(0x64)),
+        }
+    }
+
+    /// Sets the feature words.
+    ///
+    /// A volume of revision 0 has none. It becomes one of revision 1 if a bit is set.
+    pub fn set_features(&mut self, features: Features) {
+        let Features {
+            compat: Compat(compat),
+            incompat: Incompat(incompat),
+            ro_compat: RoCompat(ro_compat),
+        } = features;
+        if self.get32(0x4c) == 0 {
+            if compat | incompat | ro_compat == 0 {
+                return;
+            }
+            self.put32(0x4c, 1);
+            self.put32(0x54, 11);
+            let _ = put_u16(self.raw, 0x58, 128);
+        }
+        self.put32(0x5c, compat);
+        self.put32(0x60, incompat);
+        self.put32(0x64, ro_compat);
+    }
+
+    /// Returns the state bits; see [`SuperBlock::STATE_CLEAN`] and its neighbours.
+    pub fn state(&self) -> u16 {
+        get_u16(self.raw, STATE).unwrap_or(0)
+    }
+
+    /// Sets the state bits.
+    pub fn set_state(&mut self, state: u16) {
+        let _ = put_u16(self.raw, STATE, state);
+    }
+
+    /// Sets the number of free blocks: clusters are counted with all their blocks.
+    pub fn set_free_blocks(&mut self, blocks: u64) {
+        self.put32(0xc, low32(blocks));
+        if self.features().incompat.has(Incompat::B64) {
+            self.put32(0x158, high32(blocks));
+        }
+    }
+
+    /// Sets the number of free inodes.
+    pub fn set_free_inodes(&mut self, inodes: u32) {
+        self.put32(0x10, inodes);
+    }
+
+    /// Sets the time of the last write, in seconds since 1970.
+    pub fn set_write_time(&mut self, secs: u64) {
+        self.put_time(WRITE_TIME, secs);
+    }
+
+    /// Sets the time of the last mount, in seconds since 1970.
+    pub fn set_mount_time(&mut self, secs: u64) {
+        self.put_time(MOUNT_TIME, secs);
+    }
+
+    /// Counts a mount.
+    pub fn count_mount(&mut self) {
+        let count = get_u16(self.raw, 0x34).unwrap_or(0);
+        let _ = put_u16(self.raw, 0x34, count.saturating_add(1));
+    }
+
+    /// Sets where the volume was last mounted; 64 bytes of it are kept.
+    pub fn set_last_mounted(&mut self, path: &[u8]) {
+        self.put_text::<64>(0x88, path);
+    }
+
+    /// Sets the label; 16 bytes of it are kept.
+    pub fn set_label(&mut self, label: &[u8]) {
+        self.put_text::<16>(0x78, label);
+    }
+
+    /// Sets the head of the list of orphans; `None` if it is empty.
+    pub fn set_last_orphan(&mut self, ino: Option<Ino>) {
+        self.put32(0xe8, ino.map_or(0, |ino| ino.0));
+    }
+
+    /// Returns the head of the list of orphans.
+    pub fn last_orphan(&self) -> Option<Ino> {
+        Some(self.get32(0xe8)).filter(|&n| n != 0).map(Ino)
+    }
+
+    /// Sets how many KiB were written over the volume's life.
+    pub fn set_kbytes_written(&mut self, kbytes: u64) {
+        let _ = put_u64(self.raw, 0x178, kbytes);
+    }
+
+    /// Sets how many clusters metadata takes.
+    pub fn set_overhead_clusters(&mut self, clusters: u32) {
+        self.put32(0x248, clusters);
+    }
+
+    /// Records an error: as the last, as the first if none is recorded, in the count and in the
+    /// state.
+    pub fn record_error(&mut self, error: &ErrorRecord<'_>) {
+        if self.time(FIRST_ERROR.time) == (0, 0) {
+            self.put_error(&FIRST_ERROR, error);
+        }
+        self.put_error(&LAST_ERROR, error);
+        let count = self.get32(ERROR_COUNT).saturating_add(1);
+        self.put32(ERROR_COUNT, count);
+        self.set_state(self.state() | SuperBlock::STATE_ERROR);
+    }
+
+    fn put_error(&mut self, at: &ErrorAt, error: &ErrorRecord<'_>) {
+        // A time of 0 would count as none.
+        self.put_time(at.time, error.time.max(1));
+        self.put32(at.ino, error.ino.map_or(0, |ino| ino.0));
+        let _ = put_u64(self.raw, at.block, error.block.map_or(0, |pblk| pblk.0));
+        self.put_text::<32>(at.func, error.func);
+        self.put32(at.line, error.line);
+        let _ = put_u8(self.raw, at.code, error.code as u8);
+    }
+
+    /// Computes and writes the checksum, if the volume has checksums.
+    pub fn seal(self, csum: &Csum) {
+        if !csum.metadata() {
+            return;
+        }
+        if let Some(covered) = self.raw.get(..CHECKSUM) {
+            let sum = csum.crc32c(!0, covered);
+            let _ = put_u32(self.raw, CHECKSUM, sum);
+        }
+    }
+}
