@@ -29,6 +29,7 @@
 //! | [`bitmap`] | bitmaps of blocks and inodes |
 //! | [`inode`], [`inode_edit`] | inodes |
 //! | [`map`] | from a file's block to the volume's, by [`extent`]s or `indirect` blocks |
+//! | [`extent_plan`], [`extent_edit`] | changes of an extent tree, and of one node of it |
 //! | [`dir`] | directory entries in blocks and inodes |
 //! | [`htree`], [`hash`] | the index of a directory |
 //! | [`inline`] | contents that lie in the inode |
@@ -53,6 +54,8 @@ pub mod csum;
 pub mod dir;
 pub mod error;
 pub mod extent;
+pub mod extent_edit;
+pub mod extent_plan;
 pub mod feature;
 pub mod geometry;
 pub mod group;
@@ -75,6 +78,7 @@ pub use acl::{Acl, AclEntry, AclTag};
 pub use csum::{Crc16, Crc32c, CrcFns, Csum, Owner};
 pub use dir::{DirEntry, Dirents, InlineDir};
 pub use error::{Error, Kind, Result};
+pub use extent_plan::{ExtentPath, ExtentPlan};
 pub use feature::{Compat, Features, Incompat, RoCompat};
 pub use geometry::Geometry;
 pub use group::GroupDesc;
