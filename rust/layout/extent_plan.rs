@@ -537,13 +537,12 @@ impl<'a> ExtentPath<'a> {
         plan: &mut ExtentPlan,
     ) -> Result<Above> {
         let entries = edit.entries;
-        let cut_end = edit.at.saturating_add(edit.cut);
         // What is appended gets a node for itself, so that a file that grows at its end has full
-        // nodes; else half of the entries move. No entry that is replaced is in both halves.
-        let at = match entries / 2 {
-            _ if edit.at == entries => entries,
-            half if half > edit.at && half < cut_end => cut_end,
-            half => half,
+        // nodes; else half of the entries move. A change that makes a node grow cuts one entry at
+        // most, which is in one half.
+        let at = match edit.at == entries {
+            true => entries,
+            false => entries / 2,
         };
         let (mut left, mut right) = (edit, edit);
         left.to = at;

@@ -29,6 +29,7 @@
 //! | [`bitmap`] | bitmaps of blocks and inodes |
 //! | [`inode`], [`inode_edit`] | inodes |
 //! | [`map`] | from a file's block to the volume's, by [`extent`]s or `indirect` blocks |
+//! | [`indirect_edit`] | changes of an indirect map |
 //! | [`extent_plan`], [`extent_edit`] | changes of an extent tree, and of one node of it |
 //! | [`dir`] | directory entries in blocks and inodes |
 //! | [`htree`], [`hash`] | the index of a directory |
@@ -63,6 +64,7 @@ pub mod group_edit;
 pub mod hash;
 pub mod htree;
 mod indirect;
+pub mod indirect_edit;
 pub mod inline;
 pub mod inode;
 pub mod inode_edit;
@@ -85,6 +87,7 @@ pub use group::GroupDesc;
 pub use group_edit::GroupEdit;
 pub use hash::{HashVersion, NameHash};
 pub use htree::{DxCursor, DxLeaf, DxNode, DxRoot, DxStep, Reach};
+pub use indirect_edit::{IndirectPath, IndirectPlan};
 pub use inline::InlineData;
 pub use inode::{DataMap, Device, Inode, InodeFlags, Time};
 pub use inode_edit::InodeEdit;

@@ -1,32 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Extent trees and indirect maps that were edited, against a model and the parser.
+//! Extent trees that were edited, against a model and the parser.
 
 mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use common::edit::{geo_with, Rng};
+use common::edit::{large, Rng};
 use layout_host::layout::extent_edit::*;
 use layout_host::layout::extent_plan::*;
 use layout_host::layout::*;
-
-/// A volume of 2^34 blocks of 1 KiB, so that block numbers have more than 32 bits.
-fn large() -> Geometry {
-    let incompat = Incompat::FILETYPE
-        .or(Incompat::EXTENTS)
-        .or(Incompat::FLEX_BG)
-        .or(Incompat::B64);
-    let ro_compat = RoCompat::METADATA_CSUM.or(RoCompat::HUGE_FILE);
-    geo_with(0, incompat, ro_compat, |raw| {
-        let mut put = |at: usize, v: u32| raw[at..at + 4].copy_from_slice(&v.to_le_bytes());
-        put(0x0, 8 << 21);
-        put(0x4, 0);
-        put(0x150, 4);
-        put(0x28, 8);
-        put(0x4, 1);
-    })
-}
 
 /// What the blocks of a file are: where each lies, and whether it is unwritten.
 type Model = BTreeMap<u32, (u64, bool)>;
