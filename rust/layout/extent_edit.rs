@@ -7,7 +7,7 @@
 //! that is written where it lay changes in place; a fresh block is made from a snapshot of its
 //! source. [`seal`] comes last.
 
-use super::bytes::{get_array, get_u16, high32, low16, low32, put_bytes, put_u16, put_u32};
+use super::bytes::{get_u16, get_u32, high32, low16, low32, put_bytes, put_u16, put_u32};
 use super::csum::Owner;
 use super::extent::{ENTRY_SIZE, MAGIC, MAX_WRITTEN};
 use super::geometry::Geometry;
@@ -119,6 +119,8 @@ pub struct NodeEdit {
     pub(super) count: u8,
     /// Which fresh block each new entry points to, if it does.
     pub(super) fresh: [Option<u8>; NEW_ENTRIES],
+    /// By how many blocks of the file the entries from `at` on move, if nothing else changes.
+    pub(super) delta: i64,
 }
 
 impl NodeEdit {
@@ -151,6 +153,9 @@ impl NodeEdit {
             || node.len() < offset(len).max(offset(self.entries))
         {
             return None;
+        }
+        if self.delta != 0 {
+            return shift(node, self.at, self.delta);
         }
         // What is behind the cut moves to behind the new entries, all within the bytes.
         let tail = offset(self.at + self.cut)..offset(self.to);
@@ -201,34 +206,35 @@ impl NodeEdit {
                 continue;
             };
             let pblk = blocks.get(usize::from(*fresh)).copied()?;
-            let lblk = get_array(entry, 0).map(u32::from_le_bytes)?;
-            *entry = index_entry(Lblk(lblk), pblk);
+            let lblk = get_u32(entry, 0).map(Lblk)?;
+            *entry = index_entry(lblk, pblk);
         }
         Some(())
     }
 }
 
-/// Moves the entries of `node` from number `from` on by `delta` blocks of the file, as the removal
-/// or insertion of a range does; works for leaves and indexes alike.
+/// Moves the entries of `node` from number `from` on by `delta` blocks of the file.
 ///
-/// `None`, and nothing changes, if a block number would leave the file, or the node is no node.
-pub fn shift(node: &mut [u8], from: u16, delta: i64) -> Option<()> {
-    if get_u16(node, 0)? != MAGIC {
-        return None;
-    }
+/// `None`, and nothing changes, if a block number would leave the file.
+fn shift(node: &mut [u8], from: u16, delta: i64) -> Option<()> {
     let entries = get_u16(node, 2)?;
     let moved = |node: &[u8], i| {
-        let lblk = get_array(node, offset(i)).map(u32::from_le_bytes)?;
-        u32::try_from(i64::from(lblk).checked_add(delta)?)
-            .ok()
-            .filter(|&lblk| lblk < Lblk::END.0)
+        let lblk = get_u32(node, offset(i)).map(Lblk)?;
+        shifted(lblk, delta)
     };
     for i in from..entries {
         moved(node, i)?;
     }
     for i in from..entries {
         let lblk = moved(node, i)?;
-        put_u32(node, offset(i), lblk)?;
+        put_u32(node, offset(i), lblk.0)?;
     }
     Some(())
+}
+
+/// Returns the block of the file that lies `delta` blocks behind `lblk`, if a file can have it.
+pub(super) fn shifted(lblk: Lblk, delta: i64) -> Option<Lblk> {
+    let moved = i64::from(lblk.0).checked_add(delta)?;
+    let moved = u32::try_from(moved).ok().map(Lblk)?;
+    (moved < Lblk::END).then_some(moved)
 }

@@ -27,8 +27,8 @@ use super::bytes::us;
 use super::error::{Error, OrShort, Result};
 use super::extent::{ExtentNode, MAX_DEPTH};
 use super::extent_edit::{
-    extent_entry, index_entry, max_entries, Entry, NodeEdit, Target, NEW_ENTRIES, UNWRITTEN_MAX,
-    WRITTEN_MAX,
+    extent_entry, index_entry, max_entries, shifted, Entry, NodeEdit, Target, NEW_ENTRIES,
+    UNWRITTEN_MAX, WRITTEN_MAX,
 };
 use super::geometry::Geometry;
 use super::map::{Extent, ExtentState, Tree, TreeBlock};
@@ -272,7 +272,7 @@ impl<'a> ExtentPath<'a> {
             "extent: block {} with {} blocks is not on the volume",
         )?;
         let splice = join(leaf.pos, 0, [Some(new), None, None], left, right);
-        self.plan(splice, (lblk, new.end()))
+        self.change(splice, (lblk, new.end()))
     }
 
     /// Plans to make `len` mapped blocks from the path's block on written, or unwritten.
@@ -340,7 +340,7 @@ impl<'a> ExtentPath<'a> {
                 new: [head, middle, tail],
             },
         };
-        self.plan(splice, (lblk, end))
+        self.change(splice, (lblk, end))
     }
 
     /// Plans to unmap the blocks from `from` up to `until`, exclusive, as far as the leaf is in
@@ -391,7 +391,88 @@ impl<'a> ExtentPath<'a> {
             cut,
             new,
         };
-        self.plan(splice, (from, until))
+        self.change(splice, (from, until))
+    }
+
+    /// Plans to cut the extent that has the path's block in two, of which the second starts there.
+    /// Nothing happens if an extent starts there already, or the block is a hole.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Corrupt`](super::Kind::Corrupt), also if the tree cannot grow.
+    pub fn split_at(&self) -> Result<ExtentPlan> {
+        let (leaf, lblk) = (self.leaf()?, self.lblk);
+        let found = self.at_or_before(leaf)?.filter(|(_, e)| e.covers(lblk));
+        let range = (lblk, lblk);
+        let Some((at, old)) = found.filter(|(_, e)| e.lblk < lblk) else {
+            return Ok(ExtentPlan::empty(range));
+        };
+        let (head, tail) = (clip(&old, old.lblk, lblk), clip(&old, lblk, old.end()));
+        let new = [head, tail, None];
+        self.change(Splice { at, cut: 1, new }, range)
+    }
+
+    /// Plans to move the leaf's extents that start at or behind `from` by `delta` blocks of the
+    /// file.
+    ///
+    /// That is one step of taking a range out of a file, or of putting one in. The range is
+    /// unmapped first, or what straddles its start is [split](Self::split_at). Then the leaves move
+    /// one by one, so that what moves finds its place free: to the front from the first leaf on, to
+    /// the end from the last one. The plan's range is what the leaf was in charge of from `from`
+    /// on; the next leaf is behind, or in front of it.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Corrupt`](super::Kind::Corrupt), also if the place is not free, as far as this leaf
+    /// and the nodes above tell, or lies outside a file.
+    pub fn shift(&self, from: Lblk, delta: i64) -> Result<ExtentPlan> {
+        let leaf = self.leaf()?;
+        let range = (from.max(self.start()?).min(self.end()), self.end());
+        // The first extent that starts at `from` or behind.
+        let at = match from.0.checked_sub(1) {
+            Some(before) => leaf.node.upper_bound(Lblk(before))?,
+            None => 0,
+        };
+        let Some(last) = leaf.node.len().checked_sub(1).filter(|&n| n >= at) else {
+            return Ok(ExtentPlan::empty(range));
+        };
+        let outside = "extent tree: a block would leave the file";
+        let first = shifted(leaf.node.entry_lblk(at)?, delta).or_short(outside)?;
+        let last = leaf.node.extent(last, self.geo)?;
+        let end = shifted(Lblk(last.end().0 - 1), delta).or_short(outside)?;
+        let free_from = match at.checked_sub(1) {
+            Some(before) => leaf.node.extent(before, self.geo)?.end(),
+            None => self.first_possible()?,
+        };
+        if first < free_from || end >= leaf.node.end() {
+            return Err(Error::corrupt2(
+                "extent tree: no room to move block {} to block {}",
+                leaf.node.entry_lblk(at)?,
+                first,
+            ));
+        }
+        let depth = self.depth();
+        let mut edit = NodeEdit::nothing(Target::Level(depth), depth, 0, leaf.node.len());
+        edit.at = at;
+        edit.delta = delta;
+        let mut plan = ExtentPlan::empty(range);
+        if delta != 0 {
+            let above = self.settle(edit, &mut plan)?;
+            self.carry(above, &mut plan)?;
+        }
+        Ok(plan)
+    }
+
+    /// Returns the first block that the leaf can start with, as far as the nodes above tell.
+    fn first_possible(&self) -> Result<Lblk> {
+        let index = self.levels.iter().flatten().take(usize::from(self.depth()));
+        match index.filter(|level| level.pos > 0).last() {
+            None => Ok(Lblk(0)),
+            Some(level) => {
+                let before = level.node.entry_lblk(level.pos - 1)?;
+                Ok(Lblk(before.0.saturating_add(1)))
+            }
+        }
     }
 
     /// Plans to move the leaf's only level into the root, where the root has a single entry and
@@ -433,8 +514,8 @@ impl<'a> ExtentPath<'a> {
         }
     }
 
-    /// Carries a change of the leaf up to the root.
-    fn plan(&self, splice: Splice, range: (Lblk, Lblk)) -> Result<ExtentPlan> {
+    /// Plans a change of the leaf, and what follows from it.
+    fn change(&self, splice: Splice, range: (Lblk, Lblk)) -> Result<ExtentPlan> {
         let mut plan = ExtentPlan::empty(range);
         let depth = self.depth();
         let leaf = self.leaf()?;
@@ -445,7 +526,14 @@ impl<'a> ExtentPath<'a> {
             let entry = extent_entry(extent).or_short("extent tree: an extent is too long")?;
             edit.push(entry, None)?;
         }
-        let mut above = self.settle(edit, &mut plan)?;
+        let above = self.settle(edit, &mut plan)?;
+        self.carry(above, &mut plan)?;
+        Ok(plan)
+    }
+
+    /// Carries a change of the leaf up to the root.
+    fn carry(&self, mut above: Above, plan: &mut ExtentPlan) -> Result<()> {
+        let depth = self.depth();
         for i in (0..depth).rev() {
             if above.key.is_none() && above.sibling.is_none() && !above.gone {
                 break;
@@ -466,9 +554,9 @@ impl<'a> ExtentPath<'a> {
             if let Some((key, fresh)) = above.sibling {
                 edit.push(index_entry(key, Pblk(0)), Some(fresh))?;
             }
-            above = self.settle(edit, &mut plan)?;
+            above = self.settle(edit, plan)?;
         }
-        Ok(plan)
+        Ok(())
     }
 
     /// Puts the edit of a level into the plan: in place, or with the node split, moved or freed.
@@ -578,6 +666,8 @@ impl<'a> ExtentPath<'a> {
         }
         match edit.first_new() {
             Some(lblk) => Ok(lblk),
+            None if edit.delta != 0 => shifted(level.node.entry_lblk(edit.at)?, edit.delta)
+                .or_short("extent tree: a block would leave the file"),
             None => level.node.entry_lblk(edit.at.saturating_add(edit.cut)),
         }
     }
@@ -598,6 +688,7 @@ impl NodeEdit {
             new: [[0; 12]; NEW_ENTRIES],
             count: 0,
             fresh: [None; NEW_ENTRIES],
+            delta: 0,
         }
     }
 

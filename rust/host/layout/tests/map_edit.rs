@@ -170,6 +170,39 @@ impl File {
         Ok(())
     }
 
+    /// Takes a range out of the file: what is behind it moves to the front.
+    fn collapse(&mut self, from: u32, len: u32) -> Result<()> {
+        self.unmap_all(from, from + len, 3)?;
+        let mut at = from + len;
+        while at < u32::MAX {
+            let delta = -i64::from(len);
+            let (_, end) = self.edit(Lblk(at), |path| path.shift(Lblk(at), delta))?;
+            assert!(end > at);
+            at = end;
+        }
+        let moved = self.model.split_off(&from);
+        self.model
+            .extend(moved.into_iter().map(|(l, b)| (l - len, b)));
+        Ok(())
+    }
+
+    /// Puts a hole into the file: what is behind its start moves to the end.
+    fn insert(&mut self, from: u32, len: u32) -> Result<()> {
+        self.edit(Lblk(from), |path| path.split_at())?;
+        let mut end = u32::MAX;
+        while end > from {
+            let last = Lblk(end - 1);
+            let delta = i64::from(len);
+            let (start, _) = self.edit(last, |path| path.shift(Lblk(from), delta))?;
+            assert!(start < end && start >= from);
+            end = start;
+        }
+        let moved = self.model.split_off(&from);
+        self.model
+            .extend(moved.into_iter().map(|(l, b)| (l + len, b)));
+        Ok(())
+    }
+
     fn depth(&self) -> u16 {
         u16::from_le_bytes([self.root[6], self.root[7]])
     }
@@ -255,7 +288,8 @@ fn random_step(file: &mut File, rng: &mut Rng, size: u32) {
     let longest = if rng.one_in(4) { 60 } else { 4 };
     let len = 1 + rng.below(longest) as u32;
     let before = file.max.map(|_| (file.root, file.blocks.clone()));
-    let result = match (file.model.get(&lblk), rng.below(10)) {
+    let step = rng.below(10);
+    let result = match (file.model.get(&lblk), step) {
         (None, 0..=7) => {
             // Often where a neighbour continues.
             let near = |lblk: Option<u32>| lblk.and_then(|l| file.model.get(&l)).copied();
@@ -267,6 +301,14 @@ fn random_step(file: &mut File, rng: &mut Rng, size: u32) {
             file.map(lblk, len, pblk, unwritten).map(drop)
         }
         (Some(&(_, unwritten)), 0..=6) => file.convert(lblk, len, !unwritten).map(drop),
+        (_, 8) => {
+            // Whatever is behind the file's usual size goes away, so that it does not grow for ever.
+            file.unmap_all(size, u32::MAX, 9).expect("it shrinks");
+            match rng.one_in(2) {
+                true => file.collapse(lblk, len),
+                false => file.insert(lblk, len),
+            }
+        }
         _ => {
             let until = (lblk + len).min(size);
             let most = 1 + rng.below(5) as u16;
@@ -276,7 +318,8 @@ fn random_step(file: &mut File, rng: &mut Rng, size: u32) {
     if let Err(e) = result {
         // Only trees that cannot grow are refused, and they stay as they were.
         assert!(e.to_string().contains("cannot grow deeper"), "{e}");
-        assert!(before == Some((file.root, file.blocks.clone())));
+        let now = (file.root, file.blocks.clone());
+        assert!(before == Some(now) || step == 8);
     }
 }
 
@@ -305,7 +348,7 @@ fn random_changes_are_what_the_model_says() {
             Some(_) => 3,
         };
         assert!(deepest >= enough, "seed {seed}: depth {deepest} only");
-        file.unmap_all(0, size + 100, 7).expect("it shrinks");
+        file.unmap_all(0, u32::MAX, 7).expect("it shrinks");
         file.check();
         assert!(file.blocks.is_empty());
     }
@@ -474,4 +517,111 @@ fn a_tree_shrinks_into_the_inode() {
     file.check();
     assert_eq!((file.depth(), file.blocks.len(), file.extents()), (0, 0, 4));
     assert!(!shrink(&mut file));
+}
+
+#[test]
+fn ranges_are_taken_out_and_put_in() {
+    let mut file = File::new(large(), None);
+    for i in 0..1000u32 {
+        file.map(i * 4, 3, 1000 + u64::from(i) * 5, i % 5 == 0)
+            .expect("it grows");
+    }
+    assert_eq!(file.depth(), 2);
+    for (from, len) in [(0, 1), (5, 7), (1300, 2000), (0, 4), (100_000, 5)] {
+        file.insert(from, len).expect("there is room");
+        file.check();
+        file.collapse(from + len / 2, len / 2)
+            .expect("there is room");
+        file.check();
+        file.collapse(from, len - len / 2).expect("there is room");
+        file.check();
+    }
+    file.collapse(10, 2000).expect("there is room");
+    file.check();
+    // The last block that a file can have is no way to beyond.
+    file.map(u32::MAX - 5, 2, 7000, false).expect("it grows");
+    let before = (file.root, file.blocks.clone());
+    for (from, delta) in [
+        (0, 4),
+        (0, 1 << 32),
+        (0, i64::MAX),
+        (0, i64::MIN),
+        (0, -(1 << 31)),
+    ] {
+        let last = Lblk(u32::MAX - 1);
+        let e = file
+            .edit(last, |path| path.shift(Lblk(from), delta))
+            .expect_err("a refusal");
+        assert_eq!(e.kind, Kind::Corrupt);
+    }
+    assert!(before == (file.root, file.blocks.clone()));
+    file.edit(Lblk(u32::MAX - 1), |path| path.shift(Lblk(2_000_000), 3))
+        .expect("there is room");
+}
+
+#[test]
+fn wrong_bytes_never_panic() {
+    let geo = large();
+    let mut rng = Rng(11);
+    let sound = {
+        let mut file = File::new(geo, None);
+        for i in 0..200 {
+            file.map(i * 3, 2, 5000 + u64::from(i) * 7, i % 4 == 0)
+                .expect("it grows");
+        }
+        file
+    };
+    let mut planned = 0;
+    for _ in 0..30_000 {
+        let lblk = Lblk(match rng.one_in(3) {
+            true => rng.wild() as u32,
+            false => rng.below(700) as u32,
+        });
+        let (mut nodes, _) = sound.path(lblk);
+        let at = rng.below(nodes.len() as u64) as usize;
+        rng.mutate(&mut nodes[at]);
+        let mut slices: Vec<&[u8]> = nodes.iter().map(Vec::as_slice).collect();
+        if rng.one_in(20) {
+            slices.truncate(1);
+        }
+        let _ = next_block(&slices, lblk, &geo);
+        let Ok(path) = ExtentPath::new(&slices, lblk, &geo) else {
+            continue;
+        };
+        let (a, b) = (Lblk(rng.wild() as u32), Lblk(rng.wild() as u32));
+        let _ = path.extents(a, b).count();
+        let plans = [
+            path.map(rng.wild() as u32, Pblk(rng.wild()), rng.one_in(2)),
+            path.map(1, Pblk(5000), rng.one_in(2)),
+            path.convert(rng.wild() as u32, rng.one_in(2)),
+            path.unmap(a, b, rng.u32() as u16),
+            path.unmap(Lblk(0), Lblk::END, u16::MAX),
+            path.split_at(),
+            path.shift(a, rng.wild() as i64),
+            path.shift(lblk, -3),
+            path.shrink()
+                .and_then(|plan| plan.ok_or(Error::corrupt(""))),
+        ];
+        for mut plan in plans.into_iter().filter_map(Result::ok) {
+            plan.place(&[Pblk(9000); 7]).expect("enough blocks");
+            planned += 1;
+            for edit in plan.edits() {
+                // What is no source is left alone; what looks like it is edited within its bytes.
+                let source = usize::from(edit.source);
+                let mut fresh = vec![0; 1024];
+                let _ = edit.make(slices[source], &mut fresh);
+                let mut other = slices[source].to_vec();
+                rng.mutate(&mut other);
+                other.truncate(rng.below(1100) as usize);
+                let before = other.clone();
+                if edit.apply(&mut other).is_none() {
+                    assert_eq!(other, before);
+                }
+                if before[..before.len().min(1)] != [0x0a] {
+                    assert_eq!(other, before);
+                }
+            }
+        }
+    }
+    assert!(planned > 10_000, "{planned} plans");
 }
