@@ -30,7 +30,8 @@
 //! | [`inode`], [`inode_edit`] | inodes |
 //! | [`map`] | from a file's block to the volume's, by [`extent`]s or `indirect` blocks |
 //! | [`indirect_edit`] | changes of an indirect map |
-//! | [`extent_plan`], [`extent_edit`] | changes of an extent tree, and of one node of it |
+//! | [`extent_plan`], [`extent_path`], `extent_change` | changes of an extent tree |
+//! | [`extent_edit`] | changes of one node of an extent tree |
 //! | [`dir`] | directory entries in blocks and inodes |
 //! | [`htree`], [`hash`] | the index of a directory |
 //! | [`inline`] | contents that lie in the inode |
@@ -55,7 +56,9 @@ pub mod csum;
 pub mod dir;
 pub mod error;
 pub mod extent;
+mod extent_change;
 pub mod extent_edit;
+pub mod extent_path;
 pub mod extent_plan;
 pub mod feature;
 pub mod geometry;
@@ -80,7 +83,8 @@ pub use acl::{Acl, AclEntry, AclTag};
 pub use csum::{Crc16, Crc32c, CrcFns, Csum, Owner};
 pub use dir::{DirEntry, Dirents, InlineDir};
 pub use error::{Error, Kind, Result};
-pub use extent_plan::{ExtentPath, ExtentPlan};
+pub use extent_path::ExtentPath;
+pub use extent_plan::ExtentPlan;
 pub use feature::{Compat, Features, Incompat, RoCompat};
 pub use geometry::Geometry;
 pub use group::GroupDesc;

@@ -6,7 +6,7 @@ mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use common::edit::{large, Rng};
+use common::edit::{geo, large, Rng};
 use layout_host::layout::extent_edit::Target;
 use layout_host::layout::indirect_edit::*;
 use layout_host::layout::*;
@@ -236,6 +236,19 @@ fn what_a_pointer_cannot_say_is_refused() {
     let mut root = [0xff; 60];
     assert!(edit.apply(&mut root).is_none());
     assert_eq!(root, [0xff; 60]);
+}
+
+/// Maps with blocks of 8 KiB reach beyond the largest block number that a file has.
+#[test]
+fn the_last_block_of_a_file_is_the_end() {
+    let geo = geo(3, Incompat::FILETYPE, RoCompat::HUGE_FILE);
+    let root = [0; 60];
+    let last = Lblk(u32::MAX - 2);
+    let path = IndirectPath::new(&[&root], last, &geo).expect("a path");
+    let plan = path.map(5, Pblk(100)).expect("it can be mapped");
+    assert_eq!(plan.range(), (last, Lblk::END));
+    let plan = path.unmap(Lblk(0), Lblk::END, 9).expect("it is a hole");
+    assert_eq!(plan.range().1, Lblk::END);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use common::edit::{large, Rng};
 use layout_host::layout::extent_edit::*;
-use layout_host::layout::extent_plan::*;
+use layout_host::layout::extent_path::*;
 use layout_host::layout::*;
 
 /// What the blocks of a file are: where each lies, and whether it is unwritten.
@@ -538,6 +538,31 @@ fn ranges_are_taken_out_and_put_in() {
     }
     file.collapse(10, 2000).expect("there is room");
     file.check();
+    // Nothing moves to where something is, neither in the leaf nor in the ones beside it.
+    let leaf = Lblk(800);
+    let ends = std::cell::Cell::new((Lblk(0), Lblk(0)));
+    let shift = |file: &mut File, from: Lblk, delta| {
+        file.edit(leaf, |path| {
+            let slack = path.shift(Lblk(0), 0)?;
+            ends.set(slack.range());
+            path.shift(from, delta)
+        })
+    };
+    shift(&mut file, leaf, 0).expect("nothing moves");
+    let (before, model) = ((file.root, file.blocks.clone()), file.model.clone());
+    // Each extent is followed by one free block, and the one behind the leaf has not moved.
+    for (from, delta) in [(leaf, -2), (leaf, 2), (Lblk(0), 2), (Lblk(0), -500)] {
+        let e = shift(&mut file, from, delta).expect_err("a refusal");
+        assert!(e.to_string().contains("no room to move"), "{e}");
+    }
+    assert!(before == (file.root, file.blocks.clone()));
+    assert!(
+        ends.get().0 > Lblk(0) && ends.get().1 < Lblk::END,
+        "a leaf in the middle"
+    );
+    shift(&mut file, Lblk(0), 1).expect("there is room");
+    shift(&mut file, Lblk(0), -1).expect("there is room");
+    assert!(before == (file.root, file.blocks.clone()) && model == file.model);
     // The last block that a file can have is no way to beyond.
     file.map(u32::MAX - 5, 2, 7000, false).expect("it grows");
     let before = (file.root, file.blocks.clone());

@@ -153,7 +153,7 @@ impl Disk {
         loop {
             let slices: Vec<&[u8]> = nodes.iter().map(Vec::as_slice).collect();
             let next = match self.extents {
-                true => extent_plan::next_block(&slices, lblk, &geo),
+                true => extent_path::next_block(&slices, lblk, &geo),
                 false => indirect_edit::next_block(&slices, lblk, &geo),
             };
             let Some(next) = next.expect("the map is sound") else {
