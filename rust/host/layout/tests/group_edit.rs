@@ -417,12 +417,12 @@ fn bitmaps_from_scratch_are_those_of_a_twin() {
             "^uninit_bg",
         ),
         (
-            400 << 20,
+            200 << 20,
             "-t ext4 -b 1024 -C 8192 -O bigalloc,^flex_bg",
             "^metadata_csum",
         ),
         (
-            400 << 20,
+            120 << 20,
             "-t ext4 -b 1024 -C 4096 -O bigalloc",
             "^metadata_csum",
         ),
