@@ -12,15 +12,15 @@ use super::geometry::Geometry;
 use super::map::{Extent, ExtentState, Step, Tree, TreeBlock};
 use super::units::{Lblk, Pblk};
 
-const MAGIC: u16 = 0xf30a;
-const ENTRY_SIZE: usize = 12;
+pub(super) const MAGIC: u16 = 0xf30a;
+pub(super) const ENTRY_SIZE: usize = 12;
 const SHORT: &str = "extent node: buffer too short";
 
 /// The deepest tree that ext4 makes: five levels of index below the inode.
 pub const MAX_DEPTH: u8 = 5;
 
 /// The largest number of blocks in a written extent; larger lengths mark unwritten ones.
-const MAX_WRITTEN: u16 = 1 << 15;
+pub(super) const MAX_WRITTEN: u16 = 1 << 15;
 
 /// The `i_block` of a file that has no extent yet: a leaf with room for four.
 pub const EMPTY_ROOT: [u8; 60] = {
@@ -129,6 +129,30 @@ impl<'a> ExtentNode<'a> {
         self.entries
     }
 
+    /// Returns how many entries have room.
+    pub const fn max(&self) -> u16 {
+        self.max
+    }
+
+    /// Returns the end of what the node may map, exclusive.
+    pub(super) const fn end(&self) -> Lblk {
+        self.end
+    }
+
+    /// Returns the number of entries that start at or before `lblk`.
+    pub(super) fn upper_bound(&self, lblk: Lblk) -> Result<u16> {
+        let (mut lo, mut hi) = (0, self.entries);
+        while lo < hi {
+            let mid = lo + (hi - lo) / 2;
+            if self.entry_lblk(mid)? <= lblk {
+                lo = mid + 1;
+            } else {
+                hi = mid;
+            }
+        }
+        Ok(lo)
+    }
+
     /// Returns whether the node maps nothing.
     pub const fn is_empty(&self) -> bool {
         self.entries == 0
@@ -192,16 +216,7 @@ impl<'a> ExtentNode<'a> {
     ///
     /// [`Kind::Corrupt`](super::Kind::Corrupt) if the entry in charge is bad.
     pub fn search(&self, lblk: Lblk, geo: &Geometry) -> Result<Step> {
-        // The number of entries that start at or before `lblk`.
-        let (mut lo, mut hi) = (0, self.entries);
-        while lo < hi {
-            let mid = lo + (hi - lo) / 2;
-            if self.entry_lblk(mid)? <= lblk {
-                lo = mid + 1;
-            } else {
-                hi = mid;
-            }
-        }
+        let lo = self.upper_bound(lblk)?;
         let next = if lo < self.entries {
             self.entry_lblk(lo)?.min(self.end)
         } else {
@@ -246,14 +261,14 @@ impl<'a> ExtentNode<'a> {
         ENTRY_SIZE * (1 + usize::from(i))
     }
 
-    fn entry_lblk(&self, i: u16) -> Result<Lblk> {
+    pub(super) fn entry_lblk(&self, i: u16) -> Result<Lblk> {
         get_u32(self.data, Self::offset(i))
             .map(Lblk)
             .or_short(SHORT)
     }
 
     /// Returns the block that index entry `i` points to.
-    fn index_block(&self, i: u16, geo: &Geometry) -> Result<Pblk> {
+    pub(super) fn index_block(&self, i: u16, geo: &Geometry) -> Result<Pblk> {
         let at = Self::offset(i);
         let lo = get_u32(self.data, at + 4).or_short(SHORT)?;
         let hi = get_u16(self.data, at + 8).or_short(SHORT)?;
@@ -265,7 +280,7 @@ impl<'a> ExtentNode<'a> {
     }
 
     /// Returns leaf entry `i`, whose length and place on the volume are checked.
-    fn extent(&self, i: u16, geo: &Geometry) -> Result<Extent> {
+    pub(super) fn extent(&self, i: u16, geo: &Geometry) -> Result<Extent> {
         let at = Self::offset(i);
         let lblk = self.entry_lblk(i)?;
         let raw_len = get_u16(self.data, at + 4).or_short(SHORT)?;

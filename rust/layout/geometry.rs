@@ -237,6 +237,15 @@ impl Geometry {
             .min(self.blocks_per_group.get())
     }
 
+    /// Returns how many clusters a group has; 0 if there is no such group.
+    pub fn group_clusters(&self, group: Group) -> u32 {
+        let clusters = self
+            .group_blocks(group)
+            .div_ceil(u64::from(self.cluster_blocks()));
+        // Lossless, as no group has more than `clusters_per_group`.
+        u32::try_from(clusters).unwrap_or(self.clusters_per_group)
+    }
+
     /// Returns the group in which a block lies, or `None` if it lies in none.
     pub fn group_of(&self, block: Pblk) -> Option<Group> {
         let rel = block.0.checked_sub(u64::from(self.first_data_block))?;

@@ -14,32 +14,32 @@ use super::units::{Lblk, Pblk};
 const SHORT: &str = "indirect block: buffer too short";
 
 /// How many pointers in the inode lead to data directly.
-const DIRECT: u32 = 12;
+pub(super) const DIRECT: u32 = 12;
 
 /// Returns the binary logarithm of the number of pointers in a block.
-fn ptr_bits(geo: &Geometry) -> u32 {
+pub(super) fn ptr_bits(geo: &Geometry) -> u32 {
     u32::from(geo.block_bits()).saturating_sub(2)
 }
 
 /// Returns how many blocks of the file a pointer covers that has `levels` levels of metadata below
 /// it.
-fn span(levels: u8, geo: &Geometry) -> u64 {
+pub(super) fn span(levels: u8, geo: &Geometry) -> u64 {
     1u64.checked_shl(ptr_bits(geo).saturating_mul(u32::from(levels)))
         .unwrap_or(u64::MAX)
 }
 
 /// Returns `block` as an exclusive end, cut off where files end.
-fn clamp(block: u64) -> Lblk {
+pub(super) fn clamp(block: u64) -> Lblk {
     u32::try_from(block).map_or(Lblk::END, Lblk)
 }
 
-fn pointer(data: &[u8], index: usize) -> Result<Pblk> {
+pub(super) fn pointer(data: &[u8], index: usize) -> Result<Pblk> {
     let off = index.saturating_mul(4);
     let value = get_u32(data, off).or_short(SHORT)?;
     Ok(Pblk(u64::from(value)))
 }
 
-fn check(pblk: Pblk, len: u64, geo: &Geometry) -> Result<Pblk> {
+pub(super) fn check(pblk: Pblk, len: u64, geo: &Geometry) -> Result<Pblk> {
     geo.check(
         pblk,
         len,

@@ -25,9 +25,13 @@
 //! | [`geometry`] | sizes and counts; where things lie; which block numbers are valid |
 //! | [`feature`] | the three feature words, by name |
 //! | [`csum`] | checksums, over primitives that the caller lends |
-//! | [`group`] | group descriptors, bitmaps |
+//! | [`group`], [`group_edit`] | group descriptors |
+//! | [`bitmap`] | bitmaps of blocks and inodes |
 //! | [`inode`], [`inode_edit`] | inodes |
 //! | [`map`] | from a file's block to the volume's, by [`extent`]s or `indirect` blocks |
+//! | [`indirect_edit`] | changes of an indirect map |
+//! | [`extent_plan`], [`extent_path`], `extent_change` | changes of an extent tree |
+//! | [`extent_edit`] | changes of one node of an extent tree |
 //! | [`dir`] | directory entries in blocks and inodes |
 //! | [`htree`], [`hash`] | the index of a directory |
 //! | [`dir_edit`], [`inline_dir_edit`] | putting names in and taking them out |
@@ -49,6 +53,7 @@
 #![deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::panic)]
 
 pub mod acl;
+pub mod bitmap;
 pub mod bytes;
 pub mod csum;
 pub mod dir;
@@ -56,13 +61,19 @@ pub mod dir_edit;
 pub mod dir_split;
 pub mod error;
 pub mod extent;
+mod extent_change;
+pub mod extent_edit;
+pub mod extent_path;
+pub mod extent_plan;
 pub mod feature;
 pub mod geometry;
 pub mod group;
+pub mod group_edit;
 pub mod hash;
 pub mod htree;
 pub mod htree_edit;
 mod indirect;
+pub mod indirect_edit;
 pub mod inline;
 pub mod inline_dir_edit;
 pub mod inode;
@@ -80,16 +91,21 @@ pub use acl::{Acl, AclEntry, AclTag};
 pub use csum::{Crc16, Crc32c, CrcFns, Csum, Owner};
 pub use dir::{DirEntry, Dirents, InlineDir};
 pub use error::{Error, Kind, Result};
+pub use extent_path::ExtentPath;
+pub use extent_plan::ExtentPlan;
 pub use feature::{Compat, Features, Incompat, RoCompat};
 pub use geometry::Geometry;
 pub use group::GroupDesc;
+pub use group_edit::GroupEdit;
 pub use hash::{HashVersion, NameHash};
 pub use htree::{DxCursor, DxLeaf, DxNode, DxPath, DxPathNode, DxRoot, DxStep, Reach};
+pub use indirect_edit::{IndirectPath, IndirectPlan};
 pub use inline::InlineData;
 pub use inode::{DataMap, Device, Inode, InodeFlags, Time};
 pub use inode_edit::InodeEdit;
 pub use map::{Extent, ExtentState, Step, TreeBlock};
 pub use nokey::NokeyName;
+pub use super_edit::SuperEdit;
 pub use superblock::SuperBlock;
 pub use units::{FileType, Group, Ino, Lblk, Pblk};
 pub use xattr::{EaHasher, EaValue, Xattr, XattrSet, XattrValue};

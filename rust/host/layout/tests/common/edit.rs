@@ -80,6 +80,23 @@ pub fn geo_with(
     SuperBlock::parse(&raw, 1, crc::FNS).expect("a volume").geo
 }
 
+/// A volume of 2^34 blocks of 1 KiB, so that block numbers have more than 32 bits.
+pub fn large() -> Geometry {
+    let incompat = Incompat::FILETYPE
+        .or(Incompat::EXTENTS)
+        .or(Incompat::FLEX_BG)
+        .or(Incompat::B64);
+    let ro_compat = RoCompat::METADATA_CSUM.or(RoCompat::HUGE_FILE);
+    geo_with(0, incompat, ro_compat, |raw| {
+        let mut put = |at: usize, v: u32| raw[at..at + 4].copy_from_slice(&v.to_le_bytes());
+        put(0x0, 8 << 21);
+        put(0x4, 0);
+        put(0x150, 4);
+        put(0x28, 8);
+        put(0x4, 1);
+    })
+}
+
 /// An image in memory, to be changed.
 pub struct Edited {
     pub bytes: Vec<u8>,
