@@ -5,6 +5,7 @@
 #include <linux/backing-dev.h>
 #include <linux/blk-integrity.h>
 #include <linux/blk-mq.h>
+#include <linux/buffer_head.h>
 #include <linux/debugfs.h>
 #include <linux/delay.h>
 #include <linux/ktime.h>
