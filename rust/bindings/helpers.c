@@ -422,6 +422,17 @@ int upcall_edit_buffer(struct block_device *bdev, u64 pos,
 	if (!bh)
 		return -EIO;
 	lock_buffer(bh);
+	/* The replay of a journal writes past the cache. */
+	if (!buffer_dirty(bh)) {
+		clear_buffer_uptodate(bh);
+		err = __bh_read(bh, REQ_META, true);
+		lock_buffer(bh);
+		if (err || !buffer_uptodate(bh)) {
+			unlock_buffer(bh);
+			brelse(bh);
+			return -EIO;
+		}
+	}
 	change(arg, (u8 *)bh->b_data + (pos & (size - 1)));
 	mark_buffer_dirty(bh);
 	unlock_buffer(bh);
