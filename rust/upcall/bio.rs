@@ -150,6 +150,8 @@ struct Submission {
     sector: u64,
     size: u32,
     priority: u16,
+    /// Whether `queue` counts it: an upcall's is counted, a thread's is not.
+    counted: bool,
     bdev: NonNull<RawDevice>,
     /// Where it is counted until it ends. Keeps the device open, if we opened it.
     queue: Queued,
@@ -351,20 +353,21 @@ impl<P: Payload> Request<P> {
         // SAFETY: By the invariant all of it is ours. One of the two references goes with the bio. On a worker
         // nothing may wait.
         unsafe {
+            // The default executor first, which is the quickest to know.
+            let upcall = (*this).executor.as_ref().is_current() || sys::on_worker();
             (&raw mut (*this).submission).write(MaybeUninit::new(Submission {
                 opf,
                 sector: pos >> blk::SECTOR_SHIFT,
                 size: (*this).size.saturating_add(more),
                 priority: device.priority,
+                counted: upcall,
                 bdev: device.bdev,
                 queue: device.queue.clone(),
                 member,
             }));
             (*this).refs.store(2, sys::Relaxed);
             (*this).done.reset();
-            // The default executor first, which is the quickest to know.
-            let upcall = (*this).executor.as_ref().is_current() || sys::on_worker();
-            if (*this).submission().queue.begin(upcall, special) {
+            if !upcall || (*this).submission().queue.begin(special) {
                 start(head, upcall, if upcall { blk::NOWAIT } else { 0 });
             } else {
                 blocking_worker_submits(head);
@@ -521,7 +524,9 @@ pub(crate) unsafe fn end_io(head: NonNull<Head>, end: Ended, section: &sys::Read
         };
         this.bio.trace_end(|| this.submission().sector, errno);
         this.status.with_mut(|status| *status = errno);
-        this.submission().queue.ended();
+        if this.submission().counted {
+            this.submission().queue.ended();
+        }
         if let Some(end) = this.end {
             end(head, result(errno));
         }

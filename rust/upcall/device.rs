@@ -10,11 +10,15 @@
 //!
 //! # Concurrency
 //!
-//! A queue counts in one word what is in flight and what waits for the scope's blocking worker. A
-//! worker's request that finds neither somebody waiting nor the bound reached goes to the device at
-//! once; any other waits, and the blocking worker submits in the order in which they came. `count`
-//! is changed in any context, up to hard interrupt: by who submits, by completions, and by the
-//! blocking worker.
+//! A queue counts in one word the upcalls' requests that are in flight, and those that wait for the
+//! scope's blocking worker. An upcall's request that finds neither somebody waiting nor the bound
+//! reached goes to the device at once; any other waits, and the blocking worker submits in the order
+//! in which they came. `count` is changed in any context, up to hard interrupt: by the worker, by
+//! completions, and by the blocking worker.
+//!
+//! The requests of threads are not counted. A thread waits for a tag inside `submit_bio`, where it
+//! takes turns with the blocking worker. If its request were counted before it has a tag, as many
+//! threads as the bound, each in a loop, would keep the blocking worker waiting for ever.
 //!
 //! One thread waits for room, the blocking worker of the device's scope, and only while the request
 //! that it is about to submit is counted as waiting. It leaves itself in `parked` and looks at the
@@ -221,8 +225,8 @@ const DEFAULT_DEPTH: usize = 1024;
 /// What the clones of a device and their requests share: the open file, and what is in flight.
 pub(crate) struct Queue {
     refs: Atomic<usize>,
-    /// How many requests are in flight, and [`WAITING`] for each that waits for the blocking
-    /// worker.
+    /// How many requests of upcalls are in flight, and [`WAITING`] for each that waits for the
+    /// blocking worker.
     count: Atomic<usize>,
     /// A worker's request goes to the device at once if the count is less: 0 if none does.
     direct: usize,
@@ -306,26 +310,26 @@ impl Queued {
         unsafe { self.0.as_ref() }
     }
 
-    /// A worker or a thread is about to submit a request: whether it is to do so at once, or to hand it to the
+    /// An upcall is about to submit a request: whether it is to do so at once, or to hand it to the
     /// blocking worker. `special` is one that does not let itself be refused.
     #[inline(always)]
-    pub(crate) fn begin(&self, upcall: bool, special: bool) -> bool {
+    pub(crate) fn begin(&self, special: bool) -> bool {
         let before = self.queue().count.fetch_add(1, Full);
-        if !upcall || (before < self.queue().direct && !special) {
+        if before < self.queue().direct && !special {
             return true;
         }
         self.refused();
         false
     }
 
-    /// A request that was in flight is for the blocking worker. Any context.
+    /// An upcall's request that was in flight is for the blocking worker. Any context.
     #[cold]
     pub(crate) fn refused(&self) {
         self.queue().count.fetch_add(WAITING - 1, Full);
         self.queue().wake();
     }
 
-    /// A request that was in flight has ended. Any context.
+    /// An upcall's request that was in flight has ended. Any context.
     #[inline(always)]
     pub(crate) fn ended(&self) {
         if self.queue().count.fetch_sub(1, Full) >= WAITING {

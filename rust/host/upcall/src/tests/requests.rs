@@ -258,7 +258,7 @@ fn no_more_than_the_bound_is_in_flight() {
 }
 
 #[test]
-fn threads_submit_themselves_and_count() {
+fn threads_submit_themselves_and_leave_the_bound_to_upcalls() {
     session(|| {
         let fixture = Fixture::new(1, false);
         let scope = fixture.scope();
@@ -268,18 +268,71 @@ fn threads_submit_themselves_and_count() {
         let mut transfer = block.read(&device, 0, 0, SIZE);
         assert!(poll_once(Pin::new(&mut transfer)).is_pending());
         assert_eq!(pages(fixture.disk), [0]);
-        // The bound is reached: an upcall's waits for the blocking worker, which is not run yet.
         read(&scope, &device, 1);
         fixture.host.pump();
-        assert_eq!(pages(fixture.disk), [0]);
+        assert_eq!(pages(fixture.disk), [0, 1]);
+        // The end of a thread's request makes no room for an upcall's.
+        read(&scope, &device, 2);
+        fixture.disk.complete(0);
+        fixture.host.pump();
+        assert_eq!(pages(fixture.disk), [0, 1]);
         fixture.disk.complete(0);
         fixture.settle();
-        assert_eq!(pages(fixture.disk), [0, 1]);
+        assert_eq!(pages(fixture.disk), [0, 1, 2]);
         assert!(poll_once(Pin::new(&mut transfer)).is_ready());
         drop(block);
         drop(device);
         drop(scope);
     });
+}
+
+#[test]
+fn threads_in_a_loop_do_not_keep_an_upcall_waiting() {
+    session(|| {
+        let fixture = Fixture::new(2, false);
+        let scope = fixture.scope();
+        let device = fixture.open(&scope);
+        fixture.disk.give_tags(1000);
+        // As many as the bound, at any time.
+        let mut threads: std::collections::VecDeque<_> =
+            (0..2).map(|_| Box::pin(read_by_thread(&device))).collect();
+        for thread in &mut threads {
+            assert!(poll_once(thread.as_mut()).is_pending());
+        }
+        // It is for the blocking worker, whatever else is in flight.
+        let zeroes = device.clone();
+        drop(scope.spawn(async move { zeroes.write_zeroes(SIZE as u64, 4096).await }));
+        fixture.host.pump();
+        let blocking = fixture.blocking.worker();
+        let mut rounds = 0;
+        while !pages(fixture.disk).contains(&1) && rounds < 1000 {
+            let mut next = Box::pin(read_by_thread(&device));
+            assert!(poll_once(next.as_mut()).is_pending());
+            threads.push_back(next);
+            while poll_once(threads[0].as_mut()).is_pending() {
+                fixture.disk.complete(0);
+            }
+            threads.pop_front();
+            std::thread::sleep(core::time::Duration::from_micros(100));
+            rounds += 1;
+        }
+        while fixture.disk.complete(0) {}
+        drop(threads);
+        while !pages(fixture.disk).contains(&1) {
+            std::thread::yield_now();
+        }
+        fixture.disk.complete(0);
+        fixture.host.pump();
+        blocking.stop();
+        drop(device);
+        drop(scope);
+        assert!(rounds < 1000, "it waited as long as the threads went on");
+    });
+}
+
+/// Reads the first page on the calling thread.
+async fn read_by_thread(device: &Device) {
+    Block::vacant().read(device, 0, 0, SIZE).await.unwrap();
 }
 
 #[test]
