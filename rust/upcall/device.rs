@@ -92,10 +92,17 @@ impl Device {
     ) -> Result<Self> {
         // SAFETY: The device is open.
         let traits = unsafe { blk::traits(bdev) };
+        // A device without tags is stacked on others. It makes a flush for each of them, without
+        // `REQ_NOWAIT`, and submits it at once.
+        let flush = if traits.depth.is_none() {
+            blk::PREFLUSH
+        } else {
+            0
+        };
         Ok(Self {
             bdev,
             scope: scope.spawner(),
-            special: WITHOUT_DATA | if write { 0 } else { WRITES },
+            special: WITHOUT_DATA | flush | if write { 0 } else { WRITES },
             logical_block_size: traits.logical_block_size,
             queue: Queued::new(Queue::new(&traits, file))?,
             reserve: None,

@@ -161,6 +161,7 @@ pub struct RawDevice {
     freed: Condvar,
     depth: usize,
     blocking: bool,
+    stacked: bool,
 }
 
 struct State {
@@ -192,6 +193,16 @@ impl RawDevice {
             freed: Condvar::new(),
             depth,
             blocking,
+            stacked: false,
+        }
+    }
+
+    /// One that has no tags of its own: it passes requests on to a device that has `depth`. Its flushes are
+    /// new requests, which do not say that they may not wait.
+    pub(crate) fn stacked(depth: usize) -> Self {
+        Self {
+            stacked: true,
+            ..Self::new(depth, false)
         }
     }
 
@@ -209,6 +220,8 @@ impl RawDevice {
             assert!(!self.blocking, "a worker runs a driver that sleeps");
             let whole = op == OP_READ || op == OP_WRITE;
             assert!(whole, "a worker may wait while a request is split");
+            let flush = sent.opf & PREFLUSH != 0;
+            assert!(!self.stacked || !flush, "a worker may wait for another tag");
             let direct = sent.opf & (SYNC | IDLE) == SYNC | IDLE;
             assert!(op == OP_READ || direct, "a worker may be throttled");
         }
@@ -308,7 +321,7 @@ pub(crate) unsafe fn traits(bdev: NonNull<RawDevice>) -> Traits {
     Traits {
         logical_block_size: 512,
         nowait: !device.blocking,
-        depth: Some(device.depth),
+        depth: (!device.stacked).then_some(device.depth),
     }
 }
 

@@ -23,11 +23,15 @@ struct Fixture {
 
 impl Fixture {
     fn new(depth: usize, blocking: bool) -> Self {
+        Self::with(RawDevice::new(depth, blocking))
+    }
+
+    fn with(disk: RawDevice) -> Self {
         let host = Host::new();
         let shortage = Box::leak(Box::new(Shortage::new()));
         sys::set_shortage(from_mut(shortage));
         sys::set_default_executor(from_ref(host.executor()).cast_mut());
-        let disk = Box::leak(Box::new(RawDevice::new(depth, blocking)));
+        let disk = Box::leak(Box::new(disk));
         set_name(c"disk", Some(disk));
         Self {
             disk,
@@ -338,9 +342,14 @@ async fn read_by_thread(device: &Device) {
 #[test]
 fn a_worker_never_waits_in_the_block_layer() {
     // The device checks who asks it what.
-    for blocking in [false, true] {
+    let devices: [fn() -> RawDevice; 3] = [
+        || RawDevice::new(8, false),
+        || RawDevice::new(8, true),
+        || RawDevice::stacked(8),
+    ];
+    for device in devices {
         session(|| {
-            let fixture = Fixture::new(8, blocking);
+            let fixture = Fixture::with(device());
             let scope = fixture.scope();
             let device = fixture.open(&scope);
             fixture.upcall(&scope, {
