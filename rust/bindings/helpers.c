@@ -376,6 +376,16 @@ struct workqueue_struct *upcall_alloc_ordered_workqueue(const char *name, unsign
 	return alloc_ordered_workqueue("%s", flags, name);
 }
 
+void upcall_preempt_disable(void)
+{
+	preempt_disable();
+}
+
+void upcall_preempt_enable(void)
+{
+	preempt_enable();
+}
+
 unsigned int upcall_memalloc_nofs_save(void)
 {
 	return memalloc_nofs_save();

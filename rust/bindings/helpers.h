@@ -45,6 +45,8 @@ struct workqueue_struct *upcall_alloc_workqueue(const char *name);
 void upcall_queue_rcu_work(struct workqueue_struct *wq, struct rcu_work *work,
 			   void (*func)(struct work_struct *));
 struct workqueue_struct *upcall_alloc_ordered_workqueue(const char *name, unsigned int flags);
+void upcall_preempt_disable(void);
+void upcall_preempt_enable(void);
 unsigned int upcall_memalloc_nofs_save(void);
 void upcall_memalloc_nofs_restore(unsigned int flags);
 

@@ -27,10 +27,14 @@
 //! `submit_bio` may wait for a tag, for a frozen queue, for writeback throttling, or in the driver. On an
 //! executor's worker bios go out with `REQ_NOWAIT`, and are refused where they would wait. What would wait
 //! nevertheless is submitted by the scope's *blocking worker*, a thread that may: requests that
-//! throttling or splitting does not refuse but makes wait (discards, zeroes), all requests of a
-//! driver that sleeps or of a device without `REQ_NOWAIT`, and those that were refused. Writes and
-//! flushes are marked `REQ_SYNC | REQ_IDLE`, as direct IO is, which throttling leaves alone. A
-//! stacked device does not tell that a driver below it sleeps.
+//! throttling or splitting does not refuse but makes wait (discards, zeroes), flushes of a stacked
+//! device, all requests of a driver that sleeps or of a device without `REQ_NOWAIT`, and those that
+//! were refused. Writes and flushes are marked `REQ_SYNC | REQ_IDLE`, as direct IO is, which
+//! throttling leaves alone.
+//!
+//! A stacked device over a driver that sleeps is not recognised, and runs that driver on the worker.
+//! Its limits do not tell: every driver with tags has `BLK_FEAT_NOWAIT`, and stacking inherits no
+//! feature that says that a driver sleeps. Its members are listed in a type private to the block layer.
 //!
 //! [`Queue`](crate::device::Queue) keeps the order: while there are requests for the blocking
 //! worker, new ones of a worker go behind them. Threads that are not workers submit directly, and
@@ -569,11 +573,15 @@ unsafe fn run(runnable: NonNull<Runnable>) {
     unsafe {
         let this = head.as_ref();
         if this.submit.xchg(false, sys::Full) {
+            // It runs us, so it is there when the request is gone.
+            let worker = NonNull::from(this.submission().member.scope().blocking());
             let sending = this.submission().queue.send();
             start(head, true, 0);
-            // What comes now may go past the blocking worker: the request is before it. It may be
-            // gone already.
+            // From here on the request may be gone. A later one of an upcall may reach the device
+            // before it: it may still be in this thread's plug, which ends with those that follow it,
+            // or when the thread sleeps.
             sending.sent();
+            worker.as_ref().stats().tick();
         } else {
             let scope = from_ref(this.submission().member.scope());
             let executor = this.executor;

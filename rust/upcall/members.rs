@@ -24,6 +24,10 @@
 //! No wake is lost: the future leaves the task's waker before it takes the list, so that a push which
 //! comes after that finds an empty list, and an armed slot. A future that finds `TAKING` wakes its
 //! task itself, since the waker that is being called may be an older one.
+//!
+//! Such a task is polled again and again until the slot is `EMPTY`. The thread that has the slot does
+//! three steps in between, and is not preempted there: a real-time thread in
+//! [`block_on`](super::block_on) would otherwise keep it from the processor for ever.
 
 use super::budget::Budget;
 use super::ready::{Batch, Link, ReadyList};
@@ -65,7 +69,7 @@ impl Shared {
                 EMPTY => break,
                 ARMED if self.state.cmpxchg(ARMED, EMPTY, Full).is_ok() => break,
                 TAKING => {
-                    // For the few instructions until the other waker has taken the slot's.
+                    // For the few instructions that the other thread needs, which is not preempted.
                     sys::relax();
                     return waker.wake_by_ref();
                 }
@@ -89,12 +93,15 @@ impl Shared {
 
     /// Wakes the task, if it left its waker. Any context.
     fn wake(&self) {
-        if self.state.cmpxchg(ARMED, TAKING, Full).is_err() {
-            return;
-        }
-        // SAFETY: We moved the state away from `ARMED`, so the slot is ours.
-        let waker = self.waker.with_mut(|slot| unsafe { (*slot).take() });
-        self.state.store(EMPTY, Release);
+        let waker = sys::not_preempted(|| {
+            if self.state.cmpxchg(ARMED, TAKING, Full).is_err() {
+                return None;
+            }
+            // SAFETY: We moved the state away from `ARMED`, so the slot is ours.
+            let waker = self.waker.with_mut(|slot| unsafe { (*slot).take() });
+            self.state.store(EMPTY, Release);
+            waker
+        });
         if let Some(waker) = waker {
             waker.wake();
         }

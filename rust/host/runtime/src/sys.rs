@@ -246,6 +246,11 @@ pub(crate) fn relax() {
     machine::interrupt_point();
 }
 
+/// In the kernel no other thread has the processor meanwhile.
+pub(crate) fn not_preempted<R>(f: impl FnOnce() -> R) -> R {
+    f()
+}
+
 pub(crate) fn current() -> usize {
     machine::current_number() as usize
 }

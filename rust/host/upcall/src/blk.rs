@@ -12,6 +12,7 @@ use super::{in_interrupt, interrupt, on_worker, read_section, Error, Result};
 use crate::bio::{end_io, Head};
 use core::ffi::CStr;
 use core::ptr::NonNull;
+use core::time::Duration;
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard};
 
@@ -99,6 +100,11 @@ impl Bio {
             sector: ask.sector,
         };
         let device = ask.bdev.as_ptr() as usize;
+        // SAFETY: A test keeps its device.
+        let busy = unsafe { ask.bdev.as_ref() }.state().busy;
+        if !busy.is_zero() {
+            super::advance(busy);
+        }
         let plugged = PLUG.with(|plug| {
             let mut plug = plug.borrow_mut();
             plug.as_mut()
@@ -165,6 +171,8 @@ pub struct RawDevice {
 }
 
 struct State {
+    /// For how long a thread that submits is busy.
+    busy: Duration,
     open: usize,
     /// How many more requests it takes.
     tags: usize,
@@ -181,6 +189,7 @@ impl RawDevice {
     /// A device that is not open. `blocking` is whether its driver sleeps.
     pub(crate) fn new(depth: usize, blocking: bool) -> Self {
         let state = State {
+            busy: Duration::ZERO,
             open: 0,
             tags: depth,
             out: VecDeque::new(),
@@ -263,6 +272,11 @@ impl RawDevice {
     pub(crate) fn give_tags(&self, count: usize) {
         self.state().tags += count;
         self.freed.notify_all();
+    }
+
+    /// Each submission takes so long.
+    pub(crate) fn set_busy(&self, busy: Duration) {
+        self.state().busy = busy;
     }
 
     /// Opens it, or closes it.

@@ -658,6 +658,11 @@ pub(crate) fn relax() {
     rt::thread::yield_now();
 }
 
+/// In the kernel no other thread has the processor meanwhile.
+pub(crate) fn not_preempted<R>(f: impl FnOnce() -> R) -> R {
+    f()
+}
+
 pub(crate) fn current() -> usize {
     HERE.with(|here| here.id)
 }

@@ -11,6 +11,7 @@ use crate::{block_on, memory_freed, Block, Blocks, Device, Scope};
 use core::pin::Pin;
 use core::ptr::{from_mut, from_ref, null_mut, NonNull};
 use core::task::Poll;
+use core::time::Duration;
 use std::sync::{Arc, Mutex};
 
 /// A device, and who runs its requests. Tests run one after another.
@@ -212,6 +213,26 @@ fn requests_of_a_run_reach_the_device_together() {
 }
 
 #[test]
+fn a_run_of_the_blocking_worker_stops_when_its_time_is_over() {
+    session(|| {
+        let fixture = Fixture::new(1000, true);
+        let scope = fixture.scope();
+        let device = fixture.open(&scope);
+        fixture.disk.set_busy(Duration::from_micros(700));
+        (0..10).for_each(|n| read(&scope, &device, n));
+        fixture.host.pump();
+        // Of two milliseconds
+        for expected in [3, 6, 9, 10] {
+            assert!(fixture.blocking.try_run(), "nobody queued the work");
+            assert_eq!(pages(fixture.disk).len(), expected);
+        }
+        fixture.settle();
+        drop(device);
+        drop(scope);
+    });
+}
+
+#[test]
 fn nobody_goes_past_a_request_that_was_refused() {
     session(|| {
         let fixture = Fixture::new(8, false);
@@ -317,7 +338,7 @@ fn threads_in_a_loop_do_not_keep_an_upcall_waiting() {
                 fixture.disk.complete(0);
             }
             threads.pop_front();
-            std::thread::sleep(core::time::Duration::from_micros(100));
+            std::thread::sleep(Duration::from_micros(100));
             rounds += 1;
         }
         while fixture.disk.complete(0) {}
