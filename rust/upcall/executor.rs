@@ -21,7 +21,6 @@
 //! pushes any more, and after the last run nobody uses it. That is done by a workqueue for this alone, so
 //! that nobody's work waits for a grace period or for another executor's last run.
 
-use super::bio;
 use super::ready::{Batch, Link, ReadyList};
 use super::scope::ScopeInner;
 use super::stats::Stats;
@@ -46,6 +45,10 @@ pub(crate) struct Runnable {
     link: Link,
     run: unsafe fn(NonNull<Runnable>),
 }
+
+/// Tells of a runnable that waits on an executor whose runnables may sleep whether it goes with its
+/// like in a block plug.
+pub(crate) type InPlug = fn(NonNull<Runnable>) -> bool;
 
 impl Runnable {
     /// What runs it.
@@ -74,8 +77,8 @@ pub struct Executor {
 }
 
 impl Executor {
-    /// Makes an executor that `work` runs. `blocking` is whether its runnables may sleep.
-    pub(crate) fn with_work(work: Work, blocking: bool) -> sys::Result<Self> {
+    /// Makes an executor that `work` runs. Its runnables may sleep if there is `blocking`.
+    pub(crate) fn with_work(work: Work, blocking: Option<InPlug>) -> sys::Result<Self> {
         let core = Core {
             ready: ReadyList::new(),
             backlog: Cell::new(Batch::new()),
@@ -172,7 +175,8 @@ pub(crate) struct Core {
     /// worker alone.
     running: Cell<(*const ScopeInner, *const Header)>,
     stats: Stats,
-    blocking: bool,
+    /// There if its runnables may sleep.
+    blocking: Option<InPlug>,
     work: Work,
 }
 
@@ -198,7 +202,7 @@ impl Core {
 
     /// Whether its runnables may sleep.
     pub(crate) fn is_blocking(&self) -> bool {
-        self.blocking
+        self.blocking.is_some()
     }
 
     /// Queues `runnable`. Any context.
@@ -286,33 +290,17 @@ impl Core {
             if batch.is_empty() {
                 break;
             }
-            // Runs what is ready, up to the first that `fits` not.
-            let mut run = |fits: fn(NonNull<Runnable>) -> bool| {
-                while let Some(link) = batch.peek() {
-                    let runnable: NonNull<Runnable> = link.cast();
-                    if budget == 0 || !fits(runnable) {
-                        break;
-                    }
-                    let _ = batch.next();
-                    budget -= 1;
-                    // SAFETY: Links on our list are the first fields of live runnables, and the
-                    // reference that was pushed with it is now ours to pass on.
-                    unsafe { (runnable.as_ref().run)(runnable) };
-                    // By the clock that was read after a poll anyway.
-                    if sys::since(self.stats.clock(), start) >= time {
-                        budget = 0;
-                    }
-                }
-            };
-            if self.blocking {
+            // A run is over by the clock that was read after a poll anyway.
+            let over = || sys::since(self.stats.clock(), start) >= time;
+            if let Some(in_plug) = self.blocking {
                 // A plug for requests that follow each other, and for nothing else: in one around all of
                 // it, a request would wait for whatever comes after it to be done.
-                sys::with_plug(|| run(bio::is_request));
-                run(|runnable| !bio::is_request(runnable));
+                sys::with_plug(|| run_while(&mut batch, &mut budget, in_plug, over));
+                run_while(&mut batch, &mut budget, |next| !in_plug(next), over);
             } else {
                 // One plug for what became ready together: what becomes ready meanwhile may come for
                 // as long as we run, and would keep the first requests from the device.
-                sys::with_plug(|| run(|_| true));
+                sys::with_plug(|| run_while(&mut batch, &mut budget, |_| true, over));
             }
         }
         drop(nofs);
@@ -324,5 +312,30 @@ impl Core {
             self.work.queue();
         }
         more
+    }
+}
+
+/// Runs what is ready, up to the first that does not fit, and until the budget is used up or the time
+/// is over.
+#[inline(always)] // The executor of upcalls has one that asks nothing.
+fn run_while(
+    batch: &mut Batch,
+    budget: &mut usize,
+    fits: impl Fn(NonNull<Runnable>) -> bool,
+    over: impl Fn() -> bool,
+) {
+    while let Some(link) = batch.peek() {
+        let runnable: NonNull<Runnable> = link.cast();
+        if *budget == 0 || !fits(runnable) {
+            break;
+        }
+        let _ = batch.next();
+        *budget -= 1;
+        // SAFETY: Links on our list are the first fields of live runnables, and the reference that was
+        // pushed with it is now ours to pass on.
+        unsafe { (runnable.as_ref().run)(runnable) };
+        if over() {
+            *budget = 0;
+        }
     }
 }

@@ -11,6 +11,7 @@
 //! is bound to no CPU, so that one that goes away takes nothing along: the workqueue moves the thread,
 //! and the kernel moves the timers.
 
+use crate::bio;
 use crate::debugfs;
 use crate::executor::{BlockingWorker, Core, Executor};
 use crate::memory::Shortage;
@@ -129,7 +130,10 @@ impl Executor {
 
     fn build(name: &CStr, flags: u32, blocking: bool) -> Result<Self> {
         let flags = flags | bindings::wq_flags_WQ_MEM_RECLAIM;
-        let this = Self::with_work(Work::new(name, flags)?, blocking)?;
+        let this = Self::with_work(
+            Work::new(name, flags)?,
+            blocking.then_some(bio::is_request as _),
+        )?;
         // SAFETY: The executor has its final address, and nobody knows of it yet.
         unsafe { this.core().work().init(static_lock_class!()) };
         registry::add(this.core());
