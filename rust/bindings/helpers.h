@@ -161,6 +161,7 @@ void upcall_file_accessed(struct file *file);
 /* Pages */
 void upcall_bio_readahead(struct readahead_control *rac, const struct iomap_ops *ops, void *private);
 void *upcall_iomap_private(struct iomap *iomap);
+ssize_t upcall_dio_read(struct kiocb *iocb, struct iov_iter *to, const struct iomap_ops *ops);
 void upcall_bio_read_folio(struct folio *folio, const struct iomap_ops *ops);
 void upcall_readahead_take(struct readahead_control *to, struct readahead_control *from);
 void upcall_readahead_drop_rest(struct readahead_control *rac);
