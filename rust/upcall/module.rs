@@ -101,13 +101,13 @@ impl Executor {
         Ok(BlockingWorker::of(Self::other(name, 0, true)?))
     }
 
-    /// The default executor, which all share who need none of their own.
+    /// The default executor. All who need none of their own share it.
     pub fn shared() -> Result<Self> {
         // SAFETY: The module's data has a handle, and is there as long as it has users.
         Ok(Self::from_core(unsafe { sys::share(executor()?.as_ptr()) }))
     }
 
-    /// The default blocking worker, which all share who need none of their own.
+    /// The default blocking worker. All who need none of their own share it.
     pub fn shared_blocking() -> Result<BlockingWorker> {
         // SAFETY: The module's data has a handle, and is there as long as it has users.
         let executor = Self::from_core(unsafe { sys::share(blocking()?.as_ptr()) });
@@ -147,7 +147,7 @@ pub(crate) fn retire(core: Arc<Core>) {
         return;
     };
     let core = Arc::<Core>::from(core);
-    // From here on it is known to those alone who are in a read section, and to its own last run.
+    // From here on only read sections that began before, and its own last run, know of it.
     registry::remove(&core);
     let core = Arc::into_raw(core);
     // SAFETY: The core stays until `take_down`, which gets the reference. It was counted in `OTHERS`, so the

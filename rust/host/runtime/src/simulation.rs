@@ -20,7 +20,8 @@ pub fn executor(name: &str, blocking: bool) -> Result<Executor> {
     Ok(executor)
 }
 
-/// Lets others go first, so many times as the seed says: the executor itself polls in the order of wakes.
+/// Lets others go first, so many times as the seed says: the executor itself polls in the order of
+/// wakes.
 pub async fn jitter() {
     for _ in 0..kernel::machine::random(4) {
         crate::yield_now().await;

@@ -2,8 +2,8 @@
 
 //! The host's block layer: devices that refuse, wait and complete as a test says.
 //!
-//! They check what a kernel would only punish: a request on a closed device, a wait on a worker, a bio
-//! that is submitted twice.
+//! They check what a kernel would only punish: a request on a closed device, a wait on a worker, a
+//! bio that is submitted twice.
 
 // The models use none of the devices.
 #![cfg_attr(loom, allow(dead_code))]
@@ -206,8 +206,8 @@ impl RawDevice {
         }
     }
 
-    /// One that has no tags of its own: it passes requests on to a device that has `depth`. Its flushes are
-    /// new requests, which do not say that they may not wait.
+    /// One that has no tags of its own: it passes requests on to a device that has `depth`. Its
+    /// flushes are new requests, which do not say that they may not wait.
     pub(crate) fn stacked(depth: usize) -> Self {
         Self {
             stacked: true,

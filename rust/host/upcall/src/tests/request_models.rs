@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Models of a device's queue: who waits for room, against completions and requests that come meanwhile.
+//! Models of a device's queue: who waits for room, against completions and requests that come
+//! meanwhile.
 //!
 //! A lost wake-up shows as a deadlock, which loom reports.
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Requests, over a device that does what a test says: who submits, in which order, with what memory.
+//! Requests, over a device that does what a test says: who submits, in which order, with what
+//! memory.
 
 use crate::bio::Op;
 use crate::harness::*;
