@@ -24,6 +24,7 @@
 #include <linux/sched/task_stack.h>
 #include <linux/seq_file.h>
 #include <linux/slab.h>
+#include <linux/version.h>
 #include <linux/wait_bit.h>
 #ifdef CONFIG_X86_64
 #include <asm/msr.h>
@@ -377,6 +378,16 @@ struct workqueue_struct *upcall_alloc_ordered_workqueue(const char *name, unsign
 	return alloc_ordered_workqueue("%s", flags, name);
 }
 
+void upcall_preempt_disable(void)
+{
+	preempt_disable();
+}
+
+void upcall_preempt_enable(void)
+{
+	preempt_enable();
+}
+
 unsigned int upcall_memalloc_nofs_save(void)
 {
 	return memalloc_nofs_save();
@@ -687,6 +698,21 @@ void upcall_bio_readahead(struct readahead_control *rac, const struct iomap_ops 
 void *upcall_iomap_private(struct iomap *iomap)
 {
 	return container_of(iomap, struct iomap_iter, iomap)->private;
+}
+
+/*
+ * A direct read, by the short way where that fits: a block or less, in one extent.  It is not in
+ * kernels before 7.3, and leaves what does not fit to the usual way.
+ */
+ssize_t upcall_dio_read(struct kiocb *iocb, struct iov_iter *to, const struct iomap_ops *ops)
+{
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(7, 3, 0)
+	ssize_t ret = iomap_dio_read_simple(iocb, to, ops->iomap_begin);
+
+	if (ret != -ENOTBLK)
+		return ret;
+#endif
+	return iomap_dio_rw(iocb, to, ops, NULL, 0, NULL, 0);
 }
 
 void upcall_bio_read_folio(struct folio *folio, const struct iomap_ops *ops)
