@@ -12,6 +12,7 @@
 //! | [`map`] | from a file's blocks to the device's |
 //! | [`dir`] | finding names and listing directories |
 //! | [`journal`], [`recovery`] | the journal; recovering a volume before it is mounted |
+//! | [`remount`] | making a volume writable, and read-only again |
 //! | [`read`] | contents |
 //! | [`xattr`] | extended attributes and access control lists |
 //! | [`options`], [`error`] | mount options; log lines and error numbers |
@@ -32,6 +33,7 @@ pub mod map;
 pub mod options;
 pub mod read;
 pub mod recovery;
+pub mod remount;
 pub mod xattr;
 
 pub use dir::DirContext;
