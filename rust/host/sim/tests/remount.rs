@@ -16,7 +16,7 @@ const KINDS: [&str; 5] = [
     "-b 4096",
     "-b 1024 -O ^metadata_csum,^64bit",
     "-b 1024 -O ^has_journal",
-    "-b 2048 -O ^extent,^metadata_csum",
+    "-b 2048 -O ^extent,^metadata_csum,^64bit",
     "-b 1024 -r 0 -O none",
 ];
 
