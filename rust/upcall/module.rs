@@ -13,7 +13,7 @@
 
 use crate::bio;
 use crate::debugfs;
-use crate::executor::{BlockingWorker, Core, Executor};
+use crate::executor::{BlockingWorker, Core, Executor, InPlug};
 use crate::memory::Shortage;
 use crate::registry;
 use crate::scope::Scope;
@@ -130,10 +130,8 @@ impl Executor {
 
     fn build(name: &CStr, flags: u32, blocking: bool) -> Result<Self> {
         let flags = flags | bindings::wq_flags_WQ_MEM_RECLAIM;
-        let this = Self::with_work(
-            Work::new(name, flags)?,
-            blocking.then_some(bio::is_request as _),
-        )?;
+        let in_plug = blocking.then_some(bio::is_request as InPlug);
+        let this = Self::with_work(Work::new(name, flags)?, in_plug)?;
         // SAFETY: The executor has its final address, and nobody knows of it yet.
         unsafe { this.core().work().init(static_lock_class!()) };
         registry::add(this.core());

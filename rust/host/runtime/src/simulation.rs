@@ -3,7 +3,7 @@
 //! What a simulation needs of the runtime beside its public interface.
 
 use crate::bio;
-use crate::executor::{BlockingWorker, Executor};
+use crate::executor::{BlockingWorker, Executor, InPlug};
 use crate::memory::Shortage;
 use crate::registry;
 use crate::scope::Scope;
@@ -13,7 +13,7 @@ use kernel::machine;
 
 /// An executor, on a work item of the machine, or on a thread if its runnables may sleep.
 pub fn executor(name: &str, blocking: bool) -> Result<Executor> {
-    let in_plug = blocking.then_some(bio::is_request as _);
+    let in_plug = blocking.then_some(bio::is_request as InPlug);
     let executor = Executor::with_work(sys::Work::new(name, blocking), in_plug)?;
     executor.core().work().init(executor.as_ptr());
     registry::add(executor.core());
