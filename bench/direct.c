@@ -96,7 +96,7 @@ static void ring(unsigned int depth)
 	void *buffer;
 
 	if (io_uring_queue_init(depth, &uring, 0))
-		errx(1, "no ring");
+		errx(1, "io_uring_queue_init");
 	start = now();
 	for (i = 0; i < depth && n < count; i++, n++) {
 		buffer = page();

@@ -24,7 +24,6 @@
 #include <linux/sched/task_stack.h>
 #include <linux/seq_file.h>
 #include <linux/slab.h>
-#include <linux/version.h>
 #include <linux/wait_bit.h>
 #ifdef CONFIG_X86_64
 #include <asm/msr.h>
@@ -701,12 +700,12 @@ void *upcall_iomap_private(struct iomap *iomap)
 }
 
 /*
- * A direct read, by the short way where that fits: a block or less, in one extent.  It is not in
- * kernels before 7.3, and leaves what does not fit to the usual way.
+ * A direct read, by the short way where the kernel has one and it fits: a block or less, in one
+ * extent.
  */
 ssize_t upcall_dio_read(struct kiocb *iocb, struct iov_iter *to, const struct iomap_ops *ops)
 {
-#if LINUX_VERSION_CODE >= KERNEL_VERSION(7, 3, 0)
+#ifdef UPCALL_DIO_READ_SIMPLE
 	ssize_t ret = iomap_dio_read_simple(iocb, to, ops->iomap_begin);
 
 	if (ret != -ENOTBLK)
