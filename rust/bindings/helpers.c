@@ -43,6 +43,14 @@ void __noreturn _Rupcall_async_fn_resumed_4core9panicking5panic(const void *loca
 	BUG();
 }
 
+/* Called where what is sorted has no order, which no type here does. */
+void __noreturn _Rupcall_no_order_4core9panicking5panic(void);
+void __noreturn _Rupcall_no_order_4core9panicking5panic(void)
+{
+	pr_emerg("upcall: an order contradicts itself\n");
+	BUG();
+}
+
 /*
  * Sleeps until *events differs from seen, and counts as a wait for IO if io; see the Parker in
  * rust/upcall/sys/linux.rs.

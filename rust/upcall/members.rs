@@ -27,7 +27,7 @@
 //!
 //! Such a task is polled again and again until the slot is `EMPTY`. The thread that has the slot
 //! does three steps in between, and is not preempted there: a real-time thread in
-//! [`block_on`](super::block_on) would otherwise keep it from the processor for ever.
+//! [`block_on`](super::block_on()) would otherwise keep it from the processor for ever.
 
 use super::budget::Budget;
 use super::ready::{Batch, Link, ReadyList};
