@@ -11,6 +11,7 @@
 //! | [`inode_info`] | what is known of an inode, and the table of inodes |
 //! | [`map`] | from a file's blocks to the device's |
 //! | [`dir`] | finding names and listing directories |
+//! | [`alloc`] | which blocks and inodes are given to whom |
 //! | [`journal`], [`recovery`] | the journal; recovering a volume before it is mounted |
 //! | [`read`] | contents |
 //! | [`xattr`] | extended attributes and access control lists |
@@ -23,6 +24,7 @@
 
 #![deny(unsafe_code)]
 
+pub mod alloc;
 pub mod dir;
 pub mod error;
 pub mod ext4;
