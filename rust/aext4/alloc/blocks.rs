@@ -176,8 +176,11 @@ impl Allocator<'_> {
         let groups = self.geo().groups();
         let from = (u64::from(home.0) + u64::from(done)) % u64::from(groups);
         let from = Group(u32::try_from(from).unwrap_or(0));
-        self.groups
-            .with_run(from, groups.checked_sub(done).filter(|&left| left > 0)?, least)
+        self.groups.with_run(
+            from,
+            groups.checked_sub(done).filter(|&left| left > 0)?,
+            least,
+        )
     }
 
     /// Looks for a run in a group.

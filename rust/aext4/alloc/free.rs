@@ -47,7 +47,9 @@ impl Allocator<'_> {
     pub async fn plan_free(&self, start: Pblk, count: u32) -> Result<FreePlan> {
         let geo = self.geo();
         let wrong = |what: &str| {
-            self.damaged(&format_args!("blocks to be freed, {count} from {start} on: {what}"))
+            self.damaged(&format_args!(
+                "blocks to be freed, {count} from {start} on: {what}"
+            ))
         };
         if !geo.contains(start, count.into()) {
             return Err(wrong("they are not on the volume"));
@@ -163,9 +165,9 @@ impl Drop for Part {
         let Some(plans) = self.plans.take() else {
             return;
         };
-        let removed = self
-            .groups
-            .with(self.group, |view| taken::remove(view.blocks, self.start, self.len));
+        let removed = self.groups.with(self.group, |view| {
+            taken::remove(view.blocks, self.start, self.len)
+        });
         drop((removed, plans));
     }
 }

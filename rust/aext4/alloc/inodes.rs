@@ -186,7 +186,10 @@ impl Allocator<'_> {
     /// Plans to zero the blocks of the inode table that come into use with an inode.
     async fn plan_table(&self, group: Group, index: u32) -> Result<KVVec<Planned>> {
         let geo = self.geo();
-        let blocks = self.groups.state(group).filter(|_| keeps_used(&self.groups));
+        let blocks = self
+            .groups
+            .state(group)
+            .filter(|_| keeps_used(&self.groups));
         let Some(state) = blocks.filter(|state| state.table_used(geo) <= index) else {
             return Ok(KVVec::new());
         };
@@ -286,7 +289,9 @@ impl InodeLoan {
     /// What [`apply`](Self::apply) takes of the transaction's credits.
     pub fn credits(&self) -> Credits {
         let plans = self.plans.as_ref();
-        let more = plans.map_or(0, |plans| plans.table.len() + usize::from(plans.blocks.is_some()));
+        let more = plans.map_or(0, |plans| {
+            plans.table.len() + usize::from(plans.blocks.is_some())
+        });
         Credits::blocks(u32::try_from(more + 2).unwrap_or(u32::MAX))
     }
 
@@ -334,7 +339,10 @@ impl InodeLoan {
                 let _ = init_inode_bitmap(bits, geo);
             }
             let was_free = bitmap::set_range(bits, index, 1).is_ok();
-            (was_free, bitmap_sum(bits, geo.inodes_per_group().get(), geo))
+            (
+                was_free,
+                bitmap_sum(bits, geo.inodes_per_group().get(), geo),
+            )
         });
         let counted = tx.edit(plans.own.desc, |block| {
             let raw = block.get_mut(offset as usize..)?;
@@ -404,7 +412,10 @@ impl InodeFree {
         let removed = self.groups.with(group, |view| {
             let (was_used, sum) = tx.edit(bitmap, |bits| {
                 let was_used = bitmap::clear_range(bits, index, 1).is_ok();
-                (was_used, bitmap_sum(bits, geo.inodes_per_group().get(), geo))
+                (
+                    was_used,
+                    bitmap_sum(bits, geo.inodes_per_group().get(), geo),
+                )
             });
             let counted = tx.edit(desc, |block| {
                 let raw = block.get_mut(offset as usize..)?;

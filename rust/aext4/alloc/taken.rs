@@ -73,13 +73,7 @@ pub(super) fn remove(tree: &mut Tree, start: u64, len: u32) -> Option<Removed> {
 }
 
 /// The first run of bits in `from..end` that are clear, and not taken; bit 0 stands for `base`.
-pub(super) fn next_run(
-    bits: &[u8],
-    tree: &Tree,
-    base: u64,
-    from: u32,
-    end: u32,
-) -> Option<BitRun> {
+pub(super) fn next_run(bits: &[u8], tree: &Tree, base: u64, from: u32, end: u32) -> Option<BitRun> {
     let mut at = from;
     loop {
         let start = bitmap::next_free(bits, at, end)?;
