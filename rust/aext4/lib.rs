@@ -20,7 +20,7 @@
 //! # Locks
 //!
 //! An inode's extent cache, or the table of inodes, or the volume's options: spinlocks, never held across an
-//! `.await` and never with one another.
+//! `.await` and never with one another. Those of [`alloc`] and [`journal`] are told there.
 
 #![deny(unsafe_code)]
 

@@ -158,6 +158,12 @@ pub(super) struct Sums {
 
 impl Sums {
     fn change(&mut self, group: u32, old: &GroupState, new: &GroupState) {
+        self.add(group, old, new);
+        self.runs.set(group, new.longest());
+        self.inodes.set(group, new.usable_inodes());
+    }
+
+    fn add(&mut self, group: u32, old: &GroupState, new: &GroupState) {
         fn add(sum: &mut u64, old: u32, new: u32) {
             *sum = sum.wrapping_add(new.into()).wrapping_sub(old.into());
         }
@@ -172,8 +178,6 @@ impl Sums {
             new.usable_inodes(),
         );
         add(&mut self.dirs, old.used_dirs, new.used_dirs);
-        self.runs.set(group, new.longest());
-        self.inodes.set(group, new.usable_inodes());
         let flex = (group / self.groups_per_flex) as usize;
         if let Some(flex) = self.flex.get_mut(flex) {
             add(&mut flex.blocks, old.usable(), new.usable());
@@ -262,6 +266,10 @@ impl Groups {
             return Err(EINVAL);
         }
         let groups_per_flex = groups_per_flex.max(1);
+        let state = |group| match descs.get(group as usize) {
+            Some(desc) => GroupState::new(desc, geo),
+            None => GroupState::default(),
+        };
         let mut sums = Sums {
             free: 0,
             loaned: 0,
@@ -271,8 +279,8 @@ impl Groups {
             free_inodes: 0,
             usable_inodes: 0,
             dirs: 0,
-            runs: Index::new(cache, geo.groups()).await?,
-            inodes: Index::new(cache, geo.groups()).await?,
+            runs: Index::new(cache, geo.groups(), |group| state(group).longest()).await?,
+            inodes: Index::new(cache, geo.groups(), |group| state(group).usable_inodes()).await?,
             flex: zeroed(cache, geo.groups().div_ceil(groups_per_flex) as usize).await?,
             groups_per_flex,
         };
@@ -280,9 +288,9 @@ impl Groups {
         for first in 0..SHARDS {
             let count = descs.len().saturating_sub(first).div_ceil(SHARDS);
             let mut groups = vec_with_capacity(cache.spawner(), count).await?;
-            for desc in descs.iter().skip(first).step_by(SHARDS) {
-                let state = GroupState::new(desc, geo);
-                sums.change(desc.group.0, &GroupState::default(), &state);
+            for group in (0..geo.groups()).skip(first).step_by(SHARDS) {
+                let state = state(group);
+                sums.add(group, &GroupState::default(), &state);
                 groups.push_within_capacity(state).map_err(|_| ENOMEM)?;
             }
             shards.push(make_shard(groups)?, gfp())?;

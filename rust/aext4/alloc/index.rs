@@ -20,20 +20,29 @@ pub(super) struct Index {
 }
 
 impl Index {
-    /// Zero for each of `groups` groups.
-    pub(super) async fn new(cache: &Cache, groups: u32) -> Result<Self> {
+    /// What `value` says of each of `groups` groups.
+    pub(super) async fn new(
+        cache: &Cache,
+        groups: u32,
+        mut value: impl FnMut(u32) -> u32,
+    ) -> Result<Self> {
         let mut levels = [const { KVVec::new() }; LEVELS];
-        let mut len = groups as usize;
+        let mut values = vec_with_capacity(cache.spawner(), groups as usize).await?;
+        for group in 0..groups {
+            let value = value(group);
+            values.push_within_capacity(value).map_err(|_| ENOMEM)?;
+        }
         for level in &mut levels {
-            let mut values = vec_with_capacity(cache.spawner(), len).await?;
-            while values.len() < len {
-                values.push_within_capacity(0).map_err(|_| ENOMEM)?;
-            }
             *level = values;
-            if len <= 1 {
-                break;
+            let len = level.len().div_ceil(FAN);
+            values = match level.len() {
+                0 | 1 => KVVec::new(),
+                _ => vec_with_capacity(cache.spawner(), len).await?,
+            };
+            while values.len() < values.capacity().min(len) {
+                let value = max_at(level, values.len());
+                values.push_within_capacity(value).map_err(|_| ENOMEM)?;
             }
-            len = len.div_ceil(FAN);
         }
         Ok(Self { levels })
     }
@@ -50,9 +59,7 @@ impl Index {
         let mut below: &[u32] = &[];
         for level in &mut self.levels {
             if !below.is_empty() {
-                let first = at * FAN;
-                let kids = below.get(first..).unwrap_or(&[]);
-                value = kids.iter().take(FAN).copied().max().unwrap_or(0);
+                value = max_at(below, at);
             }
             match level.get_mut(at) {
                 Some(old) if *old != value => *old = value,
@@ -85,4 +92,10 @@ impl Index {
         }
         None
     }
+}
+
+/// The largest of those numbers of a level that number `at` of the next one is of.
+fn max_at(level: &[u32], at: usize) -> u32 {
+    let kids = level.get(at * FAN..).unwrap_or(&[]);
+    kids.iter().take(FAN).copied().max().unwrap_or(0)
 }

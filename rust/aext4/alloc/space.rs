@@ -47,6 +47,23 @@ impl Allocator<'_> {
             count,
         })
     }
+
+    /// As [`reserve`](Self::reserve), after a wait for blocks that were freed.
+    ///
+    /// Fails with `ENOSPC` if these are too few, too; with the error of the commit.
+    ///
+    /// # Cancellation
+    ///
+    /// Nothing is reserved.
+    pub async fn reserve_freed(&self, count: u64, space: &Space<'_>) -> Result<Reservation> {
+        let mut round = 0;
+        loop {
+            match self.reserve(count, space) {
+                Err(error) if error == ENOSPC && self.released(round).await? => round += 1,
+                result => return result,
+            }
+        }
+    }
 }
 
 impl Groups {

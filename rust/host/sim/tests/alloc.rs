@@ -982,6 +982,15 @@ fn there_is_no_space_when_there_is_none() {
             let counters = vol.groups.counters();
             assert_eq!((counters.usable, counters.promised), (0, 0));
             // What is freed is there after the commit, and who asks waits for it.
+            let (start, len) = runs[1];
+            block_on(vol.free(start, len)).unwrap().unwrap();
+            assert!(vol.alloc().reserve(1, &Space::Must).is_err());
+            let reserve = vol.alloc();
+            let reserved = block_on(reserve.reserve_freed(len.into(), &Space::Must)).unwrap();
+            drop(reserved.unwrap());
+            block_on(vol.apply(vec![loan(&mut Space::Must, len).unwrap()]))
+                .unwrap()
+                .unwrap();
             let (start, len) = runs[0];
             block_on(vol.free(start, len)).unwrap().unwrap();
             let again = loan(&mut Space::Must, 1000).unwrap();
