@@ -6,6 +6,7 @@ use crate::error::{corrupted, refuse_mount};
 use crate::inode_info::{InodeTable, Unused};
 use crate::options::{Flags, Options, Settled};
 use crate::recovery;
+use crate::remount::Writing;
 use core::fmt;
 use core::ops::Range;
 use disk::{gfp, Buf, Cache, Disk, Level};
@@ -68,6 +69,9 @@ pub struct Ext4 {
     options: SpinLock<Settled>,
     /// The [`Flags`] of the options.
     flags: Atomic<u32>,
+    /// What there is while the volume is writable.
+    #[pin]
+    pub(crate) writing: SpinLock<Option<Writing>>,
 }
 
 impl Ext4 {
@@ -118,6 +122,7 @@ impl Ext4 {
                 unused,
                 flags: Atomic::new(options.options.flags().0),
                 options <- new_spinlock!(options),
+                writing <- new_spinlock!(None),
             }),
             GFP_KERNEL,
         )?;

@@ -13,6 +13,7 @@
 //! | [`dir`] | finding names and listing directories |
 //! | [`alloc`] | which blocks and inodes are given to whom |
 //! | [`journal`], [`recovery`] | the journal; recovering a volume before it is mounted |
+//! | [`remount`] | making a volume writable, and read-only again |
 //! | [`read`] | contents |
 //! | [`xattr`] | extended attributes and access control lists |
 //! | [`options`], [`error`] | mount options; log lines and error numbers |
@@ -34,6 +35,7 @@ pub mod map;
 pub mod options;
 pub mod read;
 pub mod recovery;
+pub mod remount;
 pub mod xattr;
 
 pub use dir::DirContext;

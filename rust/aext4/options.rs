@@ -225,6 +225,11 @@ impl Flags {
         self.has(NO_UID32)
     }
 
+    /// Whether writes are flushed where the order matters.
+    pub fn barrier(self) -> bool {
+        self.0 & BARRIER != 0
+    }
+
     /// Whether `statfs` counts metadata as space.
     pub fn minix_df(self) -> bool {
         self.has(MINIX_DF)
@@ -399,6 +404,11 @@ impl Options {
     /// Whether to mount although the journal holds changes that were not written back.
     pub fn norecovery(&self) -> bool {
         self.has(NORECOVERY)
+    }
+
+    /// After how many seconds changes are committed though nobody waits for them.
+    pub fn commit_interval(&self) -> u32 {
+        self.commit.unwrap_or(COMMIT_DEFAULT)
     }
 
     /// What to do when the volume is found to be damaged; the superblock says, if `None`.

@@ -24,7 +24,7 @@ pub async fn recover(disk: &Disk, sb: &SuperBlock, offset: u64) -> Result {
             Level::Error,
             format_args!(
                 "the journal needs recovery, and the device is read-only: \
-                 mount without the journal's changes by -o ro,norecovery"
+                 mount without the journal's changes by -o ro,noload"
             ),
         );
         return Err(EROFS);

@@ -172,31 +172,32 @@ impl Cache {
     pub async fn write_blocks(&self, mut blocks: KVVec<(u64, Buf)>) -> Result {
         blocks.sort_unstable_by_key(|(block, _)| *block);
         let mut writes = vec_with_capacity(self.spawner(), blocks.len()).await?;
-        let mut blocks = blocks.into_iter().peekable();
-        let mut begun = Ok(());
-        while let Some((first, buf)) = blocks.next() {
-            let mut run = vec_with_capacity(self.spawner(), RUN_BLOCKS_MAX).await?;
-            let mut next = Some(buf);
-            while let Some(buf) = next.take() {
-                run.push_within_capacity(buf).map_err(|_| EIO)?;
-                let behind = first + run.len() as u64;
-                if run.len() < RUN_BLOCKS_MAX {
-                    let neighbour = blocks.next_if(|(block, _)| *block == behind);
-                    next = neighbour.map(|(_, buf)| buf);
-                }
+        let mut result = Ok(());
+        let mut rest = &blocks[..];
+        while let Some(&(first, _)) = rest.first() {
+            let follows = |(place, (block, _)): &(usize, &(u64, Buf))| {
+                *place < RUN_BLOCKS_MAX && *block == first + *place as u64
+            };
+            let len = rest.iter().enumerate().take_while(follows).count().max(1);
+            let (run, behind) = rest.split_at_checked(len).unwrap_or((rest, &[]));
+            rest = behind;
+            let mut bufs = vec_with_capacity(self.spawner(), run.len()).await?;
+            for (_, buf) in run {
+                bufs.push_within_capacity(buf.clone()).map_err(|_| EIO)?;
             }
-            match self.write_run(first, run, Op::WriteMeta).await {
+            match self.write_run(first, bufs, Op::WriteMeta).await {
                 Ok(write) => writes.push_within_capacity(write).map_err(|_| EIO)?,
                 Err(error) => {
-                    begun = Err(error);
+                    result = Err(error);
                     break;
                 }
             }
         }
-        for write in writes {
-            begun = begun.and(write.done().await);
+        while let Some(write) = writes.pop() {
+            let write: Writing = write;
+            result = result.and(write.done().await);
         }
-        begun
+        result
     }
 
     /// Brings what was written to stable media.

@@ -137,8 +137,8 @@ impl Journal {
         let mut rest = &taken.edited[..];
         while let Some((descriptor, bufs, behind)) = describe(cache, ring, tid, rest).await? {
             out.push(descriptor).await?;
-            for buf in bufs {
-                out.push(buf).await?;
+            for buf in &bufs {
+                out.push(buf.clone()).await?;
             }
             rest = behind;
         }
@@ -312,9 +312,9 @@ impl<'a> Writer<'a> {
 
     /// Waits for all that were submitted.
     async fn wait(&mut self) -> Result {
-        let more = vec_with_capacity(self.cache.spawner(), IN_FLIGHT).await?;
         let mut result = Ok(());
-        for write in core::mem::replace(&mut self.writes, more) {
+        while let Some(write) = self.writes.pop() {
+            let write: Writing = write;
             result = result.and(write.done().await);
         }
         result
