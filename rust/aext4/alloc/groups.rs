@@ -9,6 +9,7 @@ use super::index::Index;
 use super::orlov::Flex;
 use super::taken::{self, Kind, Removed, Tree};
 use crate::journal::Freed;
+use core::num::NonZeroU32;
 use disk::{gfp, vec_with_capacity, Cache};
 use kernel::alloc::KVVec;
 use kernel::prelude::*;
@@ -153,7 +154,7 @@ pub(super) struct Sums {
     inodes: Index,
     /// What those groups have together whose metadata is in one place.
     pub(super) flex: KVVec<Flex>,
-    pub(super) groups_per_flex: u32,
+    pub(super) groups_per_flex: NonZeroU32,
 }
 
 impl Sums {
@@ -225,6 +226,8 @@ pub struct Counters {
     pub promised: u64,
     /// Inodes that are free by the bitmaps.
     pub free_inodes: u64,
+    /// Of them, those that can be had: that nobody is about to use, and not in damaged groups.
+    pub usable_inodes: u64,
     /// Directories.
     pub dirs: u64,
 }
@@ -265,7 +268,7 @@ impl Groups {
         if descs.len() != geo.groups() as usize {
             return Err(EINVAL);
         }
-        let groups_per_flex = groups_per_flex.max(1);
+        let groups_per_flex = NonZeroU32::new(groups_per_flex).unwrap_or(NonZeroU32::MIN);
         let state = |group| match descs.get(group as usize) {
             Some(desc) => GroupState::new(desc, geo),
             None => GroupState::default(),
@@ -281,7 +284,7 @@ impl Groups {
             dirs: 0,
             runs: Index::new(cache, geo.groups(), |group| state(group).longest()).await?,
             inodes: Index::new(cache, geo.groups(), |group| state(group).usable_inodes()).await?,
-            flex: zeroed(cache, geo.groups().div_ceil(groups_per_flex) as usize).await?,
+            flex: zeroed(cache, geo.groups().div_ceil(groups_per_flex.get()) as usize).await?,
             groups_per_flex,
         };
         let mut shards = KVec::with_capacity(SHARDS, gfp())?;
@@ -318,6 +321,7 @@ impl Groups {
             usable: sums.usable,
             promised: sums.promised,
             free_inodes: sums.free_inodes,
+            usable_inodes: sums.usable_inodes,
             dirs: sums.dirs,
         }
     }
@@ -385,6 +389,15 @@ impl Groups {
         let least = least.max(1);
         let found = index.next(from, end, least);
         found.or_else(|| index.next(0, rest, least)).map(Group)
+    }
+
+    /// The group that comes `count` groups behind `from`, where the first one follows the last.
+    pub(super) fn behind(&self, from: Group, count: u32) -> Group {
+        let groups = self.geo.groups();
+        match groups.saturating_sub(from.0) {
+            left if count < left => Group(from.0 + count),
+            left => Group(count - left),
+        }
     }
 
     /// How many groups there are from `from` to `to`, counted as [`with_run`](Self::with_run) goes.

@@ -66,8 +66,7 @@ impl Allocator<'_> {
         for rested in [true, false] {
             let mut done = 0;
             while done < groups {
-                let from = (u64::from(home.0) + u64::from(done)) % u64::from(groups);
-                let from = Group(u32::try_from(from).unwrap_or(0));
+                let from = self.groups.behind(home, done);
                 let Some(group) = self.groups.with_inode(from, groups - done) else {
                     break;
                 };
@@ -186,14 +185,11 @@ impl Allocator<'_> {
     /// Plans to zero the blocks of the inode table that come into use with an inode.
     async fn plan_table(&self, group: Group, index: u32) -> Result<KVVec<Planned>> {
         let geo = self.geo();
-        let blocks = self
-            .groups
-            .state(group)
-            .filter(|_| keeps_used(&self.groups));
+        let blocks = self.groups.state(group).filter(|_| keeps_used(self.groups));
         let Some(state) = blocks.filter(|state| state.table_used(geo) <= index) else {
             return Ok(KVVec::new());
         };
-        let per_block = u32::from(inodes_per_block(&self.groups));
+        let per_block = u32::from(inodes_per_block(self.groups));
         let first = state.table_used(geo).div_ceil(per_block);
         let end = index / per_block + 1;
         let desc = self.groups.desc(group).ok_or(EINVAL)?;

@@ -45,10 +45,10 @@ impl Groups {
                 let found = dir_flex(sums, flex as usize, hint, &self.geo);
                 flex = u32::try_from(found).unwrap_or(flex);
                 // Directories are with the metadata.
-                from = flex.saturating_mul(per_flex);
+                from = flex.saturating_mul(per_flex.get());
             }
-            let start = flex.saturating_mul(per_flex);
-            let end = start.saturating_add(per_flex).min(self.geo.groups());
+            let start = flex.saturating_mul(per_flex.get());
+            let end = start.saturating_add(per_flex.get()).min(self.geo.groups());
             let found = sums.next_inode(from, end);
             let found = found.or_else(|| sums.next_inode(start, from));
             Group(found.unwrap_or(parent.0))
@@ -79,7 +79,7 @@ fn dir_flex(sums: &Sums, parent: usize, hint: Hint, geo: &Geometry) -> usize {
         }
     }
     // Near the parent, unless that has much more than its share.
-    let per_flex = u64::from(sums.groups_per_flex);
+    let per_flex = u64::from(sums.groups_per_flex.get());
     let inodes = u64::from(geo.inodes_per_group().get()) * per_flex;
     let blocks = geo.blocks_per_group().get() * per_flex;
     let fair = |flex: &Flex| {

@@ -293,6 +293,7 @@ impl Bitmaps {
             free: sum(|desc| desc.free_clusters),
             usable: sum(|desc| desc.free_clusters),
             free_inodes: sum(|desc| desc.free_inodes),
+            usable_inodes: sum(|desc| desc.free_inodes),
             dirs: sum(|desc| desc.used_dirs),
             ..Counters::default()
         }
@@ -614,6 +615,7 @@ fn nothing_is_given_twice_and_nothing_is_lost() {
 
 /// Some tasks do as they like. Then all that they have is compared, and freed.
 fn random(store: &Store, config: Config) -> (Model, Store, Counters, SuperBlock) {
+    let stale = config.seed % 2 == 0;
     simulate_on(config, store.clone(), |bed| {
         let before = Bitmaps::read(store);
         let model = Model {
@@ -623,6 +625,17 @@ fn random(store: &Store, config: Config) -> (Model, Store, Counters, SuperBlock)
         let model = Arc::new(Mutex::new(model));
         let vol = Arc::new(block_on(Vol::open(bed, Kept::default())).unwrap().unwrap());
         assert_eq!(vol.groups.counters(), before.counters());
+        if stale {
+            // Somebody has looked at inodes that are not in use.
+            for desc in vol.groups.descs() {
+                for n in 0..u64::from(vol.sb.geo.inode_table_blocks()) {
+                    let block = desc.inode_table.0 + n;
+                    block_on(vol.cache.read(block, block..block))
+                        .unwrap()
+                        .unwrap();
+                }
+            }
+        }
         let loops = Loops::start(bed, &vol, Some(model.clone())).unwrap();
         let tasks: Vec<_> = (0..4)
             .map(|_| {
@@ -1037,6 +1050,7 @@ fn afterwards(bed: &Bed, vol: &Arc<Vol>) {
     let counters = vol.groups.counters();
     assert_eq!((counters.loaned, counters.promised), (0, 0));
     assert_eq!(counters.usable + counters.held, counters.free);
+    assert_eq!(counters.usable_inodes, counters.free_inodes);
     let loops = Loops::start(bed, vol, None).unwrap();
     block_on(session(vol)).unwrap().unwrap();
     loops.stop(vol).unwrap();
@@ -1356,5 +1370,51 @@ fn directories_of_the_root_are_apart_and_files_near_them() {
             }
         }
         assert!(tops.len() >= 6, "{tops:?}");
+        // More than a group has: the next one had nothing before.
+        let uninit = |desc: &GroupDesc| desc.has_flag(GroupDesc::BLOCK_UNINIT, geo);
+        let count = |bitmaps: &Bitmaps| bitmaps.descs.iter().filter(|desc| uninit(desc)).count();
+        for _ in 0..2 * geo.inodes_per_group().get() {
+            block_on(vol.create(Ino::ROOT, Hint::default()))
+                .unwrap()
+                .unwrap();
+        }
+        assert!(count(&Bitmaps::live(vol)) < count(&Bitmaps::read(&store)));
+    });
+}
+
+#[test]
+fn a_run_that_was_freed_bit_by_bit_is_found() {
+    let dir = Scratch::new("alloc-bound");
+    let store = base(
+        &dir,
+        ("-b 1024 -O ^has_journal,metadata_csum -N 64", 8 << 20),
+    );
+    quiet(&store, Kept::default(), |_, vol| {
+        let mut runs = Vec::new();
+        while let Ok(loan) = block_on(vol.loan(hint_at(1), 10, 1)).unwrap() {
+            runs.push((loan.start().0, loan.len()));
+            block_on(vol.apply(vec![loan])).unwrap().unwrap();
+        }
+        let free = |(start, count): (u64, u32)| {
+            block_on(vol.free(start, count)).unwrap().unwrap();
+            vol.groups.release(&Freed { start, count });
+        };
+        let long = || block_on(vol.loan(hint_at(1), 100, 100)).unwrap();
+        for run in runs.iter().step_by(2) {
+            free(*run);
+        }
+        // Now it is known how long the longest run is.
+        assert_eq!(long().err(), Some(ENOSPC));
+        let mut others = runs.iter().skip(101).step_by(2);
+        for n in 0..4 {
+            assert!(long().is_err(), "{n} were freed");
+            free(*others.next().unwrap());
+        }
+        free(*others.next().unwrap());
+        let loan = long().unwrap();
+        assert_eq!(loan.start().0, runs[100].0);
+        // A loan that is given back counts, too.
+        drop(loan);
+        assert_eq!(long().unwrap().start().0, runs[100].0);
     });
 }
