@@ -412,9 +412,15 @@ async fn operate(vol: &Vol, model: &Mutex<Model>, last: &mut u64) -> Result {
                 };
                 let want = 1 + machine::random(300) as u32;
                 let min = 1 + machine::random(want.min(4).into()) as u32;
-                let mut loan = match vol.loan(goal, want, min).await {
-                    Err(error) if error == ENOSPC => continue,
-                    loan => loan?,
+                // Some give up on the way.
+                let polls = match machine::random(4) {
+                    0 => machine::random(6) as usize,
+                    _ => usize::MAX,
+                };
+                let mut loan = match dropped_after(polls, vol.loan(goal, want, min)).await {
+                    None => continue,
+                    Some(Err(error)) if error == ENOSPC => continue,
+                    Some(loan) => loan?,
                 };
                 assert!((min..=want).contains(&loan.len()));
                 *last = loan.start().0 + u64::from(loan.len()) - 1;
@@ -493,9 +499,13 @@ async fn operate(vol: &Vol, model: &Mutex<Model>, last: &mut u64) -> Result {
             };
             if machine::random(4) == 0 {
                 // Chosen, and given back.
-                let loan = alloc.loan_inode(parent, hint).await?;
+                let polls = machine::random(8) as usize;
+                let loan = dropped_after(polls, alloc.loan_inode(parent, hint)).await;
                 jitter().await;
-                assert!(!model.lock().unwrap().inodes.contains_key(&loan.ino().0));
+                if let Some(loan) = loan {
+                    let ino = loan?.ino().0;
+                    assert!(!model.lock().unwrap().inodes.contains_key(&ino));
+                }
                 return Ok(());
             }
             let ino = vol.create(parent, hint).await?;
@@ -1417,4 +1427,29 @@ fn a_run_that_was_freed_bit_by_bit_is_found() {
         drop(loan);
         assert_eq!(long().unwrap().start().0, runs[100].0);
     });
+}
+
+#[test]
+fn there_is_no_inode_when_there_is_none() {
+    let dir = Scratch::new("alloc-inodes");
+    for kind in [
+        ("-b 1024 -N 200 -J size=1", 33 << 20),
+        (KINDS[5].0, 8 << 20),
+    ] {
+        quiet(&base(&dir, kind), Kept::default(), |_, vol| {
+            let create = || block_on(vol.create(Ino::ROOT, Hint::default())).unwrap();
+            let count = vol.groups.counters().free_inodes;
+            let mut all = BTreeSet::new();
+            while let Ok(ino) = create() {
+                assert!(ino >= vol.sb.geo.first_ino() && all.insert(ino));
+            }
+            assert_eq!(all.len() as u64, count);
+            assert_eq!(create().err(), Some(ENOSPC));
+            // Without a log one that was freed just now is better than none.
+            let ino = *all.iter().nth(all.len() / 2).unwrap();
+            block_on(vol.remove(ino, false)).unwrap().unwrap();
+            assert_eq!(create(), Ok(ino));
+            assert_eq!(create().err(), Some(ENOSPC));
+        });
+    }
 }
