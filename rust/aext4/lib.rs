@@ -11,6 +11,7 @@
 //! | [`inode_info`] | what is known of an inode, and the table of inodes |
 //! | [`map`] | from a file's blocks to the device's |
 //! | [`dir`] | finding names and listing directories |
+//! | [`alloc`] | which blocks and inodes are given to whom |
 //! | [`journal`], [`recovery`] | the journal; recovering a volume before it is mounted |
 //! | [`remount`] | making a volume writable, and read-only again |
 //! | [`read`] | contents |
@@ -20,10 +21,11 @@
 //! # Locks
 //!
 //! An inode's extent cache, or the table of inodes, or the volume's options: spinlocks, never held across an
-//! `.await` and never with one another.
+//! `.await` and never with one another. Those of [`alloc`] and [`journal`] are told there.
 
 #![deny(unsafe_code)]
 
+pub mod alloc;
 pub mod dir;
 pub mod error;
 pub mod ext4;
