@@ -15,8 +15,9 @@
 //! Without a journal the superblock says that the volume is in use instead. e2fsck looks at it
 //! after a loss of power.
 
-use crate::ext4::Ext4;
-use crate::journal::{Journal, Log};
+use crate::alloc::{Groups, Kept};
+use crate::ext4::{kept_back, read_groups, Ext4};
+use crate::journal::{Committed, Journal, Log};
 use crate::recovery;
 use core::time::Duration;
 use disk::Level;
@@ -42,6 +43,8 @@ const WRITABLE: RoCompat = RoCompat::SPARSE_SUPER
 pub struct Writing {
     /// The journal.
     pub journal: Arc<Journal>,
+    /// What can be allocated.
+    pub groups: Arc<Groups>,
     /// What commits, and what writes home.
     commits: JoinHandle<Result>,
     checkpoints: JoinHandle<Result>,
@@ -52,6 +55,12 @@ impl Ext4 {
     pub fn journal(&self) -> Option<Arc<Journal>> {
         let writing = self.writing.lock();
         writing.as_ref().map(|writing| writing.journal.clone())
+    }
+
+    /// What can be allocated, while the volume is writable.
+    pub fn allocation_groups(&self) -> Option<Arc<Groups>> {
+        let writing = self.writing.lock();
+        writing.as_ref().map(|writing| writing.groups.clone())
     }
 
     /// Makes the volume writable: its journal starts, and the disk says that it is in use.
@@ -69,6 +78,14 @@ impl Ext4 {
         }
         volume.check_writable()?;
         let geo = &volume.sb.geo;
+        // A wrong checksum, which does not keep from reading, is refused now.
+        let descs = read_groups(&volume.disk, &volume.cache, &volume.sb, true).await?;
+        let kept = Kept {
+            root: volume.sb.reserved_blocks,
+            must: kept_back(geo),
+        };
+        let per_flex = volume.sb.groups_per_flex;
+        let groups = Groups::load(&volume.cache, geo, descs, per_flex, kept).await?;
         let mut log = match recovery::journal_inode(&volume.cache, &volume.sb).await {
             Ok(None) => None,
             Ok(Some(inode)) => {
@@ -93,11 +110,15 @@ impl Ext4 {
         journal.set_barrier(volume.flags().barrier());
         volume.mark_in_use(has_log).await?;
         let spawner = volume.disk.spawner();
-        let (this, engine) = (volume.clone(), journal.clone());
+        let (this, engine, released) = (volume.clone(), journal.clone(), groups.clone());
         let commits = spawner.spawn(async move {
             let interval = || this.commit_interval();
-            // No operation frees blocks yet.
-            let result = engine.commit_loop(&this.cache, interval, drop).await;
+            let ended = |end: Committed| {
+                for freed in &end.freed {
+                    released.release(freed);
+                }
+            };
+            let result = engine.commit_loop(&this.cache, interval, ended).await;
             this.journal_ended("commit", result)
         })?;
         let (this, engine) = (volume.clone(), journal.clone());
@@ -115,6 +136,7 @@ impl Ext4 {
         };
         *volume.writing.lock() = Some(Writing {
             journal,
+            groups,
             commits,
             checkpoints,
         });
@@ -140,7 +162,7 @@ impl Ext4 {
         let checkpoints = writing.checkpoints.await?;
         commits.and(checkpoints)?;
         journal.empty(&self.cache).await?;
-        self.mark_clean(journal.has_log()).await
+        self.mark_clean(journal.has_log(), &writing.groups).await
     }
 
     /// Refuses volumes that cannot be written to, by name.
@@ -212,12 +234,16 @@ impl Ext4 {
     }
 
     /// Says on the disk that the volume is not in use any more.
-    async fn mark_clean(&self, has_log: bool) -> Result {
+    async fn mark_clean(&self, has_log: bool, groups: &Groups) -> Result {
         // What was found clean, and is without errors, is clean again.
         let clean = self.sb.state & SuperBlock::STATE_CLEAN;
         let now = disk::time::now();
+        // The sums of the descriptors, which are home.
+        let counters = groups.counters();
         self.edit_super(move |edit| {
             edit.set_write_time(u64::try_from(now.secs).unwrap_or(0));
+            edit.set_free_blocks(counters.free);
+            edit.set_free_inodes(u32::try_from(counters.free_inodes).unwrap_or(u32::MAX));
             if has_log {
                 let mut features = edit.features();
                 features.incompat = features.incompat.without(Incompat::RECOVER);

@@ -37,9 +37,9 @@ struct Part {
 impl Allocator<'_> {
     /// Plans to free `count` blocks from `start` on.
     ///
-    /// Fails with `EUCLEAN` if one of them is not in use, or is metadata of fixed place, or somebody else
-    /// is about to free it, which was reported; with `EIO`, `EUCLEAN` or `EBADMSG` if a bitmap cannot be
-    /// read; with `ENOMEM`.
+    /// Fails with `EUCLEAN` if one of them is not in use, or is metadata of fixed place, or
+    /// somebody else is about to free it, which was reported; with `EIO`, `EUCLEAN` or `EBADMSG` if
+    /// a bitmap cannot be read; with `ENOMEM`.
     ///
     /// # Cancellation
     ///
@@ -116,8 +116,8 @@ impl FreePlan {
         }
     }
 
-    /// The blocks are not in use from here on. They can be had again when the transaction is durable.
-    /// Does not sleep, and does not fail.
+    /// The blocks are not in use from here on. They can be had again when the transaction is
+    /// durable. Does not sleep, and does not fail.
     pub fn apply(mut self, tx: &mut Transaction<'_>) {
         for part in self.parts.iter_mut() {
             part.apply(tx);

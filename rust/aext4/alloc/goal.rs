@@ -12,8 +12,8 @@ const DIR_SCHEME_GROUPS: u32 = 4;
 pub struct Goal {
     /// The block. It need not be on the volume.
     pub block: Pblk,
-    /// Whether the file's block before it lies right in front of it: then a short run there is better
-    /// than a long one elsewhere.
+    /// Whether the file's block before it lies right in front of it: then a short run there is
+    /// better than a long one elsewhere.
     pub behind: bool,
 }
 
@@ -36,8 +36,8 @@ impl Goal {
         }
     }
 
-    /// For the first block of an inode: in its group. Where the metadata of several groups is in the
-    /// first of them, directories are with it, and files in the groups behind.
+    /// For the first block of an inode: in its group. Where the metadata of several groups is in
+    /// the first of them, directories are with it, and files in the groups behind.
     pub fn of_inode(geo: &Geometry, groups_per_flex: u32, ino: Ino, regular: bool) -> Self {
         let (Group(mut group), _) = geo.inode_index(ino).unwrap_or((Group(0), 0));
         if groups_per_flex >= DIR_SCHEME_GROUPS {

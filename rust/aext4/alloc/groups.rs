@@ -2,8 +2,8 @@
 
 //! [`Groups`]: what each group has, and what all of them have.
 //!
-//! The descriptors say it when the volume is mounted. From then on the numbers change with each loan and
-//! each transaction, so that a group is chosen without reading anything.
+//! The descriptors say it when the volume is mounted. From then on the numbers change with each
+//! loan and each transaction, so that a group is chosen without reading anything.
 
 use super::index::Index;
 use super::orlov::Flex;
@@ -237,7 +237,8 @@ pub struct Counters {
 /// # Locks
 ///
 /// The lock of a shard → that of the sums, those of the cache, that of what runs in the journal. No
-/// other one is held with it. All are spinlocks for process context, and nothing waits with them held.
+/// other one is held with it. All are spinlocks for process context, and nothing waits with them
+/// held.
 #[pin_data]
 pub struct Groups {
     /// The volume's shape.
@@ -253,8 +254,8 @@ pub struct Groups {
 impl Groups {
     /// Takes over what the descriptors say. `groups_per_flex` is as in the superblock.
     ///
-    /// Fails with `EOPNOTSUPP` for volumes with `bigalloc`, with `EINVAL` unless there is one descriptor
-    /// for each group, and with `ENOMEM`.
+    /// Fails with `EOPNOTSUPP` for volumes with `bigalloc`, with `EINVAL` unless there is one
+    /// descriptor for each group, and with `ENOMEM`.
     pub async fn load(
         cache: &Cache,
         geo: &Geometry,
@@ -363,8 +364,8 @@ impl Groups {
         f(&mut self.sums.lock())
     }
 
-    /// The first of the `left` groups from `from` on, and then from the first one on, that may have a run
-    /// of `least` blocks.
+    /// The first of the `left` groups from `from` on, and then from the first one on, that may have
+    /// a run of `least` blocks.
     pub(super) fn with_run(&self, from: Group, left: u32, least: u32) -> Option<Group> {
         let sums = self.sums.lock();
         self.cyclic(&sums.runs, from, left, least)
@@ -457,8 +458,8 @@ async fn zeroed<T: Default + Send + 'static>(cache: &Cache, len: usize) -> Resul
     Ok(vec)
 }
 
-/// Not in `load`, which is compiled into whatever module polls it: lockdep would have the locks' names
-/// from there.
+/// Not in `load`, which is compiled into whatever module polls it: lockdep would have the locks'
+/// names from there.
 #[inline(never)]
 fn make_shard(groups: KVVec<GroupState>) -> Result<Arc<Shard>> {
     let state = ShardState {

@@ -2,8 +2,8 @@
 
 //! [`InodeLoan`] and [`InodeFree`]: an inode that somebody is about to use, or to free.
 //!
-//! Without a log nothing says in which order blocks reach the disk. So an inode that was freed is not
-//! used again at once, as in ext4: the time in it tells how long ago that was.
+//! Without a log nothing says in which order blocks reach the disk. So an inode that was freed is
+//! not used again at once, as in ext4: the time in it tells how long ago that was.
 
 use super::blocks::passable;
 use super::groups::{Groups, View};
@@ -163,7 +163,8 @@ impl Allocator<'_> {
         chosen.ok_or(EINVAL)
     }
 
-    /// Whether an inode was freed a moment ago, and there is no log. One that is not in memory was not.
+    /// Whether an inode was freed a moment ago, and there is no log. One that is not in memory was
+    /// not.
     fn is_resting(&self, group: Group, index: u32) -> bool {
         if self.journal.is_none_or(|journal| journal.has_log()) {
             return false;
@@ -205,8 +206,8 @@ impl Allocator<'_> {
 
     /// Plans to free an inode.
     ///
-    /// Fails with `EUCLEAN` if it is not in use, or is reserved, or somebody else is about to free it,
-    /// which was reported; otherwise as [`plan_free`](Self::plan_free) does.
+    /// Fails with `EUCLEAN` if it is not in use, or is reserved, or somebody else is about to free
+    /// it, which was reported; otherwise as [`plan_free`](Self::plan_free) does.
     ///
     /// # Cancellation
     ///
@@ -276,7 +277,8 @@ impl InodeLoan {
         self.ino
     }
 
-    /// The block that has the inode, and its offset there. It is in memory if it was not in use before.
+    /// The block that has the inode, and its offset there. It is in memory if it was not in use
+    /// before.
     pub fn place(&self) -> Option<(Pblk, u32)> {
         let desc = self.groups.desc(self.group)?;
         desc.inode_location(self.index, &self.groups.geo).ok()
@@ -291,8 +293,8 @@ impl InodeLoan {
         Credits::blocks(u32::try_from(more + 2).unwrap_or(u32::MAX))
     }
 
-    /// The inode is in use from here on. Its block of the table is zeroed if nothing was in it before, so
-    /// the inode is written after this. Does not sleep, and does not fail.
+    /// The inode is in use from here on. Its block of the table is zeroed if nothing was in it
+    /// before, so the inode is written after this. Does not sleep, and does not fail.
     pub fn apply(mut self, tx: &mut Transaction<'_>) {
         let Some(plans) = self.plans.take() else {
             return;
@@ -396,8 +398,8 @@ impl InodeFree {
     /// What [`apply`](Self::apply) takes of the transaction's credits.
     pub const CREDITS: Credits = Credits::blocks(2);
 
-    /// The inode is free from here on, and can be had again: the transaction has cleared it, and set the
-    /// time when that was. Does not sleep, and does not fail.
+    /// The inode is free from here on, and can be had again: the transaction has cleared it, and
+    /// set the time when that was. Does not sleep, and does not fail.
     pub fn apply(mut self, tx: &mut Transaction<'_>) {
         let Some(Plans { bitmap, desc }) = self.plans.take() else {
             return;

@@ -28,10 +28,10 @@
 //!
 //! # Concurrency
 //!
-//! Anybody may do any of this at the same time, upcalls and threads. A bitmap and its descriptor are
-//! changed together, under the lock of the group's shard, so that the checksum in the descriptor is that of
-//! the bitmap. Who chooses looks at the bitmap under the same lock. What a loan has done is undone, or made
-//! real, in process context only.
+//! Anybody may do any of this at the same time, upcalls and threads. A bitmap and its descriptor
+//! are changed together, under the lock of the group's shard, so that the checksum in the
+//! descriptor is that of the bitmap. Who chooses looks at the bitmap under the same lock. What a
+//! loan has done is undone, or made real, in process context only.
 
 pub mod blocks;
 pub mod free;
@@ -65,8 +65,8 @@ const COMMITS_MAX: u32 = 3;
 
 /// What the volume has to say about an allocation.
 pub trait Watch: Send + Sync {
-    /// Whether one of `len` blocks from `start` on holds metadata of fixed place. Called with a spinlock
-    /// held.
+    /// Whether one of `len` blocks from `start` on holds metadata of fixed place. Called with a
+    /// spinlock held.
     fn is_system_block(&self, start: Pblk, len: u32) -> bool;
 
     /// Says that the volume is damaged.
@@ -106,8 +106,8 @@ impl<'a> Allocator<'a> {
 
     /// Plans to change a group's bitmap and descriptor, and verifies the bitmap.
     ///
-    /// Fails with `EUCLEAN` or `EBADMSG` if it is damaged, which was reported. Nothing is taken from the
-    /// group from then on.
+    /// Fails with `EUCLEAN` or `EBADMSG` if it is damaged, which was reported. Nothing is taken
+    /// from the group from then on.
     async fn plan(&self, group: Group, which: Which) -> Result<Plans> {
         let place = self.groups.desc(group).ok_or(EINVAL)?;
         let (block, uninit) = match which {
@@ -139,8 +139,8 @@ impl<'a> Allocator<'a> {
         Ok(plans)
     }
 
-    /// Plans to change a block whose bytes on the disk do not count. It may be that somebody has changed
-    /// it already, so that it is not to be zeroed by whoever comes next.
+    /// Plans to change a block whose bytes on the disk do not count. It may be that somebody has
+    /// changed it already, so that it is not to be zeroed by whoever comes next.
     async fn plan_unread(&self, block: Pblk) -> Result<Planned> {
         let fresh = self.cache.plan_new(block.0).await?;
         // It is in memory, so nothing is read.
@@ -195,8 +195,8 @@ impl<'a> Allocator<'a> {
         corrupted()
     }
 
-    /// Waits for the commit that releases blocks, if there are such. Returns whether it is worth another
-    /// try.
+    /// Waits for the commit that releases blocks, if there are such. Returns whether it is worth
+    /// another try.
     async fn released(&self, round: u32) -> Result<bool> {
         let held = || self.groups.counters().held;
         let before = held();
@@ -215,8 +215,8 @@ impl<'a> Allocator<'a> {
     }
 }
 
-/// Says that what a plan has made sure of is not so. The change goes on: it would be worse to leave it
-/// half done.
+/// Says that what a plan has made sure of is not so. The change goes on: it would be worse to leave
+/// it half done.
 #[cold]
 fn surprised() {
     kernel::warn_on!(true);

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! In which group an inode should be, after Grigory Orlov: directories of the root apart from each other,
-//! everything else near its parent.
+//! In which group an inode should be, after Grigory Orlov: directories of the root apart from each
+//! other, everything else near its parent.
 //!
-//! Groups whose metadata is in one place count as one. Not all of them are looked at: a bounded number
-//! from a start on, and if none of these will do, the parent's.
+//! Groups whose metadata is in one place count as one. Not all of them are looked at: a bounded
+//! number from a start on, and if none of these will do, the parent's.
 
 use super::groups::{Groups, Sums};
 use layout::{Geometry, Group};

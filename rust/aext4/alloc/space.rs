@@ -2,9 +2,9 @@
 
 //! Space by number: what is kept back, reserved, and promised.
 //!
-//! A loan is first promised its least, and then made as long as what was found, as far as there is that
-//! much. So whoever is told that there is no space is told the truth: nobody has promised more to others
-//! than they use.
+//! A loan is first promised its least, and then made as long as what was found, as far as there is
+//! that much. So whoever is told that there is no space is told the truth: nobody has promised more
+//! to others than they use.
 
 use super::groups::{Groups, Sums};
 use super::Allocator;
@@ -136,8 +136,8 @@ impl<'a, 'b> Promise<'a, 'b> {
         }
     }
 
-    /// Promises as many of `more` blocks as there are, or all of them or none if `all`. Returns how many
-    /// it has. May be called with a shard's lock held.
+    /// Promises as many of `more` blocks as there are, or all of them or none if `all`. Returns how
+    /// many it has. May be called with a shard's lock held.
     pub(super) fn grow(&mut self, more: u32, all: bool) -> u32 {
         let floor = self.groups.floor(self.space);
         let enough = |room: u64| match all && room < more.into() {

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! [`Taken`]: what nobody may take, though a bitmap says that it is free; or free, though it is in use.
+//! [`Taken`]: what nobody may take, though a bitmap says that it is free; or free, though it is in
+//! use.
 //!
-//! Runs of blocks, or inodes, in a tree of each shard of groups. They do not overlap. Their memory is
-//! there before they are: nothing is allocated under the shard's lock.
+//! Runs of blocks, or inodes, in a tree of each shard of groups. They do not overlap. Their memory
+//! is there before they are: nothing is allocated under the shard's lock.
 
 use disk::gfp;
 use kernel::prelude::*;
