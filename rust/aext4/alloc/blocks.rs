@@ -174,7 +174,8 @@ impl Allocator<'_> {
     /// The next group after `done` ones from `home` on that may have a run of `least` blocks.
     fn next(&self, home: Group, done: u32, least: u32) -> Option<Group> {
         let groups = self.geo().groups();
-        let from = (u64::from(home.0) + u64::from(done)) % u64::from(groups);
+        let from = u64::from(home.0) + u64::from(done);
+        let from = from.checked_rem(u64::from(groups)).unwrap_or(0);
         let from = Group(u32::try_from(from).unwrap_or(0));
         self.groups.with_run(
             from,
