@@ -315,10 +315,16 @@ impl Journal {
         Ok(())
     }
 
+    /// How many blocks of the log are free, at least: none without a log. An estimate while others change
+    /// something.
+    pub fn space(&self) -> usize {
+        self.space.available()
+    }
+
     /// Whether so little of the log is free that it is to be written home.
     fn is_low(&self) -> bool {
         let len = self.log.as_ref().map_or(0, |ring| ring.sb.len() as usize);
-        self.space.available() < len / 2
+        self.space() < len / 2
     }
 
     /// Makes the two loops end, after a last commit. Nobody begins a transaction any more.

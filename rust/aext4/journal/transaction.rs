@@ -36,11 +36,8 @@ use upcall::ReadGuard;
 pub struct Transaction<'a> {
     journal: &'a Journal,
     gate: Option<ReadGuard<'a, ()>>,
-    credits: Credits,
     /// What of the credits is left.
     left: Credits,
-    /// How many blocks of the log it took when it began.
-    permits: usize,
     tid: u32,
     /// Not `Send`, so that nothing awaits while it is open.
     not_send: PhantomData<*mut ()>,
@@ -75,17 +72,16 @@ impl Journal {
             self.check()?;
             let (opened, tid) = {
                 let mut running = self.running.lock();
-                (running.open(&credits), running.tid)
+                (running.open(&credits, permits), running.tid)
             };
             let want = match opened {
                 Ok(()) => {
+                    // The running transactions have it now.
                     core::mem::forget(space);
                     return Ok(Transaction {
                         journal: self,
                         gate: Some(gate),
-                        credits,
                         left: credits,
-                        permits,
                         tid,
                         not_send: PhantomData,
                     });
@@ -102,11 +98,11 @@ impl Journal {
     /// Waits for space in the log, and until the running transactions are not too large.
     async fn take_space(&self, permits: usize, max: usize) -> Result {
         loop {
-            let (size, tid) = {
+            let (fits, tid) = {
                 let running = self.running.lock();
-                (running.permits, running.tid)
+                (running.fits(permits, max), running.tid)
             };
-            if size + permits <= max {
+            if fits {
                 break;
             }
             self.sync(tid).await.map_err(|_| EROFS)?;
@@ -158,8 +154,7 @@ impl Transaction<'_> {
         let pushed = match self.left.blocks.checked_sub(1) {
             Some(left) => {
                 self.left.blocks = left;
-                let edited = Edited { pin, buf: None };
-                running.edited.push_within_capacity(edited).is_ok()
+                running.push_edited(Edited { pin, buf: None })
             }
             None => false,
         };
@@ -179,8 +174,7 @@ impl Transaction<'_> {
         let pushed = match self.left.revokes.checked_sub(1) {
             Some(left) => {
                 self.left.revokes = left;
-                let mut running = self.journal.running.lock();
-                running.revokes.push_within_capacity(block).is_ok()
+                self.journal.running.lock().push_revoke(block)
             }
             None => false,
         };
@@ -194,9 +188,10 @@ impl Transaction<'_> {
         let pushed = match self.left.freed.checked_sub(1) {
             Some(left) => {
                 self.left.freed = left;
-                let mut running = self.journal.running.lock();
-                let freed = Freed { start, count };
-                running.freed.push_within_capacity(freed).is_ok()
+                self.journal
+                    .running
+                    .lock()
+                    .push_freed(Freed { start, count })
             }
             None => false,
         };
@@ -216,25 +211,14 @@ impl Transaction<'_> {
 impl Drop for Transaction<'_> {
     fn drop(&mut self) {
         let journal = self.journal;
-        let (first, unused) = {
-            let mut running = journal.running.lock();
-            running.close(&self.credits);
-            let first = running.permits == 0;
-            let mut unused = 0;
-            if let Some(ring) = &journal.log {
-                let needs = running.log_blocks(ring).max(running.permits);
-                let more = needs - running.permits;
-                running.permits = needs;
-                unused = self.permits.saturating_sub(more);
-            } else if !running.is_empty() {
-                running.permits = 1;
-            }
-            (first && running.permits > 0, unused)
-        };
+        let (unused, tell) = journal
+            .running
+            .lock()
+            .close(&self.left, journal.log.as_ref());
         // The commit, which waits for us, needs no space.
         drop(self.gate.take());
         journal.space.release(unused);
-        if first {
+        if tell {
             journal.wake.notify_one();
         }
     }

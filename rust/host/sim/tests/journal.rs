@@ -2,36 +2,43 @@
 
 //! The journal on a disk that loses power: what was synced is there, and all of it as it was after some
 //! transaction.
+//!
+//! Upcalls and threads change blocks at the end of a volume, free them, write data to those that are free,
+//! and sync. A [`Model`] notes what was done, in its order. What the disk may have after a loss of power
+//! is recovered, and each block compared with what the model says of the transactions that count.
 
-use aext4::journal::{Credits, Journal, Log};
-use aext4::{recovery, Options};
-use disk::Cache;
-use kernel::machine::{self, Config, Rng};
+use aext4::journal::{Committed, Credits, Journal, Log};
+use aext4::recovery;
+use disk::{Cache, Planned};
+use kernel::machine::{self, Config, Fail, Rng};
 use kernel::prelude::*;
 use layout::journal::JournalSuper;
 use layout::SuperBlock;
 use sim::e2fs::{Image, Scratch};
-use sim::volume::Volume;
 use sim::{simulate_on, varied, Bed};
-use simdisk::Store;
+use simdisk::{Latency, Store};
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use upcall::simulation::jitter;
-use upcall::{block_on, Block, Device};
+use upcall::{block_on, on_worker, Block, Device, JoinHandle};
 
 const SIZE: u64 = 8 << 20;
 const BLOCK: usize = 1024;
-/// How many blocks the transactions are about: the last ones of the volume.
-const BLOCKS: u64 = 120;
+/// How many blocks the transactions are about: before the last one of the volume.
+const BLOCKS: u64 = 420;
 const FIRST: u64 = SIZE / BLOCK as u64 - BLOCKS - 1;
+/// A block that all transactions edit, each worker its own eight bytes of it.
+const SHARED: u64 = FIRST + BLOCKS;
 
 /// A change, in the order in which they were made.
 #[derive(Clone)]
 enum Event {
-    /// These blocks have the content of this change.
-    Edit(u32, Vec<u64>),
+    /// What was there at first.
+    Base,
+    /// In this transaction, by this worker, these blocks got the content of this change.
+    Edit(u32, usize, Vec<u64>),
     /// This block is free.
     Free(u32, u64),
     /// Data is written to this block.
@@ -46,6 +53,8 @@ struct Model {
     events: Vec<Event>,
     /// How many there are, for interrupts.
     count: Arc<AtomicUsize>,
+    /// The last transaction that was synced, for interrupts.
+    synced: Arc<AtomicU32>,
     /// Blocks that somebody is about to change.
     busy: BTreeSet<u64>,
     meta: BTreeSet<u64>,
@@ -55,6 +64,15 @@ struct Model {
 }
 
 impl Model {
+    fn new() -> Self {
+        let mut model = Self {
+            meta: (FIRST..SHARED).collect(),
+            ..Self::default()
+        };
+        model.push(Event::Base);
+        model
+    }
+
     /// Adds an event. Gives its number.
     fn push(&mut self, event: Event) -> usize {
         self.events.push(event);
@@ -69,6 +87,20 @@ impl Model {
         busy.insert(block);
         Some(block)
     }
+
+    fn release<'a>(&mut self, blocks: impl IntoIterator<Item = &'a u64>) {
+        for block in blocks {
+            self.busy.remove(block);
+        }
+    }
+
+    /// What a commit has made durable.
+    fn committed(&mut self, committed: &Committed) {
+        for freed in &committed.freed {
+            assert!(self.held.remove(&freed.start));
+            self.free.insert(freed.start);
+        }
+    }
 }
 
 /// What a block has after change number `event`.
@@ -78,13 +110,21 @@ fn content(block: u64, event: usize) -> Vec<u8> {
         .flat_map(|_| rng.next().to_le_bytes())
         .collect();
     if (block + event as u64) % 5 == 0 {
-        // What looks like a block of the log's own.
-        bytes[..4].copy_from_slice(&[0xc0, 0x3b, 0x39, 0x98]);
+        bytes[..4].copy_from_slice(&MAGIC);
     }
     bytes
 }
 
-/// An image with an empty journal, that says that it needs recovery.
+/// What a block of the log's own begins with.
+const MAGIC: [u8; 4] = [0xc0, 0x3b, 0x39, 0x98];
+
+/// Where a worker's number is in the shared block.
+fn slot(worker: usize) -> std::ops::Range<usize> {
+    8 + 8 * worker..16 + 8 * worker
+}
+
+/// A disk before a run: a volume with a journal that says that it needs recovery.
+#[derive(Clone)]
 struct Base {
     store: Store,
     /// Where the journal's superblock is, in bytes.
@@ -97,29 +137,45 @@ impl Base {
         image.debugfs("feature needs_recovery\n");
         let journal = image.blocks(8)[0] * BLOCK as u64;
         let mut store = image.store();
-        for block in FIRST..FIRST + BLOCKS {
+        for block in FIRST..SHARED {
             store.write(block * BLOCK as u64, &content(block, 0));
         }
         Self { store, journal }
     }
+
+    /// The journal's superblock in a state of the disk.
+    fn journal_super(&self, store: &Store) -> JournalSuper {
+        let raw = store.get(self.journal, 1024);
+        JournalSuper::parse(&raw, BLOCK as u32, 1024, CRC.crc32c).unwrap()
+    }
 }
 
-async fn open(bed: &Bed) -> (Cache, Arc<Journal_>) {
-    let disk = bed.disk().unwrap();
+/// The volume's superblock.
+async fn super_block(disk: &disk::Disk) -> Result<SuperBlock> {
     let mut raw = [0; 1024];
     disk.read_raw(1024, 1024, |bytes| raw.copy_from_slice(bytes))
-        .await
-        .unwrap();
-    let sb = SuperBlock::parse(&raw, 1, CRC).unwrap();
+        .await?;
+    Ok(SuperBlock::parse(&raw, 1, CRC).unwrap())
+}
+
+/// Starts the journal of what is on the disk; or without a log.
+async fn open(bed: &Bed, log: bool) -> (Arc<Cache>, Arc<Journal_>) {
+    let disk = bed.disk().unwrap();
+    let sb = super_block(&disk).await.unwrap();
     let cache = Cache::new(&disk, BLOCK as u32).unwrap();
     let inode = recovery::journal_inode(&cache, &sb).await.ok().flatten();
     let inode = inode.expect("the inode of the journal");
-    let log = Log::open(&disk, &cache, &sb.geo, &inode).await;
-    let log = log.ok().expect("a journal");
     let csum = sb.geo.csum().metadata();
     let wide = sb.geo.has_incompat(layout::Incompat::B64);
-    let journal = Journal::start(Some(log), &cache, wide, csum).await.unwrap();
-    (cache, Arc::new(Journal_(journal)))
+    let log = match log {
+        true => {
+            let log = Log::open(&disk, &cache, &sb.geo, &inode).await;
+            Some(log.ok().expect("a journal"))
+        }
+        false => None,
+    };
+    let journal = Journal::start(log, &cache, wide, csum).await.unwrap();
+    (Arc::new(cache), Arc::new(Journal_(journal)))
 }
 
 /// A journal that the host's `Arc` has.
@@ -130,118 +186,199 @@ const CRC: layout::CrcFns = layout::CrcFns {
     crc16: disk::checksum::crc16,
 };
 
-/// One change.
-async fn change(
-    device: &Device,
-    cache: &Cache,
-    journal: &Journal,
-    model: &Mutex<Model>,
-) -> Result<u32> {
-    jitter().await;
-    let kind = machine::random(10);
-    match kind {
-        0 => {
-            // Data, of a block that is free.
-            let block = {
-                let model = &mut *model.lock().unwrap();
-                Model::claim(&mut model.busy, &model.free)
-            };
-            let Some(block) = block else { return Ok(0) };
-            let mut page = Block::new()?;
-            let event = {
-                let mut model = model.lock().unwrap();
-                model.free.remove(&block);
-                model.push(Event::Writing(block))
-            };
-            page.as_mut_slice()[..BLOCK].copy_from_slice(&content(block, event));
-            let written = page
-                .write(&device, block * BLOCK as u64, 0, BLOCK, true)
-                .await;
-            let mut model = model.lock().unwrap();
-            if written.is_ok() {
-                model.push(Event::Data(event, block));
+/// The upcalls of a journal.
+struct Loops(Vec<JoinHandle<Result>>);
+
+impl Loops {
+    fn start(
+        bed: &Bed,
+        cache: &Arc<Cache>,
+        journal: &Arc<Journal_>,
+        model: &Arc<Mutex<Model>>,
+        interval: Duration,
+    ) -> Self {
+        let commits = {
+            let (cache, journal, model) = (cache.clone(), journal.clone(), model.clone());
+            async move {
+                let ended = |committed| model.lock().unwrap().committed(&committed);
+                journal.0.commit_loop(&cache, || interval, ended).await
             }
-            model.free.insert(block);
-            model.busy.remove(&block);
-            written?;
-            Ok(0)
+        };
+        let home = {
+            let (cache, journal) = (cache.clone(), journal.clone());
+            async move { journal.0.checkpoint_loop(&cache).await }
+        };
+        let scope = bed.scope();
+        Self(vec![
+            scope.spawn(commits).unwrap(),
+            scope.spawn(home).unwrap(),
+        ])
+    }
+
+    /// Waits for both.
+    fn join(self) -> Vec<Result> {
+        let all = self.0.into_iter();
+        all.map(|task| block_on(task).unwrap().unwrap()).collect()
+    }
+}
+
+/// One who changes blocks.
+#[derive(Clone)]
+struct Worker {
+    number: usize,
+    device: Device,
+    cache: Arc<Cache>,
+    journal: Arc<Journal_>,
+    model: Arc<Mutex<Model>>,
+    /// How many blocks a change has at most.
+    large: u64,
+}
+
+impl Worker {
+    /// Makes changes, and syncs some of them.
+    async fn work(self, changes: u64) -> Result {
+        for _ in 0..changes {
+            let tid = self.change().await?;
+            if tid != 0 && machine::random(4) == 0 {
+                self.journal.0.sync(tid).await?;
+                self.model.lock().unwrap().synced.fetch_max(tid, Relaxed);
+            }
+            if machine::random(10) == 0 {
+                self.cache.shrink(1000);
+            }
         }
-        1 | 2 => {
-            let block = {
-                let model = &mut *model.lock().unwrap();
-                Model::claim(&mut model.busy, &model.meta)
+        Ok(())
+    }
+
+    /// One change. Gives the number of its transaction, if it has one.
+    async fn change(&self) -> Result<u32> {
+        jitter().await;
+        let mut claimed = Vec::new();
+        let result = match machine::random(10) {
+            0 => self.write_data(&mut claimed).await,
+            1 | 2 => self.free(&mut claimed).await,
+            3 => self.edit(&mut claimed, self.large).await,
+            _ => self.edit(&mut claimed, 6).await,
+        };
+        self.model.lock().unwrap().release(&claimed);
+        result
+    }
+
+    /// Writes data to a block that is free.
+    async fn write_data(&self, claimed: &mut Vec<u64>) -> Result<u32> {
+        let mut page = Block::new()?;
+        let (block, event) = {
+            let model = &mut *self.model.lock().unwrap();
+            let Some(block) = Model::claim(&mut model.busy, &model.free) else {
+                return Ok(0);
             };
-            let Some(block) = block else { return Ok(0) };
-            let credits = Credits {
-                blocks: 0,
-                revokes: 1,
-                freed: 1,
-            };
-            let begun = journal.begin(cache, credits).await;
-            let mut model = model.lock().unwrap();
-            model.busy.remove(&block);
-            let mut tx = begun?;
-            tx.revoke(cache, block);
-            tx.free(block, 1);
-            model.push(Event::Free(tx.tid(), block));
+            claimed.push(block);
+            (block, model.push(Event::Writing(block)))
+        };
+        page.as_mut_slice()[..BLOCK].copy_from_slice(&content(block, event));
+        page.write(&self.device, block * BLOCK as u64, 0, BLOCK, true)
+            .await?;
+        self.model.lock().unwrap().push(Event::Data(event, block));
+        Ok(0)
+    }
+
+    /// Frees a block of metadata.
+    async fn free(&self, claimed: &mut Vec<u64>) -> Result<u32> {
+        let block = {
+            let model = &mut *self.model.lock().unwrap();
+            Model::claim(&mut model.busy, &model.meta)
+        };
+        let Some(block) = block else { return Ok(0) };
+        claimed.push(block);
+        let credits = Credits {
+            blocks: 0,
+            revokes: 1,
+            freed: 1,
+        };
+        let mut tx = NotSend(self.journal.0.begin(&self.cache, credits).await?);
+        let tid = tx.0.tid();
+        {
+            let mut model = self.model.lock().unwrap();
+            model.push(Event::Free(tid, block));
             model.meta.remove(&block);
             model.held.insert(block);
-            Ok(tx.tid())
         }
-        _ => {
-            let (old, new) = {
-                let model = &mut *model.lock().unwrap();
-                let count = 1 + machine::random(if kind == 3 { 30 } else { 6 });
-                let mut old = Vec::new();
-                for _ in 0..count {
-                    old.extend(Model::claim(&mut model.busy, &model.meta));
-                }
-                let new = match machine::random(3) {
-                    0 => Model::claim(&mut model.busy, &model.free),
-                    _ => None,
-                };
-                (old, new)
-            };
-            let release = |model: &mut Model| {
-                for block in old.iter().chain(&new) {
-                    model.busy.remove(block);
-                }
-            };
-            let planned = async {
-                let mut planned = Vec::new();
-                for block in &old {
-                    planned.push(cache.plan(*block).await?);
-                }
-                if let Some(block) = new {
-                    planned.push(cache.plan_new(block).await?);
-                }
-                jitter().await;
-                let tx = journal
-                    .begin(cache, Credits::blocks(planned.len() as u32))
-                    .await?;
-                Ok::<_, Error>((planned, NotSend(tx)))
-            };
-            let planned = planned.await;
-            let mut model = model.lock().unwrap();
-            release(&mut model);
-            let (planned, NotSend(mut tx)) = planned?;
-            let event = model.events.len();
-            let mut blocks = Vec::new();
-            for planned in planned {
-                let block = planned.block();
-                let before = planned.buf().unwrap();
-                let old = before.data().to_vec();
-                tx.edit(planned, |bytes| {
-                    bytes.copy_from_slice(&content(block, event))
-                });
-                assert_eq!(before.data(), old, "a version has changed");
-                blocks.push(block);
-                model.free.remove(&block);
-                model.meta.insert(block);
+        preempt();
+        tx.0.revoke(&self.cache, block);
+        preempt();
+        tx.0.free(block, 1);
+        Ok(tid)
+    }
+
+    /// Edits blocks, new ones among them.
+    async fn edit(&self, claimed: &mut Vec<u64>, most: u64) -> Result<u32> {
+        let new = {
+            let model = &mut *self.model.lock().unwrap();
+            for _ in 0..1 + machine::random(most) {
+                claimed.extend(Model::claim(&mut model.busy, &model.meta));
             }
-            model.push(Event::Edit(tx.tid(), blocks));
-            Ok(tx.tid())
+            match machine::random(3) {
+                0 => Model::claim(&mut model.busy, &model.free),
+                _ => None,
+            }
+        };
+        let mut planned = Vec::new();
+        for block in claimed.iter() {
+            planned.push(self.cache.plan(*block).await?);
         }
+        if let Some(block) = new {
+            claimed.push(block);
+            planned.push(self.cache.plan_new(block).await?);
+        }
+        let shared = self.cache.plan(SHARED).await?;
+        jitter().await;
+        let credits = Credits::blocks(planned.len() as u32 + 1 + machine::random(9) as u32);
+        let begun = NotSend(self.journal.0.begin(&self.cache, credits).await?);
+        let NotSend(mut tx) = begun;
+        let tid = tx.tid();
+        let event = {
+            let mut model = self.model.lock().unwrap();
+            for block in claimed.iter() {
+                model.free.remove(block);
+                model.meta.insert(*block);
+            }
+            model.push(Event::Edit(tid, self.number, claimed.clone()))
+        };
+        for planned in planned {
+            preempt();
+            let bytes = content(planned.block(), event);
+            edit(&mut tx, planned, |to| to.copy_from_slice(&bytes));
+        }
+        preempt();
+        edit(&mut tx, shared, |to| {
+            to[..4].copy_from_slice(&MAGIC);
+            to[slot(self.number)].copy_from_slice(&(event as u64).to_le_bytes());
+        });
+        preempt();
+        Ok(tid)
+    }
+}
+
+/// Edits a block, whose version others may have.
+fn edit(
+    tx: &mut aext4::journal::Transaction<'_>,
+    planned: Planned,
+    change: impl FnOnce(&mut [u8]),
+) {
+    let before = match machine::random(2) {
+        0 => planned.buf(),
+        _ => None,
+    };
+    let old = before.as_ref().map(|buf| buf.data().to_vec());
+    tx.edit(planned, change);
+    let now = before.as_ref().map(|buf| buf.data().to_vec());
+    assert_eq!(now, old, "a version has changed");
+}
+
+/// A thread is preempted, while its transaction is open.
+fn preempt() {
+    if !on_worker() && machine::random(4) == 0 {
+        machine::yield_now();
     }
 }
 
@@ -257,129 +394,190 @@ struct Lost {
     synced: u32,
 }
 
-/// Runs tasks that change blocks, while the power may go at any request.
-fn run(base: &Base, config: Config, odds: u64, faults: &[u64]) -> (Vec<Lost>, Vec<Event>, Store) {
+/// What a run does.
+#[derive(Clone)]
+struct Load {
+    /// How many upcalls and threads change blocks, and how often.
+    tasks: usize,
+    threads: usize,
+    changes: u64,
+    /// How many blocks a change has at most.
+    large: u64,
+    /// How often the journal is started and stopped.
+    mounts: usize,
+    /// One in so many requests is followed by a loss of power; 0 for none.
+    odds: u64,
+    /// The writes that fail.
+    faults: Vec<u64>,
+    /// The allocations that fail.
+    memory: Fail,
+    interval: Duration,
+}
+
+impl Default for Load {
+    fn default() -> Self {
+        Self {
+            tasks: 3,
+            threads: 2,
+            changes: 30,
+            large: 30,
+            mounts: 1,
+            odds: 0,
+            faults: Vec::new(),
+            memory: Fail::Never,
+            interval: Duration::from_millis(1),
+        }
+    }
+}
+
+/// What a run leaves.
+struct Outcome {
+    lost: Vec<Lost>,
+    events: Vec<Event>,
+    synced: u32,
+    /// What is on the disk.
+    store: Store,
+    /// The first error.
+    result: Result,
+}
+
+/// Runs upcalls and threads that change blocks, while the power may go at any request.
+fn run(base: &Base, config: Config, load: &Load) -> Outcome {
     let seed = config.seed;
     simulate_on(config, base.store.clone(), |bed| {
-        let model = Arc::new(Mutex::new(Model::default()));
-        {
-            let mut model = model.lock().unwrap();
-            model
-                .events
-                .push(Event::Edit(0, (FIRST..FIRST + BLOCKS).collect()));
-            model.meta = (FIRST..FIRST + BLOCKS).collect();
-        }
-        let (cache, journal) = block_on(open(bed)).unwrap();
-        let cache = Arc::new(cache);
-        bed.device.disk().faults.writes.extend(faults);
+        let model = Arc::new(Mutex::new(Model::new()));
         let lost = Arc::new(Mutex::new(Vec::new()));
-        // What an interrupt may look at: how many events there are, and what was synced.
-        let seen = Arc::new((model.lock().unwrap().count.clone(), AtomicU32::new(0)));
-        if odds > 0 {
-            let (lost, seen) = (lost.clone(), seen.clone());
-            let mut rng = Rng::new(seed);
-            bed.device.observe(move |disk| {
-                if !rng.one_in(odds) {
-                    return;
-                }
-                let all = disk.crash_states(rng.next());
-                let share = all.len() as u64 / 6 + 1;
-                for (_, store) in all.iter().filter(|_| rng.one_in(share)) {
-                    lost.lock().unwrap().push(Lost {
-                        store,
-                        events: seen.0.load(Relaxed),
-                        synced: seen.1.load(Relaxed),
-                    });
-                }
-            });
-        }
-        let commits = {
-            let (cache, journal, model) = (cache.clone(), journal.clone(), model.clone());
-            bed.scope().spawn(async move {
-                let ended = |committed: aext4::journal::Committed| {
-                    let mut model = model.lock().unwrap();
-                    for freed in &committed.freed {
-                        assert!(model.held.remove(&freed.start));
-                        model.free.insert(freed.start);
-                    }
-                };
-                let interval = || Duration::from_millis(1);
-                journal.0.commit_loop(&cache, interval, ended).await
-            })
-        };
-        let home = {
-            let (cache, journal) = (cache.clone(), journal.clone());
-            bed.scope()
-                .spawn(async move { journal.0.checkpoint_loop(&cache).await })
-        };
-        let tasks: Vec<_> = (0..4)
-            .map(|_| {
-                let (cache, journal, model) = (cache.clone(), journal.clone(), model.clone());
-                let device = bed.upcall_device().unwrap();
-                let seen = seen.clone();
-                let work = async move {
-                    for _ in 0..40 {
-                        let tid = change(&device, &cache, &journal.0, &model).await?;
-                        if tid != 0 && machine::random(4) == 0 {
-                            journal.0.sync(tid).await?;
-                            seen.1.fetch_max(tid, Relaxed);
-                        }
-                        if machine::random(10) == 0 {
-                            cache.shrink(1000);
-                        }
-                    }
-                    Ok::<_, Error>(())
-                };
-                bed.scope().spawn(work).unwrap()
-            })
-            .collect();
-        let mut failed = false;
-        for task in tasks {
-            match block_on(task).unwrap().unwrap() {
-                Ok(()) => {}
-                Err(error) => {
-                    assert!(
-                        !faults.is_empty() && (error == EIO || error == EROFS),
-                        "{error:?}"
-                    );
-                    failed = true;
+        let mut result = Ok(());
+        let mut last = 0;
+        for mount in 0..load.mounts {
+            let (cache, journal) = block_on(open(bed, true)).unwrap();
+            assert!(journal.0.running_tid() > last, "numbers begin anew");
+            let space = journal.0.space();
+            if mount == 0 {
+                bed.device.disk().faults.writes.extend(&load.faults);
+                if load.odds > 0 {
+                    lose_power(bed, seed, load.odds, &model, &lost);
                 }
             }
-        }
-        journal.0.stop();
-        let ends = [commits, home].map(|task| block_on(task.unwrap()).unwrap().unwrap());
-        let emptied = block_on(journal.0.empty(&cache)).unwrap();
-        if faults.is_empty() {
-            assert_eq!((ends, emptied), ([Ok(()), Ok(())], Ok(())));
-        }
-        let _ = failed;
-        let last = model.lock().unwrap();
-        let store = bed.device.disk().durable().clone();
-        if faults.is_empty() {
+            machine::fail_allocations(load.memory);
+            let loops = Loops::start(bed, &cache, &journal, &model, load.interval);
+            let worker = |number| Worker {
+                number,
+                device: bed.upcall_device().unwrap(),
+                cache: cache.clone(),
+                journal: journal.clone(),
+                model: model.clone(),
+                large: load.large,
+            };
+            let tasks: Vec<_> = (0..load.tasks)
+                .map(|n| bed.scope().spawn(worker(n).work(load.changes)).unwrap())
+                .collect();
+            let threads: Vec<_> = (load.tasks..load.tasks + load.threads)
+                .map(|n| {
+                    let (worker, changes) = (worker(n), load.changes);
+                    machine::spawn("worker", move || block_on(worker.work(changes)).unwrap())
+                })
+                .collect();
+            for task in tasks {
+                result = result.and(block_on(task).unwrap().unwrap());
+            }
+            for thread in threads {
+                result = result.and(thread.join());
+            }
+            machine::fail_allocations(Fail::Never);
+            last = journal.0.running_tid();
+            journal.0.stop();
+            for end in loops.join() {
+                result = result.and(end);
+            }
+            result = result.and(block_on(journal.0.empty(&cache)).unwrap());
+            if result.is_err() {
+                break;
+            }
+            assert_eq!(journal.0.space(), space, "blocks of the log");
             // A volume that was stopped has nothing to recover.
-            let raw = store.get(base.journal, 1024);
-            let sb = JournalSuper::parse(&raw, BLOCK as u32, 1024, CRC.crc32c).unwrap();
+            let sb = base.journal_super(bed.device.disk().durable());
             assert!(!sb.needs_recovery());
         }
-        drop(cache);
         let lost = core::mem::take(&mut *lost.lock().unwrap());
-        (lost, last.events.clone(), store)
+        let model = model.lock().unwrap();
+        let store = bed.device.disk().durable().clone();
+        Outcome {
+            lost,
+            events: model.events.clone(),
+            synced: model.synced.load(Relaxed),
+            store,
+            result,
+        }
     })
 }
 
-/// Recovers, and compares the blocks with what the changes say.
-fn check(base: &Base, lost: Lost, events: &[Event], seed: u64) {
-    let mut config = Config::new(seed);
-    config.memory = 1 << 30;
-    let store = simulate_on(config, lost.store, |bed| {
-        let volume = block_on(Volume::mount(bed, Options::default())).unwrap();
-        drop(volume.expect("it is recovered"));
-        machine::settle();
-        machine::take_log();
-        bed.device.disk().durable().clone()
+/// Lets the power go after one in `odds` requests, and notes what the disk may have then.
+fn lose_power(
+    bed: &Bed,
+    seed: u64,
+    odds: u64,
+    model: &Arc<Mutex<Model>>,
+    lost: &Arc<Mutex<Vec<Lost>>>,
+) {
+    let lost = lost.clone();
+    // What an interrupt may look at: how many events there are, and what was synced.
+    let (count, synced) = {
+        let model = model.lock().unwrap();
+        (model.count.clone(), model.synced.clone())
+    };
+    let mut rng = Rng::new(seed);
+    bed.device.observe(move |disk| {
+        if !rng.one_in(odds) {
+            return;
+        }
+        let all = disk.crash_states(rng.next());
+        let share = all.len() as u64 / 6 + 1;
+        for (_, store) in all.iter().filter(|_| rng.one_in(share)) {
+            lost.lock().unwrap().push(Lost {
+                store,
+                events: count.load(Relaxed),
+                synced: synced.load(Relaxed),
+            });
+        }
     });
-    let raw = store.get(base.journal, 1024);
-    let sb = JournalSuper::parse(&raw, BLOCK as u32, 1024, CRC.crc32c).unwrap();
+}
+
+/// Recovers what is on a disk.
+fn recovered(store: Store) -> Store {
+    // Nothing but the recovery runs: requests end when they are submitted.
+    let latency = Latency {
+        least: 0,
+        more: 0,
+        slow: 0,
+        at_once: 1,
+        refused: 0,
+    };
+    let config = Config {
+        interrupts: false,
+        memory: 1 << 20,
+        ..Config::new(0)
+    };
+    machine::run(config, || {
+        let bed = Bed::with_latency(store, latency).unwrap();
+        let recover = async {
+            let disk = bed.disk()?;
+            let sb = super_block(&disk).await?;
+            recovery::recover(&disk, &sb, 1024).await
+        };
+        let result = block_on(recover).unwrap();
+        let log = machine::take_log();
+        assert_eq!(result, Ok(()), "{log:#?}");
+        let store = bed.device.disk().durable().clone();
+        drop(bed);
+        store
+    })
+}
+
+/// Recovers, and compares the blocks with what the changes say. Gives what the disk has then.
+fn check(base: &Base, lost: Lost, events: &[Event]) -> Store {
+    let store = recovered(lost.store);
+    let sb = base.journal_super(&store);
     assert!(!sb.needs_recovery());
     let end = sb.sequence;
     assert!(
@@ -387,18 +585,21 @@ fn check(base: &Base, lost: Lost, events: &[Event], seed: u64) {
         "{} was synced, {end} is lost",
         lost.synced
     );
-    compare(&store, &events[..lost.events], end);
+    compare(base, &store, &events[..lost.events], end);
+    store
 }
 
 /// Whether each block is as it was after the last transaction before `end`.
-fn compare(store: &Store, events: &[Event], end: u32) {
-    let mut wanted = vec![None; BLOCKS as usize];
+fn compare(base: &Base, store: &Store, events: &[Event], end: u32) {
+    let mut wanted = vec![Some(0); BLOCKS as usize];
+    let mut shared = std::collections::BTreeMap::new();
     for (n, event) in events.iter().enumerate() {
         match event {
-            Event::Edit(tid, blocks) if *tid < end => {
+            Event::Edit(tid, worker, blocks) if *tid < end => {
                 for block in blocks {
                     wanted[(block - FIRST) as usize] = Some(n);
                 }
+                shared.insert(*worker, n as u64);
             }
             Event::Free(tid, block) if *tid < end => wanted[(block - FIRST) as usize] = None,
             Event::Writing(block) => wanted[(block - FIRST) as usize] = None,
@@ -406,18 +607,26 @@ fn compare(store: &Store, events: &[Event], end: u32) {
             _ => {}
         }
     }
+    let as_it_was = |block, event| match event {
+        0 => base.store.get(block * BLOCK as u64, BLOCK),
+        event => content(block, event),
+    };
     for (index, event) in wanted.into_iter().enumerate() {
         let block = FIRST + index as u64;
-        if let Some(event) = event {
-            let found = store.get(block * BLOCK as u64, BLOCK);
-            let which = (0..events.len()).find(|n| content(block, *n) == found);
-            assert_eq!(
-                which,
-                Some(event),
-                "block {block}, of {} changes",
+        let Some(event) = event else { continue };
+        let found = store.get(block * BLOCK as u64, BLOCK);
+        if found != as_it_was(block, event) {
+            let which = (0..events.len()).find(|n| as_it_was(block, *n) == found);
+            panic!(
+                "block {block} is as after change {which:?}, and not {event}, of {}",
                 events.len()
             );
         }
+    }
+    let found = store.get(SHARED * BLOCK as u64, BLOCK);
+    for (worker, event) in shared {
+        let number = u64::from_le_bytes(found[slot(worker)].try_into().unwrap());
+        assert_eq!(number, event, "what worker {worker} changed");
     }
 }
 
@@ -431,33 +640,64 @@ const KINDS: [&str; 3] = [
 fn what_was_synced_survives_a_loss_of_power() {
     let dir = Scratch::new("journal");
     let runs = sim::count("UPCALL_CRASHES", 40);
-    let mut states = 0;
+    let (mut states, mut judged) = (0, 0);
+    let mut spent = Duration::ZERO;
     for (n, options) in KINDS.iter().enumerate() {
         let base = Base::new(&dir, options);
         for seed in 0..runs {
-            let (lost, events, last) = run(&base, varied(seed * 3 + n as u64), 6, &[]);
-            compare(&last, &events, u32::MAX - 1);
-            states += lost.len();
-            for (i, lost) in lost.into_iter().enumerate() {
-                check(&base, lost, &events, i as u64);
+            let load = Load {
+                odds: 6,
+                mounts: 1 + (seed % 4 == 0) as usize,
+                large: [6, 30, 200][seed as usize % 3],
+                ..Load::default()
+            };
+            let config = varied(seed * 3 + n as u64);
+            let outcome = run(&base, config, &load);
+            assert_eq!(outcome.result, Ok(()));
+            compare(&base, &outcome.store, &outcome.events, u32::MAX);
+            states += outcome.lost.len() as u64;
+            let begun = std::time::Instant::now();
+            for (i, lost) in outcome.lost.into_iter().enumerate() {
+                let before = (i % 400 == 7).then(|| lost.store.clone());
+                let ours = check(&base, lost, &outcome.events);
+                if let Some(before) = before {
+                    // e2fsck does the same.
+                    let image = Image::write(dir.path("lost.img"), &before);
+                    image.replay();
+                    let theirs = image.bytes();
+                    let at = FIRST as usize * BLOCK;
+                    assert!(theirs[at..] == ours.get(at as u64, theirs.len() - at)[..]);
+                    judged += 1;
+                }
             }
+            spent += begun.elapsed();
         }
     }
-    println!("{states} crash states");
-    assert!(states as u64 > runs * 30, "{states}");
+    println!(
+        "{states} crash states, {:?} each; e2fsck judged {judged}",
+        spent / states as u32
+    );
+    assert!(states > runs * 30 && judged > runs / 4, "{states} {judged}");
 }
 
 #[test]
 fn a_write_that_fails_aborts_and_loses_nothing() {
     let dir = Scratch::new("journal-faults");
     let base = Base::new(&dir, KINDS[0]);
-    for nth in 0..60 {
-        let (_, events, store) = run(&base, Config::new(nth), 0, &[nth * 3]);
-        let lost = Lost {
-            store,
-            events: events.len(),
-            synced: 0,
+    let mut failed = 0;
+    for nth in 0..120 {
+        let load = Load {
+            faults: vec![nth * 3],
+            ..Load::default()
         };
-        check(&base, lost, &events, nth);
+        let outcome = run(&base, Config::new(nth), &load);
+        failed += u64::from(matches!(outcome.result, Err(EIO | EROFS)));
+        let lost = Lost {
+            store: outcome.store,
+            events: outcome.events.len(),
+            synced: outcome.synced,
+        };
+        check(&base, lost, &outcome.events);
     }
+    assert!(failed > 40, "{failed}");
 }
