@@ -175,7 +175,13 @@ impl Cache {
         let mut blocks = blocks.into_iter().peekable();
         let mut begun = Ok(());
         while let Some((first, buf)) = blocks.next() {
-            let mut run = vec_with_capacity(self.spawner(), RUN_BLOCKS_MAX).await?;
+            let mut run = match vec_with_capacity(self.spawner(), RUN_BLOCKS_MAX).await {
+                Ok(run) => run,
+                Err(error) => {
+                    begun = Err(error);
+                    break;
+                }
+            };
             let mut next = Some(buf);
             while let Some(buf) = next.take() {
                 run.push_within_capacity(buf).map_err(|_| EIO)?;
@@ -186,7 +192,8 @@ impl Cache {
                 }
             }
             match self.write_run(first, run, Op::WriteMeta).await {
-                Ok(write) => writes.push_within_capacity(write).map_err(|_| EIO)?,
+                // There is room for one request a block.
+                Ok(write) => drop(writes.push_within_capacity(write)),
                 Err(error) => {
                     begun = Err(error);
                     break;
