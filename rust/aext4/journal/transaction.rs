@@ -14,6 +14,7 @@ use super::Journal;
 use core::marker::PhantomData;
 use disk::{Cache, Planned};
 use kernel::prelude::*;
+use upcall::atomic::{Full, Relaxed};
 use upcall::ReadGuard;
 
 /// A change of several blocks.
@@ -110,7 +111,9 @@ impl Journal {
         match self.space.try_acquire(permits) {
             Ok(permit) => permit.forget(),
             Err(_) => {
-                // What is in the log is written home. If all of it is running, it is committed first.
+                // What is in the log is written home. What is running is committed first, and what others
+                // change until there is space.
+                let _waiting = Waiting::new(self);
                 self.low.notify_one();
                 self.request();
                 let permit = self.space.acquire(permits).await.map_err(|_| EROFS)?;
@@ -127,6 +130,22 @@ struct Space<'a>(&'a Journal, usize);
 impl Drop for Space<'_> {
     fn drop(&mut self) {
         self.0.space.release(self.1);
+    }
+}
+
+/// One who waits for space in the log.
+struct Waiting<'a>(&'a Journal);
+
+impl<'a> Waiting<'a> {
+    fn new(journal: &'a Journal) -> Self {
+        journal.waiting.fetch_add(1, Full);
+        Self(journal)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Full);
     }
 }
 
@@ -218,7 +237,10 @@ impl Drop for Transaction<'_> {
         // The commit, which waits for us, needs no space.
         drop(self.gate.take());
         journal.space.release(unused);
-        if tell {
+        if journal.waiting.load(Relaxed) > 0 {
+            // Who comes to wait after this look asks himself, and finds what we have changed.
+            journal.request();
+        } else if tell {
             journal.wake.notify_one();
         }
     }

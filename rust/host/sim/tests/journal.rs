@@ -15,9 +15,10 @@ use kernel::prelude::*;
 use layout::journal::JournalSuper;
 use layout::SuperBlock;
 use sim::e2fs::{Image, Scratch};
-use sim::{simulate_on, varied, Bed};
+use sim::{dropped_after, simulate_on, varied, Bed};
 use simdisk::{Latency, Store};
 use std::collections::BTreeSet;
+use std::future::Future;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -61,6 +62,8 @@ struct Model {
     free: BTreeSet<u64>,
     /// Freed, and not durable.
     held: BTreeSet<u64>,
+    /// How long a transaction waited to begin, at most, in nanoseconds.
+    slowest: u64,
 }
 
 impl Model {
@@ -195,18 +198,35 @@ impl Loops {
         cache: &Arc<Cache>,
         journal: &Arc<Journal_>,
         model: &Arc<Mutex<Model>>,
-        interval: Duration,
+        load: &Load,
     ) -> Self {
+        let (first, second) = (load.dropped[0], load.dropped[1]);
         let commits = {
             let (cache, journal, model) = (cache.clone(), journal.clone(), model.clone());
+            let interval = load.interval;
             async move {
-                let ended = |committed| model.lock().unwrap().committed(&committed);
-                journal.0.commit_loop(&cache, || interval, ended).await
+                let ended = |committed: Committed| model.lock().unwrap().committed(&committed);
+                let whole = || journal.0.commit_loop(&cache, || interval, ended);
+                match dropped_after(first, whole()).await {
+                    Some(result) => result,
+                    None => match journal.0.check() {
+                        Ok(()) => whole().await,
+                        error => error,
+                    },
+                }
             }
         };
         let home = {
             let (cache, journal) = (cache.clone(), journal.clone());
-            async move { journal.0.checkpoint_loop(&cache).await }
+            async move {
+                match dropped_after(second, journal.0.checkpoint_loop(&cache)).await {
+                    Some(result) => result,
+                    None => match journal.0.check() {
+                        Ok(()) => journal.0.checkpoint_loop(&cache).await,
+                        error => error,
+                    },
+                }
+            }
         };
         let scope = bed.scope();
         Self(vec![
@@ -232,15 +252,23 @@ struct Worker {
     model: Arc<Mutex<Model>>,
     /// How many blocks a change has at most.
     large: u64,
+    /// Whether futures are dropped at random.
+    drops: bool,
 }
 
 impl Worker {
     /// Makes changes, and syncs some of them.
     async fn work(self, changes: u64) -> Result {
         for _ in 0..changes {
-            let tid = self.change().await?;
+            let tid = match self.change().await {
+                Err(ECANCELED) if self.drops => continue,
+                result => result?,
+            };
             if tid != 0 && machine::random(4) == 0 {
-                self.journal.0.sync(tid).await?;
+                match self.may_drop(self.journal.0.sync(tid)).await {
+                    Err(ECANCELED) if self.drops => continue,
+                    result => result?,
+                }
                 self.model.lock().unwrap().synced.fetch_max(tid, Relaxed);
             }
             if machine::random(10) == 0 {
@@ -248,6 +276,28 @@ impl Worker {
             }
         }
         Ok(())
+    }
+
+    /// Waits for a future, or drops it at one of its polls and fails with `ECANCELED`.
+    async fn may_drop<T>(&self, future: impl Future<Output = Result<T>>) -> Result<T> {
+        let polls = match self.drops && machine::random(3) == 0 {
+            true => machine::random(4) as usize,
+            false => usize::MAX,
+        };
+        dropped_after(polls, future).await.unwrap_or(Err(ECANCELED))
+    }
+
+    /// Begins a transaction.
+    async fn begin(&self, credits: Credits) -> Result<NotSend<aext4::journal::Transaction<'_>>> {
+        let before = machine::now();
+        let begin = async {
+            let begun = self.journal.0.begin(&self.cache, credits).await;
+            begun.map(NotSend)
+        };
+        let begun = self.may_drop(begin).await;
+        let mut model = self.model.lock().unwrap();
+        model.slowest = model.slowest.max(machine::now() - before);
+        begun
     }
 
     /// One change. Gives the number of its transaction, if it has one.
@@ -258,7 +308,7 @@ impl Worker {
             0 => self.write_data(&mut claimed).await,
             1 | 2 => self.free(&mut claimed).await,
             3 => self.edit(&mut claimed, self.large).await,
-            _ => self.edit(&mut claimed, 6).await,
+            _ => self.edit(&mut claimed, self.large.min(250) / 10 + 3).await,
         };
         self.model.lock().unwrap().release(&claimed);
         result
@@ -282,31 +332,33 @@ impl Worker {
         Ok(0)
     }
 
-    /// Frees a block of metadata.
+    /// Frees blocks of metadata.
     async fn free(&self, claimed: &mut Vec<u64>) -> Result<u32> {
-        let block = {
+        {
             let model = &mut *self.model.lock().unwrap();
-            Model::claim(&mut model.busy, &model.meta)
-        };
-        let Some(block) = block else { return Ok(0) };
-        claimed.push(block);
+            for _ in 0..1 + machine::random(self.large / 8 + 1) {
+                claimed.extend(Model::claim(&mut model.busy, &model.meta));
+            }
+        }
         let credits = Credits {
             blocks: 0,
-            revokes: 1,
-            freed: 1,
+            revokes: claimed.len() as u32,
+            freed: claimed.len() as u32,
         };
-        let mut tx = NotSend(self.journal.0.begin(&self.cache, credits).await?);
-        let tid = tx.0.tid();
-        {
-            let mut model = self.model.lock().unwrap();
-            model.push(Event::Free(tid, block));
-            model.meta.remove(&block);
-            model.held.insert(block);
+        let NotSend(mut tx) = self.begin(credits).await?;
+        let tid = tx.tid();
+        for block in claimed.iter() {
+            {
+                let mut model = self.model.lock().unwrap();
+                model.push(Event::Free(tid, *block));
+                model.meta.remove(block);
+                model.held.insert(*block);
+            }
+            preempt();
+            tx.revoke(&self.cache, *block);
+            preempt();
+            tx.free(*block, 1);
         }
-        preempt();
-        tx.0.revoke(&self.cache, block);
-        preempt();
-        tx.0.free(block, 1);
         Ok(tid)
     }
 
@@ -324,17 +376,16 @@ impl Worker {
         };
         let mut planned = Vec::new();
         for block in claimed.iter() {
-            planned.push(self.cache.plan(*block).await?);
+            planned.push(self.may_drop(self.cache.plan(*block)).await?);
         }
         if let Some(block) = new {
             claimed.push(block);
-            planned.push(self.cache.plan_new(block).await?);
+            planned.push(self.may_drop(self.cache.plan_new(block)).await?);
         }
         let shared = self.cache.plan(SHARED).await?;
         jitter().await;
         let credits = Credits::blocks(planned.len() as u32 + 1 + machine::random(9) as u32);
-        let begun = NotSend(self.journal.0.begin(&self.cache, credits).await?);
-        let NotSend(mut tx) = begun;
+        let NotSend(mut tx) = self.begin(credits).await?;
         let tid = tx.tid();
         let event = {
             let mut model = self.model.lock().unwrap();
@@ -412,6 +463,13 @@ struct Load {
     /// The allocations that fail.
     memory: Fail,
     interval: Duration,
+    /// Whether the workers drop futures at random.
+    drops: bool,
+    /// At which poll the loops are dropped, and begin anew: of the commit, and of the checkpoint.
+    dropped: [usize; 2],
+    /// Whether there is a log, and whether what is written is flushed.
+    log: bool,
+    barrier: bool,
 }
 
 impl Default for Load {
@@ -426,6 +484,10 @@ impl Default for Load {
             faults: Vec::new(),
             memory: Fail::Never,
             interval: Duration::from_millis(1),
+            drops: false,
+            dropped: [usize::MAX; 2],
+            log: true,
+            barrier: true,
         }
     }
 }
@@ -437,8 +499,13 @@ struct Outcome {
     synced: u32,
     /// What is on the disk.
     store: Store,
-    /// The first error.
+    /// The first error of one who changes blocks, and of the journal.
     result: Result,
+    ended: Result,
+    /// How many allocations there were.
+    allocations: u64,
+    /// How long a transaction waited to begin, at most.
+    slowest: Duration,
 }
 
 /// Runs upcalls and threads that change blocks, while the power may go at any request.
@@ -447,10 +514,12 @@ fn run(base: &Base, config: Config, load: &Load) -> Outcome {
     simulate_on(config, base.store.clone(), |bed| {
         let model = Arc::new(Mutex::new(Model::new()));
         let lost = Arc::new(Mutex::new(Vec::new()));
-        let mut result = Ok(());
+        let (mut result, mut ended) = (Ok(()), Ok(()));
+        let mut allocations = 0;
         let mut last = 0;
         for mount in 0..load.mounts {
-            let (cache, journal) = block_on(open(bed, true)).unwrap();
+            let (cache, journal) = block_on(open(bed, load.log)).unwrap();
+            journal.0.set_barrier(load.barrier);
             assert!(journal.0.running_tid() > last, "numbers begin anew");
             let space = journal.0.space();
             if mount == 0 {
@@ -459,8 +528,7 @@ fn run(base: &Base, config: Config, load: &Load) -> Outcome {
                     lose_power(bed, seed, load.odds, &model, &lost);
                 }
             }
-            machine::fail_allocations(load.memory);
-            let loops = Loops::start(bed, &cache, &journal, &model, load.interval);
+            let loops = Loops::start(bed, &cache, &journal, &model, load);
             let worker = |number| Worker {
                 number,
                 device: bed.upcall_device().unwrap(),
@@ -468,6 +536,7 @@ fn run(base: &Base, config: Config, load: &Load) -> Outcome {
                 journal: journal.clone(),
                 model: model.clone(),
                 large: load.large,
+                drops: load.drops,
             };
             let tasks: Vec<_> = (0..load.tasks)
                 .map(|n| bed.scope().spawn(worker(n).work(load.changes)).unwrap())
@@ -478,36 +547,47 @@ fn run(base: &Base, config: Config, load: &Load) -> Outcome {
                     machine::spawn("worker", move || block_on(worker.work(changes)).unwrap())
                 })
                 .collect();
+            machine::fail_allocations(load.memory);
             for task in tasks {
                 result = result.and(block_on(task).unwrap().unwrap());
             }
             for thread in threads {
                 result = result.and(thread.join());
             }
+            allocations = machine::allocations().0;
             machine::fail_allocations(Fail::Never);
             last = journal.0.running_tid();
             journal.0.stop();
             for end in loops.join() {
-                result = result.and(end);
+                ended = ended.and(end);
             }
-            result = result.and(block_on(journal.0.empty(&cache)).unwrap());
-            if result.is_err() {
+            ended = ended.and(block_on(journal.0.empty(&cache)).unwrap());
+            if ended.is_err() {
                 break;
             }
             assert_eq!(journal.0.space(), space, "blocks of the log");
             // A volume that was stopped has nothing to recover.
             let sb = base.journal_super(bed.device.disk().durable());
             assert!(!sb.needs_recovery());
+            if result.is_err() {
+                break;
+            }
         }
         let lost = core::mem::take(&mut *lost.lock().unwrap());
         let model = model.lock().unwrap();
-        let store = bed.device.disk().durable().clone();
+        let store = match load.barrier {
+            true => bed.device.disk().durable().clone(),
+            false => bed.device.disk().current().clone(),
+        };
         Outcome {
             lost,
             events: model.events.clone(),
             synced: model.synced.load(Relaxed),
             store,
             result,
+            ended,
+            allocations,
+            slowest: Duration::from_nanos(model.slowest),
         }
     })
 }
@@ -653,7 +733,7 @@ fn what_was_synced_survives_a_loss_of_power() {
             };
             let config = varied(seed * 3 + n as u64);
             let outcome = run(&base, config, &load);
-            assert_eq!(outcome.result, Ok(()));
+            assert_eq!((outcome.result, outcome.ended), (Ok(()), Ok(())));
             compare(&base, &outcome.store, &outcome.events, u32::MAX);
             states += outcome.lost.len() as u64;
             let begun = std::time::Instant::now();
@@ -680,6 +760,16 @@ fn what_was_synced_survives_a_loss_of_power() {
     assert!(states > runs * 30 && judged > runs / 4, "{states} {judged}");
 }
 
+/// Checks what a run has left, which is to lose nothing that was synced.
+fn check_last(base: &Base, outcome: Outcome) {
+    let lost = Lost {
+        store: outcome.store,
+        events: outcome.events.len(),
+        synced: outcome.synced,
+    };
+    check(base, lost, &outcome.events);
+}
+
 #[test]
 fn a_write_that_fails_aborts_and_loses_nothing() {
     let dir = Scratch::new("journal-faults");
@@ -691,13 +781,142 @@ fn a_write_that_fails_aborts_and_loses_nothing() {
             ..Load::default()
         };
         let outcome = run(&base, Config::new(nth), &load);
-        failed += u64::from(matches!(outcome.result, Err(EIO | EROFS)));
-        let lost = Lost {
-            store: outcome.store,
-            events: outcome.events.len(),
-            synced: outcome.synced,
-        };
-        check(&base, lost, &outcome.events);
+        failed += u64::from(matches!(outcome.ended, Err(EIO | EROFS)));
+        check_last(&base, outcome);
     }
     assert!(failed > 40, "{failed}");
+}
+
+/// Whoever plans or begins may fail for lack of memory; the journal goes on.
+#[test]
+fn an_allocation_that_fails_does_not_stop_the_journal() {
+    let dir = Scratch::new("journal-memory");
+    let base = Base::new(&dir, KINDS[0]);
+    let (mut nth, mut failed) = (0, 0);
+    loop {
+        let load = Load {
+            changes: 10,
+            memory: Fail::Nth(nth),
+            ..Load::default()
+        };
+        let outcome = run(&base, Config::new(1), &load);
+        assert_eq!(outcome.ended, Ok(()), "allocation {nth}");
+        assert!(matches!(outcome.result, Ok(()) | Err(ENOMEM)));
+        compare(&base, &outcome.store, &outcome.events, u32::MAX);
+        failed += u64::from(outcome.result.is_err());
+        if outcome.allocations <= nth {
+            break;
+        }
+        // All of the first ones, and then some.
+        nth += 1 + nth / 100;
+    }
+    assert!(nth > 500 && failed > 10, "{nth} {failed}");
+}
+
+#[test]
+fn short_memory_stops_nobody() {
+    let dir = Scratch::new("journal-short");
+    let base = Base::new(&dir, KINDS[0]);
+    for seed in 0..20 {
+        let load = Load {
+            memory: [Fail::Short(2), Fail::Short(50), Fail::Atomic(3)][seed as usize % 3],
+            ..Load::default()
+        };
+        let outcome = run(&base, Config::new(seed), &load);
+        assert!(matches!(outcome.result, Ok(()) | Err(ENOMEM)));
+        assert_eq!(outcome.ended, Ok(()));
+        compare(&base, &outcome.store, &outcome.events, u32::MAX);
+    }
+}
+
+#[test]
+fn futures_that_are_dropped_leave_nothing() {
+    let dir = Scratch::new("journal-drops");
+    let base = Base::new(&dir, KINDS[0]);
+    for seed in 0..60 {
+        let load = Load {
+            drops: true,
+            large: [6, 200][seed as usize % 2],
+            ..Load::default()
+        };
+        let outcome = run(&base, varied(seed), &load);
+        assert_eq!((outcome.result, outcome.ended), (Ok(()), Ok(())));
+        compare(&base, &outcome.store, &outcome.events, u32::MAX);
+    }
+}
+
+/// A commit or a checkpoint that is dropped on its way aborts the journal: nobody waits for it, and what is
+/// not home stays in the log.
+#[test]
+fn a_commit_or_a_checkpoint_that_is_dropped_loses_nothing() {
+    let dir = Scratch::new("journal-dropped");
+    let base = Base::new(&dir, KINDS[0]);
+    let mut aborted = [0; 2];
+    for polls in 0..80 {
+        for which in 0..2 {
+            let mut dropped = [usize::MAX; 2];
+            dropped[which] = polls;
+            let load = Load {
+                dropped,
+                large: 100,
+                ..Load::default()
+            };
+            let outcome = run(&base, Config::new(polls as u64), &load);
+            aborted[which] += usize::from(outcome.ended.is_err());
+            check_last(&base, outcome);
+        }
+    }
+    assert!(aborted.iter().all(|n| *n > 10), "{aborted:?}");
+}
+
+/// Nobody waits for the timer of the commit if the log is full.
+#[test]
+fn a_small_log_has_space_soon() {
+    let dir = Scratch::new("journal-small");
+    let base = Base::new(&dir, KINDS[0]);
+    let mut waited = Duration::ZERO;
+    for seed in 0..30 {
+        let load = Load {
+            tasks: 8,
+            threads: 4,
+            changes: 60,
+            large: 250,
+            interval: Duration::from_secs(50),
+            memory: [Fail::Short(4), Fail::Atomic(2), Fail::Never][seed as usize % 3],
+            ..Load::default()
+        };
+        // An interrupt may come early, and the clock goes on to it: no measure of a wait.
+        let config = Config {
+            interrupts: false,
+            ..Config::new(seed)
+        };
+        let outcome = run(&base, config, &load);
+        assert!(matches!(outcome.result, Ok(()) | Err(ENOMEM)));
+        assert_eq!(outcome.ended, Ok(()));
+        assert!(
+            outcome.slowest < Duration::from_secs(10),
+            "seed {seed}: {:?}",
+            outcome.slowest
+        );
+        waited = waited.max(outcome.slowest);
+        compare(&base, &outcome.store, &outcome.events, u32::MAX);
+    }
+    println!("the longest wait: {waited:?}");
+}
+
+#[test]
+fn without_a_log_or_without_flushes_all_is_written() {
+    let dir = Scratch::new("journal-nolog");
+    let base = Base::new(&dir, KINDS[1]);
+    for seed in 0..20 {
+        let load = Load {
+            log: seed % 2 == 0,
+            barrier: seed % 4 == 1,
+            mounts: 1,
+            ..Load::default()
+        };
+        let outcome = run(&base, varied(seed), &load);
+        assert_eq!((outcome.result, outcome.ended), (Ok(()), Ok(())));
+        compare(&base, &outcome.store, &outcome.events, u32::MAX);
+    }
 }
