@@ -83,8 +83,9 @@ test: ## run all tests, or those that UPCALL_TEST=PATTERN picks
 nightly: ## the torture and the Rust API, for as long as a night allows
 	tools/test --nightly
 
-mutants: ## break the runtime in small ways, and expect red
+mutants: ## break the runtime and the journal in small ways, and expect red
 	tools/lab run tools/mutants
+	tools/lab run tools/mutants-journal
 
 ### Measuring, in simulated time (BENCH=T1,B1, LAT=100us,2ms)
 

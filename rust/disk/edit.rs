@@ -21,6 +21,7 @@
 //! bytes are copied to the memory that was set aside, and that is the block's version from then on.
 
 use crate::cache::{Cache, Entry, Inner};
+use crate::gfp::in_blocking;
 use crate::version::Buf;
 use core::ptr::NonNull;
 use kernel::prelude::*;
@@ -225,10 +226,7 @@ impl Cache {
             Some(spare) => Ok(spare),
             None => {
                 let pool = pool.clone();
-                let get = self
-                    .spawner()
-                    .spawn_blocking(move || pool.get(true).ok_or(ENOMEM))?;
-                get.await?
+                in_blocking(self.spawner(), move || pool.get(true).ok_or(ENOMEM)).await
             }
         }
     }

@@ -28,15 +28,35 @@ pub async fn vec_with_capacity<T: Send + 'static>(
     spawner: &Spawner,
     capacity: usize,
 ) -> Result<KVVec<T>> {
-    if let Ok(vec) = KVVec::with_capacity(capacity, gfp()) {
+    if !upcall::on_worker() {
+        // What is waited for is not to wait for what a file system does to free memory.
+        let _nofs = sys::NoFs::enter();
+        return Ok(KVVec::with_capacity(capacity, GFP_KERNEL)?);
+    }
+    if let Ok(vec) = KVVec::with_capacity(capacity, sys::GFP_NOWAIT) {
         return Ok(vec);
     }
-    if !upcall::on_worker() {
-        return Err(ENOMEM);
-    }
-    let wait = spawner.spawn_blocking(move || {
+    in_blocking(spawner, move || {
         let _nofs = sys::NoFs::enter();
-        KVVec::with_capacity(capacity, GFP_KERNEL)
-    })?;
-    Ok(wait.await??)
+        Ok(KVVec::with_capacity(capacity, GFP_KERNEL)?)
+    })
+    .await
+}
+
+/// Lets the blocking worker run `f`, which may wait for memory. For upcalls. The task for it needs memory,
+/// too, and is waited for.
+///
+/// Fails as `f` does, and with `ESHUTDOWN` once the scope of the volume is over.
+pub(crate) async fn in_blocking<T, F>(spawner: &Spawner, f: F) -> Result<T>
+where
+    T: Send + 'static,
+    F: FnOnce() -> Result<T> + Clone + Send + 'static,
+{
+    loop {
+        match spawner.spawn_blocking(f.clone()) {
+            Ok(running) => return running.await?,
+            Err(ENOMEM) if upcall::on_worker() => upcall::memory_freed().await,
+            Err(error) => return Err(error),
+        }
+    }
 }

@@ -181,12 +181,18 @@ impl Cache {
             let len = rest.iter().enumerate().take_while(follows).count().max(1);
             let (run, behind) = rest.split_at_checked(len).unwrap_or((rest, &[]));
             rest = behind;
-            let mut bufs = vec_with_capacity(self.spawner(), run.len()).await?;
-            for (_, buf) in run {
-                bufs.push_within_capacity(buf.clone()).map_err(|_| EIO)?;
-            }
-            match self.write_run(first, bufs, Op::WriteMeta).await {
-                Ok(write) => writes.push_within_capacity(write).map_err(|_| EIO)?,
+            let begun = match vec_with_capacity(self.spawner(), run.len()).await {
+                Ok(mut bufs) => {
+                    for (_, buf) in run {
+                        let _ = bufs.push_within_capacity(buf.clone());
+                    }
+                    self.write_run(first, bufs, Op::WriteMeta).await
+                }
+                Err(error) => Err(error),
+            };
+            match begun {
+                // There is room for one request a block.
+                Ok(write) => drop(writes.push_within_capacity(write)),
                 Err(error) => {
                     result = Err(error);
                     break;

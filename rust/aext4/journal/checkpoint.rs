@@ -8,7 +8,7 @@
 //! time. What is written are versions of their own: nobody who edits the blocks waits for it, and it
 //! waits for no commit. A block that a later transaction has logged as well is left to that one.
 
-use super::{Journal, Ring};
+use super::{no_memory, Journal, Ring};
 use disk::{vec_with_capacity, Cache, Pin};
 use kernel::alloc::KVVec;
 use kernel::prelude::*;
@@ -28,10 +28,21 @@ pub(super) struct Logged {
     pub(super) pins: KVVec<Pin>,
 }
 
+/// Transactions that are on their way home. If it goes before they are, the journal is aborted: else the
+/// next ones would move the tail behind them.
+struct Unfinished<'a>(&'a Journal);
+
+impl Drop for Unfinished<'_> {
+    fn drop(&mut self) {
+        self.0.abort(EIO);
+    }
+}
+
 impl Journal {
     /// Writes home the oldest transactions of the log. Returns whether there was one.
     ///
-    /// If it fails the journal is aborted.
+    /// If it fails, or is dropped on the way, the journal is aborted. It waits for memory as long as there is
+    /// none.
     pub(super) async fn checkpoint(&self, cache: &Cache) -> Result<bool> {
         self.check()?;
         let Some(ring) = &self.log else {
@@ -41,7 +52,13 @@ impl Journal {
         let Some(sb) = &mut *home else {
             return Ok(false);
         };
-        let mut batch: KVVec<Logged> = vec_with_capacity(cache.spawner(), BATCH).await?;
+        let mut batch: KVVec<Logged> = loop {
+            match vec_with_capacity(cache.spawner(), BATCH).await {
+                Err(ENOMEM) if self.check().is_ok() => no_memory().await,
+                result => break result?,
+            }
+        };
+        let unfinished = Unfinished(self);
         let mut blocks = 0;
         {
             let mut state = self.state.lock();
@@ -54,13 +71,21 @@ impl Journal {
             }
         }
         if batch.is_empty() {
+            core::mem::forget(unfinished);
             return Ok(false);
         }
-        if let Err(error) = self.write_batch(cache, ring, &batch, blocks, sb).await {
-            // The log keeps what it has, and so do the blocks.
-            self.abort(error);
-            return Err(error);
+        loop {
+            match self.write_batch(cache, ring, &batch, blocks, sb).await {
+                Ok(()) => break,
+                Err(ENOMEM) if self.check().is_ok() => no_memory().await,
+                Err(error) => {
+                    // The log keeps what it has, and so do the blocks.
+                    self.abort(error);
+                    return Err(error);
+                }
+            }
         }
+        core::mem::forget(unfinished);
         let mut permits = 0;
         for logged in &batch {
             permits += logged.permits;

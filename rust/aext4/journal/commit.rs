@@ -7,14 +7,17 @@
 //! One commit at a time, by one upcall. It closes the gate for as long as it takes to take the
 //! versions; all that it waits for comes after that. The versions are its own references, so nobody
 //! changes their bytes.
+//!
+//! A commit that is dropped aborts the journal, see [`Taken`]. One that finds no memory tries again: until
+//! the commit block is there, what it has written to the log does not count.
 
 use super::checkpoint::Logged;
 use super::running::{Edited, Freed, Running};
-use super::{latch, Journal, Ring};
+use super::{latch, no_memory, Journal, Ring};
 use disk::{vec_with_capacity, Buf, Cache, Pin, Writing};
 use kernel::alloc::KVVec;
 use kernel::prelude::*;
-use layout::journal::{block, RevokeWriter, Tag, TagWriter};
+use layout::journal::{block, is_later, RevokeWriter, Tag, TagWriter};
 use upcall::atomic::Relaxed;
 use upcall::bio::Op;
 
@@ -43,31 +46,39 @@ impl Journal {
     }
 
     async fn try_commit(&self, cache: &Cache) -> Result<Option<Committed>> {
-        let Some(mut taken) = self.take(cache).await? else {
+        // Nothing is lost while there is no memory: it is tried until there is.
+        let taken = loop {
+            match self.take(cache).await {
+                Err(ENOMEM) if self.check().is_ok() => no_memory().await,
+                result => break result?,
+            }
+        };
+        let Some(mut taken) = taken else {
             self.check()?;
             return Ok(None);
         };
-        let result = match self.check() {
-            Ok(()) => self.write(cache, &mut taken).await,
-            error => error,
+        let result = loop {
+            let result = match self.check() {
+                Ok(()) => self.write(cache, &mut taken.running).await,
+                error => error,
+            };
+            match result {
+                Err(ENOMEM) if self.check().is_ok() => no_memory().await,
+                result => break result,
+            }
         };
         if let Err(error) = result {
             self.abort(error);
-            for edited in &taken.edited {
-                edited.pin.set_edited();
-            }
+            return Err(error);
         }
-        self.state.lock().committing = None;
-        taken.latch.close();
-        result?;
         Ok(Some(Committed {
-            tid: taken.tid,
-            freed: taken.freed,
+            tid: taken.running.tid,
+            freed: core::mem::take(&mut taken.running.freed),
         }))
     }
 
     /// Takes what is running, with the versions that the blocks have now.
-    async fn take(&self, cache: &Cache) -> Result<Option<Running>> {
+    async fn take(&self, cache: &Cache) -> Result<Option<Taken<'_>>> {
         let next = latch().await?;
         // So that nothing fails when it is durable.
         self.reserve_logged(cache).await?;
@@ -82,8 +93,11 @@ impl Journal {
         };
         self.state.lock().committing = Some((tid, latch));
         let next = Running::new(tid.wrapping_add(1), next);
-        let mut taken = core::mem::replace(&mut *self.running.lock(), next);
-        for edited in taken.edited.iter_mut() {
+        let mut taken = Taken {
+            journal: self,
+            running: core::mem::replace(&mut *self.running.lock(), next),
+        };
+        for edited in taken.running.edited.iter_mut() {
             // What was freed again has none.
             edited.buf = edited.pin.take_edited();
         }
@@ -121,28 +135,12 @@ impl Journal {
         let pins = vec_with_capacity(cache.spawner(), taken.edited.len()).await?;
         let start = self.state.lock().head;
         let mut out = Writer::new(ring, cache, start).await?;
-        let mut revokes = taken.revokes.iter().copied().peekable();
-        while revokes.peek().is_some() {
-            let mut draft = cache.draft().await?;
-            let mut writer = RevokeWriter::new(draft.data_mut(), tid, &ring.rules);
-            while let Some(&number) = revokes.peek() {
-                if !writer.push(draft.data_mut(), number) {
-                    break;
-                }
-                revokes.next();
-            }
-            writer.finish(draft.data_mut());
-            out.push(draft.freeze()).await?;
-        }
-        let mut rest = &taken.edited[..];
-        while let Some((descriptor, bufs, behind)) = describe(cache, ring, tid, rest).await? {
-            out.push(descriptor).await?;
-            for buf in &bufs {
-                out.push(buf.clone()).await?;
-            }
-            rest = behind;
-        }
-        out.end().await?;
+        let filled = fill(cache, ring, taken, &mut out).await;
+        // Also if that failed: whoever tries again writes the same blocks.
+        let written = out.wait().await;
+        filled.and(written)?;
+        // What was given up is not to count.
+        self.check()?;
         let place = ring.sb.after(start, out.used);
         let mut draft = cache.draft().await?;
         let (secs, nanos) = self.commit_time();
@@ -196,6 +194,7 @@ impl Journal {
                 let _ = pins.push_within_capacity(pin);
             }
         }
+        debug_assert!(used as usize <= taken.permits);
         let permits = taken.permits.min(used as usize);
         let logged = Logged {
             tid,
@@ -212,6 +211,59 @@ impl Journal {
         self.space.release(taken.permits - permits);
         // Those who wait need not wait for the rest.
         taken.latch.close();
+    }
+}
+
+/// Writes to the log what was taken, without a commit block. Does not wait for all of the writes.
+async fn fill(cache: &Cache, ring: &Ring, taken: &Running, out: &mut Writer<'_>) -> Result {
+    let tid = taken.tid;
+    let mut revokes = taken.revokes.iter().copied().peekable();
+    while revokes.peek().is_some() {
+        let mut draft = cache.draft().await?;
+        let mut writer = RevokeWriter::new(draft.data_mut(), tid, &ring.rules);
+        while let Some(&number) = revokes.peek() {
+            if !writer.push(draft.data_mut(), number) {
+                break;
+            }
+            revokes.next();
+        }
+        writer.finish(draft.data_mut());
+        out.push(draft.freeze()).await?;
+    }
+    let mut rest = &taken.edited[..];
+    while let Some((descriptor, bufs, behind)) = describe(cache, ring, tid, rest).await? {
+        out.push(descriptor).await?;
+        for buf in &bufs {
+            out.push(buf.clone()).await?;
+        }
+        rest = behind;
+    }
+    out.submit().await
+}
+
+/// What a commit has taken.
+///
+/// If it goes before it is durable, by an error or since the future is dropped, the journal is aborted: the
+/// blocks stay in memory, nobody waits for it any more, and nothing later is written.
+struct Taken<'a> {
+    journal: &'a Journal,
+    running: Running,
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        let durable = {
+            let mut state = self.journal.state.lock();
+            state.committing = None;
+            !is_later(self.running.tid, state.durable)
+        };
+        if !durable {
+            self.journal.abort(EIO);
+            for edited in &self.running.edited {
+                edited.pin.set_edited();
+            }
+        }
+        self.running.latch.close();
     }
 }
 
@@ -310,7 +362,7 @@ impl<'a> Writer<'a> {
         self.writes.push_within_capacity(write).map_err(|_| EIO)
     }
 
-    /// Waits for all that were submitted.
+    /// Waits until the device has all that were submitted.
     async fn wait(&mut self) -> Result {
         let mut result = Ok(());
         while let Some(write) = self.writes.pop() {
@@ -318,11 +370,5 @@ impl<'a> Writer<'a> {
             result = result.and(write.done().await);
         }
         result
-    }
-
-    /// Waits until the device has all.
-    async fn end(&mut self) -> Result {
-        self.submit().await?;
-        self.wait().await
     }
 }

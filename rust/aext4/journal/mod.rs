@@ -65,7 +65,7 @@ use kernel::prelude::*;
 use kernel::sync::{new_spinlock, Arc, SpinLock};
 use layout::journal::{is_later, Rules};
 use upcall::atomic::{Acquire, Atomic, Full, Relaxed};
-use upcall::{timeout, Mutex, Notify, RwSemaphore, Semaphore};
+use upcall::{sleep, timeout, Mutex, Notify, RwSemaphore, Semaphore};
 
 use checkpoint::Logged;
 pub use commit::Committed;
@@ -74,6 +74,9 @@ use log::{LogBlocks, LogSuper};
 use running::Running;
 pub use running::{Credits, Freed};
 pub use transaction::Transaction;
+
+/// How long a commit or a checkpoint waits that found no memory, before it tries again.
+const NO_MEMORY: Duration = Duration::from_millis(10);
 
 /// The journal of a volume that is mounted for writing; or, without a log, what writes its metadata.
 #[pin_data]
@@ -87,6 +90,8 @@ pub struct Journal {
     state: SpinLock<State>,
     /// Blocks of the log that nothing is in, nor will be.
     space: Semaphore,
+    /// How many wait for some of them.
+    waiting: Atomic<usize>,
     /// The log's superblock. Whoever has it may write home.
     home: Mutex<Option<LogSuper>>,
     /// For the upcall that commits: the first change since the last commit, or somebody who waits.
@@ -190,6 +195,7 @@ impl Journal {
         let latch = self.running.lock().latch.clone();
         latch.close();
         self.request();
+        self.low.notify_one();
         first
     }
 
@@ -268,12 +274,13 @@ impl Journal {
     }
 
     /// Commits whenever somebody waits, or `interval` after the first change; `ended` is told of each
-    /// commit. Returns when [`stop`](Self::stop) was called, or with the error for which the journal was
-    /// aborted.
+    /// commit. Returns when [`stop`](Self::stop) was called; with the error for which it has aborted the
+    /// journal; or with `EROFS` if somebody else did.
     ///
     /// # Cancellation
     ///
-    /// Not to be dropped while the volume is written to.
+    /// Dropping it during a commit aborts the journal. Otherwise nobody commits any more, and who waits does
+    /// so until the journal is aborted.
     pub async fn commit_loop(
         &self,
         cache: &disk::Cache,
@@ -307,18 +314,25 @@ impl Journal {
     ///
     /// # Cancellation
     ///
-    /// The log keeps what it has.
+    /// Dropping it while it writes aborts the journal. The log keeps what it has.
     pub async fn checkpoint_loop(&self, cache: &disk::Cache) -> Result {
         while self.low.notified().await.is_ok() {
+            self.check()?;
             while self.is_low() && self.checkpoint(cache).await? {}
         }
         Ok(())
     }
 
+    /// How many blocks of the log are free, at least: none without a log. An estimate while others change
+    /// something.
+    pub fn space(&self) -> usize {
+        self.space.available()
+    }
+
     /// Whether so little of the log is free that it is to be written home.
     fn is_low(&self) -> bool {
         let len = self.log.as_ref().map_or(0, |ring| ring.sb.len() as usize);
-        self.space.available() < len / 2
+        self.space() < len / 2
     }
 
     /// Makes the two loops end, after a last commit. Nobody begins a transaction any more.
@@ -349,6 +363,12 @@ impl Journal {
     }
 }
 
+/// Waits a while for memory.
+async fn no_memory() {
+    upcall::memory_freed().await;
+    sleep(NO_MEMORY).await;
+}
+
 /// What the waiters of a transaction wait for.
 async fn latch() -> Result<Arc<Notify>> {
     loop {
@@ -377,6 +397,7 @@ fn make(
             running <- new_spinlock!(running),
             state <- new_spinlock!(state),
             space: Semaphore::new(space),
+            waiting: Atomic::new(0),
             home: Mutex::new(home),
             wake: Notify::new(),
             low: Notify::new(),

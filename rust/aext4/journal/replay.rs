@@ -96,11 +96,9 @@ async fn scan(cache: &Cache, geo: &Geometry, log: &Log) -> Result<Plan, Refused>
     // As far as transactions are complete.
     let (mut complete, mut head) = ((0, 0), sb.start);
     let mut order = 0;
-    loop {
-        // A ring in which descriptors lead round and round has no end.
-        if order > sb.len() {
-            return Err(Refusal::corrupt("journal: the log has no end").into());
-        }
+    // At most once around. What goes further is no transaction: it has begun with a descriptor that was being
+    // written when the power went, or that leads round and round.
+    'log: while order < sb.len() {
         let at = sb.after(sb.start, order);
         let buf = reader.get(at).await?;
         order += 1;
@@ -109,6 +107,9 @@ async fn scan(cache: &Cache, geo: &Geometry, log: &Log) -> Result<Plan, Refused>
             Found::End => break,
             Found::Descriptor => {
                 for tag in Tags::new(buf.data(), &sb.rules) {
+                    if order == sb.len() {
+                        break 'log;
+                    }
                     let at = sb.after(sb.start, order);
                     let data = reader.get(at).await?;
                     scan.logged(data.data());
@@ -122,9 +123,6 @@ async fn scan(cache: &Cache, geo: &Geometry, log: &Log) -> Result<Plan, Refused>
                     };
                     copies.push(copied, gfp()).map_err(|_| ENOMEM)?;
                     order += 1;
-                    if order > sb.len() {
-                        return Err(Refusal::corrupt("journal: the log has no end").into());
-                    }
                 }
             }
             Found::Revoke => {

@@ -4,6 +4,13 @@
 //!
 //! All of it is under the spinlock of [`Journal::running`](super::Journal). Room in the lists is made
 //! when a transaction begins, so that nothing is allocated when it edits.
+//!
+//! # Space in the log
+//!
+//! A transaction brings blocks of the log for its credits when it begins, and they are the running
+//! transactions' from then on. So there are never fewer than what was changed and what those that are
+//! open may still change takes, whoever of them ends first; for the parts of a transaction never take
+//! fewer blocks together than each alone. What is more than that is given back when one ends.
 
 use super::Ring;
 use disk::{Buf, Pin};
@@ -72,6 +79,8 @@ pub(super) struct Running {
     open: Credits,
     /// How many blocks of the log it has.
     pub(super) permits: usize,
+    /// Whether the upcall was told that there is something to commit.
+    told: bool,
     /// Closed when the commit is over.
     pub(super) latch: Arc<Notify>,
 }
@@ -92,6 +101,7 @@ impl Running {
             freed: KVVec::new(),
             open: Credits::default(),
             permits: 0,
+            told: false,
             latch,
         }
     }
@@ -101,9 +111,15 @@ impl Running {
         self.edited.is_empty() && self.revokes.is_empty() && self.freed.is_empty()
     }
 
-    /// Whether the lists have room for a transaction with these credits, which is open from then on.
-    /// Else how long they are to be.
-    pub(super) fn open(&mut self, credits: &Credits) -> Result<(), Credits> {
+    /// Whether a transaction of so many blocks of the log may be one of these, which have `max` together.
+    pub(super) fn fits(&self, permits: usize, max: usize) -> bool {
+        // While nothing is changed there is no commit to wait for.
+        self.is_empty() || self.permits + permits <= max
+    }
+
+    /// Whether the lists have room for a transaction with these credits, which is open from then on, and
+    /// brings so many blocks of the log. Else how long they are to be.
+    pub(super) fn open(&mut self, credits: &Credits, permits: usize) -> Result<(), Credits> {
         let mut open = self.open;
         open.add(credits);
         let fits = |len: usize, capacity: usize, more: u32| len + more as usize <= capacity;
@@ -112,6 +128,7 @@ impl Running {
             && fits(self.freed.len(), self.freed.capacity(), open.freed)
         {
             self.open = open;
+            self.permits += permits;
             return Ok(());
         }
         let want = |len: usize, more: u32| (2 * (len as u32 + more)).max(16);
@@ -122,9 +139,34 @@ impl Running {
         })
     }
 
-    /// A transaction is not open any more.
-    pub(super) fn close(&mut self, credits: &Credits) {
-        self.open.sub(credits);
+    /// Adds a block that a transaction edited, which had credits for it. Returns whether there was room.
+    pub(super) fn push_edited(&mut self, edited: Edited) -> bool {
+        self.open.blocks = self.open.blocks.saturating_sub(1);
+        self.edited.push_within_capacity(edited).is_ok()
+    }
+
+    /// As [`push_edited`](Self::push_edited), for a block of metadata that was freed.
+    pub(super) fn push_revoke(&mut self, block: u64) -> bool {
+        self.open.revokes = self.open.revokes.saturating_sub(1);
+        self.revokes.push_within_capacity(block).is_ok()
+    }
+
+    /// As [`push_edited`](Self::push_edited), for blocks that were freed.
+    pub(super) fn push_freed(&mut self, freed: Freed) -> bool {
+        self.open.freed = self.open.freed.saturating_sub(1);
+        self.freed.push_within_capacity(freed).is_ok()
+    }
+
+    /// A transaction that has these credits left is not open any more. Returns how many blocks of the log
+    /// are given back, and whether the upcall is to be told that there is something to commit.
+    pub(super) fn close(&mut self, left: &Credits, ring: Option<&Ring>) -> (usize, bool) {
+        self.open.sub(left);
+        let needs = ring.map_or(0, |ring| self.log_blocks(ring));
+        let unused = self.permits.saturating_sub(needs);
+        self.permits -= unused;
+        let tell = !self.told && !self.is_empty();
+        self.told |= tell;
+        (unused, tell)
     }
 
     /// Exchanges the lists for longer ones. Gives those that are not used any more, to be freed without
@@ -137,13 +179,16 @@ impl Running {
         }
     }
 
-    /// How many blocks of the log the transaction takes.
-    pub(super) fn log_blocks(&self, ring: &Ring) -> usize {
-        let (blocks, revokes) = (self.edited.len(), self.revokes.len());
-        if blocks + revokes == 0 {
+    /// How many blocks of the log it takes, with what transactions that are open may still add.
+    fn log_blocks(&self, ring: &Ring) -> usize {
+        if self.is_empty() && self.open == Credits::default() {
             return 0;
         }
-        ring.log_blocks(blocks, revokes)
+        let more = |len: usize, open: u32| len + open as usize;
+        ring.log_blocks(
+            more(self.edited.len(), self.open.blocks),
+            more(self.revokes.len(), self.open.revokes),
+        )
     }
 }
 

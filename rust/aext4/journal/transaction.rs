@@ -14,6 +14,7 @@ use super::Journal;
 use core::marker::PhantomData;
 use disk::{Cache, Planned};
 use kernel::prelude::*;
+use upcall::atomic::{Full, Relaxed};
 use upcall::ReadGuard;
 
 /// A change of several blocks.
@@ -36,11 +37,8 @@ use upcall::ReadGuard;
 pub struct Transaction<'a> {
     journal: &'a Journal,
     gate: Option<ReadGuard<'a, ()>>,
-    credits: Credits,
     /// What of the credits is left.
     left: Credits,
-    /// How many blocks of the log it took when it began.
-    permits: usize,
     tid: u32,
     /// Not `Send`, so that nothing awaits while it is open.
     not_send: PhantomData<*mut ()>,
@@ -75,17 +73,16 @@ impl Journal {
             self.check()?;
             let (opened, tid) = {
                 let mut running = self.running.lock();
-                (running.open(&credits), running.tid)
+                (running.open(&credits, permits), running.tid)
             };
             let want = match opened {
                 Ok(()) => {
+                    // The running transactions have it now.
                     core::mem::forget(space);
                     return Ok(Transaction {
                         journal: self,
                         gate: Some(gate),
-                        credits,
                         left: credits,
-                        permits,
                         tid,
                         not_send: PhantomData,
                     });
@@ -102,11 +99,11 @@ impl Journal {
     /// Waits for space in the log, and until the running transactions are not too large.
     async fn take_space(&self, permits: usize, max: usize) -> Result {
         loop {
-            let (size, tid) = {
+            let (fits, tid) = {
                 let running = self.running.lock();
-                (running.permits, running.tid)
+                (running.fits(permits, max), running.tid)
             };
-            if size + permits <= max {
+            if fits {
                 break;
             }
             self.sync(tid).await.map_err(|_| EROFS)?;
@@ -114,7 +111,9 @@ impl Journal {
         match self.space.try_acquire(permits) {
             Ok(permit) => permit.forget(),
             Err(_) => {
-                // What is in the log is written home. If all of it is running, it is committed first.
+                // What is in the log is written home. What is running is committed first, and what others
+                // change until there is space.
+                let _waiting = Waiting::new(self);
                 self.low.notify_one();
                 self.request();
                 let permit = self.space.acquire(permits).await.map_err(|_| EROFS)?;
@@ -131,6 +130,22 @@ struct Space<'a>(&'a Journal, usize);
 impl Drop for Space<'_> {
     fn drop(&mut self) {
         self.0.space.release(self.1);
+    }
+}
+
+/// One who waits for space in the log.
+struct Waiting<'a>(&'a Journal);
+
+impl<'a> Waiting<'a> {
+    fn new(journal: &'a Journal) -> Self {
+        journal.waiting.fetch_add(1, Full);
+        Self(journal)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Full);
     }
 }
 
@@ -158,8 +173,7 @@ impl Transaction<'_> {
         let pushed = match self.left.blocks.checked_sub(1) {
             Some(left) => {
                 self.left.blocks = left;
-                let edited = Edited { pin, buf: None };
-                running.edited.push_within_capacity(edited).is_ok()
+                running.push_edited(Edited { pin, buf: None })
             }
             None => false,
         };
@@ -179,8 +193,7 @@ impl Transaction<'_> {
         let pushed = match self.left.revokes.checked_sub(1) {
             Some(left) => {
                 self.left.revokes = left;
-                let mut running = self.journal.running.lock();
-                running.revokes.push_within_capacity(block).is_ok()
+                self.journal.running.lock().push_revoke(block)
             }
             None => false,
         };
@@ -194,9 +207,10 @@ impl Transaction<'_> {
         let pushed = match self.left.freed.checked_sub(1) {
             Some(left) => {
                 self.left.freed = left;
-                let mut running = self.journal.running.lock();
-                let freed = Freed { start, count };
-                running.freed.push_within_capacity(freed).is_ok()
+                self.journal
+                    .running
+                    .lock()
+                    .push_freed(Freed { start, count })
             }
             None => false,
         };
@@ -216,25 +230,17 @@ impl Transaction<'_> {
 impl Drop for Transaction<'_> {
     fn drop(&mut self) {
         let journal = self.journal;
-        let (first, unused) = {
-            let mut running = journal.running.lock();
-            running.close(&self.credits);
-            let first = running.permits == 0;
-            let mut unused = 0;
-            if let Some(ring) = &journal.log {
-                let needs = running.log_blocks(ring).max(running.permits);
-                let more = needs - running.permits;
-                running.permits = needs;
-                unused = self.permits.saturating_sub(more);
-            } else if !running.is_empty() {
-                running.permits = 1;
-            }
-            (first && running.permits > 0, unused)
-        };
+        let (unused, tell) = journal
+            .running
+            .lock()
+            .close(&self.left, journal.log.as_ref());
         // The commit, which waits for us, needs no space.
         drop(self.gate.take());
         journal.space.release(unused);
-        if first {
+        if journal.waiting.load(Relaxed) > 0 {
+            // Who comes to wait after this look asks himself, and finds what we have changed.
+            journal.request();
+        } else if tell {
             journal.wake.notify_one();
         }
     }

@@ -31,10 +31,15 @@ pub struct Bed {
 impl Bed {
     /// Makes a runtime, a scope and a device with this content.
     pub fn new(store: Store) -> Result<Self> {
+        Self::with_latency(store, Latency::default())
+    }
+
+    /// [`new`](Self::new), on a device that is as fast as `latency` says.
+    pub fn with_latency(store: Store, latency: Latency) -> Result<Self> {
         let runtime = Runtime::new()?;
         let scope = runtime.scope()?;
         Ok(Self {
-            device: Device::new(SimDisk::new(store), Latency::default()),
+            device: Device::new(SimDisk::new(store), latency),
             scope: Some(scope),
             runtime: Some(runtime),
         })

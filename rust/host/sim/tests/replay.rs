@@ -284,6 +284,46 @@ fn a_corrupt_log_is_refused_and_nothing_written() {
     assert!(refused > 150, "{refused}");
 }
 
+/// The power went while a descriptor was written to a log that is nearly full: what of its sectors is older
+/// announces more blocks than there are. It does not count, and all before it does.
+#[test]
+fn a_torn_descriptor_at_the_end_of_a_full_log_ends_it() {
+    let dir = Scratch::new("replay-full");
+    let options = "-b 1024 -J size=1 -O metadata_csum,64bit";
+    let image = Image::make(dir.path("full.img"), 16 << 20, options);
+    let bytes: Vec<u8> = (0..325 * 1024).map(|n| (n / 7) as u8).collect();
+    let file = Image::file(&dir, "blocks", &bytes);
+    let mut commands = "jo -c -v 3\n".to_string();
+    for first in [15000, 15100, 15200] {
+        commands += &format!("jw -b {first}-{} {}\n", first + 324, file.display());
+    }
+    image.debugfs(&(commands + "jc\n"));
+    let theirs = image.copy(dir.path("theirs.img"));
+    theirs.replay();
+    let mut store = image.store();
+    let blocks = image.blocks(8);
+    let commit = |block: &u64| {
+        let raw = store.get(block * 1024, 12);
+        raw.starts_with(&[0xc0, 0x3b, 0x39, 0x98, 0, 0, 0, 2])
+            .then(|| raw[8..].to_vec())
+    };
+    let (last, tid) = (1..blocks.len())
+        .filter_map(|at| Some((at, commit(&blocks[at])?)))
+        .next_back()
+        .expect("a commit block");
+    assert!(last > 960 && last < 1020, "{last}");
+    let tid = u32::from_be_bytes(tid.try_into().unwrap()) + 1;
+    let mut torn = [0xc0, 0x3b, 0x39, 0x98, 0, 0, 0, 1].to_vec();
+    torn.extend(tid.to_be_bytes());
+    // Tags without an end.
+    torn.extend([0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0].repeat(64));
+    store.write(blocks[last + 1] * 1024, &torn[..1024]);
+    let (ours, result) = recovered(0, store);
+    assert_eq!(result, Ok(()));
+    let at = 15000 * 1024;
+    assert!(ours.get(at, 600 * 1024) == theirs.bytes()[at as usize..][..600 * 1024]);
+}
+
 #[test]
 fn a_device_that_cannot_be_written_is_not_recovered() {
     let dir = Scratch::new("replay-ro");

@@ -63,6 +63,11 @@ impl Crashes {
         self.states.iter().map(|crash| (crash, self.store(crash)))
     }
 
+    /// The states, for those who need the contents of few.
+    pub fn states(&self) -> impl Iterator<Item = &Crash> {
+        self.states.iter()
+    }
+
     /// The content of the medium in a state.
     pub fn store(&self, crash: &Crash) -> Store {
         let mut store = self.durable.clone();

@@ -77,6 +77,11 @@ impl Device {
         Self(inner)
     }
 
+    /// How long requests take from now on.
+    pub fn set_latency(&self, latency: Latency) {
+        *self.0.latency.lock().unwrap() = latency;
+    }
+
     /// From now on nothing is to be written to it.
     pub fn set_read_only(&self) {
         self.0.read_only.store(true, Relaxed);
