@@ -80,14 +80,17 @@ DEVICES = {}
 
 def null_blk(name, mib, latency_ns, depth=1024, **attributes):
     """A disk in memory that answers each request after the same time; at once if that is 0."""
-    if not os.path.isdir("/sys/module/null_blk"):
-        run("modprobe", "null_blk", "nr_devices=0")
+    # Shared tags: the set is the module's, and is not marked as one of a driver that sleeps. A device with memory
+    # marks its own set so, since null_blk allocates when it is written to. Upcalls would then submit by another
+    # thread, as they need not with the drivers of most disks.
+    subprocess.run(("rmmod", "null_blk"), stderr=subprocess.DEVNULL)
+    run("modprobe", "null_blk", "nr_devices=0", f"hw_queue_depth={depth}")
     if not os.path.isdir("/sys/kernel/config/nullb"):
         run("mount", "-t", "configfs", "configfs", "/sys/kernel/config")
     directory = f"/sys/kernel/config/nullb/{name}"
     os.mkdir(directory)
     settings = {"size": mib, "blocksize": 512, "memory_backed": 1, "irqmode": 2 if latency_ns else 0,
-                "completion_nsec": latency_ns, "hw_queue_depth": depth, "submit_queues": 1}
+                "completion_nsec": latency_ns, "hw_queue_depth": depth, "submit_queues": 1, "shared_tags": 1}
     for key, value in {**settings, **attributes, "power": 1}.items():
         put(f"{directory}/{key}", value)
     put(f"/sys/block/{name}/queue/scheduler", "none")

@@ -113,6 +113,13 @@ impl State {
             "stat" => work.by(tasks, |work| work.stat())?,
             "read" => work.by(tasks, |work| work.read())?,
             "list" => work.by(tasks, |work| work.list())?,
+            "reads" => {
+                let (step, pages) = (number(words.next())?, number(words.next())?);
+                let file = words.next().ok_or(EINVAL)?.as_bytes();
+                let volume = &work.volume;
+                let ino = block_on(volume.lookup(volume.root(), file))??;
+                work.by(tasks, |work| work.reads(ino, step, pages))?
+            }
             // The same file again and again: by itself, and by way of a layer that only forwards
             "direct" => block_on(again(&*work.volume, self.ops))??,
             "layer" => {
@@ -184,6 +191,19 @@ fn pick(n: u64) -> u64 {
     (z ^ (z >> 27)) & 15
 }
 
+/// The position of the `n`-th read, as in `direct.c` and `peer.c`: of every `step`-th page in order, or at
+/// random of `pages` of them, which is a power of two.
+fn place(n: u64, step: u64, pages: u64) -> u64 {
+    let z = n.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    let page = match pages {
+        0 => n,
+        _ => (z ^ (z >> 31)) & (pages - 1),
+    };
+    page * step * Block::SIZE as u64
+}
+
 impl Work {
     fn new(volume: Arc<Volume>, count: u64) -> Self {
         Self {
@@ -242,6 +262,18 @@ impl Work {
         while let Some(n) = self.next() {
             let file = self.file(n).await?;
             if self.volume.read(file, 0, &mut block).await? != Block::SIZE {
+                return Err(EIO);
+            }
+        }
+        Ok(())
+    }
+
+    /// Pages of one file.
+    async fn reads(self: Arc<Self>, file: Ino, step: u64, pages: u64) -> Result {
+        let mut block = Block::new()?;
+        while let Some(n) = self.next() {
+            let at = place(n, step, pages);
+            if self.volume.read(file, at, &mut block).await? != Block::SIZE {
                 return Err(EIO);
             }
         }

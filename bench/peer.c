@@ -10,6 +10,7 @@
 #include <linux/blkdev.h>
 #include <linux/completion.h>
 #include <linux/debugfs.h>
+#include <linux/fs.h>
 #include <linux/kthread.h>
 #include <linux/llist.h>
 #include <linux/module.h>
@@ -18,6 +19,7 @@
 #include <linux/slab.h>
 #include <linux/string.h>
 #include <linux/uaccess.h>
+#include <linux/uio.h>
 #include <linux/workqueue.h>
 
 /* Ordered, as the executor's own: what is fair to compare with. And one that is not. */
@@ -170,14 +172,19 @@ struct slot {
 	struct reads *reads;
 };
 
-/* The sector of the n-th read: splitmix64, as in upcall_bench.rs. */
-static sector_t random_sector(struct reads *reads, u64 n)
+static u64 splitmix64(u64 n)
 {
 	u64 z = n * 0x9e3779b97f4a7c15ull;
 
 	z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;
 	z = (z ^ (z >> 27)) * 0x94d049bb133111ebull;
-	return ((z ^ (z >> 31)) & (reads->pages - 1)) << (PAGE_SHIFT - SECTOR_SHIFT);
+	return z ^ (z >> 31);
+}
+
+/* The sector of the n-th read, as in upcall_bench.rs. */
+static sector_t random_sector(struct reads *reads, u64 n)
+{
+	return (splitmix64(n) & (reads->pages - 1)) << (PAGE_SHIFT - SECTOR_SHIFT);
 }
 
 static struct bio *prepare(struct slot *slot, u64 n, bool allocate, blk_opf_t opf)
@@ -373,17 +380,131 @@ free:
 	return err;
 }
 
+/* ---- Reads of a file ---- */
+
+/* Of one thread, with a number of them in flight. */
+struct file_reads {
+	struct file *file;
+	u64 step, pages;
+	struct llist_head done;
+	struct task_struct *submitter;
+};
+
+struct file_read {
+	struct kiocb iocb;
+	struct bio_vec vec;
+	struct page *page;
+	struct llist_node node;
+	struct file_reads *reads;
+	long got;
+};
+
+/* The position of the n-th read, as in door_bench.rs and direct.c. */
+static loff_t place(struct file_reads *reads, u64 n)
+{
+	return ((reads->pages ? splitmix64(n) & (reads->pages - 1) : n) * reads->step) << PAGE_SHIFT;
+}
+
+static void file_read_done(struct kiocb *iocb, long got)
+{
+	struct file_read *read = container_of(iocb, struct file_read, iocb);
+	struct file_reads *reads = read->reads;
+
+	read->got = got;
+	if (llist_add(&read->node, &reads->done))
+		wake_up_process(reads->submitter);
+}
+
+static void begin_file_read(struct file_read *read, u64 n)
+{
+	struct iov_iter iter;
+	ssize_t got;
+
+	init_sync_kiocb(&read->iocb, read->reads->file);
+	read->iocb.ki_complete = file_read_done;
+	read->iocb.ki_pos = place(read->reads, n);
+	bvec_set_page(&read->vec, read->page, PAGE_SIZE, 0);
+	iov_iter_bvec(&iter, ITER_DEST, &read->vec, 1, PAGE_SIZE);
+	got = read->reads->file->f_op->read_iter(&read->iocb, &iter);
+	if (got != -EIOCBQUEUED)
+		file_read_done(&read->iocb, got);
+}
+
+/* As run_bios(), by the file system's own asynchronous direct reads. */
+static int run_kiocbs(const char *path, unsigned int depth, u64 count, u64 step, u64 pages)
+{
+	struct file_read *slots, *read, *following;
+	struct file_reads reads = { .step = step, .pages = pages, .submitter = current };
+	u64 start, n = 0, sleeps = 0;
+	unsigned int i, out = depth;
+	struct llist_node *list;
+	struct blk_plug plug;
+	int err = -ENOMEM;
+
+	init_llist_head(&reads.done);
+	reads.file = filp_open(path, O_RDONLY | O_DIRECT, 0);
+	if (IS_ERR(reads.file))
+		return PTR_ERR(reads.file);
+	slots = kvcalloc(depth, sizeof(*slots), GFP_KERNEL);
+	if (!slots)
+		goto close;
+	for (i = 0; i < depth; i++) {
+		slots[i].reads = &reads;
+		slots[i].got = PAGE_SIZE;
+		slots[i].page = alloc_page(GFP_KERNEL);
+		if (!slots[i].page)
+			goto free;
+	}
+	err = 0;
+	start = ktime_get_ns();
+	for (i = 0; i < depth; i++)
+		llist_add(&slots[i].node, &reads.done);
+	while (out) {
+		set_current_state(TASK_UNINTERRUPTIBLE);
+		list = llist_del_all(&reads.done);
+		if (!list) {
+			sleeps++;
+			schedule();
+			continue;
+		}
+		__set_current_state(TASK_RUNNING);
+		blk_start_plug(&plug);
+		llist_for_each_entry_safe(read, following, list, node) {
+			if (read->got != PAGE_SIZE)
+				err = -EIO;
+			if (n < count)
+				begin_file_read(read, n++);
+			else
+				out--;
+		}
+		blk_finish_plug(&plug);
+	}
+	snprintf(result, sizeof(result), "ns=%llu ops=%llu sleeps=%llu\n",
+		 ktime_get_ns() - start, count, sleeps);
+free:
+	for (i = 0; i < depth && slots[i].page; i++)
+		__free_page(slots[i].page);
+	kvfree(slots);
+close:
+	fput(reads.file);
+	return err;
+}
+
 /* ---- The file ---- */
 
 static int run(char *line)
 {
 	char name[16], word[64] = "";
 	unsigned int depth = 0;
-	u64 ns, count = 0;
+	u64 ns, count = 0, step = 0, pages = 0;
+	int words;
 
-	if (sscanf(line, "%15s %63s %u %llu", name, word, &depth, &count) == 4) {
+	words = sscanf(line, "%15s %63s %u %llu %llu %llu", name, word, &depth, &count, &step, &pages);
+	if (words >= 4) {
 		if (!depth || depth > 65536 || !count)
 			return -EINVAL;
+		if (words == 6 && !strcmp(name, "kiocb"))
+			return run_kiocbs(word, depth, count, step, pages);
 		return run_reads(name, word, depth, count);
 	}
 	if (sscanf(line, "%15s %llu %63s", name, &count, word) < 2 || !count)

@@ -6,6 +6,7 @@ use crate::error::{corrupted, refuse_mount};
 use crate::inode_info::{InodeTable, Unused};
 use crate::options::{Flags, Options, Settled};
 use crate::recovery;
+use crate::remount::Writing;
 use core::fmt;
 use core::ops::Range;
 use disk::{gfp, Buf, Cache, Disk, Level};
@@ -17,7 +18,7 @@ use kernel::sync::atomic::{Atomic, Relaxed};
 use kernel::sync::{new_spinlock, Arc, SpinLock};
 use layout::group::Zone;
 use layout::superblock::{super_offset, OnError, SUPER_SIZE};
-use layout::{CrcFns, Group, GroupDesc, Ino, Pblk, SuperBlock};
+use layout::{CrcFns, Geometry, Group, GroupDesc, Ino, Pblk, SuperBlock};
 use upcall::join_all;
 
 /// How many blocks of an inode table are read at once, at most.
@@ -68,6 +69,9 @@ pub struct Ext4 {
     options: SpinLock<Settled>,
     /// The [`Flags`] of the options.
     flags: Atomic<u32>,
+    /// What there is while the volume is writable.
+    #[pin]
+    pub(crate) writing: SpinLock<Option<Writing>>,
 }
 
 impl Ext4 {
@@ -118,6 +122,7 @@ impl Ext4 {
                 unused,
                 flags: Atomic::new(options.options.flags().0),
                 options <- new_spinlock!(options),
+                writing <- new_spinlock!(None),
             }),
             GFP_KERNEL,
         )?;
@@ -213,6 +218,16 @@ impl Ext4 {
     /// Space and inodes, used and free.
     pub fn statfs(&self) -> StatFs {
         let mut statfs = self.statfs;
+        if let Some(groups) = self.allocation_groups() {
+            let counters = groups.counters();
+            let kept = self
+                .sb
+                .reserved_blocks
+                .saturating_add(kept_back(&self.sb.geo));
+            statfs.free = counters.usable.saturating_sub(counters.promised);
+            statfs.available = statfs.free.saturating_sub(kept);
+            statfs.free_files = counters.usable_inodes;
+        }
         if self.flags().minix_df() {
             statfs.blocks = self.sb.geo.blocks_count();
         }
@@ -304,7 +319,7 @@ fn log_state(disk: &Disk, sb: &SuperBlock) {
 ///
 /// A wrong checksum is no reason not to read, but one not to write. Nothing is written yet, but who asks
 /// for it is not to take a damaged volume for a sound one.
-async fn read_groups(
+pub(crate) async fn read_groups(
     disk: &Disk,
     cache: &Cache,
     sb: &SuperBlock,
@@ -384,6 +399,17 @@ async fn journal_blocks(disk: &Disk, cache: &Cache, sb: &SuperBlock) -> u64 {
     }
 }
 
+/// How many blocks are kept for what must not fail: as in ext4 a fiftieth, at most 4,096 clusters.
+/// Only volumes with extents have something of that kind.
+pub(crate) fn kept_back(geo: &Geometry) -> u64 {
+    if !geo.has_incompat(layout::Incompat::EXTENTS) {
+        return 0;
+    }
+    let cluster = u64::from(geo.cluster_blocks());
+    let clusters = geo.blocks_count() >> cluster.trailing_zeros();
+    (clusters / 50).min(4096).saturating_mul(cluster)
+}
+
 /// Adds up space and inodes. What the disk says is bounded by what the volume can have.
 fn statfs(sb: &SuperBlock, groups: &[GroupDesc], overhead: u64) -> StatFs {
     let geo = &sb.geo;
@@ -395,20 +421,12 @@ fn statfs(sb: &SuperBlock, groups: &[GroupDesc], overhead: u64) -> StatFs {
         free_files = free_files.saturating_add(group.free_inodes.min(per_group.1).into());
     }
     let free = free.saturating_mul(cluster).min(geo.blocks_count());
-    // ext4 keeps a fiftieth, at most 4,096 clusters, for the conversion of unwritten extents.
-    let kept = if geo.has_incompat(layout::Incompat::EXTENTS) {
-        ((geo.blocks_count() >> cluster.trailing_zeros()) / 50)
-            .min(4096)
-            .saturating_mul(cluster)
-    } else {
-        0
-    };
     StatFs {
         blocks: geo
             .blocks_count()
             .saturating_sub(overhead.saturating_mul(cluster)),
         free,
-        available: free.saturating_sub(sb.reserved_blocks.saturating_add(kept)),
+        available: free.saturating_sub(sb.reserved_blocks.saturating_add(kept_back(geo))),
         files: geo.inodes_count().into(),
         free_files,
     }

@@ -11,7 +11,9 @@
 //! | [`inode_info`] | what is known of an inode, and the table of inodes |
 //! | [`map`] | from a file's blocks to the device's |
 //! | [`dir`] | finding names and listing directories |
+//! | [`alloc`] | which blocks and inodes are given to whom |
 //! | [`journal`], [`recovery`] | the journal; recovering a volume before it is mounted |
+//! | [`remount`] | making a volume writable, and read-only again |
 //! | [`read`] | contents |
 //! | [`xattr`] | extended attributes and access control lists |
 //! | [`options`], [`error`] | mount options; log lines and error numbers |
@@ -19,10 +21,11 @@
 //! # Locks
 //!
 //! An inode's extent cache, or the table of inodes, or the volume's options: spinlocks, never held across an
-//! `.await` and never with one another.
+//! `.await` and never with one another. Those of [`alloc`] and [`journal`] are told there.
 
 #![deny(unsafe_code)]
 
+pub mod alloc;
 pub mod dir;
 pub mod error;
 pub mod ext4;
@@ -32,6 +35,7 @@ pub mod map;
 pub mod options;
 pub mod read;
 pub mod recovery;
+pub mod remount;
 pub mod xattr;
 
 pub use dir::DirContext;

@@ -5,6 +5,7 @@
 #include <linux/backing-dev.h>
 #include <linux/blk-integrity.h>
 #include <linux/blk-mq.h>
+#include <linux/buffer_head.h>
 #include <linux/debugfs.h>
 #include <linux/delay.h>
 #include <linux/ktime.h>
@@ -39,6 +40,14 @@ void __noreturn _Rupcall_async_fn_resumed_4core9panicking5panic(const void *loca
 void __noreturn _Rupcall_async_fn_resumed_4core9panicking5panic(const void *location)
 {
 	pr_emerg("upcall: an async fn was resumed after it returned\n");
+	BUG();
+}
+
+/* Called where what is sorted has no order, which no type here does. */
+void __noreturn _Rupcall_no_order_4core9panicking5panic(void);
+void __noreturn _Rupcall_no_order_4core9panicking5panic(void)
+{
+	pr_emerg("upcall: an order contradicts itself\n");
 	BUG();
 }
 
@@ -376,6 +385,16 @@ struct workqueue_struct *upcall_alloc_ordered_workqueue(const char *name, unsign
 	return alloc_ordered_workqueue("%s", flags, name);
 }
 
+void upcall_preempt_disable(void)
+{
+	preempt_disable();
+}
+
+void upcall_preempt_enable(void)
+{
+	preempt_enable();
+}
+
 unsigned int upcall_memalloc_nofs_save(void)
 {
 	return memalloc_nofs_save();
@@ -421,6 +440,17 @@ int upcall_edit_buffer(struct block_device *bdev, u64 pos,
 	if (!bh)
 		return -EIO;
 	lock_buffer(bh);
+	/* The replay of a journal writes past the cache. */
+	if (!buffer_dirty(bh)) {
+		clear_buffer_uptodate(bh);
+		err = __bh_read(bh, REQ_META, true);
+		lock_buffer(bh);
+		if (err || !buffer_uptodate(bh)) {
+			unlock_buffer(bh);
+			brelse(bh);
+			return -EIO;
+		}
+	}
 	change(arg, (u8 *)bh->b_data + (pos & (size - 1)));
 	mark_buffer_dirty(bh);
 	unlock_buffer(bh);
@@ -675,6 +705,21 @@ void upcall_bio_readahead(struct readahead_control *rac, const struct iomap_ops 
 void *upcall_iomap_private(struct iomap *iomap)
 {
 	return container_of(iomap, struct iomap_iter, iomap)->private;
+}
+
+/*
+ * A direct read, by the short way where the kernel has one and it fits: a block or less, in one
+ * extent.
+ */
+ssize_t upcall_dio_read(struct kiocb *iocb, struct iov_iter *to, const struct iomap_ops *ops)
+{
+#ifdef UPCALL_DIO_READ_SIMPLE
+	ssize_t ret = iomap_dio_read_simple(iocb, to, ops->iomap_begin);
+
+	if (ret != -ENOTBLK)
+		return ret;
+#endif
+	return iomap_dio_rw(iocb, to, ops, NULL, 0, NULL, 0);
 }
 
 void upcall_bio_read_folio(struct folio *folio, const struct iomap_ops *ops)

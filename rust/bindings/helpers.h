@@ -45,6 +45,8 @@ struct workqueue_struct *upcall_alloc_workqueue(const char *name);
 void upcall_queue_rcu_work(struct workqueue_struct *wq, struct rcu_work *work,
 			   void (*func)(struct work_struct *));
 struct workqueue_struct *upcall_alloc_ordered_workqueue(const char *name, unsigned int flags);
+void upcall_preempt_disable(void);
+void upcall_preempt_enable(void);
 unsigned int upcall_memalloc_nofs_save(void);
 void upcall_memalloc_nofs_restore(unsigned int flags);
 
@@ -162,6 +164,7 @@ void upcall_file_accessed(struct file *file);
 /* Pages */
 void upcall_bio_readahead(struct readahead_control *rac, const struct iomap_ops *ops, void *private);
 void *upcall_iomap_private(struct iomap *iomap);
+ssize_t upcall_dio_read(struct kiocb *iocb, struct iov_iter *to, const struct iomap_ops *ops);
 void upcall_bio_read_folio(struct folio *folio, const struct iomap_ops *ops);
 void upcall_readahead_take(struct readahead_control *to, struct readahead_control *from);
 void upcall_readahead_drop_rest(struct readahead_control *rac);

@@ -172,38 +172,38 @@ impl Cache {
     pub async fn write_blocks(&self, mut blocks: KVVec<(u64, Buf)>) -> Result {
         blocks.sort_unstable_by_key(|(block, _)| *block);
         let mut writes = vec_with_capacity(self.spawner(), blocks.len()).await?;
-        let mut blocks = blocks.into_iter().peekable();
-        let mut begun = Ok(());
-        while let Some((first, buf)) = blocks.next() {
-            let mut run = match vec_with_capacity(self.spawner(), RUN_BLOCKS_MAX).await {
-                Ok(run) => run,
-                Err(error) => {
-                    begun = Err(error);
-                    break;
-                }
+        let mut result = Ok(());
+        let mut rest = &blocks[..];
+        while let Some(&(first, _)) = rest.first() {
+            let follows = |(place, (block, _)): &(usize, &(u64, Buf))| {
+                *place < RUN_BLOCKS_MAX && *block == first + *place as u64
             };
-            let mut next = Some(buf);
-            while let Some(buf) = next.take() {
-                run.push_within_capacity(buf).map_err(|_| EIO)?;
-                let behind = first + run.len() as u64;
-                if run.len() < RUN_BLOCKS_MAX {
-                    let neighbour = blocks.next_if(|(block, _)| *block == behind);
-                    next = neighbour.map(|(_, buf)| buf);
-                }
-            }
-            match self.write_run(first, run, Op::WriteMeta).await {
-                // There is room for one request a block.
+            let len = rest.iter().enumerate().take_while(follows).count().max(1);
+            let (run, behind) = rest.split_at_checked(len).unwrap_or((rest, &[]));
+            rest = behind;
+            // There is room for one request a block. What was begun is waited for, whatever fails.
+            match self.begin_run(first, run).await {
                 Ok(write) => drop(writes.push_within_capacity(write)),
                 Err(error) => {
-                    begun = Err(error);
+                    result = Err(error);
                     break;
                 }
             }
         }
-        for write in writes {
-            begun = begun.and(write.done().await);
+        while let Some(write) = writes.pop() {
+            let write: Writing = write;
+            result = result.and(write.done().await);
         }
-        begun
+        result
+    }
+
+    /// Begins to write a run of blocks.
+    async fn begin_run(&self, first: u64, run: &[(u64, Buf)]) -> Result<Writing> {
+        let mut bufs = vec_with_capacity(self.spawner(), run.len()).await?;
+        for (_, buf) in run {
+            bufs.push_within_capacity(buf.clone()).map_err(|_| EIO)?;
+        }
+        self.write_run(first, bufs, Op::WriteMeta).await
     }
 
     /// Brings what was written to stable media.

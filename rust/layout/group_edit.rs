@@ -194,21 +194,23 @@ impl<'a> GroupEdit<'a> {
 
     /// Computes and writes the checksums that the volume keeps: those of the bitmaps that changed,
     /// and the descriptor's own. `None` if a bitmap is shorter than a group's.
-    pub fn seal(mut self, blocks: Option<&[u8]>, inodes: Option<&[u8]>) -> Option<()> {
+    pub fn seal(self, blocks: Option<&[u8]>, inodes: Option<&[u8]>) -> Option<()> {
+        let geo = self.geo;
+        let sum = |bitmap: Option<&[u8]>, bits: u32| match bitmap {
+            Some(bitmap) if bitmap.len() < us(bits / 8) => None,
+            Some(bitmap) => Some(bitmap_sum(bitmap, bits, geo)),
+            None => Some(None),
+        };
+        let blocks = sum(blocks, geo.clusters_per_group())?;
+        let inodes = sum(inodes, geo.inodes_per_group().get())?;
+        self.seal_sums(blocks, inodes)
+    }
+
+    /// As [`seal`](Self::seal), with the checksums of the bitmaps that [`bitmap_sum`] has given, for
+    /// those that changed.
+    pub fn seal_sums(mut self, blocks: Option<u32>, inodes: Option<u32>) -> Option<()> {
         let geo = self.geo;
         if geo.csum().metadata() {
-            let sum = |bitmap: &[u8], bits: u32| {
-                let covered = get_bytes(bitmap, 0, us(bits / 8))?;
-                Some(geo.csum().crc32c(geo.csum().seed(), covered))
-            };
-            let blocks = match blocks {
-                Some(bitmap) => Some(sum(bitmap, geo.clusters_per_group())?),
-                None => None,
-            };
-            let inodes = match inodes {
-                Some(bitmap) => Some(sum(bitmap, geo.inodes_per_group().get())?),
-                None => None,
-            };
             if let Some(sum) = blocks {
                 self.put(BLOCK_BITMAP_CSUM, sum);
             }
@@ -222,6 +224,16 @@ impl<'a> GroupEdit<'a> {
         }
         Some(())
     }
+}
+
+/// Computes the checksum of a bitmap, of which the first `bits` count; `None` if the volume keeps none,
+/// or the bitmap is shorter.
+pub fn bitmap_sum(bitmap: &[u8], bits: u32, geo: &Geometry) -> Option<u32> {
+    if !geo.csum().metadata() {
+        return None;
+    }
+    let covered = get_bytes(bitmap, 0, us(bits / 8))?;
+    Some(geo.csum().crc32c(geo.csum().seed(), covered))
 }
 
 /// Makes the block bitmap of a group that never had one, as [`GroupDesc::BLOCK_UNINIT`] says: in

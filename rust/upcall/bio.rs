@@ -11,26 +11,32 @@
 //! memory that the device reads or writes. It has two owners, the submitted bio and the
 //! [`InFlight`] future. While the bio is out nobody else touches the payload. When the future is
 //! dropped the request is merely detached: the device finishes with memory that the request still
-//! owns. A request that is over, and that both let go of, is a [`Request`] again: it has one owner,
-//! which may submit it once more.
+//! owns. A completed request becomes a [`Request`] again once the bio has dropped its reference: it
+//! then has one owner, which may submit it once more.
 //!
 //! # Concurrency
 //!
-//! The completion, `end_io`, runs once for each time that the bio was sent, in any context up to hard
-//! interrupt, or inside `submit_bio` itself. It calls [`Payload::END`], completes [`Done`], and drops the bio's reference. If that was the last
-//! (the future is gone), the payload's destructor must not run there: the request is pushed on the
-//! executor, which releases it. A request is a [`Member`] of its device's scope until it is
-//! released, so the scope's owner outlives every callback.
+//! The completion, `end_io`, runs once for each time that the bio was sent, in any context up to
+//! hard interrupt, or inside `submit_bio` itself. It calls [`Payload::END`], completes [`Done`],
+//! and drops the bio's reference. If that was the last (the future is gone), the payload's
+//! destructor must not run there: the request is pushed on the executor, which releases it. A
+//! request is a [`Member`] of its device's scope until it is released, so the scope's owner
+//! outlives every callback.
 //!
 //! # Submitting never sleeps on a worker
 //!
-//! `submit_bio` may wait for a tag, for a frozen queue, for writeback throttling, or in the driver. On an
-//! executor's worker bios go out with `REQ_NOWAIT`, and are refused where they would wait. What would wait
-//! nevertheless is submitted by the scope's *blocking worker*, a thread that may: requests that
-//! throttling or splitting does not refuse but makes wait (discards, zeroes), all requests of a
-//! driver that sleeps or of a device without `REQ_NOWAIT`, and those that were refused. Writes and
-//! flushes are marked `REQ_SYNC | REQ_IDLE`, as direct IO is, which throttling leaves alone. A
-//! stacked device does not tell that a driver below it sleeps.
+//! `submit_bio` may wait for a tag, for a frozen queue, for writeback throttling, or in the driver.
+//! On an executor's worker bios go out with `REQ_NOWAIT`, and are refused where they would wait.
+//! What would wait nevertheless is submitted by the scope's *blocking worker*, a thread that may:
+//! requests that throttling or splitting does not refuse but makes wait (discards, zeroes), flushes
+//! of a stacked device, all requests of a driver that sleeps or of a device without `REQ_NOWAIT`,
+//! and those that were refused. Writes and flushes are marked `REQ_SYNC | REQ_IDLE`, as direct IO
+//! is, which throttling leaves alone.
+//!
+//! A stacked device over a driver that sleeps is not recognised, and runs that driver on the
+//! worker. Its limits do not tell: every driver with tags has `BLK_FEAT_NOWAIT`, and stacking
+//! inherits no feature that says that a driver sleeps. Its members are listed in a type private to
+//! the block layer.
 //!
 //! [`Queue`](crate::device::Queue) keeps the order: while there are requests for the blocking
 //! worker, new ones of a worker go behind them. Threads that are not workers submit directly, and
@@ -38,7 +44,8 @@
 //!
 //! # Memory
 //!
-//! In an upcall a request's memory is had without waiting, or not at all; see [`memory`](crate::memory).
+//! In an upcall a request's memory is had without waiting, or not at all; see
+//! [`memory`](crate::memory).
 
 use crate::device::{Device, Priority, Queued};
 use crate::done::Done;
@@ -156,6 +163,8 @@ struct Submission {
     sector: u64,
     size: u32,
     priority: u16,
+    /// Whether `queue` counts it: an upcall's is counted, a thread's is not.
+    counted: bool,
     bdev: NonNull<RawDevice>,
     /// Where it is counted until it ends. Keeps the device open, if we opened it.
     queue: Queued,
@@ -247,7 +256,8 @@ impl<P: Payload> Request<P> {
     ///
     /// # Safety
     ///
-    /// The segments stay valid, and are touched by nobody else, until the payload is dropped or handed back.
+    /// The segments stay valid, and are touched by nobody else, until the payload is dropped or
+    /// handed back.
     #[inline(never)] // Those that are used again come by here once.
     pub(crate) unsafe fn new(
         segments: impl ExactSizeIterator<Item = Segment>,
@@ -335,7 +345,8 @@ impl<P: Payload> Request<P> {
 
     /// Asks the device for the bytes from `pos` on: as many as the segments have, and `more`.
     ///
-    /// Fails with `ESHUTDOWN`, and with `EBADF` if it would change a device that is open for reading.
+    /// Fails with `ESHUTDOWN`, and with `EBADF` if it would change a device that is open for
+    /// reading.
     #[inline]
     pub(crate) fn submit(
         self,
@@ -354,23 +365,24 @@ impl<P: Payload> Request<P> {
         };
         let head: NonNull<Head> = ManuallyDrop::new(self).0.cast();
         let this = head.as_ptr();
-        // SAFETY: By the invariant all of it is ours. One of the two references goes with the bio. On a worker
-        // nothing may wait.
+        // SAFETY: By the invariant all of it is ours. One of the two references goes with the bio.
+        // On a worker nothing may wait.
         unsafe {
+            // The default executor first, which is the quickest to know.
+            let upcall = (*this).executor.as_ref().is_current() || sys::on_worker();
             (&raw mut (*this).submission).write(MaybeUninit::new(Submission {
                 opf,
                 sector: pos >> blk::SECTOR_SHIFT,
                 size: (*this).size.saturating_add(more),
                 priority: device.priority,
+                counted: upcall,
                 bdev: device.bdev,
                 queue: device.queue.clone(),
                 member,
             }));
             (*this).refs.store(2, sys::Relaxed);
             (*this).done.reset();
-            // The default executor first, which is the quickest to know.
-            let upcall = (*this).executor.as_ref().is_current() || sys::on_worker();
-            if (*this).submission().queue.begin(upcall, special) {
+            if !upcall || (*this).submission().queue.begin(special) {
                 start(head, upcall, if upcall { blk::NOWAIT } else { 0 });
             } else {
                 blocking_worker_submits(head);
@@ -394,7 +406,8 @@ impl<P: Payload> Drop for Request<P> {
     }
 }
 
-/// Calls `submit_all`, whose requests reach the device together, and merged where they are neighbours.
+/// Calls `submit_all`, whose requests reach the device together, and merged where they are
+/// neighbours.
 ///
 /// For a batch that is submitted in process context; inside an upcall it is so anyway, for all
 /// upcalls of one run. May sleep where submitting may.
@@ -407,7 +420,8 @@ pub fn plugged<R>(submit_all: impl FnOnce() -> R) -> R {
 /// A future of the result and the payload. The request was submitted already; awaiting it only
 /// waits, so that a batch is submitted whole and then awaited.
 ///
-/// Dropping it detaches the request: the device finishes it, and the executor then drops the payload.
+/// Dropping it detaches the request: the device finishes it, and the executor then drops the
+/// payload.
 #[must_use = "dropping it detaches the request"]
 pub struct InFlight<P> {
     head: NonNull<Head>,
@@ -422,14 +436,15 @@ unsafe impl<P: Payload> Sync for InFlight<P> {}
 /// Submits a request for the bytes from `pos` on, which is a multiple of the logical block size.
 ///
 /// `segments` lie in memory that `payload` owns, fit the device's alignment, and are as many as the
-/// device takes in one bio (256 always are). Fails with `ENOMEM`, with `EBADF` if it would change a device
-/// that is open for reading, and with `ESHUTDOWN` once the device's scope is over; then nothing was submitted
-/// and the payload is dropped. May sleep for memory; on a worker it waits neither for memory, without which it
-/// fails, nor for the device.
+/// device takes in one bio (256 always are). Fails with `ENOMEM`, with `EBADF` if it would change a
+/// device that is open for reading, and with `ESHUTDOWN` once the device's scope is over; then
+/// nothing was submitted and the payload is dropped. May sleep for memory; on a worker it waits
+/// neither for memory, without which it fails, nor for the device.
 ///
 /// # Safety
 ///
-/// The segments stay valid, and are touched by nobody else, until the payload is dropped or handed back.
+/// The segments stay valid, and are touched by nobody else, until the payload is dropped or handed
+/// back.
 pub unsafe fn submit<P: Payload>(
     device: &Device,
     op: Op,
@@ -463,8 +478,8 @@ pub unsafe fn submit_or_return<P: Payload>(
 
 /// Initialises the bio and submits it: for an upcall, or else for the thread that calls.
 ///
-/// What an upcall asks is of the usual priority, and the root control group's, as if a thread of the
-/// kernel asked: not of the priority that its worker has for the processor.
+/// What an upcall asks is of the usual priority, and the root control group's, as if a thread of
+/// the kernel asked: not of the priority that its worker has for the processor.
 ///
 /// # Safety
 ///
@@ -499,8 +514,8 @@ unsafe fn start(head: NonNull<Head>, upcall: bool, flags: u32) {
 ///
 /// As for [`start`].
 unsafe fn blocking_worker_submits(head: NonNull<Head>) {
-    // SAFETY: The bio's reference goes along; nobody else pushes the request while the bio is not out.
-    // The blocking worker outlives every request, as the executor does.
+    // SAFETY: The bio's reference goes along; nobody else pushes the request while the bio is not
+    // out. The blocking worker outlives every request, as the executor does.
     unsafe {
         let this = head.as_ref();
         this.submit.store(true, sys::Relaxed);
@@ -527,7 +542,9 @@ pub(crate) unsafe fn end_io(head: NonNull<Head>, end: Ended, section: &sys::Read
         };
         this.bio.trace_end(|| this.submission().sector, errno);
         this.status.with_mut(|status| *status = errno);
-        this.submission().queue.ended();
+        if this.submission().counted {
+            this.submission().queue.ended();
+        }
         if let Some(end) = this.end {
             end(head, result(errno));
         }
@@ -562,7 +579,7 @@ pub(crate) fn is_request(runnable: NonNull<Runnable>) -> bool {
 ///
 /// `runnable` is the first field of a head. On the blocking worker the bio's reference comes with
 /// it; on the executor it is the last user's.
-#[inline(never)] // Its address is taken in generic code, and must be that of the runtime's own text.
+#[inline(never)] // Generic code takes its address, which must be in the runtime's own text.
 unsafe fn run(runnable: NonNull<Runnable>) {
     let head: NonNull<Head> = runnable.cast();
     // SAFETY: By the function's contract. The request is a member of its scope until `release` has
@@ -570,11 +587,15 @@ unsafe fn run(runnable: NonNull<Runnable>) {
     unsafe {
         let this = head.as_ref();
         if this.submit.xchg(false, sys::Full) {
+            // It runs us, so it is there when the request is gone.
+            let worker = NonNull::from(this.submission().member.scope().blocking());
             let sending = this.submission().queue.send();
             start(head, true, 0);
-            // What comes now may go past the blocking worker: the request is before it. It may be
-            // gone already.
+            // From here on the request may be gone. A later one of an upcall may reach the device
+            // before it: it may still be in this thread's plug, which ends with those that follow
+            // it, or when the thread sleeps.
             sending.sent();
+            worker.as_ref().stats().tick();
         } else {
             let scope = from_ref(this.submission().member.scope());
             let executor = this.executor;
@@ -592,8 +613,8 @@ unsafe fn run(runnable: NonNull<Runnable>) {
 ///
 /// Nobody else has a reference. Process context.
 unsafe fn release(head: NonNull<Head>) {
-    // SAFETY: By the function's contract all of the request is ours. The member goes last: until then
-    // the user's module is there.
+    // SAFETY: By the function's contract all of the request is ours. The member goes last: until
+    // then the user's module is there.
     unsafe {
         (head.as_ref().drop_payload)(head);
         let member = take_submission(head);
@@ -624,7 +645,8 @@ unsafe fn take_submission(head: NonNull<Head>) -> Member {
 ///
 /// Nobody uses it any more, and it has neither payload nor submission.
 unsafe fn free(head: NonNull<Head>) {
-    // SAFETY: By the function's contract all of the request is ours. Size and alignment are those of a layout.
+    // SAFETY: By the function's contract all of the request is ours. Size and alignment are those
+    // of a layout.
     unsafe {
         let reserve = (*head.as_ptr()).reserve.take();
         let (size, align) = head.as_ref().memory;
@@ -641,10 +663,11 @@ impl<P> InFlight<P> {
 }
 
 impl<P: Payload> InFlight<P> {
-    /// Ends a request, and keeps it with its payload for another one, if the completion has let go of it
-    /// and its memory was not set aside for others as well.
+    /// Ends a request, and keeps it with its payload for another one, if the completion has let go
+    /// of it and its memory was not set aside for others as well.
     pub(crate) fn into_request(self) -> Result<Request<P>, Self> {
-        // Alone we are only when `end_io` has done its last: then all of the request is ours.
+        // The other reference is the bio's. When `end_io` has dropped it, all of the request is
+        // ours.
         if self.head().refs.load(Acquire) != 1 || self.head().reserve.is_some() {
             return Err(self);
         }

@@ -4,17 +4,21 @@
 //!
 //! C header: [`include/linux/blkdev.h`](srctree/include/linux/blkdev.h).
 //!
-//! A device is a value that says how it is asked: for which scope, with what memory, how urgently. Clones
-//! share a [`Queue`] with the open file in it, and so does each request as long as it is there, so that what is
-//! dropped first does not matter.
+//! A device is a value that says how it is asked: for which scope, with what memory, how urgently.
+//! Clones share a [`Queue`] with the open file in it, and so does each request as long as it is
+//! there, so that what is dropped first does not matter.
 //!
 //! # Concurrency
 //!
-//! A queue counts in one word what is in flight and what waits for the scope's blocking worker. A
-//! worker's request that finds neither somebody waiting nor the bound reached goes to the device at
-//! once; any other waits, and the blocking worker submits in the order in which they came. `count`
-//! is changed in any context, up to hard interrupt: by who submits, by completions, and by the
-//! blocking worker.
+//! A queue counts in one word the upcalls' requests that are in flight, and those that wait for the
+//! scope's blocking worker. An upcall's request that finds neither somebody waiting nor the bound
+//! reached goes to the device at once; any other waits, and the blocking worker submits in the
+//! order in which they came. `count` is changed in any context, up to hard interrupt: by the
+//! worker, by completions, and by the blocking worker.
+//!
+//! The requests of threads are not counted. A thread waits for a tag inside `submit_bio`, where it
+//! takes turns with the blocking worker. If its request were counted before it has a tag, as many
+//! threads as the bound, each in a loop, would keep the blocking worker waiting for ever.
 //!
 //! One thread waits for room, the blocking worker of the device's scope, and only while the request
 //! that it is about to submit is counted as waiting. It leaves itself in `parked` and looks at the
@@ -67,10 +71,11 @@ impl Device {
 
     /// Opens the device at `path`, for requests that belong to `scope`; for writing too if `write`.
     ///
-    /// Without `write` what would change the device fails with `EBADF`; a [`flush`](Self::flush) does not, as
-    /// `fsync` does not. The path is the calling thread's; a worker has no file system, and finds nothing. Others
-    /// may use the device as well. It stays open as long as the returned device, a clone of it or one
-    /// of its requests is there. Fails with the errors of opening a device. May sleep.
+    /// Without `write` what would change the device fails with `EBADF`; a [`flush`](Self::flush)
+    /// does not, as `fsync` does not. The path is the calling thread's; a worker has no file
+    /// system, and finds nothing. Others may use the device as well. It stays open as long as the
+    /// returned device, a clone of it or one of its requests is there. Fails with the errors of
+    /// opening a device. May sleep.
     pub fn open(path: &CStr, write: bool, scope: &Scope) -> Result<Self> {
         let (file, bdev) = blk::open(path, write)?;
         // SAFETY: The device and every request have the queue, which keeps it open.
@@ -88,10 +93,17 @@ impl Device {
     ) -> Result<Self> {
         // SAFETY: The device is open.
         let traits = unsafe { blk::traits(bdev) };
+        // A device without tags is stacked on others. It makes a flush for each of them, without
+        // `REQ_NOWAIT`, and submits it at once.
+        let flush = if traits.depth.is_none() {
+            blk::PREFLUSH
+        } else {
+            0
+        };
         Ok(Self {
             bdev,
             scope: scope.spawner(),
-            special: WITHOUT_DATA | if write { 0 } else { WRITES },
+            special: WITHOUT_DATA | flush | if write { 0 } else { WRITES },
             logical_block_size: traits.logical_block_size,
             queue: Queued::new(Queue::new(&traits, file))?,
             reserve: None,
@@ -111,8 +123,8 @@ impl Device {
         self.reserve.as_ref()
     }
 
-    /// Gives the device's requests memory that was set aside. `ENOMEM` then also means that a request does
-    /// not fit, or, inside an upcall, that the reserve is used up.
+    /// Gives the device's requests memory that was set aside. `ENOMEM` then also means that a
+    /// request does not fit, or, inside an upcall, that the reserve is used up.
     pub fn reserved(mut self, reserve: &Reserve) -> Self {
         self.reserve = Some(reserve.clone());
         self
@@ -120,7 +132,8 @@ impl Device {
 
     /// Gives the device's requests a priority, for the device's scheduler to heed.
     ///
-    /// Without, an upcall's requests have `best_effort(4)`, and those of another thread the thread's.
+    /// Without, an upcall's requests have `best_effort(4)`, and those of another thread the
+    /// thread's.
     pub fn with_priority(mut self, priority: Priority) -> Self {
         self.priority = priority.0;
         self
@@ -128,7 +141,8 @@ impl Device {
 
     /// Tells the block layer not to look for other requests to join the device's with.
     ///
-    /// For requests at places that are far from each other, where each look is in vain. C: `REQ_NOMERGE`.
+    /// For requests at places that are far from each other, where each look is in vain. C:
+    /// `REQ_NOMERGE`.
     pub fn without_merging(mut self) -> Self {
         self.flags |= blk::NOMERGE;
         self
@@ -136,8 +150,8 @@ impl Device {
 
     /// The size, in bytes.
     ///
-    /// Fails with `ESHUTDOWN` once the scope is over, if it was not opened by [`open`](Self::open): then it may be
-    /// closed.
+    /// Fails with `ESHUTDOWN` once the scope is over, if it was not opened by [`open`](Self::open):
+    /// then it may be closed.
     pub fn size(&self) -> Result<u64> {
         let member = self.scope.enter();
         if member.is_none() && self.queue.queue().file.is_none() {
@@ -160,8 +174,8 @@ impl Device {
 
     /// Tells the device that the content of `len` bytes from byte `pos` on is not needed any more.
     ///
-    /// Both are multiples of the logical block size. What is read there later may be anything. Fails with
-    /// `EOPNOTSUPP` if the device has no use for it.
+    /// Both are multiples of the logical block size. What is read there later may be anything.
+    /// Fails with `EOPNOTSUPP` if the device has no use for it.
     pub async fn discard(&self, pos: u64, len: u64) -> Result {
         self.range(Op::Discard, pos, len).await
     }
@@ -221,8 +235,8 @@ const DEFAULT_DEPTH: usize = 1024;
 /// What the clones of a device and their requests share: the open file, and what is in flight.
 pub(crate) struct Queue {
     refs: Atomic<usize>,
-    /// How many requests are in flight, and [`WAITING`] for each that waits for the blocking
-    /// worker.
+    /// How many requests of upcalls are in flight, and [`WAITING`] for each that waits for the
+    /// blocking worker.
     count: Atomic<usize>,
     /// A worker's request goes to the device at once if the count is less: 0 if none does.
     direct: usize,
@@ -284,7 +298,8 @@ impl Queue {
     }
 }
 
-/// A reference on a [`Queue`]: an [`Arc`](kernel::sync::Arc) that counts inline, since each request counts.
+/// A reference on a [`Queue`]: an [`Arc`](kernel::sync::Arc) that counts inline, since each request
+/// counts.
 pub(crate) struct Queued(NonNull<Queue>);
 
 // SAFETY: All of a queue is made to be shared, and the file of a device belongs to no thread.
@@ -306,26 +321,26 @@ impl Queued {
         unsafe { self.0.as_ref() }
     }
 
-    /// A worker or a thread is about to submit a request: whether it is to do so at once, or to hand it to the
+    /// An upcall is about to submit a request: whether it is to do so at once, or to hand it to the
     /// blocking worker. `special` is one that does not let itself be refused.
     #[inline(always)]
-    pub(crate) fn begin(&self, upcall: bool, special: bool) -> bool {
+    pub(crate) fn begin(&self, special: bool) -> bool {
         let before = self.queue().count.fetch_add(1, Full);
-        if !upcall || (before < self.queue().direct && !special) {
+        if before < self.queue().direct && !special {
             return true;
         }
         self.refused();
         false
     }
 
-    /// A request that was in flight is for the blocking worker. Any context.
+    /// An upcall's request that was in flight is for the blocking worker. Any context.
     #[cold]
     pub(crate) fn refused(&self) {
         self.queue().count.fetch_add(WAITING - 1, Full);
         self.queue().wake();
     }
 
-    /// A request that was in flight has ended. Any context.
+    /// An upcall's request that was in flight has ended. Any context.
     #[inline(always)]
     pub(crate) fn ended(&self) {
         if self.queue().count.fetch_sub(1, Full) >= WAITING {
@@ -387,7 +402,8 @@ fn free(queue: NonNull<Queue>) {
 pub struct Priority(pub(crate) u16);
 
 impl Priority {
-    /// Before all others, for one who may keep all others waiting. Level 0 is the first, 7 the last.
+    /// Before all others, which it may keep waiting. Level 0 is the first, 7 the
+    /// last.
     pub const fn real_time(level: u8) -> Self {
         Self::new(1, level)
     }

@@ -8,20 +8,21 @@
 //! [`Core::run`] on the worker, and never twice at the same time: in the kernel this is the
 //! non-reentrancy of a work item. `backlog` belongs to that run alone.
 //!
-//! No wake is lost: a push that comes before the run's last look at the list is seen by it, one that
-//! comes later finds the list empty and queues the work item. A run that stops because its budget is
-//! used up leaves a non-empty list behind, for which nobody queues it; the run does so itself.
+//! No wake is lost: a push that comes before the run's last look at the list is seen by it, one
+//! that comes later finds the list empty and queues the work item. A run that stops because its
+//! budget is used up leaves a non-empty list behind, for which nobody queues it; the run does so
+//! itself.
 //!
 //! # Lifetime
 //!
-//! Handles, scopes among them, keep the core. A waker has no handle: it holds a task, which has a scope
-//! only until it is complete. So a waker is inside a read section of RCU from before it looks at the
-//! state of the task until it has queued the work item. Whoever drops the last handle, in any context, hands
-//! the core over to be taken down in process context (`sys::retire`): after a grace period nobody
-//! pushes any more, and after the last run nobody uses it. That is done by a workqueue for this alone, so
-//! that nobody's work waits for a grace period or for another executor's last run.
+//! Handles, scopes among them, keep the core. A waker has no handle: it holds a task, which has a
+//! scope only until it is complete. So a waker is inside a read section of RCU from before it looks
+//! at the state of the task until it has queued the work item. Whoever drops the last handle, in
+//! any context, hands the core over to be taken down in process context (`sys::retire`): after a
+//! grace period nobody pushes any more, and after the last run nobody uses it. That is done by a
+//! workqueue for this alone, so that nobody's work waits for a grace period or for another
+//! executor's last run.
 
-use super::bio;
 use super::ready::{Batch, Link, ReadyList};
 use super::scope::ScopeInner;
 use super::stats::Stats;
@@ -47,6 +48,10 @@ pub(crate) struct Runnable {
     run: unsafe fn(NonNull<Runnable>),
 }
 
+/// Tells of a runnable that waits on an executor whose runnables may sleep whether it goes with its
+/// like in a block plug.
+pub(crate) type InPlug = fn(NonNull<Runnable>) -> bool;
+
 impl Runnable {
     /// What runs it.
     pub(crate) fn function(&self) -> unsafe fn(NonNull<Self>) {
@@ -66,16 +71,17 @@ impl Runnable {
 
 /// One thread that polls tasks.
 ///
-/// This is a handle on it, which can be cloned. Each [`Scope`](crate::Scope) has one on the executor that its tasks run on.
-/// When the last is dropped, in any context, the thread ends in its own time.
+/// This is a handle on it, which can be cloned. Each [`Scope`](crate::Scope) has one on the
+/// executor that its tasks run on. When the last is dropped, in any context, the thread ends in its
+/// own time.
 pub struct Executor {
     /// Taken out by the destructor alone.
     core: ManuallyDrop<Arc<Core>>,
 }
 
 impl Executor {
-    /// Makes an executor that `work` runs. `blocking` is whether its runnables may sleep.
-    pub(crate) fn with_work(work: Work, blocking: bool) -> sys::Result<Self> {
+    /// Makes an executor that `work` runs. Its runnables may sleep if there is `blocking`.
+    pub(crate) fn with_work(work: Work, blocking: Option<InPlug>) -> sys::Result<Self> {
         let core = Core {
             ready: ReadyList::new(),
             backlog: Cell::new(Batch::new()),
@@ -138,7 +144,8 @@ impl Drop for Executor {
 }
 
 /// One thread that runs what may sleep, one piece after the other: for
-/// [`spawn_blocking`](crate::Spawner::spawn_blocking), and for requests whose submission has to wait.
+/// [`spawn_blocking`](crate::Spawner::spawn_blocking), and for requests whose submission has to
+/// wait.
 ///
 /// This is a handle on it, which can be cloned, as [`Executor`] is for the thread that polls tasks.
 #[derive(Clone)]
@@ -172,11 +179,13 @@ pub(crate) struct Core {
     /// worker alone.
     running: Cell<(*const ScopeInner, *const Header)>,
     stats: Stats,
-    blocking: bool,
+    /// There if its runnables may sleep.
+    blocking: Option<InPlug>,
     work: Work,
 }
 
-// SAFETY: `backlog` and `running` are touched by the one worker alone; all else is made to be shared.
+// SAFETY: `backlog` and `running` are touched by the one worker alone; all else is made to be
+// shared.
 unsafe impl Send for Core {}
 // SAFETY: As above.
 unsafe impl Sync for Core {}
@@ -198,7 +207,7 @@ impl Core {
 
     /// Whether its runnables may sleep.
     pub(crate) fn is_blocking(&self) -> bool {
-        self.blocking
+        self.blocking.is_some()
     }
 
     /// Queues `runnable`. Any context.
@@ -219,12 +228,13 @@ impl Core {
         self.worker.load(Relaxed) == sys::current()
     }
 
-    /// Runs `f` for a member of `scope`, which is `task` if it is one. What ran before goes on after.
+    /// Runs `f` for a member of `scope`, which is `task` if it is one. What ran before goes on
+    /// after.
     ///
     /// # Safety
     ///
-    /// Called by the worker, inside [`run`](Self::run). The member keeps `scope` alive until `f` has
-    /// called the user's code for the last time, and `task` is alive as long.
+    /// Called by the worker, inside [`run`](Self::run). The member keeps `scope` alive until `f`
+    /// has called the user's code for the last time, and `task` is alive as long.
     pub(crate) unsafe fn within(
         &self,
         scope: *const ScopeInner,
@@ -239,7 +249,8 @@ impl Core {
         };
         let outer = set((scope, task));
         f();
-        // At once: other code than a member's runs on this thread too, such as a driver's when the plug ends.
+        // At once: other code than a member's runs on this thread too, such as a driver's when the
+        // plug ends.
         set(outer);
     }
 
@@ -286,33 +297,17 @@ impl Core {
             if batch.is_empty() {
                 break;
             }
-            // Runs what is ready, up to the first that `fits` not.
-            let mut run = |fits: fn(NonNull<Runnable>) -> bool| {
-                while let Some(link) = batch.peek() {
-                    let runnable: NonNull<Runnable> = link.cast();
-                    if budget == 0 || !fits(runnable) {
-                        break;
-                    }
-                    let _ = batch.next();
-                    budget -= 1;
-                    // SAFETY: Links on our list are the first fields of live runnables, and the
-                    // reference that was pushed with it is now ours to pass on.
-                    unsafe { (runnable.as_ref().run)(runnable) };
-                    // By the clock that was read after a poll anyway.
-                    if sys::since(self.stats.clock(), start) >= time {
-                        budget = 0;
-                    }
-                }
-            };
-            if self.blocking {
-                // A plug for requests that follow each other, and for nothing else: in one around all of
-                // it, a request would wait for whatever comes after it to be done.
-                sys::with_plug(|| run(bio::is_request));
-                run(|runnable| !bio::is_request(runnable));
+            // A run is over by the clock that was read after a poll anyway.
+            let over = || sys::since(self.stats.clock(), start) >= time;
+            if let Some(in_plug) = self.blocking {
+                // A plug for requests that follow each other, and for nothing else: in one around
+                // all of it, a request would wait for whatever comes after it to be done.
+                sys::with_plug(|| run_while(&mut batch, &mut budget, in_plug, over));
+                run_while(&mut batch, &mut budget, |next| !in_plug(next), over);
             } else {
-                // One plug for what became ready together: what becomes ready meanwhile may come for
-                // as long as we run, and would keep the first requests from the device.
-                sys::with_plug(|| run(|_| true));
+                // One plug for what became ready together: what becomes ready meanwhile may come
+                // for as long as we run, and would keep the first requests from the device.
+                sys::with_plug(|| run_while(&mut batch, &mut budget, |_| true, over));
             }
         }
         drop(nofs);
@@ -324,5 +319,30 @@ impl Core {
             self.work.queue();
         }
         more
+    }
+}
+
+/// Runs what is ready, up to the first that does not fit, and until the budget is used up or the
+/// time is over.
+#[inline(always)] // The executor of upcalls has one that asks nothing.
+fn run_while(
+    batch: &mut Batch,
+    budget: &mut usize,
+    fits: impl Fn(NonNull<Runnable>) -> bool,
+    over: impl Fn() -> bool,
+) {
+    while let Some(link) = batch.peek() {
+        let runnable: NonNull<Runnable> = link.cast();
+        if *budget == 0 || !fits(runnable) {
+            break;
+        }
+        let _ = batch.next();
+        *budget -= 1;
+        // SAFETY: Links on our list are the first fields of live runnables, and the reference that
+        // was pushed with it is now ours to pass on.
+        unsafe { (runnable.as_ref().run)(runnable) };
+        if over() {
+            *budget = 0;
+        }
     }
 }

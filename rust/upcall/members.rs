@@ -2,16 +2,16 @@
 
 //! The members of a future that waits for many: which of them are to be polled.
 //!
-//! Each member has a waker of its own, which puts it on a list and wakes the task. So a wake costs the
-//! poll of one member, and a poll that pauses knows which members are left.
+//! Each member has a waker of its own, which puts it on a list and wakes the task. So a wake costs
+//! the poll of one member, and a poll that pauses knows which members are left.
 //!
 //! # Concurrency
 //!
-//! The future that has the members is the one consumer of the list. Wakers push, in any context up to
-//! hard interrupt. `queued` is set by who pushes the member, and cleared by the consumer when it has
-//! it off the list: the link has one owner at a time. Wakers and the future hold a reference each on
-//! what they share; the last frees it, in any context. There is no code and no data of a user's in it
-//! but the task's waker, which is gone when the future is.
+//! The future that has the members is the one consumer of the list. Wakers push, in any context up
+//! to hard interrupt. `queued` is set by who pushes the member, and cleared by the consumer when it
+//! has it off the list: the link has one owner at a time. Wakers and the future hold a reference
+//! each on what they share; the last frees it, in any context. There is no code and no data of a
+//! user's in it but the task's waker, which is gone when the future is.
 //!
 //! The slot of the task's waker has one owner at each moment, told by `state`:
 //!
@@ -21,9 +21,13 @@
 //! | `ARMED` | whoever moves the state away from `ARMED` |
 //! | `TAKING` | the waker that moved it there |
 //!
-//! No wake is lost: the future leaves the task's waker before it takes the list, so that a push which
-//! comes after that finds an empty list, and an armed slot. A future that finds `TAKING` wakes its
-//! task itself, since the waker that is being called may be an older one.
+//! No wake is lost: the future leaves the task's waker before it takes the list, so that a push
+//! which comes after that finds an empty list, and an armed slot. A future that finds `TAKING`
+//! wakes its task itself, since the waker that is being called may be an older one.
+//!
+//! Such a task is polled again and again until the slot is `EMPTY`. The thread that has the slot
+//! does three steps in between, and is not preempted there: a real-time thread in
+//! [`block_on`](super::block_on()) would otherwise keep it from the processor for ever.
 
 use super::budget::Budget;
 use super::ready::{Batch, Link, ReadyList};
@@ -65,7 +69,7 @@ impl Shared {
                 EMPTY => break,
                 ARMED if self.state.cmpxchg(ARMED, EMPTY, Full).is_ok() => break,
                 TAKING => {
-                    // For the few instructions until the other waker has taken the slot's.
+                    // For the few instructions that the other thread needs, which is not preempted.
                     sys::relax();
                     return waker.wake_by_ref();
                 }
@@ -89,12 +93,15 @@ impl Shared {
 
     /// Wakes the task, if it left its waker. Any context.
     fn wake(&self) {
-        if self.state.cmpxchg(ARMED, TAKING, Full).is_err() {
-            return;
-        }
-        // SAFETY: We moved the state away from `ARMED`, so the slot is ours.
-        let waker = self.waker.with_mut(|slot| unsafe { (*slot).take() });
-        self.state.store(EMPTY, Release);
+        let waker = sys::not_preempted(|| {
+            if self.state.cmpxchg(ARMED, TAKING, Full).is_err() {
+                return None;
+            }
+            // SAFETY: We moved the state away from `ARMED`, so the slot is ours.
+            let waker = self.waker.with_mut(|slot| unsafe { (*slot).take() });
+            self.state.store(EMPTY, Release);
+            waker
+        });
         if let Some(waker) = waker {
             waker.wake();
         }
@@ -176,8 +183,8 @@ impl Members {
         unsafe { self.shared.as_ref() }
     }
 
-    /// Calls `poll` for each member that is to be polled, with its number and a context of its own, until that
-    /// returns `false`, or the budget is used up; the task is woken for what is left.
+    /// Calls `poll` for each member that is to be polled, with its number and a context of its own,
+    /// until that returns `false`, or the budget is used up; the task is woken for what is left.
     pub(crate) fn poll(
         &mut self,
         cx: &mut Context<'_>,
@@ -201,7 +208,8 @@ impl Members {
         }
     }
 
-    /// The next member to be polled, and its waker, which is borrowed: clones have references of their own.
+    /// The next member to be polled, and its waker, which is borrowed: clones have references of
+    /// their own.
     #[inline(never)] // The functions of the waker are not in a user's module.
     fn next(&mut self) -> Option<(usize, ManuallyDrop<Waker>)> {
         let entry = if self.begun < self.shared().entries.len() {

@@ -2,18 +2,21 @@
 
 //! Waiting for memory in an upcall, without holding the thread.
 //!
-//! The thread of an executor may be the one that ends the IO that makes memory free. So on a worker no
-//! allocation enters reclaim: it succeeds at once, or fails. Those that are part of an `async fn` then wait here, as
-//! upcalls do, and try again; others fail with `ENOMEM`. Memory that was set aside ([`Reserve`](crate::Reserve))
-//! is not waited for: who runs out of it has more under way than it is for.
+//! Reclaim may wait for IO that only the executor's thread can complete. So on a worker no
+//! allocation enters reclaim: it succeeds at once, or fails. An `async fn` whose allocation failed
+//! waits here without its thread, and tries again; everything else fails with `ENOMEM`. Nobody
+//! waits for memory that was set aside ([`Reserve`](crate::Reserve)): a reserve that is used up was
+//! made for less than is under way.
 //!
 //! # Concurrency
 //!
-//! Whoever fails leaves a waker in a table, and asks for reclaim: a work item of a queue of its own, which
-//! allocates as a thread may, and thereby waits for reclaim on behalf of all. Then it takes all wakers out and
-//! wakes them. A waker is in the table before the work is asked for, so each is seen by a run that begins after
-//! it failed. The table has a lock for process context, and the wakers are called and dropped outside of it. A future that is dropped leaves
-//! its waker there until then: one wake in vain. When the table is full, who fails wakes itself: others go on meanwhile.
+//! A future whose allocation failed leaves a waker in a table, and queues a work item on a queue of
+//! its own. The work item allocates as a thread may, and thereby waits for reclaim on behalf of
+//! all. Then it takes all wakers out of the table and wakes them. A waker is in the table before
+//! the work is queued, so a run that begins after the failure sees it. The table has a lock for
+//! process context, and the wakers are called and dropped outside of it. A future that is dropped
+//! leaves its waker there, which costs one wake in vain. When the table is full, the future wakes
+//! its own task, and other tasks run in between.
 
 use crate::sys::{self, Lock, Result, ENOMEM};
 use crate::task;
@@ -23,7 +26,8 @@ use core::task::{Context, Poll, Waker};
 /// How many can wait without waking themselves.
 const WAITERS_MAX: usize = 64;
 
-/// What the allocator always gives in the end to one who waits, in bytes: `PAGE_ALLOC_COSTLY_ORDER`.
+/// The largest size for which the allocator tries until it succeeds, in bytes:
+/// `PAGE_ALLOC_COSTLY_ORDER`.
 const ALLOC_SIZE_MAX: usize = 8 * 4096;
 
 /// Those who wait for memory.
@@ -43,8 +47,8 @@ impl Shortage {
     pub(crate) fn leave(&self, waker: &Waker) -> Result<(), ()> {
         let mut waker = Some(task::clone_waker(waker));
         let mut waiting = self.waiting.lock();
-        let known = |place: &Option<Waker>| matches!((place, &waker), (Some(old), Some(new)) if old.will_wake(new));
-        let there = waiting.iter().any(known);
+        let same = |new: &Waker| waiting.iter().flatten().any(|old| old.will_wake(new));
+        let there = waker.as_ref().is_some_and(same);
         let place = waiting.iter_mut().find(|place| place.is_none());
         if let (false, Some(place)) = (there, place) {
             *place = waker.take();
@@ -62,8 +66,9 @@ impl Shortage {
     }
 }
 
-/// After an allocation of `size` bytes failed: whether the caller is to return `Pending`, and to try again when it is
-/// polled again. Not outside of an upcall, where the allocation has waited itself.
+/// After an allocation of `size` bytes failed: whether the caller is to return `Pending`, and to
+/// try again when it is polled again. Not outside of an upcall, where the allocation has waited
+/// itself.
 pub(crate) fn wait(cx: &Context<'_>, size: usize) -> bool {
     if !sys::on_worker() || size > ALLOC_SIZE_MAX {
         return false;
@@ -79,7 +84,8 @@ pub(crate) fn wait(cx: &Context<'_>, size: usize) -> bool {
     true
 }
 
-/// What `attempt` gives, which fails for lack of `size` bytes of memory: in an upcall it is tried until it does not.
+/// What `attempt` gives, which fails for lack of `size` bytes of memory: in an upcall it is tried
+/// until it does not.
 pub(crate) fn retry<T>(
     size: usize,
     mut attempt: impl FnMut() -> Option<T>,

@@ -11,8 +11,9 @@
 //! is bound to no CPU, so that one that goes away takes nothing along: the workqueue moves the thread,
 //! and the kernel moves the timers.
 
+use crate::bio;
 use crate::debugfs;
-use crate::executor::{BlockingWorker, Core, Executor};
+use crate::executor::{BlockingWorker, Core, Executor, InPlug};
 use crate::memory::Shortage;
 use crate::registry;
 use crate::scope::Scope;
@@ -100,13 +101,13 @@ impl Executor {
         Ok(BlockingWorker::of(Self::other(name, 0, true)?))
     }
 
-    /// The default executor, which all share who need none of their own.
+    /// The default executor. All who need none of their own share it.
     pub fn shared() -> Result<Self> {
         // SAFETY: The module's data has a handle, and is there as long as it has users.
         Ok(Self::from_core(unsafe { sys::share(executor()?.as_ptr()) }))
     }
 
-    /// The default blocking worker, which all share who need none of their own.
+    /// The default blocking worker. All who need none of their own share it.
     pub fn shared_blocking() -> Result<BlockingWorker> {
         // SAFETY: The module's data has a handle, and is there as long as it has users.
         let executor = Self::from_core(unsafe { sys::share(blocking()?.as_ptr()) });
@@ -129,7 +130,8 @@ impl Executor {
 
     fn build(name: &CStr, flags: u32, blocking: bool) -> Result<Self> {
         let flags = flags | bindings::wq_flags_WQ_MEM_RECLAIM;
-        let this = Self::with_work(Work::new(name, flags)?, blocking)?;
+        let in_plug = blocking.then_some(bio::is_request as InPlug);
+        let this = Self::with_work(Work::new(name, flags)?, in_plug)?;
         // SAFETY: The executor has its final address, and nobody knows of it yet.
         unsafe { this.core().work().init(static_lock_class!()) };
         registry::add(this.core());
@@ -143,7 +145,7 @@ pub(crate) fn retire(core: Arc<Core>) {
         return;
     };
     let core = Arc::<Core>::from(core);
-    // From here on it is known to those alone who are in a read section, and to its own last run.
+    // From here on only read sections that began before, and its own last run, know of it.
     registry::remove(&core);
     let core = Arc::into_raw(core);
     // SAFETY: The core stays until `take_down`, which gets the reference. It was counted in `OTHERS`, so the

@@ -36,7 +36,7 @@ pub(crate) const CANCELLED: usize = 1 << 3;
 /// A `JoinHandle` exists, and the output is its to take or drop.
 ///
 /// Set at birth, cleared when the handle is dropped. If it is clear when the task completes,
-/// the one who completes drops the output; if the handle finds [`COMPLETE`] when it clears the
+/// the completer drops the output; if the handle finds [`COMPLETE`] when it clears the
 /// bit, the handle does.
 pub(crate) const HANDLE: usize = 1 << 4;
 

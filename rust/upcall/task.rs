@@ -59,7 +59,7 @@ pub(crate) struct Header {
     scope: NonNull<ScopeInner>,
     pub(crate) siblings: Cell<Siblings>,
     vtable: &'static VTable,
-    /// Where the memory is from. Taken out by the one who frees it.
+    /// Where the memory is from. Taken out when the memory is freed.
     reserve: Option<Reserve>,
     /// The start of the name that was given.
     given_name: Option<NonNull<u8>>,
@@ -78,7 +78,7 @@ pub(crate) struct Header {
 
 impl Header {
     /// The name that it was spawned with, or the type of its future. In the text of the user's
-    /// module: only for who knows that the task is not complete.
+    /// module: only for callers that know that the task is not complete.
     pub(crate) fn name(&self) -> &'static str {
         match self.given_name {
             Some(name) => {

@@ -6,7 +6,6 @@ use crate::fs::FileSystem;
 use crate::inode::Inode;
 use crate::pages;
 use core::marker::PhantomData;
-use core::ptr::null_mut;
 use kernel::ffi::{c_int, c_long, c_uint, c_ulong};
 use kernel::prelude::*;
 use kernel::uaccess::UserSlice;
@@ -185,15 +184,7 @@ impl<F: FileSystem> Ops<F> {
             if !ub::upcall_inode_lock_shared(inode, nowait) {
                 return EAGAIN.to_errno() as isize;
             }
-            let read = ub::iomap_dio_rw(
-                iocb,
-                to,
-                pages::blocking::<F>(),
-                core::ptr::null(),
-                0,
-                null_mut(),
-                0,
-            );
+            let read = ub::upcall_dio_read(iocb, to, pages::blocking::<F>());
             ub::upcall_inode_unlock_shared(inode);
             ub::upcall_file_accessed((*iocb).ki_filp);
             read

@@ -4,11 +4,12 @@
 //!
 //! # Letting go
 //!
-//! The last reference on a mount that is at no place unmounts the volume in the thread that drops it. That
-//! waits for requests, and for readahead, which an executor has to run. So a [`MountRef`] that is dropped on the thread of
-//! an executor, in an upcall or in blocking work, is let go of by a work item of its own, for which memory was
-//! had when it was made. The exit of `upcall.ko` waits for such work, and until it is over the mount keeps
-//! `aext4.ko`. A mount of the same device waits for an unmount that has begun. Any other thread lets go itself.
+//! The last reference on a mount that is at no place unmounts the volume in the thread that drops
+//! it. That waits for requests, and for readahead, which an executor has to run. So when a
+//! [`MountRef`] is dropped on the thread of an executor, in an upcall or in blocking work, a work
+//! item drops the reference. Its memory was allocated with the [`MountRef`]. The exit of
+//! `upcall.ko` waits for such work, and until it is over the mount keeps `aext4.ko`. A mount of the
+//! same device waits for an unmount that has begun. Any other thread drops the reference itself.
 
 use crate::fs::FileSystem;
 use crate::mount::SuperBlock;
@@ -24,9 +25,9 @@ use upcall_bindings as ub;
 
 /// A reference on a mounted volume.
 ///
-/// While it lives, `umount` fails with `EBUSY`. Dropping it may sleep: if the mount was detached
-/// in between, it is the last user and unmounts the volume. On the thread of an executor that happens later,
-/// in another thread.
+/// While it lives, `umount` fails with `EBUSY`. Dropping it may sleep: if the mount was detached in
+/// between, it is the last user and unmounts the volume. On the thread of an executor that happens
+/// later, in another thread.
 pub struct MountRef<F> {
     /// The path, and the work item that may let go of it. Goes with the destructor.
     held: NonNull<ub::upcall_held_path>,
@@ -54,8 +55,8 @@ impl<F: FileSystem> MountRef<F> {
 
     /// Opens the volume that `file` is on.
     ///
-    /// Fails with `EINVAL` if that is of another file system, and with `ENOMEM`. May sleep, but in an upcall if it
-    /// succeeds.
+    /// Fails with `EINVAL` if that is of another file system, and with `ENOMEM`. May sleep, but in
+    /// an upcall if it succeeds.
     pub fn of_file(file: &File) -> Result<Self> {
         let found = Opaque::<ub::path>::uninit();
         // SAFETY: An open file has a path, on which we take a reference.
@@ -67,11 +68,12 @@ impl<F: FileSystem> MountRef<F> {
         }
     }
 
-    /// Mounts the volume on the block device `device`, read-only and at no place: no program sees it.
+    /// Mounts the volume on the block device `device`, read-only and at no place: no program sees
+    /// it.
     ///
-    /// `options` are those of `mount -o`. The path of the device is the calling thread's. A device that is mounted
-    /// already is mounted once more, as by `mount`. Dropping the last reference unmounts the volume.
-    /// Fails with the errors of `mount`. May sleep.
+    /// `options` are those of `mount -o`. The path of the device is the calling thread's. A device
+    /// that is mounted already is mounted once more, as by `mount`. Dropping the last reference
+    /// unmounts the volume. Fails with the errors of `mount`. May sleep.
     pub fn mount(device: &CStr, options: &CStr) -> Result<Self> {
         // They are parsed in place.
         let mut parsed = KVec::new();

@@ -233,8 +233,8 @@ async fn fill(cache: &Cache, ring: &Ring, taken: &Running, out: &mut Writer<'_>)
     let mut rest = &taken.edited[..];
     while let Some((descriptor, bufs, behind)) = describe(cache, ring, tid, rest).await? {
         out.push(descriptor).await?;
-        for buf in bufs {
-            out.push(buf).await?;
+        for buf in &bufs {
+            out.push(buf.clone()).await?;
         }
         rest = behind;
     }
@@ -365,7 +365,8 @@ impl<'a> Writer<'a> {
     /// Waits until the device has all that were submitted.
     async fn wait(&mut self) -> Result {
         let mut result = Ok(());
-        for write in self.writes.drain_all() {
+        while let Some(write) = self.writes.pop() {
+            let write: Writing = write;
             result = result.and(write.done().await);
         }
         result

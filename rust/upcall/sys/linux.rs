@@ -324,6 +324,16 @@ pub(crate) fn relax() {
     core::hint::spin_loop();
 }
 
+/// Calls `f`, which does not sleep, and lets no other thread have the processor meanwhile.
+pub(crate) fn not_preempted<R>(f: impl FnOnce() -> R) -> R {
+    // SAFETY: The two are a pair, and `f` does not sleep.
+    unsafe { ub::upcall_preempt_disable() };
+    let result = f();
+    // SAFETY: As above.
+    unsafe { ub::upcall_preempt_enable() };
+    result
+}
+
 /// The identity of the calling thread; never 0.
 pub(crate) fn current() -> usize {
     kernel::task::Task::current_raw() as usize

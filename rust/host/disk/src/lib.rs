@@ -2,8 +2,8 @@
 
 //! Crate `disk` in the simulation: the shipping source, over the machine's devices.
 //!
-//! The modules are named and re-exported as in the kernel's `lib.rs`. What knows the page cache, and the
-//! kernel's checksums, have a counterpart here.
+//! The modules are named and re-exported as in the kernel's `lib.rs`. What knows the page cache,
+//! and the kernel's checksums, have a counterpart here.
 
 #![feature(arbitrary_self_types)]
 

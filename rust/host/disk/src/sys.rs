@@ -21,8 +21,8 @@ pub(crate) struct IrqLock<T> {
     value: UnsafeCell<T>,
 }
 
-// SAFETY: The lock gives the value to one at a time. The flags are touched by the one thread that the
-// machine lets run.
+// SAFETY: The lock gives the value to one at a time. The flags are touched by the one thread that
+// the machine lets run.
 unsafe impl<T: Send> Send for IrqLock<T> {}
 // SAFETY: As for `Send`.
 unsafe impl<T: Send> Sync for IrqLock<T> {}

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Any change of an image's metadata gives an error and a log line, and never a panic or a run without end.
+//! Any change of an image's metadata gives an error and a log line, and never a panic or a run
+//! without end.
 
 #![no_main]
 

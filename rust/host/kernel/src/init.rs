@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Initialisation in place, which on the host is a value that is made and then put in its place: nothing
-//! that the shim makes has a pointer to itself.
+//! Initialisation in place, which on the host is a value that is made and then put in its place:
+//! nothing that the shim makes has a pointer to itself.
 
 use crate::alloc::{AllocError, Flags};
 use crate::error::{code::ENOMEM, Error};

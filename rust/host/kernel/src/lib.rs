@@ -6,8 +6,8 @@
 //! compiled as they are. What allocates may fail, and does when a test says so; what may sleep
 //! complains in a context where it may not.
 //!
-//! Behind it is the [`machine`], which the kernel does not have: it decides by a seed what runs next,
-//! keeps a virtual clock, and counts what was allocated.
+//! Behind it is the [`machine`], which the kernel does not have: it decides by a seed what runs
+//! next, keeps a virtual clock, and counts what was allocated.
 
 pub mod alloc;
 pub mod block;

@@ -23,6 +23,21 @@ impl<K, V> RBTreeNode<K, V> {
     }
 }
 
+/// The memory of a node.
+pub struct RBTreeNodeReservation<K, V>(KBox<core::mem::MaybeUninit<(K, V)>>);
+
+impl<K, V> RBTreeNodeReservation<K, V> {
+    /// Allocates it.
+    pub fn new(flags: Flags) -> Result<Self> {
+        Ok(Self(KBox::new_uninit(flags)?))
+    }
+
+    /// Makes a node of it.
+    pub fn into_node(self, key: K, value: V) -> RBTreeNode<K, V> {
+        RBTreeNode(KBox::write(self.0, (key, value)))
+    }
+}
+
 impl<K, V> RBTree<K, V> {
     /// An empty one.
     pub fn new() -> Self {

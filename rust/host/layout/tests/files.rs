@@ -258,8 +258,8 @@ fn times_owners_and_numbers() {
     assert_eq!(volume.path("/d").expect("the file").project, 0);
 }
 
-/// tune2fs and old tools make inodes larger and leave the size of the extra fields 0. ext4 then takes
-/// the fields that it knows for used, and looks for no attributes behind them.
+/// tune2fs and old tools make inodes larger and leave the size of the extra fields 0. ext4 then
+/// takes the fields that it knows for used, and looks for no attributes behind them.
 #[test]
 fn extra_fields_of_unknown_size() {
     let dir = scratch("files-extra-size-0");

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The simulation's block layer: bios go to the [`BlockDevice`](kernel::block::BlockDevice) behind a device.
+//! The simulation's block layer: bios go to the [`BlockDevice`](kernel::block::BlockDevice) behind
+//! a device.
 
 use super::{machine, on_worker, read_section, Result};
 use crate::bio::{end_io, Head};

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Crate `upcall` in the simulation: the shipping source, with [`machine`](kernel::machine) in place of the
-//! kernel.
+//! Crate `upcall` in the simulation: the shipping source, with [`machine`](kernel::machine) in
+//! place of the kernel.
 //!
-//! The modules are named and re-exported as in the kernel's `lib.rs`, so that their paths to each other
-//! resolve. What they take from the kernel there comes from [`sys`] here. Tests of the runtime by
-//! itself, and its models under loom, are in `rust/host/upcall`.
+//! The modules are named and re-exported as in the kernel's `lib.rs`, so that their paths to each
+//! other resolve. What they take from the kernel there comes from [`sys`] here. Tests of the
+//! runtime by itself, and its models under loom, are in `rust/host/upcall`.
 
 // Not all that the kernel's modules use is used here.
 #![allow(dead_code)]

@@ -2,7 +2,8 @@
 
 //! What a simulation needs of the runtime beside its public interface.
 
-use crate::executor::{BlockingWorker, Executor};
+use crate::bio;
+use crate::executor::{BlockingWorker, Executor, InPlug};
 use crate::memory::Shortage;
 use crate::registry;
 use crate::scope::Scope;
@@ -12,13 +13,15 @@ use kernel::machine;
 
 /// An executor, on a work item of the machine, or on a thread if its runnables may sleep.
 pub fn executor(name: &str, blocking: bool) -> Result<Executor> {
-    let executor = Executor::with_work(sys::Work::new(name, blocking), blocking)?;
+    let in_plug = blocking.then_some(bio::is_request as InPlug);
+    let executor = Executor::with_work(sys::Work::new(name, blocking), in_plug)?;
     executor.core().work().init(executor.as_ptr());
     registry::add(executor.core());
     Ok(executor)
 }
 
-/// Lets others go first, so many times as the seed says: the executor itself polls in the order of wakes.
+/// Lets others go first, so many times as the seed says: the executor itself polls in the order of
+/// wakes.
 pub async fn jitter() {
     for _ in 0..kernel::machine::random(4) {
         crate::yield_now().await;

@@ -5,10 +5,11 @@
 //!
 //! # Concurrency
 //!
-//! The machine lets one thread run at a time, so that a cell needs no lock. An executor's run is a work item,
-//! which the machine never runs twice at the same time; that of an executor whose runnables may
-//! sleep is a thread. Timers complete in interrupt context. An executor whose last handle is gone is taken down by a work
-//! item: when that runs no read section is under way, so that nobody pushes any more.
+//! The machine lets one thread run at a time, so that a cell needs no lock. An executor's run is a
+//! work item, which the machine never runs twice at the same time; that of an executor whose
+//! runnables may sleep is a thread. Timers complete in interrupt context. An executor whose last
+//! handle is gone is taken down by a work item: when that runs no read section is under way, so
+//! that nobody pushes any more.
 
 use crate::done::Done;
 use crate::executor::Core;
@@ -244,6 +245,11 @@ pub(crate) fn polled_again<T>() -> core::task::Poll<T> {
 /// Another thread needs a few instructions to get on. None is between two of them here.
 pub(crate) fn relax() {
     machine::interrupt_point();
+}
+
+/// In the kernel no other thread has the processor meanwhile.
+pub(crate) fn not_preempted<R>(f: impl FnOnce() -> R) -> R {
+    f()
 }
 
 pub(crate) fn current() -> usize {
@@ -604,7 +610,8 @@ impl Parker {
     ///
     /// `left` comes from [`leave`](Self::leave), and is taken once.
     pub(crate) unsafe fn take(left: *mut ()) -> Option<Waker> {
-        // SAFETY: The functions keep the contract of `RawWaker`, and the reference goes with the waker.
+        // SAFETY: The functions keep the contract of `RawWaker`, and the reference goes with the
+        // waker.
         (!left.is_null()).then(|| unsafe { Waker::from_raw(RawWaker::new(left, &PARKER)) })
     }
 

@@ -257,7 +257,8 @@ pub struct Edits {
 }
 
 impl Edits {
-    /// The input's meaning: which image, and then three bytes for the place and one for each change.
+    /// The input's meaning: which image, and then three bytes for the place and one for each
+    /// change.
     pub fn parse(data: &[u8]) -> Option<Self> {
         let (&first, rest) = data.split_first()?;
         let bytes = rest.chunks_exact(4).take(32);

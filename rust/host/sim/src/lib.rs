@@ -2,8 +2,8 @@
 
 //! The file system under simulation: what its tests have in common.
 //!
-//! A test runs on a [`machine`] with a disk. [`simulate`] makes both by a seed, and checks when the test
-//! is over that nothing was left: no task, no request, no memory, no warning.
+//! A test runs on a [`machine`] with a disk. [`simulate`] makes both by a seed, and checks when the
+//! test is over that nothing was left: no task, no request, no memory, no warning.
 
 pub mod e2fs;
 pub mod hostile;
@@ -108,8 +108,8 @@ pub fn simulate_on<R>(config: Config, store: Store, f: impl FnOnce(&Bed) -> R) -
     })
 }
 
-/// A future that is dropped at its poll number `polls`, counted from 0, instead of being polled. Its output
-/// is `None` if it was.
+/// A future that is dropped at its poll number `polls`, counted from 0, instead of being polled.
+/// Its output is `None` if it was.
 pub fn dropped_after<F: Future>(polls: usize, future: F) -> DroppedAfter<F> {
     DroppedAfter {
         left: polls,

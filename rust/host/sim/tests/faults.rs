@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A session with a volume: each of its requests fails in turn, each allocation, and each of its operations is
-//! dropped at each of its polls. What does not fail tells the same as without, and nothing is left.
+//! A session with a volume: each of its requests fails in turn, each allocation, and each of its
+//! operations is dropped at each of its polls. What does not fail tells the same as without, and
+//! nothing is left.
 
 use aext4::Options;
 use kernel::machine::{self, Config, Fail};

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Images broken on purpose give an error and a log line, and never a panic or a run without end: one
-//! break for each kind of structure and check, as `selftests/hostile` has them, then random bytes of metadata.
+//! Images broken on purpose give an error and a log line, and never a panic or a run without end:
+//! one break for each kind of structure and check, as `selftests/hostile` has them, then random
+//! bytes of metadata.
 
 use aext4::Options;
 use kernel::machine::{self, Config};

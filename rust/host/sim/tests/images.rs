@@ -287,8 +287,8 @@ fn compare(name: &str, seed: u64) -> (usize, Vec<String>) {
 const KNOWN: &[(&str, &str)] = &[
     // Files with a Merkle tree are not read.
     ("verity", "b'/verity'"),
-    // Encrypted files give ENOKEY, and the VFS interface, which is not here, gives their links a size: that
-    // is compared in the virtual machine, by selftests/fidelity.
+    // Encrypted files give ENOKEY, and the VFS interface, which is not here, gives their links a
+    // size: that is compared in the virtual machine, by selftests/fidelity.
     ("encrypt", "b'/encrypted"),
     ("encrypt-4k", "b'/encrypted"),
 ];

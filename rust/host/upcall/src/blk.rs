@@ -2,8 +2,8 @@
 
 //! The host's block layer: devices that refuse, wait and complete as a test says.
 //!
-//! They check what a kernel would only punish: a request on a closed device, a wait on a worker, a bio
-//! that is submitted twice.
+//! They check what a kernel would only punish: a request on a closed device, a wait on a worker, a
+//! bio that is submitted twice.
 
 // The models use none of the devices.
 #![cfg_attr(loom, allow(dead_code))]
@@ -12,6 +12,7 @@ use super::{in_interrupt, interrupt, on_worker, read_section, Error, Result};
 use crate::bio::{end_io, Head};
 use core::ffi::CStr;
 use core::ptr::NonNull;
+use core::time::Duration;
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard};
 
@@ -99,6 +100,11 @@ impl Bio {
             sector: ask.sector,
         };
         let device = ask.bdev.as_ptr() as usize;
+        // SAFETY: A test keeps its device.
+        let busy = unsafe { ask.bdev.as_ref() }.state().busy;
+        if !busy.is_zero() {
+            super::advance(busy);
+        }
         let plugged = PLUG.with(|plug| {
             let mut plug = plug.borrow_mut();
             plug.as_mut()
@@ -161,9 +167,12 @@ pub struct RawDevice {
     freed: Condvar,
     depth: usize,
     blocking: bool,
+    stacked: bool,
 }
 
 struct State {
+    /// For how long a thread that submits is busy.
+    busy: Duration,
     open: usize,
     /// How many more requests it takes.
     tags: usize,
@@ -180,6 +189,7 @@ impl RawDevice {
     /// A device that is not open. `blocking` is whether its driver sleeps.
     pub(crate) fn new(depth: usize, blocking: bool) -> Self {
         let state = State {
+            busy: Duration::ZERO,
             open: 0,
             tags: depth,
             out: VecDeque::new(),
@@ -192,6 +202,16 @@ impl RawDevice {
             freed: Condvar::new(),
             depth,
             blocking,
+            stacked: false,
+        }
+    }
+
+    /// One that has no tags of its own: it passes requests on to a device that has `depth`. Its
+    /// flushes are new requests, which do not say that they may not wait.
+    pub(crate) fn stacked(depth: usize) -> Self {
+        Self {
+            stacked: true,
+            ..Self::new(depth, false)
         }
     }
 
@@ -209,6 +229,8 @@ impl RawDevice {
             assert!(!self.blocking, "a worker runs a driver that sleeps");
             let whole = op == OP_READ || op == OP_WRITE;
             assert!(whole, "a worker may wait while a request is split");
+            let flush = sent.opf & PREFLUSH != 0;
+            assert!(!self.stacked || !flush, "a worker may wait for another tag");
             let direct = sent.opf & (SYNC | IDLE) == SYNC | IDLE;
             assert!(op == OP_READ || direct, "a worker may be throttled");
         }
@@ -250,6 +272,11 @@ impl RawDevice {
     pub(crate) fn give_tags(&self, count: usize) {
         self.state().tags += count;
         self.freed.notify_all();
+    }
+
+    /// Each submission takes so long.
+    pub(crate) fn set_busy(&self, busy: Duration) {
+        self.state().busy = busy;
     }
 
     /// Opens it, or closes it.
@@ -308,7 +335,7 @@ pub(crate) unsafe fn traits(bdev: NonNull<RawDevice>) -> Traits {
     Traits {
         logical_block_size: 512,
         nowait: !device.blocking,
-        depth: Some(device.depth),
+        depth: (!device.stacked).then_some(device.depth),
     }
 }
 

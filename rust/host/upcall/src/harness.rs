@@ -6,6 +6,7 @@
 // The models and the other tests each use their part.
 #![allow(dead_code)]
 
+use crate::bio;
 use crate::executor::{BlockingWorker, Core, Executor};
 use crate::registry;
 use crate::sys::{self, rt, Acquire, Atomic, Ledger, Relaxed, Release, Work};
@@ -61,14 +62,14 @@ pub(crate) struct Host(Executor);
 
 impl Host {
     pub(crate) fn new() -> Self {
-        let this = Self(Executor::with_work(Work::new(), false).unwrap());
+        let this = Self(Executor::with_work(Work::new(), None).unwrap());
         registry::add(this.executor());
         this
     }
 
     /// One that may sleep.
     pub(crate) fn blocking() -> Self {
-        Self(Executor::with_work(Work::new(), true).unwrap())
+        Self(Executor::with_work(Work::new(), Some(bio::is_request)).unwrap())
     }
 
     /// A scope on this executor, and on `blocking` for what may sleep.

@@ -3,9 +3,9 @@
 //! The host's back end of [`sys`](super).
 //!
 //! Beside what the core needs it checks what the kernel would only punish: a lock taken or memory
-//! allocated in interrupt context, sleep or a queued work item under a spinlock, memory used after it was freed,
-//! freed twice or never. The checks' state is one for the process, so tests that use it run one
-//! after another (`harness::session`).
+//! allocated in interrupt context, sleep or a queued work item under a spinlock, memory used after
+//! it was freed, freed twice or never. The checks' state is one for the process, so tests that use
+//! it run one after another (`harness::session`).
 
 // The models order no failures.
 #![cfg_attr(loom, allow(dead_code))]
@@ -658,6 +658,11 @@ pub(crate) fn relax() {
     rt::thread::yield_now();
 }
 
+/// In the kernel no other thread has the processor meanwhile.
+pub(crate) fn not_preempted<R>(f: impl FnOnce() -> R) -> R {
+    f()
+}
+
 pub(crate) fn current() -> usize {
     HERE.with(|here| here.id)
 }
@@ -795,7 +800,8 @@ impl Drop for NoFs {
     }
 }
 
-/// A work item: [`queue`](Self::queue) makes it pending, and it is no longer pending when its function starts.
+/// A work item: [`queue`](Self::queue) makes it pending, and it is no longer pending when its
+/// function starts.
 ///
 /// Whoever starts it runs the executor: a thread that [waits](Self::wait), or a test that
 /// [tries](Self::try_start).

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Attributes of the `kernel` crate. On the host a value is made first and then put where it stays, so
-//! that pinned fields are fields like others.
+//! Attributes of the `kernel` crate. On the host a value is made first and then put where it stays,
+//! so that pinned fields are fields like others.
 
 use proc_macro::{Delimiter, Group, TokenStream, TokenTree};
 

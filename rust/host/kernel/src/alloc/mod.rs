@@ -2,8 +2,9 @@
 
 //! Memory.
 //!
-//! All of it is from the host's allocator, so that a sanitizer sees each object. Each allocation asks
-//! the [machine](crate::machine) first, which counts it, and fails those that a test wants to fail.
+//! All of it is from the host's allocator, so that a sanitizer sees each object. Each allocation
+//! asks the [machine](crate::machine) first, which counts it, and fails those that a test wants to
+//! fail.
 
 mod kbox;
 mod kvec;

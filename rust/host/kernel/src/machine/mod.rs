@@ -9,16 +9,17 @@
 //!
 //! # Concurrency
 //!
-//! One thread runs at a time: the one that has the *baton*. A thread that parks decides what is next.
-//! Work items and events run on the thread that decides, as if on a CPU of their own; they may not park. If
-//! another thread is next, it gets the baton, and the one that parks waits for it as a thread of the
-//! host. So everything is as deterministic as on one thread, and a thread that waits holds up no other.
+//! One thread runs at a time: the one that has the *baton*. A thread that parks decides what is
+//! next. Work items and events run on the thread that decides, as if on a CPU of their own; they
+//! may not park. If another thread is next, it gets the baton, and the one that parks waits for it
+//! as a thread of the host. So everything is as deterministic as on one thread, and a thread that
+//! waits holds up no other.
 //!
 //! Threads are not preempted. Interrupts are taken where a spinlock is given back or memory is
 //! allocated ([`interrupt_point`]), by the seed, and between all that is scheduled.
 //!
-//! A machine on which nothing can run, and nothing will, while a thread waits, is a deadlock: it is reported with
-//! the seed, and the run ends. So is a run that takes too many steps.
+//! A machine on which nothing can run, and nothing will, while a thread waits, is a deadlock: it is
+//! reported with the seed, and the run ends. So is a run that takes too many steps.
 
 mod memory;
 
@@ -172,8 +173,8 @@ impl Rng {
 
 /// Runs `f` as the first thread of a machine.
 ///
-/// Panics, and says the seed, if `f` does, if there is a deadlock, or if there was a warning that nobody
-/// [took](take_warnings). What was allocated and not freed is for [`live`] to tell.
+/// Panics, and says the seed, if `f` does, if there is a deadlock, or if there was a warning that
+/// nobody [took](take_warnings). What was allocated and not freed is for [`live`] to tell.
 pub fn run<R>(config: Config, f: impl FnOnce() -> R) -> R {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
@@ -627,7 +628,8 @@ pub fn spawn<T: Send + 'static>(
         if let Some(waiter) = waiter.lock().unwrap().take() {
             waiter.unpark();
         }
-        // The last that this thread does on the machine. What `HERE` drops is counted by nobody else.
+        // The last that this thread does on the machine. What `HERE` drops is counted by nobody
+        // else.
         HERE.with(|here| here.replace(None));
         machine
             .state()
@@ -668,8 +670,8 @@ impl Machine {
 
 // Work items.
 
-/// A work item: it runs once for all the times that it was queued before it starts, and never twice at
-/// the same time.
+/// A work item: it runs once for all the times that it was queued before it starts, and never twice
+/// at the same time.
 pub struct Work(Arc<WorkItem>);
 
 struct WorkItem {
@@ -776,7 +778,8 @@ pub fn random(bound: u64) -> u64 {
     current().state().rng.below(bound)
 }
 
-/// Where an interrupt may come: by the seed, one that is due runs here, or, seldom, the next as if it was due.
+/// Where an interrupt may come: by the seed, one that is due runs here, or, seldom, the next as if
+/// it was due.
 pub fn interrupt_point() {
     with(|machine| {
         let mut state = machine.state();
@@ -830,8 +833,8 @@ pub fn set_note(note: usize) {
     with(|machine| machine.state().context.note = note);
 }
 
-/// What the machine has for a static variable at address `key`, made by `make` at first. It is there as
-/// long as the machine.
+/// What the machine has for a static variable at address `key`, made by `make` at first. It is
+/// there as long as the machine.
 pub fn local<T: Send + 'static>(key: usize, make: fn() -> T) -> *const T {
     let machine = current();
     let mut locals = machine.locals.lock().unwrap();
@@ -959,8 +962,8 @@ pub fn allocations() -> (u64, u64) {
     current().memory().counts()
 }
 
-/// What was allocated in work items, upcalls among them, in a way that may wait for memory to become free:
-/// the names of the types.
+/// What was allocated in work items, upcalls among them, in a way that may wait for memory to
+/// become free: the names of the types.
 pub fn waiting_in_work() -> Vec<&'static str> {
     current().state().waiting_in_work.iter().copied().collect()
 }

@@ -13,8 +13,8 @@ pub struct SpinLock<T> {
     value: UnsafeCell<T>,
 }
 
-// SAFETY: The lock gives the value to one thread at a time. `locked` is touched by the one thread that
-// the machine lets run.
+// SAFETY: The lock gives the value to one thread at a time. `locked` is touched by the one thread
+// that the machine lets run.
 unsafe impl<T: Send> Send for SpinLock<T> {}
 // SAFETY: As above.
 unsafe impl<T: Send> Sync for SpinLock<T> {}

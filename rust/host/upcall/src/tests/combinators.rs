@@ -1745,7 +1745,8 @@ fn slow(cost: Duration, polls: usize) -> impl Future<Output = ()> {
     })
 }
 
-/// How long the longest poll of `future` takes, and how many there are. It is polled when it was woken.
+/// How long the longest poll of `future` takes, and how many there are. It is polled when it was
+/// woken.
 fn longest<F: Future>(future: F) -> (Duration, usize) {
     let mut future = pin!(future);
     let counts = Count::new();

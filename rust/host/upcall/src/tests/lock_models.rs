@@ -2,8 +2,8 @@
 
 //! Models of the rw-semaphore.
 //!
-//! The value is in one of loom's cells: an access that is not ordered after the last conflicting one
-//! fails the model, whether or not the two overlap in it.
+//! The value is in one of loom's cells: an access that is not ordered after the last conflicting
+//! one fails the model, whether or not the two overlap in it.
 
 use crate::harness::*;
 use crate::sys::rt::thread;

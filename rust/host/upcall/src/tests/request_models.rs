@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Models of a device's queue: who waits for room, against completions and requests that come meanwhile.
+//! Models of a device's queue: who waits for room, against completions and requests that come
+//! meanwhile.
 //!
 //! A lost wake-up shows as a deadlock, which loom reports.
 
@@ -30,13 +31,13 @@ fn blocking_worker(queue: &Queued) {
 fn room_is_waited_for_while_a_request_ends() {
     model(3, || {
         let queue = queue(1);
-        assert!(queue.begin(true, false));
-        assert!(!queue.begin(true, false), "above the bound");
+        assert!(queue.begin(false));
+        assert!(!queue.begin(false), "above the bound");
         let other = queue.clone();
         let device = thread::spawn(move || sys::interrupt(|| other.ended()));
         blocking_worker(&queue);
         device.join().unwrap();
-        assert!(queue.begin(true, false), "nobody waits");
+        assert!(queue.begin(false), "nobody waits");
         queue.ended();
     });
 }
@@ -45,16 +46,16 @@ fn room_is_waited_for_while_a_request_ends() {
 fn room_is_waited_for_while_a_request_is_refused() {
     model(3, || {
         let queue = queue(1);
-        assert!(queue.begin(true, false));
-        assert!(!queue.begin(true, false));
+        assert!(queue.begin(false));
+        assert!(!queue.begin(false));
         let other = queue.clone();
         let device = thread::spawn(move || sys::interrupt(|| other.refused()));
         blocking_worker(&queue);
         device.join().unwrap();
-        assert!(!queue.begin(true, false), "past the one that was refused");
+        assert!(!queue.begin(false), "past the one that was refused");
         blocking_worker(&queue);
         blocking_worker(&queue);
-        assert!(queue.begin(true, false));
+        assert!(queue.begin(false));
         queue.ended();
     });
 }
@@ -63,13 +64,12 @@ fn room_is_waited_for_while_a_request_is_refused() {
 fn room_is_waited_for_while_another_request_comes() {
     model(2, || {
         let queue = queue(1);
-        // A thread's, which is not waited for.
-        assert!(queue.begin(false, false));
-        assert!(!queue.begin(true, false));
+        assert!(queue.begin(false));
+        assert!(!queue.begin(false));
         let other = queue.clone();
         let worker = thread::spawn(move || {
             sys::interrupt(|| other.ended());
-            let direct = other.begin(true, false);
+            let direct = other.begin(false);
             if direct {
                 sys::interrupt(|| other.ended());
             }
@@ -79,7 +79,7 @@ fn room_is_waited_for_while_another_request_comes() {
         if !worker.join().unwrap() {
             blocking_worker(&queue);
         }
-        assert!(queue.begin(true, false), "nobody waits");
+        assert!(queue.begin(false), "nobody waits");
         queue.ended();
     });
 }

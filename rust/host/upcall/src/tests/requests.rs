@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Requests, over a device that does what a test says: who submits, in which order, with what memory.
+//! Requests, over a device that does what a test says: who submits, in which order, with what
+//! memory.
 
 use crate::bio::Op;
 use crate::harness::*;
@@ -11,6 +12,7 @@ use crate::{block_on, memory_freed, Block, Blocks, Device, Scope};
 use core::pin::Pin;
 use core::ptr::{from_mut, from_ref, null_mut, NonNull};
 use core::task::Poll;
+use core::time::Duration;
 use std::sync::{Arc, Mutex};
 
 /// A device, and who runs its requests. Tests run one after another.
@@ -23,11 +25,15 @@ struct Fixture {
 
 impl Fixture {
     fn new(depth: usize, blocking: bool) -> Self {
+        Self::with(RawDevice::new(depth, blocking))
+    }
+
+    fn with(disk: RawDevice) -> Self {
         let host = Host::new();
         let shortage = Box::leak(Box::new(Shortage::new()));
         sys::set_shortage(from_mut(shortage));
         sys::set_default_executor(from_ref(host.executor()).cast_mut());
-        let disk = Box::leak(Box::new(RawDevice::new(depth, blocking)));
+        let disk = Box::leak(Box::new(disk));
         set_name(c"disk", Some(disk));
         Self {
             disk,
@@ -208,6 +214,26 @@ fn requests_of_a_run_reach_the_device_together() {
 }
 
 #[test]
+fn a_run_of_the_blocking_worker_stops_when_its_time_is_over() {
+    session(|| {
+        let fixture = Fixture::new(1000, true);
+        let scope = fixture.scope();
+        let device = fixture.open(&scope);
+        fixture.disk.set_busy(Duration::from_micros(700));
+        (0..10).for_each(|n| read(&scope, &device, n));
+        fixture.host.pump();
+        // Of two milliseconds
+        for expected in [3, 6, 9, 10] {
+            assert!(fixture.blocking.try_run(), "nobody queued the work");
+            assert_eq!(pages(fixture.disk).len(), expected);
+        }
+        fixture.settle();
+        drop(device);
+        drop(scope);
+    });
+}
+
+#[test]
 fn nobody_goes_past_a_request_that_was_refused() {
     session(|| {
         let fixture = Fixture::new(8, false);
@@ -258,7 +284,7 @@ fn no_more_than_the_bound_is_in_flight() {
 }
 
 #[test]
-fn threads_submit_themselves_and_count() {
+fn threads_submit_themselves_and_leave_the_bound_to_upcalls() {
     session(|| {
         let fixture = Fixture::new(1, false);
         let scope = fixture.scope();
@@ -268,13 +294,17 @@ fn threads_submit_themselves_and_count() {
         let mut transfer = block.read(&device, 0, 0, SIZE);
         assert!(poll_once(Pin::new(&mut transfer)).is_pending());
         assert_eq!(pages(fixture.disk), [0]);
-        // The bound is reached: an upcall's waits for the blocking worker, which is not run yet.
         read(&scope, &device, 1);
         fixture.host.pump();
-        assert_eq!(pages(fixture.disk), [0]);
+        assert_eq!(pages(fixture.disk), [0, 1]);
+        // The end of a thread's request makes no room for an upcall's.
+        read(&scope, &device, 2);
+        fixture.disk.complete(0);
+        fixture.host.pump();
+        assert_eq!(pages(fixture.disk), [0, 1]);
         fixture.disk.complete(0);
         fixture.settle();
-        assert_eq!(pages(fixture.disk), [0, 1]);
+        assert_eq!(pages(fixture.disk), [0, 1, 2]);
         assert!(poll_once(Pin::new(&mut transfer)).is_ready());
         drop(block);
         drop(device);
@@ -283,11 +313,65 @@ fn threads_submit_themselves_and_count() {
 }
 
 #[test]
+fn threads_in_a_loop_do_not_keep_an_upcall_waiting() {
+    session(|| {
+        let fixture = Fixture::new(2, false);
+        let scope = fixture.scope();
+        let device = fixture.open(&scope);
+        fixture.disk.give_tags(1000);
+        // As many as the bound, at any time.
+        let mut threads: std::collections::VecDeque<_> =
+            (0..2).map(|_| Box::pin(read_by_thread(&device))).collect();
+        for thread in &mut threads {
+            assert!(poll_once(thread.as_mut()).is_pending());
+        }
+        // It is for the blocking worker, whatever else is in flight.
+        let zeroes = device.clone();
+        drop(scope.spawn(async move { zeroes.write_zeroes(SIZE as u64, 4096).await }));
+        fixture.host.pump();
+        let blocking = fixture.blocking.worker();
+        let mut rounds = 0;
+        while !pages(fixture.disk).contains(&1) && rounds < 1000 {
+            let mut next = Box::pin(read_by_thread(&device));
+            assert!(poll_once(next.as_mut()).is_pending());
+            threads.push_back(next);
+            while poll_once(threads[0].as_mut()).is_pending() {
+                fixture.disk.complete(0);
+            }
+            threads.pop_front();
+            std::thread::sleep(Duration::from_micros(100));
+            rounds += 1;
+        }
+        while fixture.disk.complete(0) {}
+        drop(threads);
+        while !pages(fixture.disk).contains(&1) {
+            std::thread::yield_now();
+        }
+        fixture.disk.complete(0);
+        fixture.host.pump();
+        blocking.stop();
+        drop(device);
+        drop(scope);
+        assert!(rounds < 1000, "it waited as long as the threads went on");
+    });
+}
+
+/// Reads the first page on the calling thread.
+async fn read_by_thread(device: &Device) {
+    Block::vacant().read(device, 0, 0, SIZE).await.unwrap();
+}
+
+#[test]
 fn a_worker_never_waits_in_the_block_layer() {
     // The device checks who asks it what.
-    for blocking in [false, true] {
+    let devices: [fn() -> RawDevice; 3] = [
+        || RawDevice::new(8, false),
+        || RawDevice::new(8, true),
+        || RawDevice::stacked(8),
+    ];
+    for device in devices {
         session(|| {
-            let fixture = Fixture::new(8, blocking);
+            let fixture = Fixture::with(device());
             let scope = fixture.scope();
             let device = fixture.open(&scope);
             fixture.upcall(&scope, {

@@ -618,8 +618,8 @@ fn done_by_two_completers() {
     });
 }
 
-/// Like a request: the completer has a reference from its last look at `done` on, and who finds itself alone
-/// with it uses it again.
+/// Like a request: the completer has a reference from its last look at `done` on, and who finds
+/// itself alone with it uses it again.
 #[test]
 fn done_is_used_again_when_its_completer_has_let_go() {
     struct Request {

@@ -1,0 +1,289 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Making a volume writable, and read-only again.
+//!
+//! # What a loss of power leaves
+//!
+//! | after | there is |
+//! |---|---|
+//! | the journal's superblock says where the log begins | a volume that is clean, whose log is not looked at |
+//! | the volume's says that it needs recovery | a volume whose recovery finds nothing |
+//! | (changes, commits) | see [`journal`](crate::journal) |
+//! | the log is home, and its superblock says that it is empty | a volume whose recovery finds nothing |
+//! | the volume's does not say that it needs recovery any more | a volume that is clean |
+//!
+//! Without a journal the superblock says that the volume is in use instead. e2fsck looks at it
+//! after a loss of power.
+
+use crate::alloc::{Groups, Kept};
+use crate::ext4::{kept_back, read_groups, Ext4};
+use crate::journal::{Committed, Journal, Log};
+use crate::recovery;
+use core::time::Duration;
+use disk::Level;
+use kernel::prelude::*;
+use kernel::sync::Arc;
+use layout::journal::JournalSuper;
+use layout::super_edit::SuperEdit;
+use layout::superblock::{super_offset, SUPER_KIB, SUPER_SIZE};
+use layout::{Compat, Incompat, RoCompat, SuperBlock};
+use upcall::JoinHandle;
+
+/// The read-only compatible features that a volume may have and be written to.
+const WRITABLE: RoCompat = RoCompat::SPARSE_SUPER
+    .or(RoCompat::LARGE_FILE)
+    .or(RoCompat::HUGE_FILE)
+    .or(RoCompat::GDT_CSUM)
+    .or(RoCompat::DIR_NLINK)
+    .or(RoCompat::EXTRA_ISIZE)
+    .or(RoCompat::METADATA_CSUM)
+    .or(RoCompat::PROJECT);
+
+/// What a volume has while it is writable.
+pub struct Writing {
+    /// The journal.
+    pub journal: Arc<Journal>,
+    /// What can be allocated.
+    pub groups: Arc<Groups>,
+    /// What commits, and what writes home.
+    commits: JoinHandle<Result>,
+    checkpoints: JoinHandle<Result>,
+}
+
+impl Ext4 {
+    /// The journal, while the volume is writable.
+    pub fn journal(&self) -> Option<Arc<Journal>> {
+        let writing = self.writing.lock();
+        writing.as_ref().map(|writing| writing.journal.clone())
+    }
+
+    /// What can be allocated, while the volume is writable.
+    pub fn allocation_groups(&self) -> Option<Arc<Groups>> {
+        let writing = self.writing.lock();
+        writing.as_ref().map(|writing| writing.groups.clone())
+    }
+
+    /// Makes the volume writable: its journal starts, and the disk says that it is in use.
+    ///
+    /// Fails with `EROFS`, and a line in the log that says why, if the device or a feature of the
+    /// volume forbids it, and with the errors of the journal and of the block layer. Called once at
+    /// a time, and not by an upcall of the volume's own scope that its end waits for.
+    ///
+    /// # Cancellation
+    ///
+    /// The disk may say that the volume is in use. Mounting it again sets that right.
+    pub async fn make_writable(volume: &Arc<Self>) -> Result {
+        if volume.journal().is_some() {
+            return Ok(());
+        }
+        volume.check_writable()?;
+        let geo = &volume.sb.geo;
+        // A wrong checksum, which does not keep from reading, is refused now.
+        let descs = read_groups(&volume.disk, &volume.cache, &volume.sb, true).await?;
+        let kept = Kept {
+            root: volume.sb.reserved_blocks,
+            must: kept_back(geo),
+        };
+        let per_flex = volume.sb.groups_per_flex;
+        let groups = Groups::load(&volume.cache, geo, descs, per_flex, kept).await?;
+        let mut log = match recovery::journal_inode(&volume.cache, &volume.sb).await {
+            Ok(None) => None,
+            Ok(Some(inode)) => {
+                let opened = Log::open(&volume.disk, &volume.cache, geo, &inode).await;
+                Some(opened.map_err(|why| volume.refuse_journal(&why))?)
+            }
+            Err(why) => return Err(volume.refuse_journal(&why)),
+        };
+        if let Some(log) = log.as_mut().filter(|log| log.head.sb.needs_recovery()) {
+            // The volume does not need what is there. Its transactions, a block each at least, do
+            // not count again by a number that is given once more.
+            let skip = |sb: &mut JournalSuper, raw: &mut [u8]| {
+                let next = sb.sequence.wrapping_add(sb.len());
+                sb.set_empty(raw, next, sb.first);
+            };
+            log.head.update(&volume.cache, skip).await?;
+        }
+        let has_log = log.is_some();
+        let wide = geo.has_incompat(Incompat::B64);
+        let checksums = geo.csum().metadata();
+        let journal = Journal::start(log, &volume.cache, wide, checksums).await?;
+        journal.set_barrier(volume.flags().barrier());
+        volume.mark_in_use(has_log).await?;
+        let spawner = volume.disk.spawner();
+        let (this, engine, released) = (volume.clone(), journal.clone(), groups.clone());
+        let commits = spawner.spawn(async move {
+            let interval = || this.commit_interval();
+            let ended = |end: Committed| {
+                for freed in &end.freed {
+                    released.release(freed);
+                }
+            };
+            let result = engine.commit_loop(&this.cache, interval, ended).await;
+            this.journal_ended("commit", result)
+        })?;
+        let (this, engine) = (volume.clone(), journal.clone());
+        let checkpoints = spawner.spawn(async move {
+            let result = engine.checkpoint_loop(&this.cache).await;
+            this.journal_ended("checkpoint", result)
+        });
+        let checkpoints = match checkpoints {
+            Ok(checkpoints) => checkpoints,
+            Err(error) => {
+                journal.stop();
+                let _ = commits.await;
+                return Err(error);
+            }
+        };
+        *volume.writing.lock() = Some(Writing {
+            journal,
+            groups,
+            commits,
+            checkpoints,
+        });
+        Ok(())
+    }
+
+    /// Makes the volume read-only: what was changed is committed and written home, the log is
+    /// empty, and the disk says that the volume is not in use. Nobody changes anything any more.
+    ///
+    /// Fails with the error for which the journal was aborted. Then the log has what it has, and
+    /// the next mount recovers it.
+    ///
+    /// # Cancellation
+    ///
+    /// Not to be dropped.
+    pub async fn make_read_only(&self) -> Result {
+        let Some(writing) = self.writing.lock().take() else {
+            return Ok(());
+        };
+        let journal = &writing.journal;
+        journal.stop();
+        let commits = writing.commits.await?;
+        let checkpoints = writing.checkpoints.await?;
+        commits.and(checkpoints)?;
+        journal.empty(&self.cache).await?;
+        self.mark_clean(journal.has_log(), &writing.groups).await
+    }
+
+    /// Refuses volumes that cannot be written to, by name.
+    fn check_writable(&self) -> Result {
+        let geo = &self.sb.geo;
+        if self.disk.is_read_only() {
+            self.disk.log(
+                Level::Error,
+                format_args!("the device is read-only, so the volume is, too"),
+            );
+            return Err(EROFS);
+        }
+        let mut names = geo.features().ro_compat.forbids_writing(WRITABLE);
+        if let Some(name) = names.next() {
+            self.disk.log(
+                Level::Error,
+                format_args!("volumes with the feature {name} are not written to"),
+            );
+            return Err(EROFS);
+        }
+        if geo.has_compat(Compat::HAS_JOURNAL) && self.sb.journal_ino.is_none() {
+            self.disk.log(
+                Level::Error,
+                format_args!("volumes with a journal on another device are not written to"),
+            );
+            return Err(EROFS);
+        }
+        if self.options().sb() != SUPER_KIB {
+            self.disk.log(
+                Level::Error,
+                format_args!("a volume that is mounted by a backup superblock is not written to"),
+            );
+            return Err(EROFS);
+        }
+        if self.sb.needs_recovery() {
+            self.disk.log(
+                Level::Error,
+                format_args!("the journal was not replayed, so the volume is not written to"),
+            );
+            return Err(EROFS);
+        }
+        Ok(())
+    }
+
+    fn refuse_journal(&self, why: &crate::journal::Refused) -> Error {
+        self.disk.log(
+            Level::Error,
+            format_args!("cannot write without the journal: {why}"),
+        );
+        why.errno()
+    }
+
+    /// Says on the disk that the volume is in use.
+    async fn mark_in_use(&self, has_log: bool) -> Result {
+        let now = disk::time::now();
+        self.edit_super(move |edit| {
+            edit.count_mount();
+            edit.set_mount_time(u64::try_from(now.secs).unwrap_or(0));
+            edit.set_write_time(u64::try_from(now.secs).unwrap_or(0));
+            if has_log {
+                let mut features = edit.features();
+                features.incompat = features.incompat.or(Incompat::RECOVER);
+                edit.set_features(features);
+            } else {
+                edit.set_state(edit.state() & !SuperBlock::STATE_CLEAN);
+            }
+        })
+        .await
+    }
+
+    /// Says on the disk that the volume is not in use any more.
+    async fn mark_clean(&self, has_log: bool, groups: &Groups) -> Result {
+        // What was found clean, and is without errors, is clean again.
+        let clean = self.sb.state & SuperBlock::STATE_CLEAN;
+        let now = disk::time::now();
+        // The sums of the descriptors, which are home.
+        let counters = groups.counters();
+        self.edit_super(move |edit| {
+            edit.set_write_time(u64::try_from(now.secs).unwrap_or(0));
+            edit.set_free_blocks(counters.free);
+            edit.set_free_inodes(u32::try_from(counters.free_inodes).unwrap_or(u32::MAX));
+            if has_log {
+                let mut features = edit.features();
+                features.incompat = features.incompat.without(Incompat::RECOVER);
+                edit.set_features(features);
+            } else {
+                edit.set_state(edit.state() | clean);
+            }
+        })
+        .await
+    }
+
+    /// Changes the superblock, and waits until it is on stable media.
+    async fn edit_super(&self, change: impl FnOnce(&mut SuperEdit<'_>) + Send + 'static) -> Result {
+        let csum = *self.sb.geo.csum();
+        let offset = super_offset(SUPER_KIB).ok_or(EINVAL)?;
+        self.disk
+            .edit_raw(offset, SUPER_SIZE, move |raw| {
+                if let Some(mut edit) = SuperEdit::new(raw) {
+                    change(&mut edit);
+                    edit.seal(&csum);
+                }
+            })
+            .await
+    }
+
+    fn commit_interval(&self) -> Duration {
+        Duration::from_secs(self.options().commit_interval().into())
+    }
+
+    /// One of the loops is over: with an error nothing is written any more.
+    fn journal_ended(&self, what: &str, result: Result) -> Result {
+        if let Err(error) = result {
+            self.disk.log(
+                Level::Error,
+                format_args!(
+                    "error {} in a {what}: nothing is written any more",
+                    error.to_errno()
+                ),
+            );
+        }
+        result
+    }
+}
