@@ -181,17 +181,8 @@ impl Cache {
             let len = rest.iter().enumerate().take_while(follows).count().max(1);
             let (run, behind) = rest.split_at_checked(len).unwrap_or((rest, &[]));
             rest = behind;
-            let begun = match vec_with_capacity(self.spawner(), run.len()).await {
-                Ok(mut bufs) => {
-                    for (_, buf) in run {
-                        let _ = bufs.push_within_capacity(buf.clone());
-                    }
-                    self.write_run(first, bufs, Op::WriteMeta).await
-                }
-                Err(error) => Err(error),
-            };
-            match begun {
-                // There is room for one request a block.
+            // There is room for one request a block. What was begun is waited for, whatever fails.
+            match self.begin_run(first, run).await {
                 Ok(write) => drop(writes.push_within_capacity(write)),
                 Err(error) => {
                     result = Err(error);
@@ -204,6 +195,15 @@ impl Cache {
             result = result.and(write.done().await);
         }
         result
+    }
+
+    /// Begins to write a run of blocks.
+    async fn begin_run(&self, first: u64, run: &[(u64, Buf)]) -> Result<Writing> {
+        let mut bufs = vec_with_capacity(self.spawner(), run.len()).await?;
+        for (_, buf) in run {
+            bufs.push_within_capacity(buf.clone()).map_err(|_| EIO)?;
+        }
+        self.write_run(first, bufs, Op::WriteMeta).await
     }
 
     /// Brings what was written to stable media.

@@ -358,6 +358,9 @@ impl Worker {
                 claimed.extend(Model::claim(&mut model.busy, &model.meta));
             }
         }
+        if claimed.is_empty() {
+            return Ok(0);
+        }
         let credits = Credits {
             blocks: 0,
             revokes: claimed.len() as u32,
