@@ -173,14 +173,9 @@ impl Allocator<'_> {
 
     /// The next group after `done` ones from `home` on that may have a run of `least` blocks.
     fn next(&self, home: Group, done: u32, least: u32) -> Option<Group> {
-        let groups = self.geo().groups();
-        let from = (u64::from(home.0) + u64::from(done)) % u64::from(groups);
-        let from = Group(u32::try_from(from).unwrap_or(0));
-        self.groups.with_run(
-            from,
-            groups.checked_sub(done).filter(|&left| left > 0)?,
-            least,
-        )
+        let left = self.geo().groups().checked_sub(done).filter(|&n| n > 0)?;
+        let from = self.groups.behind(home, done);
+        self.groups.with_run(from, left, least)
     }
 
     /// Looks for a run in a group.
