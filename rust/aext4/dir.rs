@@ -2,8 +2,8 @@
 
 //! Directories: finding a name, and listing.
 //!
-//! A listing goes through the blocks of the directory in their order, also if there is an index, whose
-//! blocks look like blocks without entries. A position is the offset of an entry in the
+//! A listing goes through the blocks of the directory in their order, also if there is an index,
+//! whose blocks look like blocks without entries. A position is the offset of an entry in the
 //! directory: it stays what it is for as long as nobody writes.
 
 use crate::error::{corrupted, About, OrReport};
@@ -25,13 +25,15 @@ const YIELD_EVERY: u32 = 16;
 
 /// Where a listing goes, as C's `struct dir_context`.
 pub trait DirContext: Send {
-    /// Takes an entry. A listing that goes on behind it begins at `next`. An error ends the listing.
+    /// Takes an entry. A listing that goes on behind it begins at `next`. An error ends the
+    /// listing.
     fn emit(&mut self, entry: &DirEntry<'_>, next: u64) -> Result;
 
     /// Says that the listing goes on at `pos`, although there may have been no entries.
     fn go_on_at(&mut self, pos: u64);
 
-    /// Says that there are no more entries; a listing that goes on at `pos` finds none with the least work.
+    /// Says that there are no more entries; a listing that goes on at `pos` finds none with the
+    /// least work.
     fn end_at(&mut self, pos: u64);
 }
 
@@ -47,7 +49,8 @@ enum Holds {
 /// A name that is looked for.
 enum Wanted<'a> {
     Plain(&'a [u8]),
-    /// What stands for a name in a directory that is encrypted. On the heap: it is seldom, and large.
+    /// What stands for a name in a directory that is encrypted. On the heap: it is seldom, and
+    /// large.
     Nokey(KBox<NokeyName>),
 }
 
@@ -131,8 +134,8 @@ impl Names {
 impl Ext4 {
     /// Finds `name` in directory `dir`, and reads the inode that it leads to.
     ///
-    /// Fails with `ENOTDIR`, with `ENAMETOOLONG`, and with `EUCLEAN` if the name leads to an inode that is not in
-    /// use or can have none.
+    /// Fails with `ENOTDIR`, with `ENAMETOOLONG`, and with `EUCLEAN` if the name leads to an inode
+    /// that is not in use or can have none.
     pub async fn lookup(&self, dir: &InodeInfo, name: &[u8]) -> Result<Option<InodeRef>> {
         if name.len() > NAME_MAX {
             return Err(ENAMETOOLONG);
@@ -268,8 +271,8 @@ impl Ext4 {
         Ok(None)
     }
 
-    /// Lets others run from time to time in a loop over the blocks of a directory: a damaged one may
-    /// have billions, all in memory. Fails with `EINTR` if the thread was killed.
+    /// Lets others run from time to time in a loop over the blocks of a directory: a damaged one
+    /// may have billions, all in memory. Fails with `EINTR` if the thread was killed.
     async fn checkpoint(&self, count: u32) -> Result {
         if count % YIELD_EVERY == YIELD_EVERY - 1 {
             self.disk.checkpoint().await?;
@@ -293,8 +296,8 @@ impl Ext4 {
         }
     }
 
-    /// Reads block `lblk` of a directory and verifies it, once. Starts to read up to `ahead` blocks that follow
-    /// it on the disk.
+    /// Reads block `lblk` of a directory and verifies it, once. Starts to read up to `ahead` blocks
+    /// that follow it on the disk.
     async fn dir_block(
         &self,
         dir: &InodeInfo,
@@ -408,8 +411,8 @@ impl Ext4 {
 
     /// How the names of a directory of that many blocks are listed.
     ///
-    /// Encrypted ones carry the hash that the kernel's ext4 gives them, which sorts what it lists by an index or
-    /// from one block.
+    /// Encrypted ones carry the hash that the kernel's ext4 gives them, which sorts what it lists
+    /// by an index or from one block.
     async fn names(&self, dir: &InodeInfo, blocks: u32) -> Result<Names> {
         if !dir.inode.flags.has(InodeFlags::ENCRYPT) {
             return Ok(Names::Plain);

@@ -2,19 +2,20 @@
 
 //! [`InodeInfo`]: what the file system knows of an inode, and the table of them.
 //!
-//! It is light: the checked inode, what was found of its map, and for small files and links what lies in the
-//! inode itself. Both interfaces share it; it needs no VFS inode.
+//! It is light: the checked inode, what was found of its map, and for small files and links what
+//! lies in the inode itself. Both interfaces share it; it needs no VFS inode.
 //!
 //! # Concurrency
 //!
-//! The inode never changes while the volume is mounted read-only. The table has at most one `InodeInfo` for
-//! an inode; two who read the same inode at the same time both make one, and the second to come back
-//! takes the first's. It leaves the table only when it has no users, which is told under the table's
-//! lock: a user can be added to one without users only there. Those without users stay until there are
-//! many, the superblock's shrinker is asked for memory, or the volume goes.
+//! The inode never changes while the volume is mounted read-only. The table has at most one
+//! `InodeInfo` for an inode; two who read the same inode at the same time both make one, and the
+//! second to come back takes the first's. It leaves the table only when it has no users, which is
+//! told under the table's lock: a user can be added to one without users only there. Those without
+//! users stay until there are many, the superblock's shrinker is asked for memory, or the volume
+//! goes.
 //!
-//! How many have no users is counted beside the lock, since a user may leave in any context: an RCU callback
-//! among them. The count may be off for a moment, and only says when to make room.
+//! How many have no users is counted beside the lock, since a user may leave in any context: an RCU
+//! callback among them. The count may be off for a moment, and only says when to make room.
 
 use crate::error::{corrupted, About, OrReport};
 use crate::ext4::Ext4;
@@ -234,11 +235,11 @@ impl Ext4 {
         Ok(info)
     }
 
-    /// The `InodeInfo` of inode `ino`, for one who was given the number: a name, a file handle, a user of the Rust
-    /// API.
+    /// The `InodeInfo` of inode `ino`, for one who was given the number: a name, a file handle, a
+    /// user of the Rust API.
     ///
-    /// Fails with `ESTALE` if the inode is not in use, or one that the volume keeps for itself, and with
-    /// `EUCLEAN` if it holds the value of an attribute.
+    /// Fails with `ESTALE` if the inode is not in use, or one that the volume keeps for itself, and
+    /// with `EUCLEAN` if it holds the value of an attribute.
     pub async fn iget_user(&self, ino: Ino) -> Result<InodeRef> {
         if !self.sb.geo.is_user_ino(ino) {
             return Err(ESTALE);
@@ -266,7 +267,8 @@ impl Ext4 {
         new_inode_info(info.inode, info.place, target, self.unused.clone())
     }
 
-    /// What stands for the target of an encrypted link with the contents `data`, with a zero at its end.
+    /// What stands for the target of an encrypted link with the contents `data`, with a zero at its
+    /// end.
     fn nokey_target(&self, ino: Ino, data: &[u8]) -> Result<KVec<u8>> {
         let name = NokeyName::of_link(data).or_report(self, About::inode(ino))?;
         let mut target = KVec::new();
@@ -275,8 +277,8 @@ impl Ext4 {
         Ok(target)
     }
 
-    /// Whether the contents of a file can be vouched for: fails with `EOPNOTSUPP` for one with a Merkle
-    /// tree, which is not checked, and with `ENOKEY` for one that is encrypted.
+    /// Whether the contents of a file can be vouched for: fails with `EOPNOTSUPP` for one with a
+    /// Merkle tree, which is not checked, and with `ENOKEY` for one that is encrypted.
     pub fn check_readable(&self, info: &InodeInfo) -> Result {
         if info.inode.flags.has(InodeFlags::ENCRYPT) {
             return Err(ENOKEY);

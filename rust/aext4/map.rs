@@ -2,9 +2,9 @@
 
 //! From a file's bytes to the device's: extent trees and block pointers.
 //!
-//! A block is searched where its entry lies: in the inode, then in the block of each node of the tree.
-//! Nothing is unpacked. The inode remembers the extents that were found last, and the tree's leaves
-//! ([`ExtentCache`]).
+//! A block is searched where its entry lies: in the inode, then in the block of each node of the
+//! tree. Nothing is unpacked. The inode remembers the extents that were found last, and the tree's
+//! leaves ([`ExtentCache`]).
 //!
 //! The same search runs in two ways: [`Ext4::map`] waits for blocks that are not in memory, and
 //! [`Ext4::map_cached`], which the other begins with, gives up at the first.
@@ -70,11 +70,12 @@ impl MappingKind {
     }
 }
 
-/// What is remembered of a file's map: the extents that were found last, holes among them, and the leaves of
-/// its tree.
+/// What is remembered of a file's map: the extents that were found last, holes among them, and the
+/// leaves of its tree.
 ///
-/// A file of one extent, as most are, needs no memory beside the inode's. With the leaves a random read in a
-/// large file is a binary search here, and no look-up in the cache of blocks for each level of the tree.
+/// A file of one extent, as most are, needs no memory beside the inode's. With the leaves a random
+/// read in a large file is a binary search here, and no look-up in the cache of blocks for each
+/// level of the tree.
 pub struct ExtentCache {
     first: Option<Extent>,
     /// All but the first, as many as there were, up to a bound.
@@ -159,7 +160,8 @@ impl Ext4 {
             return Ok(extent);
         }
         loop {
-            // Seldom, and then the device is waited for: it is not to make the future of every reader larger.
+            // Seldom, and then the device is waited for: it is not to make the future of every
+            // reader larger.
             match KBox::pin(self.read_map(info, lblk), gfp()) {
                 Ok(read) => return read.await,
                 Err(_) if upcall::on_worker() => upcall::memory_freed().await,

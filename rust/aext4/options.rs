@@ -2,11 +2,12 @@
 
 //! Mount options: all that ext4 has, since people have them in `fstab` and in superblocks.
 //!
-//! Most of them tell a writer what to do. They are taken, checked and shown as ext4 does it, and have no
-//! further effect. [`FLAGS`] has those that are on or off, in the order in which ext4 shows them.
+//! Most of them tell a writer what to do. They are taken, checked and shown as ext4 does it, and
+//! have no further effect. [`FLAGS`] has those that are on or off, in the order in which ext4 shows
+//! them.
 //!
-//! Three layers lie above each other: what the superblock has as bits, what it has as a string, and what
-//! the mount was given. [`Options`] is one layer, or all of them [settled](Settled).
+//! Three layers lie above each other: what the superblock has as bits, what it has as a string, and
+//! what the mount was given. [`Options`] is one layer, or all of them [settled](Settled).
 
 use core::fmt::{self, Write};
 use disk::Disk;
@@ -25,7 +26,8 @@ const INODE_READAHEAD_MAX: u32 = 1 << 30;
 /// The usual seconds between commits.
 const COMMIT_DEFAULT: u32 = 5;
 
-/// The longest time between commits in seconds: an `int` of timer ticks in ext4, for every tick that there is.
+/// The longest time between commits in seconds: an `int` of timer ticks in ext4, for every tick
+/// that there is.
 const COMMIT_MAX: u32 = i32::MAX as u32 / 1000;
 
 /// The usual longest time to wait for others before a commit, in microseconds.
@@ -170,7 +172,8 @@ enum Data {
 /// The name of a quota file, or that there is none.
 type QuotaFile = Option<Arc<KVec<u8>>>;
 
-/// One layer of mount options; what is `None`, and flags that are not `named`, the layer below says.
+/// One layer of mount options; what is `None`, and flags that are not `named`, the layer below
+/// says.
 #[derive(Clone, Default)]
 pub struct Options {
     flags: u32,
@@ -481,7 +484,8 @@ impl Options {
         Ok(options)
     }
 
-    /// Whether the options go together, and with the volume and the layers below; else says why not.
+    /// Whether the options go together, and with the volume and the layers below; else says why
+    /// not.
     fn check(&mut self, below: &Self, sb: &SuperBlock) -> core::result::Result<(), &'static str> {
         if self.extra_isize.unwrap_or(0) > u32::from(sb.geo.inode_size()) - 128 {
             return Err("debug_want_extra_isize is larger than the room in an inode");
@@ -571,7 +575,8 @@ impl Options {
 impl Settled {
     /// Lays the options of a mount above those of the superblock.
     ///
-    /// Fails with `EINVAL` if they do not go together, or not with the volume; the reason was logged.
+    /// Fails with `EINVAL` if they do not go together, or not with the volume; the reason was
+    /// logged.
     pub fn new(mut given: Options, sb: &SuperBlock, disk: &Disk) -> Result<Self> {
         let mut options = Options::of_bits(sb);
         let text = sb.mount_opts();

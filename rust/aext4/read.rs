@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Reading contents past the VFS: from the page cache where a VFS inode has the page, else from the device.
+//! Reading contents past the VFS: from the page cache where a VFS inode has the page, else from the
+//! device.
 
 use crate::error::corrupted;
 use crate::ext4::Ext4;
@@ -27,7 +28,8 @@ impl Ext4 {
         }
     }
 
-    /// Reads from byte `offset` of a file on into `block`. Returns how many bytes there are; what is behind them is zero.
+    /// Reads from byte `offset` of a file on into `block`. Returns how many bytes there are; what
+    /// is behind them is zero.
     pub async fn read(&self, info: &InodeInfo, offset: u64, block: &mut Block) -> Result<usize> {
         self.check_regular(info)?;
         block.fill_vacant()?;
@@ -46,7 +48,8 @@ impl Ext4 {
         Ok(count)
     }
 
-    /// As [`read`](Self::read), of `count` bytes, for an offset that is inside a page: by way of whole pages.
+    /// As [`read`](Self::read), of `count` bytes, for an offset that is inside a page: by way of
+    /// whole pages.
     async fn read_unaligned(
         &self,
         info: &InodeInfo,
@@ -68,8 +71,8 @@ impl Ext4 {
         Ok(())
     }
 
-    /// Reads the page of a file that begins at byte `pos`, a multiple of the page's size; zeros behind
-    /// the file's end.
+    /// Reads the page of a file that begins at byte `pos`, a multiple of the page's size; zeros
+    /// behind the file's end.
     async fn read_page(&self, info: &InodeInfo, pos: u64, block: &mut Block) -> Result {
         let end = info.inode.size.min(pos + PAGE);
         let valid = end.saturating_sub(pos) as usize;
@@ -105,7 +108,8 @@ impl Ext4 {
         Ok(())
     }
 
-    /// Reads a range of a file, which starts at a page, to the start of `blocks`. Returns how many bytes there are.
+    /// Reads a range of a file, which starts at a page, to the start of `blocks`. Returns how many
+    /// bytes there are.
     pub async fn read_at(
         &self,
         info: &InodeInfo,
@@ -199,7 +203,8 @@ impl Ext4 {
     }
 }
 
-/// Fills `bytes` with what is `skip` bytes behind the start of a mapping that has no place on the device.
+/// Fills `bytes` with what is `skip` bytes behind the start of a mapping that has no place on the
+/// device.
 fn fill(info: &InodeInfo, mapping: &Mapping, skip: u64, bytes: &mut [u8]) {
     bytes.fill(0);
     if let MappingKind::Inline(_) = mapping.kind {

@@ -2,8 +2,8 @@
 
 //! Recovering a volume that was not unmounted, before anything of it is in memory.
 //!
-//! A mount without the option `norecovery` recovers, also one that is read-only, as ext4 does: without what
-//! the journal has the volume may contradict itself.
+//! A mount without the option `norecovery` recovers, also one that is read-only, as ext4 does:
+//! without what the journal has the volume may contradict itself.
 
 use crate::journal::{replay, Log, Refused};
 use disk::{Cache, Disk, Level};
@@ -12,12 +12,12 @@ use layout::super_edit::SuperEdit;
 use layout::superblock::SUPER_SIZE;
 use layout::{FileType, GroupDesc, Incompat, Inode, SuperBlock};
 
-/// Brings home what the journal has, and says in the superblock, at byte `offset`, that the volume does not
-/// need it any more.
+/// Brings home what the journal has, and says in the superblock, at byte `offset`, that the volume
+/// does not need it any more.
 ///
-/// Fails, with a line in the log, with `EROFS` if nothing can be written, with the error number that fits
-/// what is wrong with the journal, and with the errors of the block layer. Unless it is one of those of
-/// writing, nothing was changed.
+/// Fails, with a line in the log, with `EROFS` if nothing can be written, with the error number
+/// that fits what is wrong with the journal, and with the errors of the block layer. Unless it is
+/// one of those of writing, nothing was changed.
 pub async fn recover(disk: &Disk, sb: &SuperBlock, offset: u64) -> Result {
     if disk.is_read_only() {
         disk.log(
@@ -72,8 +72,8 @@ async fn replay(disk: &Disk, cache: &Cache, sb: &SuperBlock, offset: u64) -> Res
 
 /// The inode of the journal, or `None` if the volume has none in itself.
 ///
-/// Nothing else of the volume is needed, and nothing else is trusted: before the recovery the descriptors may
-/// be torn.
+/// Nothing else of the volume is needed, and nothing else is trusted: before the recovery the
+/// descriptors may be torn.
 pub async fn journal_inode(cache: &Cache, sb: &SuperBlock) -> Result<Option<Inode>, Refused> {
     let Some(ino) = sb.journal_ino else {
         return Ok(None);

@@ -12,8 +12,8 @@
 //! | the log is home, and its superblock says that it is empty | a volume whose recovery finds nothing |
 //! | the volume's does not say that it needs recovery any more | a volume that is clean |
 //!
-//! Without a journal the superblock says that the volume is in use instead. e2fsck looks at it after
-//! a loss of power.
+//! Without a journal the superblock says that the volume is in use instead. e2fsck looks at it
+//! after a loss of power.
 
 use crate::ext4::Ext4;
 use crate::journal::{Journal, Log};
@@ -56,9 +56,9 @@ impl Ext4 {
 
     /// Makes the volume writable: its journal starts, and the disk says that it is in use.
     ///
-    /// Fails with `EROFS`, and a line in the log that says why, if the device or a feature of the volume forbids
-    /// it, and with the errors of the journal and of the block layer. Called once at a time, and not by an
-    /// upcall of the volume's own scope that its end waits for.
+    /// Fails with `EROFS`, and a line in the log that says why, if the device or a feature of the
+    /// volume forbids it, and with the errors of the journal and of the block layer. Called once at
+    /// a time, and not by an upcall of the volume's own scope that its end waits for.
     ///
     /// # Cancellation
     ///
@@ -78,8 +78,8 @@ impl Ext4 {
             Err(why) => return Err(volume.refuse_journal(&why)),
         };
         if let Some(log) = log.as_mut().filter(|log| log.head.sb.needs_recovery()) {
-            // The volume does not need what is there. Its transactions, a block each at least, do not count
-            // again by a number that is given once more.
+            // The volume does not need what is there. Its transactions, a block each at least, do
+            // not count again by a number that is given once more.
             let skip = |sb: &mut JournalSuper, raw: &mut [u8]| {
                 let next = sb.sequence.wrapping_add(sb.len());
                 sb.set_empty(raw, next, sb.first);
@@ -121,11 +121,11 @@ impl Ext4 {
         Ok(())
     }
 
-    /// Makes the volume read-only: what was changed is committed and written home, the log is empty, and the
-    /// disk says that the volume is not in use. Nobody changes anything any more.
+    /// Makes the volume read-only: what was changed is committed and written home, the log is
+    /// empty, and the disk says that the volume is not in use. Nobody changes anything any more.
     ///
-    /// Fails with the error for which the journal was aborted. Then the log has what it has, and the next
-    /// mount recovers it.
+    /// Fails with the error for which the journal was aborted. Then the log has what it has, and
+    /// the next mount recovers it.
     ///
     /// # Cancellation
     ///

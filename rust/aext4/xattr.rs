@@ -34,7 +34,8 @@ impl Found {
 }
 
 impl Ext4 {
-    /// Looks at the attributes in the inode, then at those in the block, until `look` finds something.
+    /// Looks at the attributes in the inode, then at those in the block, until `look` finds
+    /// something.
     async fn each_set<T>(
         &self,
         info: &InodeInfo,
@@ -87,7 +88,8 @@ impl Ext4 {
 
     /// The value of the attribute with the prefix of number `index` ([`layout::xattr`]).
     ///
-    /// Fails with `ENODATA` if there is none, and with `EOPNOTSUPP` if the namespace is not to be had.
+    /// Fails with `ENODATA` if there is none, and with `EOPNOTSUPP` if the namespace is not to be
+    /// had.
     pub async fn xattr(&self, info: &InodeInfo, index: u8, name: &[u8]) -> Result<KVec<u8>> {
         if !self.has_namespace(index) {
             return Err(EOPNOTSUPP);
@@ -95,7 +97,8 @@ impl Ext4 {
         self.raw_xattr(info, index, name).await
     }
 
-    /// The value of an attribute as it is on the disk, whatever the options say; `ENODATA` if there is none.
+    /// The value of an attribute as it is on the disk, whatever the options say; `ENODATA` if there
+    /// is none.
     async fn raw_xattr(&self, info: &InodeInfo, index: u8, name: &[u8]) -> Result<KVec<u8>> {
         let found = self
             .each_set(info, |set| {
@@ -160,7 +163,8 @@ impl Ext4 {
         Ok(bytes)
     }
 
-    /// Calls `each` for every attribute that is to be had, with the number of its prefix and its name.
+    /// Calls `each` for every attribute that is to be had, with the number of its prefix and its
+    /// name.
     pub async fn list_names(
         &self,
         info: &InodeInfo,

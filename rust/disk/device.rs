@@ -76,12 +76,12 @@ impl Disk {
         sys::read_only(&self.device)
     }
 
-    /// Changes bytes `pos` to `pos + len`, which lie in one aligned page of the device, and waits until
-    /// they are on stable media. For the superblock, which programs read and write on a mounted volume:
-    /// `change` sees what they wrote, and they see what it does.
+    /// Changes bytes `pos` to `pos + len`, which lie in one aligned page of the device, and waits
+    /// until they are on stable media. For the superblock, which programs read and write on a
+    /// mounted volume: `change` sees what they wrote, and they see what it does.
     ///
-    /// Fails with the errors of the block layer, with `ENOMEM`, and with `ESHUTDOWN` once the scope of the
-    /// volume is over.
+    /// Fails with the errors of the block layer, with `ENOMEM`, and with `ESHUTDOWN` once the scope
+    /// of the volume is over.
     ///
     /// # Cancellation
     ///

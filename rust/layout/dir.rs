@@ -137,7 +137,8 @@ impl<'a> Dirents<'a> {
         let mut pos = 0;
         while us(pos) < self.data.len() {
             let raw = self.raw_entry(pos).ok_or_else(|| self.complaint(pos))?;
-            // Names of a directory often have one length, and begin alike: the last byte tells most.
+            // Names of a directory often have one length, and begin alike: the last byte tells
+            // most.
             if usize::from(raw.name_len) == name.len()
                 && self.data.get(us(pos) + 7 + name.len()) == name.last()
                 && raw.ino != 0
@@ -161,11 +162,11 @@ impl<'a> Dirents<'a> {
         find_nokey(self.encrypted(true).iter(), name)
     }
 
-    /// Decodes and checks the entry at `pos`, in use or not; positions do not include `base`. `None` if it is not
-    /// sound, which [`complaint`](Self::complaint) says more of.
+    /// Decodes and checks the entry at `pos`, in use or not; positions do not include `base`.
+    /// `None` if it is not sound, which [`complaint`](Self::complaint) says more of.
     ///
-    /// A look-up goes through a hundred entries before it meets its own: what all of them pay is a load and
-    /// a few comparisons.
+    /// A look-up goes through a hundred entries before it meets its own: what all of them pay is a
+    /// load and a few comparisons.
     #[inline(always)]
     pub(super) fn raw_entry(&self, pos: u32) -> Option<RawEntry> {
         let at = us(pos);

@@ -194,8 +194,8 @@ pub struct Inode {
     pub device: Option<Device>,
     /// The bytes of `i_block` as the disk has them.
     pub block: [u8; I_BLOCK_SIZE],
-    /// How many bytes behind the first 128 hold fields. An inode that has room and says 0, as tune2fs
-    /// and old tools leave it, counts as one that has all fields.
+    /// How many bytes behind the first 128 hold fields. An inode that has room and says 0, as
+    /// tune2fs and old tools leave it, counts as one that has all fields.
     pub extra_isize: u16,
     /// Where the attributes in the inode start, as an offset in it; see
     /// [`XattrSet::in_inode`](super::XattrSet::in_inode).

@@ -25,7 +25,8 @@ use super::indirect;
 use super::inode::{DataMap, Inode};
 use super::units::{Lblk, Pblk};
 
-/// Consecutive blocks of a file that are in the same state, and consecutive on the volume if they are there.
+/// Consecutive blocks of a file that are in the same state, and consecutive on the volume if they
+/// are there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Extent {
     /// The first block in the file.

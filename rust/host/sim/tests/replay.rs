@@ -145,7 +145,8 @@ fn logs_of_every_kind_are_replayed_as_e2fsck_does() {
     assert!(replayed > 1000, "{replayed}");
 }
 
-/// After a recovery that was interrupted, by a loss of power or a failure, the next one brings all home.
+/// After a recovery that was interrupted, by a loss of power or a failure, the next one brings all
+/// home.
 #[test]
 fn an_interrupted_recovery_is_done_again() {
     let dir = Scratch::new("replay-crash");

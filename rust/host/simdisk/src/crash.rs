@@ -87,9 +87,9 @@ impl Crashes {
 impl SimDisk {
     /// The states that the medium may be in when the power goes now.
     ///
-    /// With up to 12 writes that are not durable these are all their subsets, with whole writes, and some of them with
-    /// torn ones. With more: none, all, each one missing, each one alone, each prefix in the order of
-    /// completion, and 200 random ones, by `seed`, with torn writes.
+    /// With up to 12 writes that are not durable these are all their subsets, with whole writes,
+    /// and some of them with torn ones. With more: none, all, each one missing, each one alone,
+    /// each prefix in the order of completion, and 200 random ones, by `seed`, with torn writes.
     pub fn crash_states(&self, seed: u64) -> Crashes {
         let mut writes: Vec<(Id, Write)> = self
             .unflushed

@@ -3,25 +3,27 @@
 //! A disk that reorders, tears, fails and loses power.
 //!
 //! [`SimDisk`] has no clock and no order of its own: whoever drives it says when a request that was
-//! [submitted](SimDisk::submit) [completes](SimDisk::complete). [`Device`] drives one by the seed of a
-//! [machine](kernel::machine).
+//! [submitted](SimDisk::submit) [completes](SimDisk::complete). [`Device`] drives one by the seed
+//! of a [machine](kernel::machine).
 //!
 //! # What is where
 //!
-//! A disk has a volatile cache. A write is in the cache from its completion on, and reads see it. It is
+//! A disk has a volatile cache. A write is in the cache from its completion on, and reads see it.
+//! It is
 //! *durable*, safe from a loss of power, when
 //!
 //! - it was submitted with FUA, and has completed;
 //! - or it had completed before a flush (or a write with PREFLUSH) was submitted that has completed.
 //!
-//! What a flush guarantees is no more than that: a write that completes while a flush is under way is not durable by
-//! it. A write that replaces an older one also does so on the medium: once it is durable, the older
-//! one does not come back.
+//! What a flush guarantees is no more than that: a write that completes while a flush is under way
+//! is not durable by it. A write that replaces an older one also does so on the medium: once it is
+//! durable, the older one does not come back.
 //!
-//! When the power goes, any of the writes that are not durable may have reached the medium, also those
-//! that have not completed, in any part: sectors are whole, requests are not. Of a write with PREFLUSH nothing is
-//! there before what its flush makes durable. A write that failed may be there too, and a flush does not change that. [`SimDisk::crash_states`] lists the
-//! states that the medium may then be in.
+//! When the power goes, any of the writes that are not durable may have reached the medium, also
+//! those that have not completed, in any part: sectors are whole, requests are not. Of a write with
+//! PREFLUSH nothing is there before what its flush makes durable. A write that failed may be there
+//! too, and a flush does not change that. [`SimDisk::crash_states`] lists the states that the
+//! medium may then be in.
 
 mod crash;
 mod device;
@@ -312,8 +314,8 @@ impl SimDisk {
 
     /// Takes a request on.
     ///
-    /// The bytes to write are those of this moment; the caller is to tell a writer who changes them before the
-    /// request completes.
+    /// The bytes to write are those of this moment; the caller is to tell a writer who changes them
+    /// before the request completes.
     pub fn submit(&mut self, request: Request) -> Id {
         self.last += 1;
         let id = self.last;
@@ -372,7 +374,8 @@ impl SimDisk {
         let fault = self.fault(&request, !flushes.is_empty() || request.preflush);
         if !valid || fault.is_some() {
             if let Some(write) = self.unflushed.get_mut(&id) {
-                // Nobody knows what of it is in the cache: reads see the old, and the medium may get some.
+                // Nobody knows what of it is in the cache: reads see the old, and the medium may
+                // get some.
                 self.completions += 1;
                 write.order = Some(self.completions);
                 write.failed = true;
