@@ -1305,6 +1305,19 @@ fn what_is_not_in_use_is_not_freed() {
         let loan = block_on(vol.loan(behind, 10, 1)).unwrap().unwrap();
         assert_eq!((loan.start().0, loan.len()), (start, 10));
         drop(loan);
+        // Right behind a file's end a short run is taken; else it is passed over.
+        let two = [(0, 10), (15, 5)].map(|(at, want)| {
+            let loan = block_on(vol.loan(hint_at(start + at), want, want)).unwrap();
+            loan.unwrap()
+        });
+        assert_eq!(two[1].start().0, start + 15);
+        let end = Goal::behind(Pblk(start + 9));
+        let loan = block_on(vol.loan(end, 100, 1)).unwrap().unwrap();
+        assert_eq!((loan.start().0, loan.len()), (start + 10, 5));
+        drop(loan);
+        let loan = block_on(vol.loan(hint_at(start + 10), 100, 1)).unwrap();
+        assert_eq!(loan.unwrap().len(), 100);
+        drop(two);
         let inode = |ino, dir| block_on(vol.alloc().plan_free_inode(Ino(ino), dir)).unwrap();
         let count = geo.inodes_count();
         for (ino, dir) in [
@@ -1399,15 +1412,17 @@ fn a_run_that_was_freed_bit_by_bit_is_found() {
         &dir,
         ("-b 1024 -O ^has_journal,metadata_csum -N 64", 8 << 20),
     );
-    quiet(&store, Kept::default(), |_, vol| {
+    quiet(&store, Kept::default(), |bed, vol| {
+        let loops = Loops::start(bed, vol, None).unwrap();
         let mut runs = Vec::new();
         while let Ok(loan) = block_on(vol.loan(hint_at(1), 10, 1)).unwrap() {
             runs.push((loan.start().0, loan.len()));
             block_on(vol.apply(vec![loan])).unwrap().unwrap();
         }
         let free = |(start, count): (u64, u32)| {
-            block_on(vol.free(start, count)).unwrap().unwrap();
-            vol.groups.release(&Freed { start, count });
+            let tid = block_on(vol.free(start, count)).unwrap().unwrap();
+            block_on(vol.journal.sync(tid)).unwrap().unwrap();
+            machine::settle();
         };
         let long = || block_on(vol.loan(hint_at(1), 100, 100)).unwrap();
         for run in runs.iter().step_by(2) {
@@ -1415,6 +1430,14 @@ fn a_run_that_was_freed_bit_by_bit_is_found() {
         }
         // Now it is known how long the longest run is.
         assert_eq!(long().err(), Some(ENOSPC));
+        // So nobody looks any more.
+        block_on(vol.journal.sync(vol.journal.running_tid()))
+            .unwrap()
+            .unwrap();
+        machine::settle();
+        vol.cache.shrink(100_000);
+        let (read, again) = reads(bed, long);
+        assert_eq!((read, again.err()), (0, Some(ENOSPC)));
         let mut others = runs.iter().skip(101).step_by(2);
         for n in 0..4 {
             assert!(long().is_err(), "{n} were freed");
@@ -1426,6 +1449,7 @@ fn a_run_that_was_freed_bit_by_bit_is_found() {
         // A loan that is given back counts, too.
         drop(loan);
         assert_eq!(long().unwrap().start().0, runs[100].0);
+        loops.stop(vol).unwrap();
     });
 }
 
