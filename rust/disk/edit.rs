@@ -252,7 +252,8 @@ impl Planned {
     /// not sleep, and does not fail.
     ///
     /// `change` runs under a spinlock, with interrupts off: it looks up no other block, lets go of
-    /// none, and is short. The new bytes count as verified. Who changes a block twice plans it twice.
+    /// none, and is short. The new bytes count as verified. Who changes a block twice plans it
+    /// twice.
     ///
     /// Gives a pin if the block was not edited before: it is the caller's to see that it is
     /// written.

@@ -43,8 +43,8 @@ pub async fn vec_with_capacity<T: Send + 'static>(
     .await
 }
 
-/// Lets the blocking worker run `f`, which may wait for memory. For upcalls. The task for it needs memory,
-/// too, and is waited for.
+/// Lets the blocking worker run `f`, which may wait for memory. For upcalls. The task for it needs
+/// memory, too, and is waited for.
 ///
 /// Fails as `f` does, and with `ESHUTDOWN` once the scope of the volume is over.
 pub(crate) async fn in_blocking<T, F>(spawner: &Spawner, f: F) -> Result<T>

@@ -104,8 +104,8 @@ impl Cache {
         Ok(Draft(self.spare().await?))
     }
 
-    /// Reads `count` blocks from `first` on, in units of the block size, as the device has them: not
-    /// from the cache, nor into it.
+    /// Reads `count` blocks from `first` on, in units of the block size, as the device has them:
+    /// not from the cache, nor into it.
     ///
     /// At most [`RUN_MAX`](Self::RUN_MAX). Fails with `EINVAL` for more, and as
     /// [`read`](Self::read) does.
@@ -139,8 +139,9 @@ impl Cache {
 
     /// Begins to write blocks from `first` on. Waits for memory, not for the device.
     ///
-    /// At most [`RUN_MAX`](Self::RUN_MAX). Fails with `EINVAL` for more, with `EIO` for a block that is
-    /// not on the device, with `ENOMEM`, and with `ESHUTDOWN` once the scope of the volume is over.
+    /// At most [`RUN_MAX`](Self::RUN_MAX). Fails with `EINVAL` for more, with `EIO` for a block
+    /// that is not on the device, with `ENOMEM`, and with `ESHUTDOWN` once the scope of the volume
+    /// is over.
     ///
     /// # Cancellation
     ///
@@ -160,8 +161,8 @@ impl Cache {
         }
     }
 
-    /// Writes blocks where they belong, those next to each other in one request, and waits until the
-    /// device has them all. No block is there twice.
+    /// Writes blocks where they belong, those next to each other in one request, and waits until
+    /// the device has them all. No block is there twice.
     ///
     /// Fails with the error of one of the writes, when all are over, and as
     /// [`write_run`](Self::write_run) does.
@@ -237,9 +238,9 @@ impl Cache {
         let pos = first * u64::from(self.block_size());
         let run = Run(bufs);
         let segments = run.segments();
-        // SAFETY: The versions stay until the payload is dropped or handed back, and their bytes stay
-        // as they are: those of a read have no other user, others are not changed while the payload
-        // has a reference.
+        // SAFETY: The versions stay until the payload is dropped or handed back, and their bytes
+        // stay as they are: those of a read have no other user, others are not changed while the
+        // payload has a reference.
         unsafe { submit_or_return(self.device(), op, pos, 0, segments, run) }
     }
 }

@@ -4,12 +4,12 @@
 //!
 //! # Which blocks
 //!
-//! Right behind the file's last block, if they are free: a short run there makes no more extents than a
-//! long one elsewhere. Else the first run that is long enough: from the goal on, in its group, then in
-//! the groups that come next and may have one. For each group a length is known that no run exceeds. It
-//! is exact once the bitmap was looked at, and grows when something is given back. So most groups
-//! without such a run are passed over unread, and after a few that were read in vain the longest run that
-//! was seen is taken.
+//! Right behind the file's last block, if they are free: a short run there makes no more extents
+//! than a long one elsewhere. Else the first run that is long enough: from the goal on, in its
+//! group, then in the groups that come next and may have one. For each group a length is known that
+//! no run exceeds. It is exact once the bitmap was looked at, and grows when something is given
+//! back. So most groups without such a run are passed over unread, and after a few that were read
+//! in vain the longest run that was seen is taken.
 
 use super::goal::Goal;
 use super::groups::Groups;
@@ -72,9 +72,9 @@ pub(super) type Made = Option<KVVec<u8>>;
 impl Allocator<'_> {
     /// Takes from `min` to `want` blocks, one behind the other in one group.
     ///
-    /// Fails with `ENOSPC` if there is no such run, after a wait for blocks that were freed; with `EINVAL`
-    /// if `min` is 0 or more than `want`; with `EIO`, `EUCLEAN` or `EBADMSG` if there might be one in a
-    /// group whose bitmap cannot be read; with `ENOMEM`.
+    /// Fails with `ENOSPC` if there is no such run, after a wait for blocks that were freed; with
+    /// `EINVAL` if `min` is 0 or more than `want`; with `EIO`, `EUCLEAN` or `EBADMSG` if there
+    /// might be one in a group whose bitmap cannot be read; with `ENOMEM`.
     ///
     /// # Cancellation
     ///
@@ -287,8 +287,8 @@ impl Allocator<'_> {
 
     /// Takes the first `len` blocks off a loan, as one of its own.
     ///
-    /// Fails with `EINVAL` unless both have blocks, and as [`loan_blocks`](Self::loan_blocks) does, but not
-    /// for space.
+    /// Fails with `EINVAL` unless both have blocks, and as [`loan_blocks`](Self::loan_blocks) does,
+    /// but not for space.
     ///
     /// # Cancellation
     ///

@@ -4,9 +4,10 @@
 //!
 //! # Concurrency
 //!
-//! Whoever has `home` writes home, one at a time, so that no block is written home twice at the same
-//! time. What is written are versions of their own: nobody who edits the blocks waits for it, and it
-//! waits for no commit. A block that a later transaction has logged as well is left to that one.
+//! Whoever has `home` writes home, one at a time, so that no block is written home twice at the
+//! same time. What is written are versions of their own: nobody who edits the blocks waits for it,
+//! and it waits for no commit. A block that a later transaction has logged as well is left to that
+//! one.
 
 use super::{no_memory, Journal, Ring};
 use disk::{vec_with_capacity, Cache, Pin};
@@ -28,8 +29,8 @@ pub(super) struct Logged {
     pub(super) pins: KVVec<Pin>,
 }
 
-/// Transactions that are on their way home. If it goes before they are, the journal is aborted: else the
-/// next ones would move the tail behind them.
+/// Transactions that are on their way home. If it goes before they are, the journal is aborted:
+/// else the next ones would move the tail behind them.
 struct Unfinished<'a>(&'a Journal);
 
 impl Drop for Unfinished<'_> {
@@ -41,8 +42,8 @@ impl Drop for Unfinished<'_> {
 impl Journal {
     /// Writes home the oldest transactions of the log. Returns whether there was one.
     ///
-    /// If it fails, or is dropped on the way, the journal is aborted. It waits for memory as long as there is
-    /// none.
+    /// If it fails, or is dropped on the way, the journal is aborted. It waits for memory as long
+    /// as there is none.
     pub(super) async fn checkpoint(&self, cache: &Cache) -> Result<bool> {
         self.check()?;
         let Some(ring) = &self.log else {

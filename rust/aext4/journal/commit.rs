@@ -8,8 +8,8 @@
 //! versions; all that it waits for comes after that. The versions are its own references, so nobody
 //! changes their bytes.
 //!
-//! A commit that is dropped aborts the journal, see [`Taken`]. One that finds no memory tries again: until
-//! the commit block is there, what it has written to the log does not count.
+//! A commit that is dropped aborts the journal, see [`Taken`]. One that finds no memory tries
+//! again: until the commit block is there, what it has written to the log does not count.
 
 use super::checkpoint::Logged;
 use super::running::{Edited, Freed, Running};
@@ -35,8 +35,8 @@ pub struct Committed {
 impl Journal {
     /// Commits what is running. Gives `None` if there was nothing.
     ///
-    /// If it fails the journal is aborted. What was taken stays in memory then, since nobody knows what the
-    /// disk has of it.
+    /// If it fails the journal is aborted. What was taken stays in memory then, since nobody knows
+    /// what the disk has of it.
     pub(super) async fn commit(&self, cache: &Cache) -> Result<Option<Committed>> {
         let result = self.try_commit(cache).await;
         if let Err(error) = result {
@@ -162,8 +162,8 @@ impl Journal {
         Ok(())
     }
 
-    /// The time for a commit block. It does not go back: a reader of the log would take what is wrong
-    /// for something old.
+    /// The time for a commit block. It does not go back: a reader of the log would take what is
+    /// wrong for something old.
     fn commit_time(&self) -> (u64, u32) {
         let now = disk::time::now();
         let mut state = self.state.lock();
@@ -243,8 +243,8 @@ async fn fill(cache: &Cache, ring: &Ring, taken: &Running, out: &mut Writer<'_>)
 
 /// What a commit has taken.
 ///
-/// If it goes before it is durable, by an error or since the future is dropped, the journal is aborted: the
-/// blocks stay in memory, nobody waits for it any more, and nothing later is written.
+/// If it goes before it is durable, by an error or since the future is dropped, the journal is
+/// aborted: the blocks stay in memory, nobody waits for it any more, and nothing later is written.
 struct Taken<'a> {
     journal: &'a Journal,
     running: Running,
@@ -267,8 +267,8 @@ impl Drop for Taken<'_> {
     }
 }
 
-/// Describes blocks of `rest`, as many as one descriptor has. Gives it, them as they lie in the log, and
-/// what is left; or `None` if there was none.
+/// Describes blocks of `rest`, as many as one descriptor has. Gives it, them as they lie in the
+/// log, and what is left; or `None` if there was none.
 async fn describe<'a>(
     cache: &Cache,
     ring: &Ring,

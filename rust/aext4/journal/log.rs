@@ -144,7 +144,8 @@ impl LogBlocks {
 }
 
 impl LogSuper {
-    /// Changes the superblock, and waits until it is on stable media, with all that was written before.
+    /// Changes the superblock, and waits until it is on stable media, with all that was written
+    /// before.
     ///
     /// Fails with the errors of the block layer. Then nobody knows what is there.
     pub async fn update(

@@ -42,8 +42,8 @@
 //!
 //! Blocks that a transaction frees are the allocator's again when it is durable, not before: until
 //! then the disk has a volume that uses them. Of freed metadata the log may have copies. A revoke
-//! block says that they do not count, and what is not home yet is not written home any more; a write
-//! home that is under way is waited for before the blocks are given back.
+//! block says that they do not count, and what is not home yet is not written home any more; a
+//! write home that is under way is waited for before the blocks are given back.
 //!
 //! # Locks
 //!
@@ -78,7 +78,8 @@ pub use transaction::Transaction;
 /// How long a commit or a checkpoint waits that found no memory, before it tries again.
 const NO_MEMORY: Duration = Duration::from_millis(10);
 
-/// The journal of a volume that is mounted for writing; or, without a log, what writes its metadata.
+/// The journal of a volume that is mounted for writing; or, without a log, what writes its
+/// metadata.
 #[pin_data]
 pub struct Journal {
     log: Option<Ring>,
@@ -186,8 +187,8 @@ impl Journal {
         self.barrier.store(barrier, Relaxed);
     }
 
-    /// Nothing is written any more: the disk stays as it is, and who waits fails with `EIO`. Returns
-    /// whether it was this call that did it. Process context.
+    /// Nothing is written any more: the disk stays as it is, and who waits fails with `EIO`.
+    /// Returns whether it was this call that did it. Process context.
     pub fn abort(&self, error: Error) -> bool {
         let first = self.aborted.cmpxchg(0, error.to_errno(), Full).is_ok();
         self.space.close();
@@ -220,8 +221,8 @@ impl Journal {
 
     /// Waits until the transactions with number `tid`, and all before, are durable.
     ///
-    /// Fails with `EIO` if the journal was aborted before, and with `EINVAL` for a number that is not
-    /// given out yet.
+    /// Fails with `EIO` if the journal was aborted before, and with `EINVAL` for a number that is
+    /// not given out yet.
     ///
     /// # Cancellation
     ///
@@ -234,8 +235,8 @@ impl Journal {
         Ok(())
     }
 
-    /// What to wait for until transactions with number `tid` are durable, unless they are. Makes the upcall
-    /// commit them if they are running.
+    /// What to wait for until transactions with number `tid` are durable, unless they are. Makes
+    /// the upcall commit them if they are running.
     fn pending(&self, tid: u32) -> Result<Option<Arc<Notify>>> {
         loop {
             {
@@ -273,14 +274,14 @@ impl Journal {
         }
     }
 
-    /// Commits whenever somebody waits, or `interval` after the first change; `ended` is told of each
-    /// commit. Returns when [`stop`](Self::stop) was called; with the error for which it has aborted the
-    /// journal; or with `EROFS` if somebody else did.
+    /// Commits whenever somebody waits, or `interval` after the first change; `ended` is told of
+    /// each commit. Returns when [`stop`](Self::stop) was called; with the error for which it has
+    /// aborted the journal; or with `EROFS` if somebody else did.
     ///
     /// # Cancellation
     ///
-    /// Dropping it during a commit aborts the journal. Otherwise nobody commits any more, and who waits does
-    /// so until the journal is aborted.
+    /// Dropping it during a commit aborts the journal. Otherwise nobody commits any more, and who
+    /// waits does so until the journal is aborted.
     pub async fn commit_loop(
         &self,
         cache: &disk::Cache,
@@ -323,8 +324,8 @@ impl Journal {
         Ok(())
     }
 
-    /// How many blocks of the log are free, at least: none without a log. An estimate while others change
-    /// something.
+    /// How many blocks of the log are free, at least: none without a log. An estimate while others
+    /// change something.
     pub fn space(&self) -> usize {
         self.space.available()
     }
@@ -343,8 +344,8 @@ impl Journal {
 
     /// Writes home all that the log has, and says that it is empty. The loops are over.
     ///
-    /// Fails with the error of the block layer, or with `EROFS` if the journal was aborted. Then the log
-    /// stays as it is.
+    /// Fails with the error of the block layer, or with `EROFS` if the journal was aborted. Then
+    /// the log stays as it is.
     pub async fn empty(&self, cache: &disk::Cache) -> Result {
         while self.checkpoint(cache).await? {}
         self.check()?;

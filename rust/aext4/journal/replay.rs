@@ -2,8 +2,8 @@
 
 //! Recovery: what the log has of transactions that count is written where it belongs.
 //!
-//! The log is read once to its end, and all of it is checked before anything is written: a log that is
-//! corrupt leaves the volume as it is. Of the copies of a block the last is written, once.
+//! The log is read once to its end, and all of it is checked before anything is written: a log that
+//! is corrupt leaves the volume as it is. Of the copies of a block the last is written, once.
 //!
 //! # What a loss of power leaves
 //!
@@ -96,8 +96,8 @@ async fn scan(cache: &Cache, geo: &Geometry, log: &Log) -> Result<Plan, Refused>
     // As far as transactions are complete.
     let (mut complete, mut head) = ((0, 0), sb.start);
     let mut order = 0;
-    // At most once around. What goes further is no transaction: it has begun with a descriptor that was being
-    // written when the power went, or that leads round and round.
+    // At most once around. What goes further is no transaction: it has begun with a descriptor that
+    // was being written when the power went, or that leads round and round.
     'log: while order < sb.len() {
         let at = sb.after(sb.start, order);
         let buf = reader.get(at).await?;
@@ -167,7 +167,8 @@ fn check(copied: &Copied, geo: &Geometry, log: &Log) -> layout::Result<()> {
     Ok(())
 }
 
-/// Leaves out the copies of blocks that the same or a later transaction has revoked. Returns how many.
+/// Leaves out the copies of blocks that the same or a later transaction has revoked. Returns how
+/// many.
 fn drop_revoked(copies: &mut KVVec<Copied>, revokes: &mut [(u64, u32)]) -> usize {
     // In the order of the log, of which each transaction is later than those before.
     revokes.sort_unstable_by(|a, b| (a.0.cmp(&b.0)).then_with(|| order(a.1, b.1)));

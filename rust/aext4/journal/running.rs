@@ -2,15 +2,16 @@
 
 //! [`Running`]: what the transactions since the last commit have changed.
 //!
-//! All of it is under the spinlock of [`Journal::running`](super::Journal). Room in the lists is made
-//! when a transaction begins, so that nothing is allocated when it edits.
+//! All of it is under the spinlock of [`Journal::running`](super::Journal). Room in the lists is
+//! made when a transaction begins, so that nothing is allocated when it edits.
 //!
 //! # Space in the log
 //!
 //! A transaction brings blocks of the log for its credits when it begins, and they are the running
-//! transactions' from then on. So there are never fewer than what was changed and what those that are
-//! open may still change takes, whoever of them ends first; for the parts of a transaction never take
-//! fewer blocks together than each alone. What is more than that is given back when one ends.
+//! transactions' from then on. So there are never fewer than what was changed and what those that
+//! are open may still change takes, whoever of them ends first; for the parts of a transaction
+//! never take fewer blocks together than each alone. What is more than that is given back when one
+//! ends.
 
 use super::Ring;
 use disk::{Buf, Pin};
@@ -111,14 +112,15 @@ impl Running {
         self.edited.is_empty() && self.revokes.is_empty() && self.freed.is_empty()
     }
 
-    /// Whether a transaction of so many blocks of the log may be one of these, which have `max` together.
+    /// Whether a transaction of so many blocks of the log may be one of these, which have `max`
+    /// together.
     pub(super) fn fits(&self, permits: usize, max: usize) -> bool {
         // While nothing is changed there is no commit to wait for.
         self.is_empty() || self.permits + permits <= max
     }
 
-    /// Whether the lists have room for a transaction with these credits, which is open from then on, and
-    /// brings so many blocks of the log. Else how long they are to be.
+    /// Whether the lists have room for a transaction with these credits, which is open from then
+    /// on, and brings so many blocks of the log. Else how long they are to be.
     pub(super) fn open(&mut self, credits: &Credits, permits: usize) -> Result<(), Credits> {
         let mut open = self.open;
         open.add(credits);
@@ -139,7 +141,8 @@ impl Running {
         })
     }
 
-    /// Adds a block that a transaction edited, which had credits for it. Returns whether there was room.
+    /// Adds a block that a transaction edited, which had credits for it. Returns whether there was
+    /// room.
     pub(super) fn push_edited(&mut self, edited: Edited) -> bool {
         self.open.blocks = self.open.blocks.saturating_sub(1);
         self.edited.push_within_capacity(edited).is_ok()
@@ -157,8 +160,9 @@ impl Running {
         self.freed.push_within_capacity(freed).is_ok()
     }
 
-    /// A transaction that has these credits left is not open any more. Returns how many blocks of the log
-    /// are given back, and whether the upcall is to be told that there is something to commit.
+    /// A transaction that has these credits left is not open any more. Returns how many blocks of
+    /// the log are given back, and whether the upcall is to be told that there is something to
+    /// commit.
     pub(super) fn close(&mut self, left: &Credits, ring: Option<&Ring>) -> (usize, bool) {
         self.open.sub(left);
         let needs = ring.map_or(0, |ring| self.log_blocks(ring));
@@ -169,8 +173,8 @@ impl Running {
         (unused, tell)
     }
 
-    /// Exchanges the lists for longer ones. Gives those that are not used any more, to be freed without
-    /// the lock.
+    /// Exchanges the lists for longer ones. Gives those that are not used any more, to be freed
+    /// without the lock.
     pub(super) fn lengthen(&mut self, lists: Lists) -> Lists {
         Lists {
             edited: exchange(&mut self.edited, lists.edited),

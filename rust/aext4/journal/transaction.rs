@@ -4,10 +4,10 @@
 //!
 //! # Concurrency
 //!
-//! Transactions of several threads, and of the executor, are open at the same time: each edits blocks
-//! that nobody else edits, by the locks of those who plan them, or shared ones (bitmaps, inode tables)
-//! block by block. They read the gate. The commit writes it, and so finds none open. Since a
-//! transaction never waits, the commit waits for others' instructions alone.
+//! Transactions of several threads, and of the executor, are open at the same time: each edits
+//! blocks that nobody else edits, by the locks of those who plan them, or shared ones (bitmaps,
+//! inode tables) block by block. They read the gate. The commit writes it, and so finds none open.
+//! Since a transaction never waits, the commit waits for others' instructions alone.
 
 use super::running::{Credits, Edited, Freed, Lists};
 use super::Journal;
@@ -19,7 +19,8 @@ use upcall::ReadGuard;
 
 /// A change of several blocks.
 ///
-/// It is open until it is dropped. It cannot be held across an `.await` of a future that is spawned:
+/// It is open until it is dropped. It cannot be held across an `.await` of a future that is
+/// spawned:
 ///
 /// ```compile_fail
 /// # use aext4::journal::{Credits, Journal};
@@ -47,8 +48,8 @@ pub struct Transaction<'a> {
 impl Journal {
     /// Begins a change of at most so many blocks, when there is space in the log.
     ///
-    /// Fails with `ENOSPC` for more than a third of the log, with `EROFS` if the journal was aborted, and
-    /// with `ENOMEM`.
+    /// Fails with `ENOSPC` for more than a third of the log, with `EROFS` if the journal was
+    /// aborted, and with `ENOMEM`.
     ///
     /// # Cancellation
     ///
@@ -111,8 +112,8 @@ impl Journal {
         match self.space.try_acquire(permits) {
             Ok(permit) => permit.forget(),
             Err(_) => {
-                // What is in the log is written home. What is running is committed first, and what others
-                // change until there is space.
+                // What is in the log is written home. What is running is committed first, and what
+                // others change until there is space.
                 let _waiting = Waiting::new(self);
                 self.low.notify_one();
                 self.request();
@@ -184,8 +185,8 @@ impl Transaction<'_> {
         result
     }
 
-    /// Frees a block of metadata: what was logged of it does not count any more, and nobody writes it
-    /// home.
+    /// Frees a block of metadata: what was logged of it does not count any more, and nobody writes
+    /// it home.
     pub fn revoke(&mut self, cache: &Cache, block: u64) {
         if let Some(pin) = cache.pin(block) {
             pin.clear_edited();

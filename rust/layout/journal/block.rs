@@ -84,7 +84,8 @@ impl Header {
     }
 }
 
-/// Whether a block that is logged begins as a block of the log's own does, so that it needs an escape.
+/// Whether a block that is logged begins as a block of the log's own does, so that it needs an
+/// escape.
 pub fn needs_escape(data: &[u8]) -> bool {
     be32(data, 0) == Some(MAGIC)
 }
@@ -162,7 +163,8 @@ impl Rules {
         (self.crc32c)(sum, tail)
     }
 
-    /// The checksum of a block as it lies in the log, escaped; tags have it, in as many bits as there are.
+    /// The checksum of a block as it lies in the log, escaped; tags have it, in as many bits as
+    /// there are.
     pub fn data_checksum(&self, tid: u32, data: &[u8]) -> u32 {
         let sum = (self.crc32c)((self.crc32c)(self.seed, &tid.to_be_bytes()), data);
         match self.checksums {
@@ -184,7 +186,8 @@ impl Rules {
         }
     }
 
-    /// Reads a commit block. `transaction` is the CRC-32 of the transaction's blocks, for version 1.
+    /// Reads a commit block. `transaction` is the CRC-32 of the transaction's blocks, for version
+    /// 1.
     pub(super) fn read_commit(&self, block: &[u8], transaction: u32) -> Commit {
         let stored = be32(block, COMMIT_CHECKSUM).unwrap_or(0);
         let kind = (
@@ -206,7 +209,8 @@ impl Rules {
         }
     }
 
-    /// The checksum of a commit block of which only the first sector was written: the rest counts as zero.
+    /// The checksum of a commit block of which only the first sector was written: the rest counts
+    /// as zero.
     fn first_part(&self, block: &[u8]) -> u32 {
         const ZEROES: [u8; 512] = [0; 512];
         let head = get_bytes(block, 0, COMMIT_CHECKSUM).unwrap_or(&[]);

@@ -2,8 +2,8 @@
 
 //! Fast commits: changes that ext4 wrote behind the log, in a form of its own.
 //!
-//! They are recognised, and not applied. They count if a block of them has a head for the transaction that
-//! would be next, and a tail with the right checksum behind it.
+//! They are recognised, and not applied. They count if a block of them has a head for the
+//! transaction that would be next, and a tail with the right checksum behind it.
 
 use super::super::bytes::{get_array, get_bytes, get_u16, get_u32};
 use super::superblock::Rules;

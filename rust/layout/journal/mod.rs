@@ -2,7 +2,8 @@
 
 //! The journal: jbd2's format, to be read and to be written.
 //!
-//! The log is a ring of blocks, from [`JournalSuper::first`] to [`JournalSuper::end`]. A transaction in it is
+//! The log is a ring of blocks, from [`JournalSuper::first`] to [`JournalSuper::end`]. A
+//! transaction in it is
 //!
 //! ```text
 //! revoke blocks, { descriptor, the blocks that its tags name }*, commit block

@@ -2,8 +2,8 @@
 
 //! Revoke blocks: what earlier transactions logged of a block is not replayed.
 //!
-//! A block of metadata that is freed may be used for data, which is not logged. A replay of what the block was
-//! before would destroy it.
+//! A block of metadata that is freed may be used for data, which is not logged. A replay of what
+//! the block was before would destroy it.
 
 use super::super::bytes::{low32, us};
 use super::super::error::{Error, Result};

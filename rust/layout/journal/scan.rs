@@ -2,20 +2,21 @@
 
 //! Which transactions of a log count, and where the log ends.
 //!
-//! A reader goes through the log block by block, and tells [`Scan`] each block that is the log's own, and
-//! each that is logged, which a descriptor has announced. A transaction counts when its commit block was
-//! found. What is behind the last of those is what was being written when the power went, or older than the
-//! log: it ends the log, whatever it is.
+//! A reader goes through the log block by block, and tells [`Scan`] each block that is the log's
+//! own, and each that is logged, which a descriptor has announced. A transaction counts when its
+//! commit block was found. What is behind the last of those is what was being written when the
+//! power went, or older than the log: it ends the log, whatever it is.
 //!
-//! A wrong checksum may be the end, too, if the block is older than the log. The time of the next commit
-//! block tells: jbd2's rule is that it is older if the time goes backwards, and that the log is corrupt
-//! otherwise.
+//! A wrong checksum may be the end, too, if the block is older than the log. The time of the next
+//! commit block tells: jbd2's rule is that it is older if the time goes backwards, and that the log
+//! is corrupt otherwise.
 
 use super::super::error::{Error, Kind, Result};
 use super::block::{BlockType, Header};
 use super::superblock::{Checksums, Rules};
 
-/// CRC-32 as the kernel's `crc32_be(crc, data, len)` computes it: most significant bit first, no inversion.
+/// CRC-32 as the kernel's `crc32_be(crc, data, len)` computes it: most significant bit first, no
+/// inversion.
 pub type Crc32Be = fn(crc: u32, data: &[u8]) -> u32;
 
 /// What a block of the log's own is.
@@ -68,7 +69,8 @@ impl Scan {
     ///
     /// # Errors
     ///
-    /// [`Kind::Checksum`] if the log is corrupt: something of it counts, and is not what was written.
+    /// [`Kind::Checksum`] if the log is corrupt: something of it counts, and is not what was
+    /// written.
     pub fn block(&mut self, data: &[u8]) -> Result<Found> {
         let header = Header::parse(data).filter(|header| header.tid == self.tid);
         let Some(Header { block_type, .. }) = header else {

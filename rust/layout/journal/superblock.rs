@@ -97,7 +97,8 @@ pub struct JournalSuper {
     pub fast_commit_blocks: u32,
     /// The block that the oldest transaction begins at, or 0 if the log is empty.
     pub start: u32,
-    /// The number of the oldest transaction, or one that is not later than the next if the log is empty.
+    /// The number of the oldest transaction, or one that is not later than the next if the log is
+    /// empty.
     pub sequence: u32,
     /// Where the next transaction may begin, if the log is empty; 0 if it is not known.
     pub head: u32,
@@ -108,8 +109,8 @@ pub struct JournalSuper {
 }
 
 impl JournalSuper {
-    /// Parses and checks the superblock, at the start of `raw`, of a journal that has `len` blocks of
-    /// `block_size` bytes.
+    /// Parses and checks the superblock, at the start of `raw`, of a journal that has `len` blocks
+    /// of `block_size` bytes.
     ///
     /// # Errors
     ///
@@ -243,7 +244,8 @@ impl JournalSuper {
         }
     }
 
-    /// Says in the superblock `raw` that the log begins at block `start` with transaction `sequence`.
+    /// Says in the superblock `raw` that the log begins at block `start` with transaction
+    /// `sequence`.
     pub fn set_tail(&mut self, raw: &mut [u8], start: u32, sequence: u32) {
         (self.start, self.sequence) = (start, sequence);
         put_be32(raw, START, start);
@@ -251,8 +253,8 @@ impl JournalSuper {
         self.seal(raw);
     }
 
-    /// Says in the superblock `raw` that the log is empty, that the next transaction is not earlier than
-    /// `sequence`, and where it begins. There are no fast commits then.
+    /// Says in the superblock `raw` that the log is empty, that the next transaction is not earlier
+    /// than `sequence`, and where it begins. There are no fast commits then.
     pub fn set_empty(&mut self, raw: &mut [u8], sequence: u32, head: u32) {
         (self.start, self.sequence, self.head) = (0, sequence, head);
         put_be32(raw, START, 0);
@@ -272,8 +274,8 @@ impl JournalSuper {
         self.seal(raw);
     }
 
-    /// Says in the superblock `raw` how the log is written: with revoke blocks, with block numbers of 64 bits
-    /// if `wide`, and with a checksum for each block if `checksums`. The log is empty.
+    /// Says in the superblock `raw` how the log is written: with revoke blocks, with block numbers
+    /// of 64 bits if `wide`, and with a checksum for each block if `checksums`. The log is empty.
     ///
     /// A superblock of version 1 becomes one of version 2.
     pub fn set_rules(&mut self, raw: &mut [u8], wide: bool, checksums: bool) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The allocators on a machine with a disk: nothing is given twice, nothing is lost, and the disk says what
-//! memory says.
+//! The allocators on a machine with a disk: nothing is given twice, nothing is lost, and the disk
+//! says what memory says.
 
 use aext4::alloc::inodes::Hint;
 use aext4::alloc::{
@@ -1196,8 +1196,8 @@ fn damage_is_reported_and_passed_over() {
     let bitmaps = Bitmaps::read(&store);
     let geo = *bitmaps.geo();
     let size = u64::from(geo.block_size());
-    // The checksum of group 1's bitmaps is wrong; group 2's says that the table of its inodes is free, or
-    // what else of metadata is there.
+    // The checksum of group 1's bitmaps is wrong; group 2's says that the table of its inodes is
+    // free, or what else of metadata is there.
     let desc = &bitmaps.descs[1];
     for block in [desc.block_bitmap.0, desc.inode_bitmap.0] {
         change(&mut store, size, block, |bits| bits[3] ^= 1);

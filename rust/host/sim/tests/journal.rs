@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The journal on a disk that loses power: what was synced is there, and all of it as it was after some
-//! transaction.
+//! The journal on a disk that loses power: what was synced is there, and all of it as it was after
+//! some transaction.
 //!
-//! Upcalls and threads change blocks at the end of a volume, free them, write data to those that are free,
-//! and sync. A [`Model`] notes what was done, in its order. What the disk may have after a loss of power
-//! is recovered, and each block compared with what the model says of the transactions that count.
+//! Upcalls and threads change blocks at the end of a volume, free them, write data to those that
+//! are free, and sync. A [`Model`] notes what was done, in its order. What the disk may have after
+//! a loss of power is recovered, and each block compared with what the model says of the
+//! transactions that count.
 
 use aext4::journal::{Committed, Credits, Journal, Log};
 use aext4::recovery;
@@ -38,8 +39,8 @@ const SHARED: u64 = FIRST + BLOCKS;
 enum Event {
     /// What was there at first.
     Base,
-    /// In this transaction these blocks got the content of this change, and the shared block, too, if there
-    /// is a worker.
+    /// In this transaction these blocks got the content of this change, and the shared block, too,
+    /// if there is a worker.
     Edit(u32, Option<usize>, Vec<u64>),
     /// This block is free.
     Free(u32, u64),
@@ -147,7 +148,8 @@ impl Base {
         Self { store, journal }
     }
 
-    /// Whether what looks like a block of the log's own is one: others are logged without the first bytes.
+    /// Whether what looks like a block of the log's own is one: others are logged without the first
+    /// bytes.
     fn check_log(&self, store: &Store) {
         let log = store.get(self.journal, 1024 * BLOCK);
         for block in log.chunks(BLOCK).filter(|block| block.starts_with(&MAGIC)) {
@@ -903,8 +905,8 @@ fn futures_that_are_dropped_leave_nothing() {
     }
 }
 
-/// A commit or a checkpoint that is dropped on its way aborts the journal: nobody waits for it, and what is
-/// not home stays in the log.
+/// A commit or a checkpoint that is dropped on its way aborts the journal: nobody waits for it, and
+/// what is not home stays in the log.
 #[test]
 fn a_commit_or_a_checkpoint_that_is_dropped_loses_nothing() {
     let dir = Scratch::new("journal-dropped");

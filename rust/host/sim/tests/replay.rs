@@ -284,8 +284,8 @@ fn a_corrupt_log_is_refused_and_nothing_written() {
     assert!(refused > 150, "{refused}");
 }
 
-/// The power went while a descriptor was written to a log that is nearly full: what of its sectors is older
-/// announces more blocks than there are. It does not count, and all before it does.
+/// The power went while a descriptor was written to a log that is nearly full: what of its sectors
+/// is older announces more blocks than there are. It does not count, and all before it does.
 #[test]
 fn a_torn_descriptor_at_the_end_of_a_full_log_ends_it() {
     let dir = Scratch::new("replay-full");
