@@ -1374,6 +1374,12 @@ fn directories_of_the_root_are_apart_and_files_near_them() {
     quiet(&store, Kept::default(), |_, vol| {
         let geo = &vol.sb.geo;
         let flex = |ino| geo.inode_index(ino).unwrap().0 .0 / vol.sb.groups_per_flex;
+        // Two at the same time, in a group without a bitmap.
+        let last = Ino(geo.inodes_count());
+        let loan = || block_on(vol.alloc().loan_inode(last, Hint::default())).unwrap();
+        let two = [loan().unwrap(), loan().unwrap()];
+        assert_ne!(two[0].ino(), two[1].ino());
+        drop(two);
         let mut tops = BTreeSet::new();
         let mut rng = Rng::new(1);
         for _ in 0..8 {
