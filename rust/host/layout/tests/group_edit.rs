@@ -542,8 +542,7 @@ fn wrong_bytes_never_panic() {
             let _ = edit.take_inode(rng.wild() as u32, true);
             let _ = edit.return_inode(true);
             let short = noise(1, rng.below(1024) as usize);
-            let metadata = geo.csum().metadata();
-            assert_eq!(edit.seal(Some(&short), None).is_none(), metadata);
+            assert_eq!(edit.seal(Some(&short), None), None);
             let mut sb = noise(round, 1024);
             sb[0x38..0x3a].copy_from_slice(&0xef53u16.to_le_bytes());
             let mut edit = SuperEdit::new(&mut sb).expect("a superblock");
