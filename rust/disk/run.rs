@@ -161,6 +161,24 @@ impl Cache {
         }
     }
 
+    /// A copy of `buf`, to be changed. Fails as [`draft`](Self::draft) does.
+    pub async fn draft_of(&self, buf: &Buf) -> Result<Draft> {
+        let mut draft = self.draft().await?;
+        draft.data_mut().copy_from_slice(buf.data());
+        Ok(draft)
+    }
+
+    /// Writes one block, and waits for the device. Fails as [`write_run`](Self::write_run) does.
+    ///
+    /// # Cancellation
+    ///
+    /// A write that was begun finishes alone.
+    pub async fn write_one(&self, block: u64, buf: Buf, op: Op) -> Result {
+        let mut bufs = vec_with_capacity(self.spawner(), 1).await?;
+        bufs.push_within_capacity(buf).map_err(|_| EIO)?;
+        self.write_run(block, bufs, op).await?.done().await
+    }
+
     /// Writes blocks where they belong, those next to each other in one request, and waits until
     /// the device has them all. No block is there twice.
     ///

@@ -9,6 +9,7 @@
 //! and it waits for no commit. A block that a later transaction has logged as well is left to that
 //! one.
 
+use super::running::exchange;
 use super::{no_memory, Journal, Ring};
 use disk::{vec_with_capacity, Cache, Pin};
 use kernel::alloc::KVVec;
@@ -139,15 +140,9 @@ impl Journal {
             }
             (2 * state.logged.len()).max(8)
         };
-        let mut longer = vec_with_capacity(cache.spawner(), want).await?;
-        let mut state = self.state.lock();
+        let longer = vec_with_capacity(cache.spawner(), want).await?;
         // Only the commit, which we are, adds to it.
-        let mut old = core::mem::take(&mut state.logged);
-        for logged in old.drain_all() {
-            let _ = longer.push_within_capacity(logged);
-        }
-        state.logged = longer;
-        drop(state);
+        let old = exchange(&mut self.state.lock().logged, longer);
         drop(old);
         Ok(())
     }

@@ -144,15 +144,15 @@ impl Journal {
         let place = ring.sb.after(start, out.used);
         let mut draft = cache.draft().await?;
         let (secs, nanos) = self.commit_time();
-        ring.rules.write_commit(draft.data_mut(), tid, secs, nanos);
+        ring.sb
+            .rules
+            .write_commit(draft.data_mut(), tid, secs, nanos);
         let op = match self.barrier.load(Relaxed) {
             true => Op::WriteMetaFlushFua,
             false => Op::WriteMeta,
         };
         let (pblk, _) = ring.blocks.place(place).ok_or(EIO)?;
-        let mut bufs = vec_with_capacity(cache.spawner(), 1).await?;
-        bufs.push_within_capacity(draft.freeze()).map_err(|_| EIO)?;
-        cache.write_run(pblk, bufs, op).await?.done().await?;
+        cache.write_one(pblk, draft.freeze(), op).await?;
         let used = out.used + 1;
         self.logged(cache, ring, taken, (start, used), pins);
         if !taken.revokes.is_empty() {
@@ -220,7 +220,7 @@ async fn fill(cache: &Cache, ring: &Ring, taken: &Running, out: &mut Writer<'_>)
     let mut revokes = taken.revokes.iter().copied().peekable();
     while revokes.peek().is_some() {
         let mut draft = cache.draft().await?;
-        let mut writer = RevokeWriter::new(draft.data_mut(), tid, &ring.rules);
+        let mut writer = RevokeWriter::new(draft.data_mut(), tid, &ring.sb.rules);
         while let Some(&number) = revokes.peek() {
             if !writer.push(draft.data_mut(), number) {
                 break;
@@ -275,7 +275,7 @@ async fn describe<'a>(
     tid: u32,
     rest: &'a [Edited],
 ) -> Result<Option<(Buf, KVVec<Buf>, &'a [Edited])>> {
-    let rules = &ring.rules;
+    let rules = &ring.sb.rules;
     let max = rules.tags_max() as usize;
     let mut bufs = vec_with_capacity(cache.spawner(), max).await?;
     let mut draft = cache.draft().await?;
@@ -290,8 +290,7 @@ async fn describe<'a>(
         let escaped = block::needs_escape(buf.data());
         let mut data = buf.clone();
         if escaped {
-            let mut copy = cache.draft().await?;
-            copy.data_mut().copy_from_slice(buf.data());
+            let mut copy = cache.draft_of(buf).await?;
             block::escape(copy.data_mut());
             data = copy.freeze();
         }

@@ -153,17 +153,13 @@ impl LogSuper {
         cache: &Cache,
         change: impl FnOnce(&mut JournalSuper, &mut [u8]),
     ) -> Result {
-        let mut next = cache.draft().await?;
-        next.data_mut().copy_from_slice(self.raw.data());
+        let mut next = cache.draft_of(&self.raw).await?;
         let mut sb = self.sb;
         change(&mut sb, next.data_mut());
         let next = next.freeze();
-        let mut bufs = vec_with_capacity(cache.spawner(), 1).await?;
-        bufs.push_within_capacity(next.clone()).map_err(|_| EIO)?;
-        let write = cache
-            .write_run(self.pblk, bufs, Op::WriteMetaFlushFua)
+        cache
+            .write_one(self.pblk, next.clone(), Op::WriteMetaFlushFua)
             .await?;
-        write.done().await?;
         (self.sb, self.raw) = (sb, next);
         Ok(())
     }

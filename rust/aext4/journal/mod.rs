@@ -63,7 +63,7 @@ use disk::gfp;
 use kernel::alloc::KVVec;
 use kernel::prelude::*;
 use kernel::sync::{new_spinlock, Arc, SpinLock};
-use layout::journal::{is_later, Rules};
+use layout::journal::is_later;
 use upcall::atomic::{Acquire, Atomic, Full, Relaxed};
 use upcall::{sleep, timeout, Mutex, Notify, RwSemaphore, Semaphore};
 
@@ -110,8 +110,7 @@ pub struct Journal {
 /// The log, as a ring.
 struct Ring {
     blocks: LogBlocks,
-    rules: Rules,
-    /// For the arithmetic of the ring.
+    /// For the rules of its blocks, and the arithmetic of the ring: where it begins is old.
     sb: layout::journal::JournalSuper,
 }
 
@@ -157,11 +156,7 @@ impl Journal {
                 sb.set_tail(raw, head, first);
             })
             .await?;
-            ring = Some(Ring {
-                blocks,
-                rules: sb.sb.rules,
-                sb: sb.sb,
-            });
+            ring = Some(Ring { blocks, sb: sb.sb });
             home = Some(sb);
         }
         // One block stays free, so that a full log is not an empty one.

@@ -228,8 +228,7 @@ async fn write_home(cache: &Cache, log: &Log, copies: &[Copied]) -> Result {
         for copied in batch {
             let mut buf = reader.get(copied.at).await?;
             if copied.escaped {
-                let mut whole = cache.draft().await?;
-                whole.data_mut().copy_from_slice(buf.data());
+                let mut whole = cache.draft_of(&buf).await?;
                 block::unescape(whole.data_mut());
                 buf = whole.freeze();
             }

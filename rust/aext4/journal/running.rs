@@ -208,7 +208,7 @@ impl Lists {
 }
 
 /// Moves the elements of a list to a longer one, which takes its place. Gives the shorter one.
-fn exchange<T>(list: &mut KVVec<T>, mut other: KVVec<T>) -> KVVec<T> {
+pub(super) fn exchange<T>(list: &mut KVVec<T>, mut other: KVVec<T>) -> KVVec<T> {
     if other.capacity() <= list.capacity() {
         return other;
     }
@@ -224,8 +224,8 @@ fn exchange<T>(list: &mut KVVec<T>, mut other: KVVec<T>) -> KVVec<T> {
 impl Ring {
     /// How many blocks of the log a transaction takes that edits and revokes so many.
     pub(super) fn log_blocks(&self, blocks: usize, revokes: usize) -> usize {
-        let tags = self.rules.tags_max().max(1) as usize;
-        let records = self.rules.revokes_max().max(1) as usize;
+        let tags = self.sb.rules.tags_max().max(1) as usize;
+        let records = self.sb.rules.revokes_max().max(1) as usize;
         blocks + blocks.div_ceil(tags) + revokes.div_ceil(records) + 1
     }
 
