@@ -206,8 +206,8 @@ impl<'a> GroupEdit<'a> {
         self.seal_sums(blocks, inodes)
     }
 
-    /// As [`seal`](Self::seal), with the checksums of the bitmaps that [`bitmap_sum`] has given, for
-    /// those that changed.
+    /// As [`seal`](Self::seal), with the checksums of the bitmaps that [`bitmap_sum`] has given,
+    /// for those that changed.
     pub fn seal_sums(mut self, blocks: Option<u32>, inodes: Option<u32>) -> Option<()> {
         let geo = self.geo;
         if geo.csum().metadata() {
@@ -226,8 +226,8 @@ impl<'a> GroupEdit<'a> {
     }
 }
 
-/// Computes the checksum of a bitmap, of which the first `bits` count; `None` if the volume keeps none,
-/// or the bitmap is shorter.
+/// Computes the checksum of a bitmap, of which the first `bits` count; `None` if the volume keeps
+/// none, or the bitmap is shorter.
 pub fn bitmap_sum(bitmap: &[u8], bits: u32, geo: &Geometry) -> Option<u32> {
     if !geo.csum().metadata() {
         return None;
