@@ -57,7 +57,7 @@ enum Wanted<'a> {
 impl<'a> Wanted<'a> {
     /// `None` if no name in `dir` can be so called.
     fn new(dir: &InodeInfo, name: &'a [u8]) -> Result<Option<Self>> {
-        if !dir.inode.flags.has(InodeFlags::ENCRYPT) || name == b"." || name == b".." {
+        if !dir.flags().has(InodeFlags::ENCRYPT) || name == b"." || name == b".." {
             return Ok(Some(Self::Plain(name)));
         }
         let Some(name) = NokeyName::parse(name) else {
@@ -147,7 +147,7 @@ impl Ext4 {
             Err(error) if error == ESTALE => {
                 self.report(&format_args!(
                     "inode {}, directory: an entry leads to inode {ino}, not in use",
-                    dir.inode.ino
+                    dir.ino
                 ));
                 Err(corrupted())
             }
@@ -157,15 +157,15 @@ impl Ext4 {
 
     /// Finds the number that `name` has in directory `dir`.
     async fn find(&self, dir: &InodeInfo, name: &[u8]) -> Result<Option<Ino>> {
-        if !dir.inode.is_dir() {
+        if !dir.is_dir() {
             return Err(ENOTDIR);
         }
         let Some(wanted) = Wanted::new(dir, name)? else {
             return Ok(None);
         };
-        let found = match dir.inode.data_map() {
+        let found = match dir.data_map() {
             DataMap::Inline => self.find_inline(dir, name, &wanted).await?,
-            _ if dir.inode.is_indexed() && name != b"." && name != b".." => {
+            _ if dir.is_indexed() && name != b"." && name != b".." => {
                 self.find_indexed(dir, &wanted).await?
             }
             _ => self.find_linear(dir, &wanted).await?,
@@ -173,11 +173,11 @@ impl Ext4 {
         let Some(ino) = found else {
             return Ok(None);
         };
-        let itself = ino == dir.inode.ino && name != b"." && ino != Ino::ROOT;
+        let itself = ino == dir.ino && name != b"." && ino != Ino::ROOT;
         if itself || !self.sb.geo.is_user_ino(ino) {
             self.report(&format_args!(
                 "inode {}, directory: an entry leads to inode {ino}",
-                dir.inode.ino
+                dir.ino
             ));
             return Err(corrupted());
         }
@@ -191,14 +191,14 @@ impl Ext4 {
         wanted: &Wanted<'_>,
     ) -> Result<Option<Ino>> {
         if name == b"." {
-            return Ok(Some(dir.inode.ino));
+            return Ok(Some(dir.ino));
         }
         let buffer = self.inode_buffer(dir).await?;
         let inline = self.inline_dir(dir, &buffer)?;
         if name == b".." {
             return Ok(Some(inline.parent));
         }
-        let about = About::inode(dir.inode.ino);
+        let about = About::inode(dir.ino);
         Ok(wanted
             .find_inline(&inline)
             .or_report(self, about)?
@@ -212,13 +212,13 @@ impl Ext4 {
 
     fn inline_dir<'a>(&self, dir: &InodeInfo, buffer: &'a Buf) -> Result<InlineDir<'a>> {
         let raw = buffer.data().get(dir.place.1 as usize..).ok_or(EIO)?;
-        InlineData::parse(raw, &dir.inode, &self.sb.geo)
-            .and_then(|data| InlineDir::parse(&data, &dir.inode, &self.sb.geo))
-            .or_report(self, About::inode(dir.inode.ino))
+        InlineData::parse(raw, &dir.inode(), &self.sb.geo)
+            .and_then(|data| InlineDir::parse(&data, &dir.inode(), &self.sb.geo))
+            .or_report(self, About::inode(dir.ino))
     }
 
     async fn find_linear(&self, dir: &InodeInfo, name: &Wanted<'_>) -> Result<Option<Ino>> {
-        let holds = if dir.inode.is_indexed() {
+        let holds = if dir.is_indexed() {
             Holds::Either
         } else {
             Holds::Entries
@@ -282,14 +282,14 @@ impl Ext4 {
 
     /// The size of a directory in blocks.
     fn dir_blocks(&self, dir: &InodeInfo) -> Result<u32> {
-        match self.sb.geo.file_blocks(dir.inode.size) {
+        match self.sb.geo.file_blocks(dir.size()) {
             // A directory has no holes.
             Some(Lblk(blocks)) if u64::from(blocks) <= self.sb.geo.blocks_count() => Ok(blocks),
             _ => {
-                let size = dir.inode.size;
+                let size = dir.size();
                 self.report(&format_args!(
                     "inode {}, directory: {size} bytes",
-                    dir.inode.ino
+                    dir.ino
                 ));
                 Err(corrupted())
             }
@@ -306,7 +306,7 @@ impl Ext4 {
         ahead: u32,
     ) -> Result<(Buf, About)> {
         let geo = &self.sb.geo;
-        let ino = dir.inode.ino;
+        let ino = dir.ino;
         let extent = self.map(dir, lblk).await?;
         let Some(pblk) = extent.written_at(lblk) else {
             self.report(&format_args!(
@@ -325,8 +325,8 @@ impl Ext4 {
         let buffer = self.block_ahead(pblk, others).await?;
         if !buffer.is_verified() {
             let data = buffer.data();
-            let entries = || Dirents::block(data, geo)?.verify(&dir.inode.owner, geo);
-            let index = || DxNode::parse(data, lblk, geo)?.verify(&dir.inode.owner, geo);
+            let entries = || Dirents::block(data, geo)?.verify(&dir.owner, geo);
+            let index = || DxNode::parse(data, lblk, geo)?.verify(&dir.owner, geo);
             match holds {
                 Holds::Index => index(),
                 Holds::Either if is_index_block(data, lblk, geo) => index().or_else(|_| entries()),
@@ -340,10 +340,10 @@ impl Ext4 {
 
     /// Adds entries of directory `dir` from position `pos` on to `ctx`: those of one block.
     pub async fn list(&self, dir: &InodeInfo, pos: u64, ctx: &mut impl DirContext) -> Result {
-        if !dir.inode.is_dir() {
+        if !dir.is_dir() {
             return Err(ENOTDIR);
         }
-        if dir.inode.data_map() == DataMap::Inline {
+        if dir.data_map() == DataMap::Inline {
             return self.list_inline(dir, pos, ctx).await;
         }
         let bits = self.sb.geo.block_bits();
@@ -355,7 +355,7 @@ impl Ext4 {
             return Ok(());
         };
         let base = u64::from(lblk) << bits;
-        let holds = if dir.inode.is_indexed() {
+        let holds = if dir.is_indexed() {
             Holds::Either
         } else {
             Holds::Entries
@@ -365,7 +365,7 @@ impl Ext4 {
             .dir_block(dir, Lblk(lblk), holds, DIR_READAHEAD_MAX)
             .await?;
         let entries = Dirents::block(buffer.data(), &self.sb.geo).or_report(self, about)?;
-        let entries = entries.encrypted(dir.inode.flags.has(InodeFlags::ENCRYPT));
+        let entries = entries.encrypted(dir.flags().has(InodeFlags::ENCRYPT));
         for entry in entries.iter_from((pos - base) as u32) {
             let entry = entry.or_report(self, about)?;
             let next = base + u64::from(entry.next);
@@ -386,7 +386,7 @@ impl Ext4 {
     async fn list_inline(&self, dir: &InodeInfo, pos: u64, ctx: &mut impl DirContext) -> Result {
         let buffer = self.inode_buffer(dir).await?;
         let inline = self.inline_dir(dir, &buffer)?;
-        for (at, name, ino) in [(0, &b"."[..], dir.inode.ino), (1, b"..", inline.parent)] {
+        for (at, name, ino) in [(0, &b"."[..], dir.ino), (1, b"..", inline.parent)] {
             if pos <= at {
                 let entry = DirEntry {
                     ino,
@@ -400,7 +400,7 @@ impl Ext4 {
         }
         let from = u32::try_from(pos).unwrap_or(u32::MAX);
         let names = self.names(dir, 1).await?;
-        let about = About::inode(dir.inode.ino);
+        let about = About::inode(dir.ino);
         for entry in inline.iter_from(from) {
             let entry = entry.or_report(self, about)?;
             let pushed = names.push(&entry, entry.next.into(), &self.sb.geo, ctx)?;
@@ -414,11 +414,11 @@ impl Ext4 {
     /// Encrypted ones carry the hash that the kernel's ext4 gives them, which sorts what it lists
     /// by an index or from one block.
     async fn names(&self, dir: &InodeInfo, blocks: u32) -> Result<Names> {
-        if !dir.inode.flags.has(InodeFlags::ENCRYPT) {
+        if !dir.flags().has(InodeFlags::ENCRYPT) {
             return Ok(Names::Plain);
         }
         let geo = &self.sb.geo;
-        if dir.inode.is_indexed() {
+        if dir.is_indexed() {
             let root = self.dir_block(dir, Lblk(0), Holds::Index, 0);
             let (buffer, about) = KBox::pin(root, gfp())?.await?;
             let root = DxRoot::parse(buffer.data(), geo).or_report(self, about)?;
@@ -428,7 +428,7 @@ impl Ext4 {
             return Ok(Names::Nokey(None));
         }
         let version = geo.hash().default_version();
-        let version = version.or_report(self, About::inode(dir.inode.ino))?;
+        let version = version.or_report(self, About::inode(dir.ino))?;
         Ok(Names::Nokey(Some(version)))
     }
 }

@@ -130,7 +130,7 @@ impl Ext4 {
             Err(error) if error == ESTALE => None,
             root => Some(root?),
         };
-        if !root.is_some_and(|root| root.inode.is_dir()) {
+        if !root.is_some_and(|root| root.is_dir()) {
             volume.report(&format_args!("the root is not a directory in use"));
             return Err(corrupted());
         }

@@ -7,7 +7,9 @@
 //!
 //! # Concurrency
 //!
-//! The inode never changes while the volume is mounted read-only. The table has at most one
+//! The inode changes with the bytes that a [`Transaction`](crate::journal::Transaction) edits:
+//! [`InodeInfo::inode`] is a copy of what it is now, and whoever needs that it stays so has
+//! [`rwsem`](InodeInfo::rwsem). The table has at most one
 //! `InodeInfo` for an inode; two who read the same inode at the same time both make one, and the
 //! second to come back takes the first's. It leaves the table only when it has no users, which is
 //! told under the table's lock: a user can be added to one without users only there. Those without
@@ -25,8 +27,9 @@ use disk::{gfp, Attached, Buf};
 use kernel::prelude::*;
 use kernel::rbtree::{RBTree, RBTreeNode};
 use kernel::sync::{new_spinlock, Arc, SpinLock};
-use layout::{DataMap, InlineData, Ino, Inode, InodeFlags, Lblk, NokeyName};
+use layout::{DataMap, FileType, InlineData, Ino, Inode, InodeFlags, Lblk, NokeyName, Owner};
 use upcall::atomic::{Acquire, Atomic, Full, Relaxed};
+use upcall::RwSemaphore;
 
 /// From how many inodes without users on the table makes room for each new one: some 32 MiB.
 const UNUSED_INODES_MAX: usize = 1 << 16;
@@ -37,12 +40,26 @@ const SWEEP_INODES: usize = 16;
 /// What the file system knows of an inode.
 #[pin_data]
 pub struct InodeInfo {
-    /// The inode.
-    pub inode: Inode,
+    /// The inode's number.
+    pub ino: Ino,
+    /// Its type.
+    pub file_type: FileType,
+    /// What the checksums of its blocks depend on.
+    pub owner: Owner,
     /// Where the inode lies: a block of the volume, and the offset in it.
     pub place: (u64, u32),
-    /// Inline data, or the target of a fast or an encrypted link with a zero at its end.
+    /// Inline data as it was read, or the target of a fast or an encrypted link with a zero at its
+    /// end. A file whose data moves to blocks keeps it: somebody may look at it still.
     pub inline: KVec<u8>,
+    /// Held to read for what looks at a directory's entries, at attributes, or at more than one
+    /// field of the inode; to write for what changes any of them.
+    pub rwsem: RwSemaphore<()>,
+    /// Held to read for a look at the map, to write for its change. Taken after `rwsem`, and after
+    /// the locks of folios.
+    pub map_lock: RwSemaphore<()>,
+    /// The inode as it is now.
+    #[pin]
+    inode: SpinLock<Inode>,
     /// What was found of its map.
     #[pin]
     pub extents: SpinLock<ExtentCache>,
@@ -67,9 +84,14 @@ fn new_inode_info(
 ) -> Result<Arc<InodeInfo>> {
     Arc::pin_init(
         pin_init!(InodeInfo {
-            inode,
+            ino: inode.ino,
+            file_type: inode.file_type,
+            owner: inode.owner,
             place,
             inline,
+            rwsem: RwSemaphore::new(()),
+            map_lock: RwSemaphore::new(()),
+            inode <- new_spinlock!(inode),
             extents <- new_spinlock!(ExtentCache::new()),
             attached: Attached::new(),
             users: Atomic::new(1),
@@ -77,6 +99,58 @@ fn new_inode_info(
         }),
         gfp(),
     )
+}
+
+impl InodeInfo {
+    /// The inode as it is now.
+    pub fn inode(&self) -> Inode {
+        *self.inode.lock()
+    }
+
+    /// What `look` says of the inode as it is now. It is called under a spinlock.
+    pub fn look<R>(&self, look: impl FnOnce(&Inode) -> R) -> R {
+        look(&self.inode.lock())
+    }
+
+    /// The size in bytes.
+    pub fn size(&self) -> u64 {
+        self.look(|inode| inode.size)
+    }
+
+    /// The flags.
+    pub fn flags(&self) -> InodeFlags {
+        self.look(|inode| inode.flags)
+    }
+
+    /// Where the contents lie.
+    pub fn data_map(&self) -> DataMap {
+        self.look(Inode::data_map)
+    }
+
+    /// Whether it is a directory.
+    pub fn is_dir(&self) -> bool {
+        self.file_type == FileType::Directory
+    }
+
+    /// Whether it is a directory with an index.
+    pub fn is_indexed(&self) -> bool {
+        self.look(Inode::is_indexed)
+    }
+
+    /// Whether it is a link whose target is in [`inline`](Self::inline).
+    pub fn has_fast_target(&self) -> bool {
+        self.look(|inode| inode.fast_symlink().is_some() || inode.is_encrypted_link())
+    }
+
+    /// Whether nothing leads to it any more: it is deleted with its last user.
+    pub fn is_deleted(&self) -> bool {
+        self.look(|inode| inode.links == 0)
+    }
+
+    /// Makes `inode` what it is, after the bytes on the disk were edited so.
+    pub(crate) fn set_inode(&self, inode: Inode) {
+        *self.inode.lock() = inode;
+    }
 }
 
 /// A count of inodes without users.
@@ -210,7 +284,7 @@ impl Ext4 {
         let around = self.inodes_around(ino, pblk);
         let buffer = self.block_ahead(pblk, around).await?;
         let info = self.parse_inode(ino, (pblk.0, offset), &buffer)?;
-        let info = if info.inode.is_encrypted_link() && info.inline.is_empty() {
+        let info = if info.look(Inode::is_encrypted_link) && info.inline.is_empty() {
             // Seldom: it is not to make every future larger.
             KBox::pin(self.with_target(&info), gfp())?.await?
         } else {
@@ -245,7 +319,7 @@ impl Ext4 {
             return Err(ESTALE);
         }
         let info = self.iget(ino).await?;
-        if info.inode.flags.has(InodeFlags::EA_INODE) {
+        if info.flags().has(InodeFlags::EA_INODE) {
             self.report(&format_args!(
                 "inode {ino}: holds an attribute's value, and is no file"
             ));
@@ -256,7 +330,7 @@ impl Ext4 {
 
     /// The same with what stands for the target of an encrypted link, which lies in a block.
     async fn with_target(&self, info: &InodeInfo) -> Result<Arc<InodeInfo>> {
-        let ino = info.inode.ino;
+        let ino = info.ino;
         let extent = self.map(info, Lblk(0)).await?;
         let Some(pblk) = extent.written_at(Lblk(0)) else {
             self.report(&format_args!("inode {ino}: a link without a target"));
@@ -264,7 +338,7 @@ impl Ext4 {
         };
         let buffer = self.block(pblk).await?;
         let target = self.nokey_target(ino, buffer.data())?;
-        new_inode_info(info.inode, info.place, target, self.unused.clone())
+        new_inode_info(info.inode(), info.place, target, self.unused.clone())
     }
 
     /// What stands for the target of an encrypted link with the contents `data`, with a zero at its
@@ -280,13 +354,13 @@ impl Ext4 {
     /// Whether the contents of a file can be vouched for: fails with `EOPNOTSUPP` for one with a
     /// Merkle tree, which is not checked, and with `ENOKEY` for one that is encrypted.
     pub fn check_readable(&self, info: &InodeInfo) -> Result {
-        if info.inode.flags.has(InodeFlags::ENCRYPT) {
+        if info.flags().has(InodeFlags::ENCRYPT) {
             return Err(ENOKEY);
         }
-        if info.inode.flags.has(InodeFlags::VERITY) {
+        if info.flags().has(InodeFlags::VERITY) {
             self.report(&format_args!(
                 "inode {}: verity is not supported",
-                info.inode.ino
+                info.ino
             ));
             return Err(EOPNOTSUPP);
         }

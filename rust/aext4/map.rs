@@ -172,12 +172,12 @@ impl Ext4 {
 
     /// As [`map`](Self::map), for what is not in memory, or damaged.
     async fn read_map(&self, info: &InodeInfo, lblk: Lblk) -> Result<Extent> {
-        let mut about = About::inode(info.inode.ino);
-        let mut step = map::start(&info.inode, lblk, &self.sb.geo).or_report(self, about)?;
+        let mut about = About::inode(info.ino);
+        let mut step = info.look(|inode| map::start(inode, lblk, &self.sb.geo)).or_report(self, about)?;
         loop {
             match step {
                 Step::Descend(at) => {
-                    about = About::block(info.inode.ino, at.pblk.0);
+                    about = About::block(info.ino, at.pblk.0);
                     let buffer = self.block(at.pblk).await?;
                     step = self
                         .descend(info, &at, &buffer, lblk)
@@ -210,7 +210,7 @@ impl Ext4 {
             let step = at.step(buf.data(), lblk, geo).ok()?;
             return self.found(info, lblk, step).ok();
         }
-        let mut step = map::start(&info.inode, lblk, geo).ok()?;
+        let mut step = info.look(|inode| map::start(inode, lblk, geo)).ok()?;
         loop {
             match step {
                 Step::Descend(at) => {
@@ -230,7 +230,7 @@ impl Ext4 {
         lblk: Lblk,
     ) -> layout::Result<Step> {
         if !buffer.is_verified() {
-            at.verify(buffer.data(), &info.inode.owner, &self.sb.geo)?;
+            at.verify(buffer.data(), &info.owner, &self.sb.geo)?;
             buffer.set_verified();
         }
         if at.depth == 0 && self.cache.has_room() {
@@ -283,16 +283,16 @@ impl Ext4 {
             len: u64::MAX / 4,
             kind: MappingKind::Hole,
         };
-        if info.inode.data_map() == DataMap::Inline {
+        if info.data_map() == DataMap::Inline {
             // What a directory holds is not kept in the `InodeInfo`, and never read through a
             // mapping.
-            let len = if info.inode.is_dir() {
-                info.inode.size
+            let len = if info.is_dir() {
+                info.size()
             } else {
                 info.inline.len() as u64
             };
             // mke2fs makes inline files of those that are one hole, however large.
-            if info.inode.size > Self::INLINE_MAX || pos >= len {
+            if info.size() > Self::INLINE_MAX || pos >= len {
                 return Some(hole(pos));
             }
             let (block, offset) = info.place;

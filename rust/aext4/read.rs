@@ -21,7 +21,7 @@ const LINK_MAX: u64 = PAGE - 1;
 impl Ext4 {
     /// Whether `info` is a regular file that can be read.
     pub fn check_regular(&self, info: &InodeInfo) -> Result {
-        match info.inode.file_type {
+        match info.file_type {
             FileType::Regular => self.check_readable(info),
             FileType::Directory => Err(EISDIR),
             _ => Err(EINVAL),
@@ -33,7 +33,7 @@ impl Ext4 {
     pub async fn read(&self, info: &InodeInfo, offset: u64, block: &mut Block) -> Result<usize> {
         self.check_regular(info)?;
         block.fill_vacant()?;
-        let left = info.inode.size.saturating_sub(offset);
+        let left = info.size().saturating_sub(offset);
         let count = left.min(PAGE) as usize;
         let skip = (offset % PAGE) as usize;
         if count == 0 {
@@ -74,7 +74,7 @@ impl Ext4 {
     /// Reads the page of a file that begins at byte `pos`, a multiple of the page's size; zeros
     /// behind the file's end.
     async fn read_page(&self, info: &InodeInfo, pos: u64, block: &mut Block) -> Result {
-        let end = info.inode.size.min(pos + PAGE);
+        let end = info.size().min(pos + PAGE);
         let valid = end.saturating_sub(pos) as usize;
         block.fill_vacant()?;
         let cached = block
@@ -120,7 +120,7 @@ impl Ext4 {
         self.check_regular(info)?;
         blocks.fill_vacant()?;
         let start = range.start;
-        let count = (want as u64).min(info.inode.size.saturating_sub(start));
+        let count = (want as u64).min(info.size().saturating_sub(start));
         if count == 0 {
             return Ok(0);
         }
@@ -177,15 +177,15 @@ impl Ext4 {
 
     /// The target of a symbolic link.
     pub async fn readlink(&self, info: &InodeInfo) -> Result<KVec<u8>> {
-        if info.inode.file_type != FileType::Symlink {
+        if info.file_type != FileType::Symlink {
             return Err(EINVAL);
         }
         let mut block = Block::vacant();
-        let bytes = if info.inode.fast_symlink().is_some() || info.inode.is_encrypted_link() {
+        let bytes = if info.has_fast_target() {
             &info.inline
         } else {
             self.read_page(info, 0, &mut block).await?;
-            let len = info.inode.size.min(LINK_MAX) as usize;
+            let len = info.size().min(LINK_MAX) as usize;
             block.as_slice().get(..len).unwrap_or(&[])
         };
         // As C has it.
@@ -193,7 +193,7 @@ impl Ext4 {
         if len == 0 {
             self.report(&format_args!(
                 "inode {}: a link without a target",
-                info.inode.ino
+                info.ino
             ));
             return Err(corrupted());
         }

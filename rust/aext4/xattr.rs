@@ -41,27 +41,27 @@ impl Ext4 {
         info: &InodeInfo,
         mut look: impl FnMut(&XattrSet<'_>) -> Result<Option<T>>,
     ) -> Result<Option<T>> {
-        let about = About::inode(info.inode.ino);
-        if info.inode.xattr_offset.is_some() {
+        let about = About::inode(info.ino);
+        if info.look(|inode| inode.xattr_offset.is_some()) {
             let buffer = self.inode_buffer(info).await?;
             let raw = buffer.data().get(info.place.1 as usize..).ok_or(EIO)?;
-            let set = XattrSet::in_inode(raw, &info.inode, &self.sb.geo).or_report(self, about)?;
+            let set = XattrSet::in_inode(raw, &info.inode(), &self.sb.geo).or_report(self, about)?;
             if let Some(found) = set.map(|set| look(&set)).transpose()?.flatten() {
                 return Ok(Some(found));
             }
         }
-        let Some(pblk) = info.inode.xattr_block else {
+        let Some(pblk) = info.look(|inode| inode.xattr_block) else {
             return Ok(None);
         };
         let buffer = self.xattr_block(info, pblk).await?;
-        let about = About::block(info.inode.ino, pblk.0);
+        let about = About::block(info.ino, pblk.0);
         let set = XattrSet::in_block(buffer.data(), &self.sb.geo).or_report(self, about)?;
         look(&set)
     }
 
     async fn xattr_block(&self, info: &InodeInfo, pblk: Pblk) -> Result<Buf> {
         if self.is_system_block(pblk, 1) {
-            let ino = info.inode.ino;
+            let ino = info.ino;
             self.report(&format_args!(
                 "inode {ino}, attributes: block {pblk} is metadata"
             ));
@@ -70,7 +70,7 @@ impl Ext4 {
         let buffer = self.block(pblk).await?;
         if !buffer.is_verified() {
             XattrSet::verify_block(buffer.data(), pblk, &self.sb.geo)
-                .or_report(self, About::block(info.inode.ino, pblk.0))?;
+                .or_report(self, About::block(info.ino, pblk.0))?;
             buffer.set_verified();
         }
         Ok(buffer)
@@ -120,7 +120,7 @@ impl Ext4 {
         name: &[u8],
     ) -> Result<KVec<u8>> {
         let geo = &self.sb.geo;
-        let about = About::inode(info.inode.ino);
+        let about = About::inode(info.ino);
         if value.size > VALUE_MAX {
             return Err(E2BIG);
         }
@@ -135,7 +135,7 @@ impl Ext4 {
             holder => holder?,
         };
         let mut hasher = value
-            .open(&holder.inode, &info.inode, geo)
+            .open(&holder.inode(), &info.inode(), geo)
             .or_report(self, about)?;
         let mut bytes = KVec::with_capacity(value.size as usize, gfp())?;
         let mut lblk = 0;
@@ -186,9 +186,9 @@ impl Ext4 {
     pub fn map_attributes(&self, info: &InodeInfo) -> Option<Mapping> {
         let geo = &self.sb.geo;
         let bits = geo.block_bits();
-        if info.inode.xattr_offset.is_some() {
+        if info.look(|inode| inode.xattr_offset.is_some()) {
             let (block, offset) = info.place;
-            let skip = 128 + u64::from(info.inode.extra_isize);
+            let skip = 128 + u64::from(info.inode().extra_isize);
             return Some(Mapping {
                 offset: 0,
                 len: u64::from(geo.inode_size())
@@ -197,7 +197,7 @@ impl Ext4 {
                 kind: MappingKind::Inline((block << bits) + u64::from(offset) + skip),
             });
         }
-        info.inode.xattr_block.map(|pblk| Mapping {
+        info.inode().xattr_block.map(|pblk| Mapping {
             offset: 0,
             len: geo.block_size().into(),
             kind: MappingKind::Data(pblk.0 << bits),
@@ -218,7 +218,7 @@ impl Ext4 {
             Err(error) if error == ENODATA => return Ok(None),
             value => value?,
         };
-        let about = About::inode(info.inode.ino);
+        let about = About::inode(info.ino);
         let Some(acl) = Acl::parse(&value).or_report(self, about)? else {
             return Ok(None);
         };

@@ -104,7 +104,7 @@ impl Extents<'_> {
         let volume = &*self.volume.0;
         let info = self.volume.iget(self.ino).await?;
         volume.check_regular(&info)?;
-        let end = self.range.end.min(info.inode.size);
+        let end = self.range.end.min(info.size());
         let start = self.range.start;
         if start >= end {
             return Ok(None);
@@ -133,7 +133,7 @@ impl AsyncStackable for Volume {
     async fn lookup(&self, dir: Ino, name: &[u8]) -> Result<Ino> {
         let dir = self.iget(dir).await?;
         let found = self.0.lookup(&dir, name).await?.ok_or(ENOENT)?;
-        Ok(Ino(found.inode.ino.0))
+        Ok(Ino(found.ino.0))
     }
 
     async fn stat(&self, ino: Ino) -> Result<Attr> {

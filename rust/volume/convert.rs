@@ -31,7 +31,7 @@ pub(crate) fn file_type(from: layout::FileType) -> FileType {
 
 /// The attributes of an inode.
 pub(crate) fn attr(volume: &Ext4, info: &InodeInfo) -> Attr {
-    let inode = &info.inode;
+    let inode = info.inode();
     // With the option nouid32 the upper halves, which Linux 2.2 did not know, do not count.
     let ids = if volume.flags().uid16() { 0xffff } else { !0 };
     let time = |t: layout::Time| Time {

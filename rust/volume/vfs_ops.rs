@@ -104,7 +104,7 @@ impl FileSystem for Mounted {
 
     async fn lookup(&self, dir: &InodeRef, name: &[u8]) -> Result<Option<u32>> {
         let found = self.0.lookup(dir, name).await?;
-        Ok(found.map(|info| info.inode.ino.0))
+        Ok(found.map(|info| info.ino.0))
     }
 
     async fn read_dir(&self, dir: &InodeRef, pos: u64, batch: &mut DirBatch) -> Result {
@@ -142,7 +142,7 @@ impl FileSystem for Mounted {
     }
 
     fn fast_link<'a>(&self, info: &'a InodeRef) -> Option<&'a CStr> {
-        if info.inode.fast_symlink().is_none() && !info.inode.is_encrypted_link() {
+        if !info.has_fast_target() {
             return None;
         }
         CStr::from_bytes_with_nul(&info.inline).ok()

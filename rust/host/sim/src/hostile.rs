@@ -121,7 +121,7 @@ async fn walk(volume: &Volume) -> Result<usize> {
     };
     while let Some(node) = todo.pop() {
         note(volume.attributes(&node).await.map(drop));
-        match node.inode.file_type {
+        match node.file_type {
             FileType::Directory => {
                 let entries = volume.entries(&node).await;
                 note(entries.as_ref().map(drop).map_err(|error| *error));
@@ -137,7 +137,7 @@ async fn walk(volume: &Volume) -> Result<usize> {
                 }
             }
             FileType::Regular => {
-                let size = node.inode.size;
+                let size = node.size();
                 note(
                     volume
                         .read(&node, 0, size.min(1 << 17), |_| ())

@@ -71,7 +71,7 @@ impl Volume {
                 let valid = (count - page * size).min(size) as usize;
                 let bytes = &blocks.page(page as usize)[..valid];
                 let behind = &blocks.page(page as usize)[valid..];
-                let whole = at + page * size + valid as u64 >= node.inode.size;
+                let whole = at + page * size + valid as u64 >= node.size();
                 assert!(
                     !whole || behind.iter().all(|byte| *byte == 0),
                     "bytes behind the end"
@@ -91,7 +91,7 @@ impl Volume {
 
     /// Where a file has data: as `SEEK_DATA` and `SEEK_HOLE` tell, in order and merged.
     pub async fn segments(&self, node: &InodeInfo) -> Result<Vec<(u64, u64)>> {
-        let size = node.inode.size;
+        let size = node.size();
         let mut segments: Vec<(u64, u64)> = Vec::new();
         let mut at = 0;
         while at < size {

@@ -54,8 +54,8 @@ async fn tell(volume: &Volume, path: &str) -> Result<String> {
         node => node?,
     };
     let attributes = volume.attributes(&node).await?;
-    let mut text = format!("{} {:o} {attributes:?}", node.inode.ino.0, node.inode.mode);
-    match node.inode.file_type {
+    let mut text = format!("{} {:o} {attributes:?}", node.ino.0, node.inode().mode);
+    match node.file_type {
         FileType::Directory => {
             let entries = volume.entries(&node).await?;
             text += &format!(" {} {:?}", entries.len(), entries.last());
@@ -63,7 +63,7 @@ async fn tell(volume: &Volume, path: &str) -> Result<String> {
         FileType::Regular => {
             let mut sha1 = Sha1::default();
             volume
-                .read(&node, 0, node.inode.size, |bytes| sha1.update(bytes))
+                .read(&node, 0, node.size(), |bytes| sha1.update(bytes))
                 .await?;
             text += &format!(" {} {:?}", sha1.hex(), volume.segments(&node).await?);
         }

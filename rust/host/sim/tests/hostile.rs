@@ -26,7 +26,7 @@ async fn look(volume: &Volume, path: &[u8]) -> Result {
 async fn use_file(volume: &Volume, path: &[u8]) -> Result {
     let node = volume.path(path).await?;
     let read = volume
-        .read(&node, 0, node.inode.size.min(1 << 24), |_| ())
+        .read(&node, 0, node.size().min(1 << 24), |_| ())
         .await;
     let mapped = volume.segments(&node).await;
     match (read, mapped) {

@@ -40,7 +40,7 @@ fn is_ours(fact: &str) -> bool {
 }
 
 fn stat(node: &InodeInfo, block_size: u32) -> String {
-    let inode = &node.inode;
+    let inode = &node.inode();
     let (major, minor) = inode
         .device
         .map_or((0, 0), |d| (u64::from(d.major), u64::from(d.minor)));
@@ -96,7 +96,7 @@ fn xattr_value(value: &[u8]) -> String {
 }
 
 async fn content(volume: &Volume, node: &InodeInfo, segments: &[(u64, u64)]) -> Result<String> {
-    let size = node.inode.size;
+    let size = node.size();
     let mut sha1 = Sha1::default();
     if size <= WHOLE {
         let total = volume
@@ -147,7 +147,7 @@ async fn tell(volume: &Volume, path: &[u8]) -> Result<Vec<(String, String)>> {
     for (name, default) in [("access", false), ("default", true)] {
         let value = match volume.acl(&node, default).await {
             // Who asks for one on a link is told that it has none of those.
-            _ if node.inode.file_type == FileType::Symlink => "'ENOTSUP'".to_string(),
+            _ if node.file_type == FileType::Symlink => "'ENOTSUP'".to_string(),
             Ok(Some(value)) => xattr_value(&value),
             Ok(None) => "'ENODATA'".to_string(),
             Err(error) => format!("'{error:?}'"),
@@ -162,9 +162,9 @@ async fn tell(volume: &Volume, path: &[u8]) -> Result<Vec<(String, String)>> {
         "getxattr b'user.none'",
         error(none, |value| xattr_value(&value)),
     );
-    fact("version", format!("'{:#x}'", node.inode.generation));
-    fact("flags", format!("'{:#x}'", node.inode.flags.0 & VISIBLE));
-    match node.inode.file_type {
+    fact("version", format!("'{:#x}'", node.inode().generation));
+    fact("flags", format!("'{:#x}'", node.flags().0 & VISIBLE));
+    match node.file_type {
         FileType::Symlink => {
             let target = volume.0.readlink(&node).await;
             fact("readlink", error(target, |target| python::bytes(&target)));
