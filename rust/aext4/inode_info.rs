@@ -28,7 +28,7 @@ use kernel::prelude::*;
 use kernel::rbtree::{RBTree, RBTreeNode};
 use kernel::sync::{new_spinlock, Arc, SpinLock};
 use layout::{DataMap, FileType, InlineData, Ino, Inode, InodeFlags, Lblk, NokeyName, Owner};
-use upcall::atomic::{Acquire, Atomic, Full, Relaxed};
+use upcall::atomic::{Acquire, Atomic, Full, Relaxed, Release};
 use upcall::RwSemaphore;
 
 /// From how many inodes without users on the table makes room for each new one: some 32 MiB.
@@ -57,9 +57,13 @@ pub struct InodeInfo {
     /// Held to read for a look at the map, to write for its change. Taken after `rwsem`, and after
     /// the locks of folios.
     pub map_lock: RwSemaphore<()>,
-    /// The inode as it is now.
+    /// The inode as it is now, and the number of the edit that made it so.
     #[pin]
-    inode: SpinLock<Inode>,
+    inode: SpinLock<(u64, Inode)>,
+    /// How often its bytes were edited.
+    edits: Atomic<u64>,
+    /// The last transaction that changed it, and 1 above its 32 bits; 0 if none did.
+    changed_in: Atomic<u64>,
     /// What was found of its map.
     #[pin]
     pub extents: SpinLock<ExtentCache>,
@@ -91,7 +95,9 @@ fn new_inode_info(
             inline,
             rwsem: RwSemaphore::new(()),
             map_lock: RwSemaphore::new(()),
-            inode <- new_spinlock!(inode),
+            inode <- new_spinlock!((0, inode)),
+            edits: Atomic::new(0),
+            changed_in: Atomic::new(0),
             extents <- new_spinlock!(ExtentCache::new()),
             attached: Attached::new(),
             users: Atomic::new(1),
@@ -104,12 +110,12 @@ fn new_inode_info(
 impl InodeInfo {
     /// The inode as it is now.
     pub fn inode(&self) -> Inode {
-        *self.inode.lock()
+        self.inode.lock().1
     }
 
     /// What `look` says of the inode as it is now. It is called under a spinlock.
     pub fn look<R>(&self, look: impl FnOnce(&Inode) -> R) -> R {
-        look(&self.inode.lock())
+        look(&self.inode.lock().1)
     }
 
     /// The size in bytes.
@@ -147,9 +153,28 @@ impl InodeInfo {
         self.look(|inode| inode.links == 0)
     }
 
-    /// Makes `inode` what it is, after the bytes on the disk were edited so.
-    pub(crate) fn set_inode(&self, inode: Inode) {
-        *self.inode.lock() = inode;
+    /// The number of an edit of its bytes. Taken under the lock of the block.
+    pub(crate) fn next_edit(&self) -> u64 {
+        self.edits.fetch_add(1, Relaxed) + 1
+    }
+
+    /// Makes `inode`, which the edit with that number made, what it is, unless a later one has.
+    pub(crate) fn store(&self, edit: u64, inode: Inode) {
+        let mut now = self.inode.lock();
+        if now.0 < edit {
+            *now = (edit, inode);
+        }
+    }
+
+    /// The last transaction that changed it.
+    pub(crate) fn changed_in(&self) -> Option<u32> {
+        let changed = self.changed_in.load(Acquire);
+        (changed != 0).then_some(changed as u32)
+    }
+
+    /// Says that an open transaction has changed it.
+    pub(crate) fn set_changed_in(&self, tid: u32) {
+        self.changed_in.store(u64::from(tid) | 1 << 32, Release);
     }
 }
 

@@ -9,6 +9,7 @@
 //! |---|---|
 //! | [`ext4`] | a mounted volume: superblock, groups, options |
 //! | [`inode_info`] | what is known of an inode, and the table of inodes |
+//! | [`inode_plan`] | changing inodes |
 //! | [`map`] | from a file's blocks to the device's |
 //! | [`dir`] | finding names and listing directories |
 //! | [`alloc`] | which blocks and inodes are given to whom |
@@ -30,6 +31,7 @@ pub mod dir;
 pub mod error;
 pub mod ext4;
 pub mod inode_info;
+pub mod inode_plan;
 pub mod journal;
 pub mod map;
 pub mod options;
