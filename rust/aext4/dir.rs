@@ -287,10 +287,7 @@ impl Ext4 {
             Some(Lblk(blocks)) if u64::from(blocks) <= self.sb.geo.blocks_count() => Ok(blocks),
             _ => {
                 let size = dir.size();
-                self.report(&format_args!(
-                    "inode {}, directory: {size} bytes",
-                    dir.ino
-                ));
+                self.report(&format_args!("inode {}, directory: {size} bytes", dir.ino));
                 Err(corrupted())
             }
         }

@@ -383,10 +383,7 @@ impl Ext4 {
             return Err(ENOKEY);
         }
         if info.flags().has(InodeFlags::VERITY) {
-            self.report(&format_args!(
-                "inode {}: verity is not supported",
-                info.ino
-            ));
+            self.report(&format_args!("inode {}: verity is not supported", info.ino));
             return Err(EOPNOTSUPP);
         }
         Ok(())

@@ -173,7 +173,9 @@ impl Ext4 {
     /// As [`map`](Self::map), for what is not in memory, or damaged.
     async fn read_map(&self, info: &InodeInfo, lblk: Lblk) -> Result<Extent> {
         let mut about = About::inode(info.ino);
-        let mut step = info.look(|inode| map::start(inode, lblk, &self.sb.geo)).or_report(self, about)?;
+        let mut step = info
+            .look(|inode| map::start(inode, lblk, &self.sb.geo))
+            .or_report(self, about)?;
         loop {
             match step {
                 Step::Descend(at) => {

@@ -191,10 +191,7 @@ impl Ext4 {
         // As C has it.
         let len = bytes.iter().take_while(|&&byte| byte != 0).count();
         if len == 0 {
-            self.report(&format_args!(
-                "inode {}: a link without a target",
-                info.ino
-            ));
+            self.report(&format_args!("inode {}: a link without a target", info.ino));
             return Err(corrupted());
         }
         let mut target = KVec::new();

@@ -45,7 +45,8 @@ impl Ext4 {
         if info.look(|inode| inode.xattr_offset.is_some()) {
             let buffer = self.inode_buffer(info).await?;
             let raw = buffer.data().get(info.place.1 as usize..).ok_or(EIO)?;
-            let set = XattrSet::in_inode(raw, &info.inode(), &self.sb.geo).or_report(self, about)?;
+            let set =
+                XattrSet::in_inode(raw, &info.inode(), &self.sb.geo).or_report(self, about)?;
             if let Some(found) = set.map(|set| look(&set)).transpose()?.flatten() {
                 return Ok(Some(found));
             }
