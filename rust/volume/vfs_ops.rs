@@ -11,8 +11,9 @@ use kernel::prelude::*;
 use kernel::sync::Arc;
 use layout::Ino;
 use vfs::{
-    AclEntry, Attr, DirBatch, FileSystem, Iomap, MountOption, StatFs, Type, VolumeInfo,
-    XattrNamespace,
+    AclEntry, AddressSpaceOperations, Attr, DirBatch, DirOperations, ExportOperations,
+    FileOperations, FileSystemType, InodeOperations, Iomap, MountOption, StatFs, SuperOperations,
+    Type, VolumeInfo, XattrNamespace, XattrOperations,
 };
 
 /// The type, as it is registered.
@@ -30,7 +31,7 @@ impl Deref for Mounted {
     }
 }
 
-impl FileSystem for Mounted {
+impl FileSystemType for Mounted {
     const NAME: &'static CStr = c"aext4";
     type Options = Options;
     type Inode = InodeRef;
@@ -48,6 +49,21 @@ impl FileSystem for Mounted {
         options.for_writing = true;
     }
 
+    async fn mount(disk: Disk, options: Options, silent: bool) -> Result<Self> {
+        Ok(Self(Ext4::mount(disk, options, silent).await?))
+    }
+
+    fn disk(&self) -> &Disk {
+        &self.disk
+    }
+
+    fn info(&self) -> VolumeInfo {
+        convert::info(self)
+    }
+}
+
+#[vtable]
+impl SuperOperations for Mounted {
     fn options(&self) -> Options {
         self.0.options()
     }
@@ -60,28 +76,12 @@ impl FileSystem for Mounted {
         self.0.show_options(out)
     }
 
-    async fn mount(disk: Disk, options: Options, silent: bool) -> Result<Self> {
-        Ok(Self(Ext4::mount(disk, options, silent).await?))
-    }
-
-    fn disk(&self) -> &Disk {
-        &self.disk
-    }
-
-    fn info(&self) -> VolumeInfo {
-        convert::info(self)
-    }
-
     fn statfs(&self) -> StatFs {
         convert::statfs(self)
     }
 
     fn label(&self) -> &[u8] {
         self.sb.label()
-    }
-
-    async fn iget(&self, ino: u32) -> Result<InodeRef> {
-        self.iget_user(Ino(ino)).await
     }
 
     fn nr_cached_objects(&self) -> usize {
@@ -93,7 +93,10 @@ impl FileSystem for Mounted {
         let inodes = self.shrink(count);
         inodes + self.cache.shrink(count - inodes.min(count))
     }
+}
 
+#[vtable]
+impl InodeOperations for Mounted {
     fn attr(&self, info: &InodeRef) -> Attr {
         convert::attr(self, info)
     }
@@ -102,6 +105,16 @@ impl FileSystem for Mounted {
         &info.attached
     }
 
+    fn fast_link<'a>(&self, info: &'a InodeRef) -> Option<&'a CStr> {
+        if !info.has_fast_target() {
+            return None;
+        }
+        CStr::from_bytes_with_nul(&info.inline).ok()
+    }
+}
+
+#[vtable]
+impl DirOperations for Mounted {
     async fn lookup(&self, dir: &InodeRef, name: &[u8]) -> Result<Option<u32>> {
         let found = self.0.lookup(dir, name).await?;
         Ok(found.map(|info| info.ino.0))
@@ -110,21 +123,27 @@ impl FileSystem for Mounted {
     async fn read_dir(&self, dir: &InodeRef, pos: u64, batch: &mut DirBatch) -> Result {
         self.list(dir, pos, &mut convert::Batch(batch)).await
     }
+}
 
+#[vtable]
+impl FileOperations for Mounted {
+    fn may_open(&self, info: &InodeRef) -> Result {
+        self.check_readable(info)
+    }
+}
+
+#[vtable]
+impl AddressSpaceOperations for Mounted {
     async fn map(&self, info: &InodeRef, pos: u64, _len: u64) -> Result<Mapping> {
         self.map_bytes(info, pos).await
     }
 
-    fn may_open(&self, info: &InodeRef) -> Result {
-        self.check_readable(info)
+    fn map_cached(&self, info: &InodeRef, pos: u64, _len: u64) -> Option<Mapping> {
+        self.map_bytes_cached(info, pos)
     }
 
     fn map_xattr(&self, info: &InodeRef) -> Option<Mapping> {
         self.map_attributes(info)
-    }
-
-    fn map_cached(&self, info: &InodeRef, pos: u64, _len: u64) -> Option<Mapping> {
-        self.map_bytes_cached(info, pos)
     }
 
     fn map_end(map: &Mapping) -> u64 {
@@ -140,14 +159,10 @@ impl FileSystem for Mounted {
             MappingKind::Inline(addr) => iomap.inline(offset, len, addr, &info.inline),
         }
     }
+}
 
-    fn fast_link<'a>(&self, info: &'a InodeRef) -> Option<&'a CStr> {
-        if !info.has_fast_target() {
-            return None;
-        }
-        CStr::from_bytes_with_nul(&info.inline).ok()
-    }
-
+#[vtable]
+impl XattrOperations for Mounted {
     async fn xattr(&self, info: &InodeRef, space: XattrNamespace, name: &[u8]) -> Result<KVec<u8>> {
         self.0.xattr(info, convert::prefix_index(space), name).await
     }
@@ -169,5 +184,12 @@ impl FileSystem for Mounted {
             .await?
             .map(convert::acl)
             .transpose()
+    }
+}
+
+#[vtable]
+impl ExportOperations for Mounted {
+    async fn iget(&self, ino: u32) -> Result<InodeRef> {
+        self.iget_user(Ino(ino)).await
     }
 }
