@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Registration, mount options, mount and unmount.
+//! Registration, mount options, mount, remount and unmount.
 //!
 //! C headers: [`include/linux/fs_context.h`](srctree/include/linux/fs_context.h),
 //! [`include/linux/fs.h`](srctree/include/linux/fs.h).
@@ -9,8 +9,9 @@
 //!
 //! `fill_super` makes a [`Scope`] for the volume's requests and upcalls, reads the volume with `block_on`,
 //! and leaves a [`Mounted`] in `s_fs_info`. Unmounting evicts the inodes, and with them waits for
-//! their readahead; then `put_super` drops the scope, which waits for whatever is left, before the
-//! device is closed. `Mounted` itself goes when the superblock is dead, since what is attached to
+//! their readahead; then `put_super` makes the volume read-only, which commits what was changed, and
+//! drops the scope, which waits for whatever is left, before the device is closed. What commits is in
+//! that scope, and so is every request. `Mounted` itself goes when the superblock is dead, since what is attached to
 //! evicted inodes is freed after an RCU grace period, and they refer to nothing in it.
 
 use crate::fs::FileSystem;
@@ -250,9 +251,12 @@ impl<F: FileSystem> Ops<F> {
         // SAFETY: The VFS passes a context of ours.
         unsafe {
             if (*fc).sb_flags & ub::UPCALL_SB_RDONLY == 0 {
-                Self::label(fc).log(Level::Info, format_args!("{READ_ONLY}, mounting read-only"));
-                F::asked_to_write(&mut *(*fc).fs_private.cast::<F::Options>());
-                (*fc).sb_flags |= ub::UPCALL_SB_RDONLY;
+                let options = &mut *(*fc).fs_private.cast::<F::Options>();
+                if !F::asked_to_write(options) || !F::HAS_MAKE_WRITABLE {
+                    let label = Self::label(fc);
+                    label.log(Level::Info, format_args!("{READ_ONLY}, mounting read-only"));
+                    (*fc).sb_flags |= ub::UPCALL_SB_RDONLY;
+                }
             }
             ub::get_tree_bdev(fc, Some(Self::fill_super))
         }
@@ -336,6 +340,10 @@ impl<F: FileSystem> Ops<F> {
                 return Err(ENOMEM);
             }
             (*sb).s_root = root;
+            if !ub::upcall_sb_rdonly(sb) {
+                let volume = SuperBlock::<F>::new(sb).volume();
+                block_on(boxed_make_writable(volume)?)??;
+            }
         }
         Ok(())
     }
@@ -349,7 +357,7 @@ impl<F: FileSystem> Ops<F> {
         unsafe {
             let mounted: *mut Mounted<F> = (*sb).s_fs_info.cast();
             if !mounted.is_null() && (*sb).s_root.is_null() {
-                (*mounted).scope = None;
+                (*mounted).end();
             }
             ub::kill_block_super(sb);
             if !mounted.is_null() {
@@ -366,24 +374,53 @@ impl<F: FileSystem> Ops<F> {
             // SAFETY: The VFS passes our context, with the root of a mounted superblock.
             unsafe {
                 let sb = SuperBlock::<F>::new((*(*fc).root).d_sb);
-                if (*fc).sb_flags_mask & ub::UPCALL_SB_RDONLY != 0
-                    && (*fc).sb_flags & ub::UPCALL_SB_RDONLY == 0
-                {
-                    sb.volume().disk().log(
+                let volume = sb.volume();
+                let was = ub::upcall_sb_rdonly(sb.raw.as_ptr());
+                let becomes = match (*fc).sb_flags_mask & ub::UPCALL_SB_RDONLY {
+                    0 => was,
+                    _ => (*fc).sb_flags & ub::UPCALL_SB_RDONLY != 0,
+                };
+                let options = core::mem::replace(&mut (*fc).fs_private, null_mut());
+                let mut options = KBox::from_raw(options.cast::<F::Options>());
+                if !becomes && !(F::asked_to_write(&mut options) && F::HAS_MAKE_WRITABLE) {
+                    volume.disk().log(
                         Level::Error,
                         format_args!("{READ_ONLY}, cannot remount read-write"),
                     );
                     return Err(EROFS);
                 }
-                (*fc).sb_flags |= ub::UPCALL_SB_RDONLY;
-                let options = core::mem::replace(&mut (*fc).fs_private, null_mut());
-                let options = KBox::from_raw(options.cast::<F::Options>());
-                sb.volume().remount(KBox::into_inner(options))?;
-                ub::upcall_sb_set_acl(sb.raw.as_ptr(), sb.volume().info().acl);
+                let old = volume.options();
+                volume.remount(KBox::into_inner(options))?;
+                let changed = match (was, becomes) {
+                    (true, false) => block_on(boxed_make_writable(volume)?)?,
+                    (false, true) => Self::end_writing(&sb),
+                    _ => Ok(()),
+                };
+                if let Err(error) = changed {
+                    // They were the volume's before, and are again.
+                    let _ = volume.remount(old);
+                    return Err(error);
+                }
+                ub::upcall_sb_set_acl(sb.raw.as_ptr(), volume.info().acl);
             }
             Ok(0)
         })
     }
+
+    /// Makes a volume read-only that stays mounted. The VFS lets nobody change it any more.
+    fn end_writing(sb: &SuperBlock<'_, F>) -> Result {
+        // SAFETY: The superblock is mounted, and locked by the caller.
+        to_result(unsafe { ub::sync_filesystem(sb.raw.as_ptr()) })?;
+        block_on(sb.volume().make_read_only())?
+    }
+}
+
+/// Puts the future that makes a volume writable on the heap.
+#[inline(never)]
+fn boxed_make_writable<F: FileSystem>(
+    volume: &F,
+) -> Result<Pin<KBox<impl Future<Output = Result> + use<'_, F>>>> {
+    Ok(KBox::pin(volume.make_writable(), GFP_KERNEL)?)
 }
 
 /// Puts the future of a mount on the heap: it is large, and mounting goes deep.

@@ -6,12 +6,14 @@
 
 use crate::fs::{FileSystem, FileSystemType};
 use crate::inode;
+use core::future::Future;
 use core::marker::PhantomData;
 use core::ptr::NonNull;
 use disk::Level;
+use kernel::error::{from_result, VTABLE_DEFAULT_ERROR};
 use kernel::ffi::{c_int, c_long, c_void};
 use kernel::prelude::*;
-use upcall::Scope;
+use upcall::{block_on, Scope};
 use upcall_bindings as ub;
 
 /// What `super_operations` and `fs_context_operations` need of a mounted volume.
@@ -22,6 +24,46 @@ pub trait SuperOperations: FileSystemType {
 
     /// Changes the options of a mounted volume; fails without a change if one cannot be changed.
     fn remount(&self, options: Self::Options) -> Result;
+
+    /// Makes the volume writable. Fails, with a line in the log, if that cannot be.
+    ///
+    /// Called with the superblock locked, and while nobody can ask for a change.
+    fn make_writable(&self) -> impl Future<Output = Result> + Send {
+        async { build_error!(VTABLE_DEFAULT_ERROR) }
+    }
+
+    /// Makes the volume read-only again, and leaves the disk in order. Not to be dropped.
+    ///
+    /// Called with the superblock locked, when nobody changes anything any more.
+    fn make_read_only(&self) -> impl Future<Output = Result> + Send {
+        async { build_error!(VTABLE_DEFAULT_ERROR) }
+    }
+
+    /// Waits until all changes are durable.
+    fn sync_fs(&self) -> impl Future<Output = Result> + Send {
+        async { build_error!(VTABLE_DEFAULT_ERROR) }
+    }
+
+    /// Stops all changes, when what was changed is on the disk, at its place.
+    fn freeze(&self) -> impl Future<Output = Result> + Send {
+        async { build_error!(VTABLE_DEFAULT_ERROR) }
+    }
+
+    /// Lets changes go on after [`freeze`](Self::freeze).
+    fn thaw(&self) {
+        build_error!(VTABLE_DEFAULT_ERROR)
+    }
+
+    /// Stops all writing at once: what was changed and is not durable yet is lost. Does not wait.
+    fn shut_down(&self) {
+        build_error!(VTABLE_DEFAULT_ERROR)
+    }
+
+    /// Deletes an inode that has no links. Called for the last user in the VFS, whose page cache is
+    /// empty.
+    fn evict(&self, _inode: &Self::Inode) -> impl Future<Output = Result> + Send {
+        async { build_error!(VTABLE_DEFAULT_ERROR) }
+    }
 
     /// Writes the options that differ from the default, each with a comma before it.
     fn show_options(&self, out: &mut dyn core::fmt::Write) -> core::fmt::Result;
@@ -62,6 +104,18 @@ pub(crate) struct Mounted<F> {
     pub(crate) cache: *mut ub::kmem_cache,
 }
 
+impl<F: FileSystem> Mounted<F> {
+    /// Leaves the disk in order, and ends the scope. Nobody uses the volume any more, and the device
+    /// is open.
+    pub(crate) fn end(&mut self) {
+        if F::HAS_MAKE_READ_ONLY && self.scope.is_some() {
+            // What kept it from that was logged, and the next mount recovers the volume.
+            let _ = block_on(self.fs.make_read_only());
+        }
+        self.scope = None;
+    }
+}
+
 /// A mounted superblock, borrowed.
 pub(crate) struct SuperBlock<'a, F> {
     pub(crate) raw: NonNull<ub::super_block>,
@@ -100,9 +154,19 @@ impl<F: FileSystem> Ops<F> {
         free_inode: Some(inode::free::<F>),
         evict_inode: Some(inode::evict::<F>),
         put_super: Some(Self::put_super),
+        sync_fs: if F::HAS_SYNC_FS {
+            Some(Self::sync_fs)
+        } else {
+            None
+        },
+        shutdown: if F::HAS_SHUT_DOWN {
+            Some(Self::shutdown)
+        } else {
+            None
+        },
         umount_begin: Some(Self::umount_begin),
         freeze_fs: Some(Self::freeze_fs),
-        unfreeze_fs: Some(Self::freeze_fs),
+        unfreeze_fs: Some(Self::unfreeze_fs),
         statfs: Some(Self::statfs),
         show_options: Some(Self::show_options),
         nr_cached_objects: Some(Self::nr_cached_objects),
@@ -111,13 +175,55 @@ impl<F: FileSystem> Ops<F> {
         ..unsafe { core::mem::zeroed() }
     };
 
-    /// `FIFREEZE` and `FITHAW`. Nobody writes: the VFS counts who holds the volume, and there is nothing to stop.
+    /// `FIFREEZE`. A volume that cannot be written to can be frozen, too: the VFS counts who holds it.
     ///
     /// # Safety
     ///
     /// Called by the kernel alone, as the C declaration says.
-    unsafe extern "C" fn freeze_fs(_sb: *mut ub::super_block) -> c_int {
+    unsafe extern "C" fn freeze_fs(sb: *mut ub::super_block) -> c_int {
+        from_result(|| {
+            if F::HAS_FREEZE {
+                // SAFETY: The VFS passes a mounted superblock of ours.
+                block_on(unsafe { SuperBlock::<F>::new(sb) }.volume().freeze())??;
+            }
+            Ok(0)
+        })
+    }
+
+    /// `FITHAW`.
+    ///
+    /// # Safety
+    ///
+    /// Called by the kernel alone, as the C declaration says.
+    unsafe extern "C" fn unfreeze_fs(sb: *mut ub::super_block) -> c_int {
+        if F::HAS_THAW {
+            // SAFETY: The VFS passes a mounted superblock of ours.
+            unsafe { SuperBlock::<F>::new(sb) }.volume().thaw();
+        }
         0
+    }
+
+    /// # Safety
+    ///
+    /// Called by the kernel alone, as the C declaration says.
+    unsafe extern "C" fn sync_fs(sb: *mut ub::super_block, wait: c_int) -> c_int {
+        from_result(|| {
+            if wait != 0 {
+                // SAFETY: The VFS passes a mounted superblock of ours.
+                block_on(unsafe { SuperBlock::<F>::new(sb) }.volume().sync_fs())??;
+            }
+            Ok(0)
+        })
+    }
+
+    /// The device is gone.
+    ///
+    /// # Safety
+    ///
+    /// Called by the kernel alone, as the C declaration says.
+    unsafe extern "C" fn shutdown(sb: *mut ub::super_block) {
+        // SAFETY: The VFS passes a mounted superblock of ours.
+        unsafe { SuperBlock::<F>::new(sb) }.volume().shut_down();
     }
 
     /// `umount -f`: what is under way ends as the device ends it, and what needs the device later fails with
@@ -133,6 +239,10 @@ impl<F: FileSystem> Ops<F> {
             sb.volume()
                 .disk()
                 .log(Level::Warning, format_args!("shut down by umount -f"));
+            if F::HAS_SHUT_DOWN {
+                // Before what commits is cancelled, so that nobody waits for it.
+                sb.volume().shut_down();
+            }
             scope.cancel();
         }
     }
@@ -143,7 +253,7 @@ impl<F: FileSystem> Ops<F> {
     unsafe extern "C" fn put_super(sb: *mut ub::super_block) {
         // SAFETY: Called once, after the inodes were evicted; nobody else uses `s_fs_info`. The device is open.
         unsafe {
-            (*(*sb).s_fs_info.cast::<Mounted<F>>()).scope = None;
+            (*(*sb).s_fs_info.cast::<Mounted<F>>()).end();
             // What programs read of the device meanwhile is what they find on the disk from now on.
             ub::upcall_invalidate_bdev((*sb).s_bdev);
         }

@@ -45,8 +45,9 @@ impl FileSystemType for Mounted {
         options.set(option.key, option.value)
     }
 
-    fn asked_to_write(options: &mut Options) {
+    fn asked_to_write(options: &mut Options) -> bool {
         options.for_writing = true;
+        options.unproven()
     }
 
     async fn mount(disk: Disk, options: Options, silent: bool) -> Result<Self> {
@@ -70,6 +71,30 @@ impl SuperOperations for Mounted {
 
     fn remount(&self, options: Options) -> Result {
         self.set_options(options)
+    }
+
+    async fn make_writable(&self) -> Result {
+        Ext4::make_writable(&self.0).await
+    }
+
+    async fn make_read_only(&self) -> Result {
+        self.0.make_read_only().await
+    }
+
+    async fn sync_fs(&self) -> Result {
+        self.0.sync().await
+    }
+
+    async fn freeze(&self) -> Result {
+        self.0.freeze().await
+    }
+
+    fn thaw(&self) {
+        self.0.thaw();
+    }
+
+    fn shut_down(&self) {
+        self.0.shut_down();
     }
 
     fn show_options(&self, out: &mut dyn Write) -> fmt::Result {
