@@ -16,6 +16,7 @@
 //! | [`alloc`] | which blocks and inodes are given to whom |
 //! | [`journal`], [`recovery`] | the journal; recovering a volume before it is mounted |
 //! | [`remount`] | making a volume writable, and read-only again |
+//! | [`freeze`] | stopping all changes for a while, or for ever |
 //! | [`read`] | contents |
 //! | [`xattr`] | extended attributes and access control lists |
 //! | [`options`], [`error`] | mount options; log lines and error numbers |
@@ -31,6 +32,7 @@ pub mod alloc;
 pub mod dir;
 pub mod error;
 pub mod ext4;
+pub mod freeze;
 pub mod inode_info;
 pub mod inode_plan;
 pub mod journal;
