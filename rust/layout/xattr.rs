@@ -19,8 +19,13 @@ const SHORT: &str = "attributes: buffer too short";
 /// The number that marks a set of attributes.
 pub(super) const MAGIC: u32 = 0xea02_0000;
 
-const ENTRY_SIZE: usize = 16;
-const BLOCK_HEADER: usize = 32;
+pub(super) const ENTRY_SIZE: usize = 16;
+pub(super) const BLOCK_HEADER: usize = 32;
+
+/// The bytes in front of the first entry in an inode, and what an inode has room for at least if it
+/// can have attributes.
+pub(super) const AREA_HEADER: usize = 4;
+pub(super) const AREA_MIN: usize = 8;
 
 /// The largest size in bytes that a value may claim; Linux itself stops at 64 KiB.
 pub const VALUE_MAX: u32 = 1 << 24;
@@ -129,10 +134,25 @@ impl<'a> XattrSet<'a> {
         let data = raw.get(..usize::from(geo.inode_size())).or_short(SHORT)?;
         match inode.xattr_offset {
             Some(start) => {
-                let first = usize::from(start).saturating_add(4);
+                let first = usize::from(start).saturating_add(AREA_HEADER);
                 Self::check(data, first, first, geo).map(Some)
             }
             None => Ok(None),
+        }
+    }
+
+    /// Checks the attributes in `area`, the bytes of an inode behind its fields; `None` if there are
+    /// none.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Corrupt`].
+    pub fn in_area(area: &'a [u8], geo: &Geometry) -> Result<Option<Self>> {
+        match get_u32(area, 0) {
+            Some(MAGIC) if area.len() >= AREA_MIN => {
+                Self::check(area, AREA_HEADER, AREA_HEADER, geo).map(Some)
+            }
+            _ => Ok(None),
         }
     }
 
@@ -305,7 +325,7 @@ impl<'a> XattrSet<'a> {
 }
 
 /// Entries start at multiples of four.
-fn next_entry(pos: usize, name_len: usize) -> usize {
+pub(super) fn next_entry(pos: usize, name_len: usize) -> usize {
     pos.saturating_add((ENTRY_SIZE + name_len).next_multiple_of(4))
 }
 
