@@ -10,6 +10,7 @@
 //! | [`ext4`] | a mounted volume: superblock, groups, options |
 //! | [`inode_info`] | what is known of an inode, and the table of inodes |
 //! | [`inode_plan`] | changing inodes |
+//! | [`set_attributes`] | changing attributes |
 //! | [`map`] | from a file's blocks to the device's |
 //! | [`dir`] | finding names and listing directories |
 //! | [`alloc`] | which blocks and inodes are given to whom |
@@ -38,6 +39,7 @@ pub mod options;
 pub mod read;
 pub mod recovery;
 pub mod remount;
+pub mod set_attributes;
 pub mod xattr;
 
 pub use dir::DirContext;
@@ -45,3 +47,4 @@ pub use ext4::{Ext4, StatFs};
 pub use inode_info::{InodeInfo, InodeRef};
 pub use map::{Mapping, MappingKind};
 pub use options::Options;
+pub use set_attributes::SetAttributes;

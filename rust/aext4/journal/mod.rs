@@ -230,6 +230,18 @@ impl Journal {
         Ok(())
     }
 
+    /// As [`sync`](Self::sync). Whether what the device was told before this call is on stable
+    /// media, too, when it returns: that is so if the commit begins after the call, and if there
+    /// are no barriers.
+    pub async fn sync_device(&self, tid: u32) -> Result<bool> {
+        let begins = {
+            let running = self.running.lock();
+            running.tid == tid && !running.is_empty()
+        };
+        self.sync(tid).await?;
+        Ok(begins || !self.barrier.load(Relaxed))
+    }
+
     /// What to wait for until transactions with number `tid` are durable, unless they are. Makes
     /// the upcall commit them if they are running.
     fn pending(&self, tid: u32) -> Result<Option<Arc<Notify>>> {
