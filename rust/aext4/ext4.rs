@@ -7,6 +7,7 @@ use crate::inode_info::{InodeTable, Unused};
 use crate::options::{Flags, Options, Settled};
 use crate::recovery;
 use crate::remount::Writing;
+use crate::xattr_write::SharedXattrs;
 use core::fmt;
 use core::ops::Range;
 use disk::{gfp, Buf, Cache, Disk, Level};
@@ -72,6 +73,8 @@ pub struct Ext4 {
     /// What there is while the volume is writable.
     #[pin]
     pub(crate) writing: SpinLock<Option<Writing>>,
+    /// What is known of attributes that several inodes share.
+    pub(crate) shared_xattrs: SharedXattrs,
 }
 
 impl Ext4 {
@@ -123,6 +126,7 @@ impl Ext4 {
                 flags: Atomic::new(options.options.flags().0),
                 options <- new_spinlock!(options),
                 writing <- new_spinlock!(None),
+                shared_xattrs: SharedXattrs::new(),
             }),
             GFP_KERNEL,
         )?;

@@ -18,6 +18,7 @@
 //! | [`remount`] | making a volume writable, and read-only again |
 //! | [`read`] | contents |
 //! | [`xattr`] | extended attributes and access control lists |
+//! | [`xattr_write`], [`xattr_value`] | changing them; values that have inodes of their own |
 //! | [`options`], [`error`] | mount options; log lines and error numbers |
 //!
 //! # Locks
@@ -41,6 +42,8 @@ pub mod recovery;
 pub mod remount;
 pub mod set_attributes;
 pub mod xattr;
+pub mod xattr_value;
+pub mod xattr_write;
 
 pub use dir::DirContext;
 pub use ext4::{Ext4, StatFs};
@@ -48,3 +51,4 @@ pub use inode_info::{InodeInfo, InodeRef};
 pub use map::{Mapping, MappingKind};
 pub use options::Options;
 pub use set_attributes::SetAttributes;
+pub use xattr_write::{InitialXattrs, NewXattr, XattrFlags, XattrRelease};

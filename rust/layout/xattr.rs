@@ -361,6 +361,13 @@ pub struct EaValue {
 }
 
 impl EaValue {
+    /// Returns the hash of the value, and the number of references to it, that an inode with a value
+    /// keeps for times.
+    pub fn hash_and_refs(inode: &Inode) -> (u32, u64) {
+        let refs = u64::from(inode.ctime.base_word()) << 32 | inode.version & 0xffff_ffff;
+        (inode.atime.base_word(), refs)
+    }
+
     /// Checks that `inode`, which is [`ino`](Self::ino), can hold the value, and starts the value's
     /// verification.
     ///
@@ -386,9 +393,8 @@ impl EaValue {
         if inode.size != u64::from(self.size) {
             return bad("attribute value: inode {} has another size");
         }
-        // Such inodes keep a hash, a reference count and (in Lustre's form) the parent for times.
-        let hash = inode.atime.base_word();
-        let refs = u64::from(inode.ctime.base_word()) << 32 | inode.version & 0xffff_ffff;
+        let (hash, refs) = Self::hash_and_refs(inode);
+        // In Lustre's form they keep the parent for a time.
         let lustre =
             inode.mtime.base_word() == parent.ino.0 && inode.generation == parent.generation;
         if refs == 0 && !lustre {

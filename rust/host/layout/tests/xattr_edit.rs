@@ -408,6 +408,9 @@ fn wrong_bytes_do_not_panic() {
                         Home::Block => vec![0; geo.block_size() as usize],
                     };
                     let written = edit.write(&mut to);
+                    if !edit.is_empty() {
+                        assert_eq!(written.is_ok(), edit.fits(to.len()));
+                    }
                     if edit.fits(to.len()) && placement.home == home {
                         // What passes the checks can be written, and what was written passes them.
                         assert_eq!(written, Ok(()));
