@@ -8,6 +8,7 @@ use crate::inode_info::{InodeTable, Unused};
 use crate::options::{Flags, Options, Settled};
 use crate::recovery;
 use crate::remount::Writing;
+use crate::xattr_write::SharedXattrs;
 use core::fmt;
 use core::ops::Range;
 use disk::{gfp, Buf, Cache, Disk, Level};
@@ -77,6 +78,8 @@ pub struct Ext4 {
     pub(crate) gate: Gate,
     /// Whether a freeze has the permits of the gate.
     pub(crate) frozen: Atomic<bool>,
+    /// What is known of attributes that several inodes share.
+    pub(crate) shared_xattrs: SharedXattrs,
 }
 
 impl Ext4 {
@@ -130,6 +133,7 @@ impl Ext4 {
                 writing <- new_spinlock!(None),
                 gate: Gate::new(),
                 frozen: Atomic::new(false),
+                shared_xattrs: SharedXattrs::new(),
             }),
             GFP_KERNEL,
         )?;

@@ -261,6 +261,19 @@ impl InodeTable {
             .map(|info| InodeRef::new(info.clone()))
     }
 
+    /// Takes an inode out that a user has: the number is free, and may soon be another inode's.
+    pub(crate) fn remove(&mut self, info: &InodeRef) -> Option<RBTreeNode<u32, Arc<InodeInfo>>> {
+        let same = |other: &Arc<InodeInfo>| Arc::ptr_eq(other, &info.0);
+        if !self.inodes.get(&info.ino.0).is_some_and(same) {
+            return None;
+        }
+        let node = self.inodes.remove_node(&info.ino.0)?;
+        self.len -= 1;
+        // The last user to go counts it as one of the table.
+        self.unused.0.fetch_sub(1, Relaxed);
+        Some(node)
+    }
+
     /// Takes those of the next few inodes out that have no users, for the caller to drop when it
     /// has released the lock.
     fn sweep(&mut self, unused: &mut [Option<RBTreeNode<u32, Arc<InodeInfo>>>; SWEEP_INODES]) {

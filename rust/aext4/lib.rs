@@ -19,6 +19,7 @@
 //! | [`freeze`] | stopping all changes for a while, or for ever |
 //! | [`read`] | contents |
 //! | [`xattr`] | extended attributes and access control lists |
+//! | [`xattr_write`], [`xattr_value`] | changing them; values that have inodes of their own |
 //! | [`options`], [`error`] | mount options; log lines and error numbers |
 //!
 //! # Locks
@@ -43,6 +44,8 @@ pub mod recovery;
 pub mod remount;
 pub mod set_attributes;
 pub mod xattr;
+pub mod xattr_value;
+pub mod xattr_write;
 
 pub use dir::DirContext;
 pub use ext4::{Ext4, StatFs};
@@ -50,3 +53,4 @@ pub use inode_info::{InodeInfo, InodeRef};
 pub use map::{Mapping, MappingKind};
 pub use options::Options;
 pub use set_attributes::SetAttributes;
+pub use xattr_write::{InitialXattrs, NewXattr, XattrFlags, XattrRelease};

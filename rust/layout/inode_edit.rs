@@ -301,6 +301,25 @@ impl<'a> InodeEdit<'a> {
         Some(())
     }
 
+    /// Returns the space taken, in 512-byte sectors.
+    pub fn sectors(&self) -> u64 {
+        let count = u64::from(self.get32(0x1c));
+        if !self.geo.has_ro_compat(RoCompat::HUGE_FILE) {
+            return count;
+        }
+        let count = u64::from(self.get16(0x74)) << 32 | count;
+        match self.flags().has(InodeFlags::HUGE_FILE) {
+            true => count << self.geo.block_bits().saturating_sub(9),
+            false => count,
+        }
+    }
+
+    /// Adds to the space taken, or takes from it, in 512-byte sectors; `None`, and nothing changes,
+    /// if the volume cannot keep so many.
+    pub fn add_sectors(&mut self, delta: i64) -> Option<()> {
+        self.set_sectors(self.sectors().saturating_add_signed(delta))
+    }
+
     /// Sets the number of links; see [`links_after_link`].
     pub fn set_links(&mut self, links: u16) {
         self.put16(0x1a, links);
