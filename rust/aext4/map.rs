@@ -342,13 +342,7 @@ impl Ext4 {
 
     /// What a step found, to be remembered; `None` if that cannot be right, or the map has changed
     /// since `generation`.
-    fn found(
-        &self,
-        info: &InodeInfo,
-        lblk: Lblk,
-        step: Step,
-        generation: u32,
-    ) -> Option<Extent> {
+    fn found(&self, info: &InodeInfo, lblk: Lblk, step: Step, generation: u32) -> Option<Extent> {
         let extent = match step {
             Step::Extent(extent) => extent,
             Step::Hole { until } => Extent::hole(lblk, until),

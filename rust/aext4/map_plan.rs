@@ -39,6 +39,7 @@ use kernel::prelude::*;
 use layout::extent::EMPTY_ROOT;
 use layout::extent_edit::{self, Target};
 use layout::inode::I_BLOCK_SIZE;
+use layout::inode_edit::SMALL_FILE_MAX;
 use layout::{
     extent_path, indirect_edit, DataMap, Extent, ExtentPath, ExtentPlan, FileType, Geometry,
     IndirectPath, IndirectPlan, InodeEdit, InodeFlags, Lblk, Pblk, RoCompat, TreeBlock,
@@ -135,7 +136,9 @@ fn path_nodes<'n>(
     path: &[usize],
 ) -> ([&'n [u8]; DEPTH_MAX + 1], usize) {
     let mut found: [&[u8]; DEPTH_MAX + 1] = [&[]; DEPTH_MAX + 1];
-    let below = path.iter().map(|i| nodes.get(*i).map_or(&[][..], Node::data));
+    let below = path
+        .iter()
+        .map(|i| nodes.get(*i).map_or(&[][..], Node::data));
     let all = core::iter::once(&root[..]).chain(below);
     for (slot, data) in found.iter_mut().zip(all) {
         *slot = data;
@@ -253,10 +256,13 @@ impl<'a> MapPlan<'a> {
     ///
     /// Blocks of directories and links are revoked. Fails as [`map_loan`](Self::map_loan) does.
     pub async fn unmap(&mut self, from: Lblk, until: Lblk, limit: u32) -> Result<Lblk> {
-        let mut until = until;
+        let mut until = until.min(self.end());
         let metadata = self.volume.has_metadata_blocks(self.info);
         while until > from {
-            let log = self.credits.blocks.saturating_add(self.credits.revokes / 64);
+            let log = self
+                .credits
+                .blocks
+                .saturating_add(self.credits.revokes / 64);
             if log > limit {
                 break;
             }
@@ -276,7 +282,17 @@ impl<'a> MapPlan<'a> {
             }
             until = range.0.max(from);
         }
-        Ok(until)
+        Ok(until.max(from))
+    }
+
+    /// The end of what the map has a place for.
+    fn end(&self) -> Lblk {
+        if self.extents {
+            return Lblk::END;
+        }
+        let pointers = u64::from(self.geo().block_size() / 4);
+        let blocks = 12 + pointers * (1 + pointers * (1 + pointers));
+        u32::try_from(blocks).map_or(Lblk::END, Lblk)
     }
 
     /// Plans to free what was mapped by an extent.
@@ -461,9 +477,7 @@ impl<'a> MapPlan<'a> {
         let goal = Goal::of_inode(&sb.geo, sb.groups_per_flex, self.info.ino, false);
         let allocator = self.writable.allocator(self.volume);
         match allocator.loan_blocks(goal, 1, 1, &mut self.space).await {
-            Err(ENOSPC) if self.must => {
-                allocator.loan_blocks(goal, 1, 1, &mut Space::Must).await
-            }
+            Err(ENOSPC) if self.must => allocator.loan_blocks(goal, 1, 1, &mut Space::Must).await,
             result => result,
         }
     }
@@ -830,8 +844,7 @@ impl Ext4 {
     ) -> Result<Append<'a>> {
         let _lock = info.map_lock.write().await.map_err(|_| ESHUTDOWN)?;
         let geo = &self.sb.geo;
-        let (size, extents) =
-            info.look(|inode| (inode.size, inode.data_map() == DataMap::Extents));
+        let (size, extents) = info.look(|inode| (inode.size, inode.data_map() == DataMap::Extents));
         let bits = geo.block_bits();
         let size = size.next_multiple_of(1 << bits).saturating_add(1 << bits);
         if size > geo.max_file_size(extents) {
@@ -841,9 +854,7 @@ impl Ext4 {
         let lblk = Lblk(lblk);
         let goal = self.goal(info, lblk).await?;
         let allocator = writable.allocator(self);
-        let loan = allocator
-            .loan_blocks(goal, 1, 1, &mut Space::User)
-            .await?;
+        let loan = allocator.loan_blocks(goal, 1, 1, &mut Space::User).await?;
         let block = self.cache.plan_new(loan.start().0).await?;
         let mut map = MapPlan::new(self, writable, info, Space::User).await?;
         map.map_loan(lblk, loan, false).await?;
@@ -868,6 +879,17 @@ impl Ext4 {
         let regular = info.file_type == FileType::Regular;
         let per_flex = self.sb.groups_per_flex;
         Ok(Goal::of_inode(&self.sb.geo, per_flex, info.ino, regular))
+    }
+
+    /// The largest size that a file can have, with the features that the volume has.
+    pub fn max_size(&self, info: &InodeInfo) -> u64 {
+        let geo = &self.sb.geo;
+        let extents = info.flags().has(InodeFlags::EXTENTS);
+        let most = geo.max_file_size(extents);
+        match geo.has_ro_compat(RoCompat::LARGE_FILE) {
+            true => most,
+            false => most.min(SMALL_FILE_MAX),
+        }
     }
 
     /// Whether what the inode's map leads to is metadata, which the journal has.

@@ -29,7 +29,7 @@ const EXTRA_ISIZE: usize = 0x80;
 pub const LINK_MAX: u16 = 65_000;
 
 /// The largest size of a regular file on a volume without `large_file`.
-const SMALL_FILE_MAX: u64 = 0x7fff_ffff;
+pub const SMALL_FILE_MAX: u64 = 0x7fff_ffff;
 
 /// Returns whether a regular file of `size` bytes needs `large_file` in the superblock.
 pub const fn needs_large_file(size: u64) -> bool {
