@@ -67,6 +67,8 @@ pub struct InodeInfo {
     /// What was found of its map.
     #[pin]
     pub extents: SpinLock<ExtentCache>,
+    /// How often its map, or what is pending, has changed.
+    map_seq: Atomic<u32>,
     /// Its VFS inode, if it has one.
     pub attached: Attached,
     /// References but the table's.
@@ -99,6 +101,7 @@ fn new_inode_info(
             edits: Atomic::new(0),
             changed_in: Atomic::new(0),
             extents <- new_spinlock!(ExtentCache::new()),
+            map_seq: Atomic::new(0),
             attached: Attached::new(),
             users: Atomic::new(1),
             unused,
@@ -151,6 +154,16 @@ impl InodeInfo {
     /// Whether nothing leads to it any more: it is deleted with its last user.
     pub fn is_deleted(&self) -> bool {
         self.look(|inode| inode.links == 0)
+    }
+
+    /// The sequence of its map: what was found of the map counts no more when this is another.
+    pub fn map_seq(&self) -> u32 {
+        self.map_seq.load(Acquire)
+    }
+
+    /// Says that the map, or what is pending, has changed.
+    pub(crate) fn bump_map_seq(&self) {
+        self.map_seq.fetch_add(1, Full);
     }
 
     /// The number of an edit of its bytes. Taken under the lock of the block.

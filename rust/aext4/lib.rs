@@ -11,7 +11,7 @@
 //! | [`inode_info`] | what is known of an inode, and the table of inodes |
 //! | [`inode_plan`] | changing inodes |
 //! | [`set_attributes`] | changing attributes |
-//! | [`map`] | from a file's blocks to the device's |
+//! | [`map`], [`map_plan`] | from a file's blocks to the device's; changing that |
 //! | [`dir`] | finding names and listing directories |
 //! | [`alloc`] | which blocks and inodes are given to whom |
 //! | [`journal`], [`recovery`] | the journal; recovering a volume before it is mounted |
@@ -38,6 +38,8 @@ pub mod inode_info;
 pub mod inode_plan;
 pub mod journal;
 pub mod map;
+pub mod map_plan;
+mod memory;
 pub mod options;
 pub mod read;
 pub mod recovery;
