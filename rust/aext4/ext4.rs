@@ -5,6 +5,7 @@
 use crate::error::{corrupted, refuse_mount};
 use crate::inode_info::{InodeTable, Unused};
 use crate::options::{Flags, Options, Settled};
+use crate::orphan::OrphanList;
 use crate::recovery;
 use crate::remount::Writing;
 use core::fmt;
@@ -19,7 +20,7 @@ use kernel::sync::{new_spinlock, Arc, SpinLock};
 use layout::group::Zone;
 use layout::superblock::{super_offset, OnError, SUPER_SIZE};
 use layout::{CrcFns, Geometry, Group, GroupDesc, Ino, Pblk, SuperBlock};
-use upcall::join_all;
+use upcall::{join_all, Mutex};
 
 /// How many blocks of an inode table are read at once, at most.
 const ITABLE_READAHEAD_MAX: u64 = 256;
@@ -72,6 +73,10 @@ pub struct Ext4 {
     /// What there is while the volume is writable.
     #[pin]
     pub(crate) writing: SpinLock<Option<Writing>>,
+    /// Inodes of which something is still to be freed.
+    pub(crate) orphans: Mutex<OrphanList>,
+    /// Held by who moves a name to another directory: ".." of all directories stays as it is.
+    pub(crate) moves: Mutex<()>,
 }
 
 impl Ext4 {
@@ -123,6 +128,8 @@ impl Ext4 {
                 flags: Atomic::new(options.options.flags().0),
                 options <- new_spinlock!(options),
                 writing <- new_spinlock!(None),
+                orphans: Mutex::new(OrphanList::new()),
+                moves: Mutex::new(()),
             }),
             GFP_KERNEL,
         )?;
