@@ -136,7 +136,7 @@ fn attributes_are_what_they_were_set_to() {
         assert_eq!(after.is_clean(), Ok(()), "{options}");
         for (path, facts) in &wanted {
             let said = after.debugfs(&format!("stat {path}\n"));
-            let mode = format!("Mode:  {:05o}", facts.mode & 0o7777);
+            let mode = format!("Mode:  0{:03o}", facts.mode & 0o7777);
             assert!(said.contains(&mode), "{options}: {said} {facts:?}");
             // debugfs takes them for signed.
             let ids = [facts.ids.0, facts.ids.1].map(|id| (id as i32).to_string());
