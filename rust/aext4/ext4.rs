@@ -6,6 +6,7 @@ use crate::error::{corrupted, refuse_mount};
 use crate::freeze::Gate;
 use crate::inode_info::{InodeTable, Unused};
 use crate::options::{Flags, Options, Settled};
+use crate::orphan::OrphanList;
 use crate::recovery;
 use crate::remount::Writing;
 use crate::xattr_write::SharedXattrs;
@@ -21,7 +22,7 @@ use kernel::sync::{new_spinlock, Arc, SpinLock};
 use layout::group::Zone;
 use layout::superblock::{super_offset, OnError, SUPER_SIZE};
 use layout::{CrcFns, Geometry, Group, GroupDesc, Ino, Pblk, SuperBlock};
-use upcall::join_all;
+use upcall::{join_all, Mutex};
 
 /// How many blocks of an inode table are read at once, at most.
 const ITABLE_READAHEAD_MAX: u64 = 256;
@@ -80,6 +81,10 @@ pub struct Ext4 {
     pub(crate) frozen: Atomic<bool>,
     /// What is known of attributes that several inodes share.
     pub(crate) shared_xattrs: SharedXattrs,
+    /// Inodes of which something is still to be freed.
+    pub(crate) orphans: Mutex<OrphanList>,
+    /// Held by who moves a name to another directory: ".." of all directories stays as it is.
+    pub(crate) moves: Mutex<()>,
 }
 
 impl Ext4 {
@@ -134,6 +139,8 @@ impl Ext4 {
                 gate: Gate::new(),
                 frozen: Atomic::new(false),
                 shared_xattrs: SharedXattrs::new(),
+                orphans: Mutex::new(OrphanList::new()),
+                moves: Mutex::new(()),
             }),
             GFP_KERNEL,
         )?;

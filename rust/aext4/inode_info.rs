@@ -317,11 +317,20 @@ impl Ext4 {
     ///
     /// Fails with `ESTALE` if the inode is not in use.
     pub async fn iget(&self, ino: Ino) -> Result<InodeRef> {
+        self.iget_as(ino, false).await
+    }
+
+    /// As [`iget`](Self::iget), for an inode on the list of orphans, which may have no links.
+    pub(crate) async fn iget_orphan(&self, ino: Ino) -> Result<InodeRef> {
+        self.iget_as(ino, true).await
+    }
+
+    async fn iget_as(&self, ino: Ino, orphan: bool) -> Result<InodeRef> {
         loop {
             if let Some(info) = self.inodes.lock().get(ino) {
                 return Ok(info);
             }
-            match self.read_inode(ino).await {
+            match self.read_inode(ino, orphan).await {
                 // An upcall does not wait for reclaim in the allocation, but here.
                 Err(ENOMEM) if upcall::on_worker() => upcall::memory_freed().await,
                 read => return read,
@@ -330,11 +339,11 @@ impl Ext4 {
     }
 
     /// Reads an inode, and enters it into the table.
-    async fn read_inode(&self, ino: Ino) -> Result<InodeRef> {
+    async fn read_inode(&self, ino: Ino, orphan: bool) -> Result<InodeRef> {
         let (pblk, offset) = self.inode_place(ino).or_report(self, About::inode(ino))?;
         let around = self.inodes_around(ino, pblk);
         let buffer = self.block_ahead(pblk, around).await?;
-        let info = self.parse_inode(ino, (pblk.0, offset), &buffer)?;
+        let info = self.parse_inode(ino, (pblk.0, offset), &buffer, orphan)?;
         let info = if info.look(Inode::is_encrypted_link) && info.inline.is_empty() {
             // Seldom: it is not to make every future larger.
             KBox::pin(self.with_target(&info), gfp())?.await?
@@ -436,11 +445,20 @@ impl Ext4 {
     }
 
     /// The `InodeInfo` of inode `ino`, which is at `place` in `buffer`.
-    fn parse_inode(&self, ino: Ino, place: (u64, u32), buffer: &Buf) -> Result<Arc<InodeInfo>> {
+    fn parse_inode(
+        &self,
+        ino: Ino,
+        place: (u64, u32),
+        buffer: &Buf,
+        orphan: bool,
+    ) -> Result<Arc<InodeInfo>> {
         let about = About::inode(ino);
         let geo = &self.sb.geo;
         let raw = buffer.data().get(place.1 as usize..).ok_or(EIO)?;
-        let parsed = Inode::parse(raw, ino, geo);
+        let parsed = match orphan {
+            false => Inode::parse(raw, ino, geo),
+            true => Inode::parse_orphan(raw, ino, geo),
+        };
         // A file handle may well name an inode that is gone; that is no damage.
         if let Err(error) = &parsed {
             if error.kind == layout::Kind::Stale {

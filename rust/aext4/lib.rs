@@ -15,6 +15,8 @@
 //! | [`dir`] | finding names and listing directories |
 //! | [`alloc`] | which blocks and inodes are given to whom |
 //! | [`journal`], [`recovery`] | the journal; recovering a volume before it is mounted |
+//! | [`orphan`] | inodes of which something is still to be freed, if the power fails |
+//! | [`super_plan`] | changing the superblock |
 //! | [`remount`] | making a volume writable, and read-only again |
 //! | [`freeze`] | stopping all changes for a while, or for ever |
 //! | [`read`] | contents |
@@ -41,10 +43,12 @@ pub mod map;
 pub mod map_plan;
 mod memory;
 pub mod options;
+pub mod orphan;
 pub mod read;
 pub mod recovery;
 pub mod remount;
 pub mod set_attributes;
+pub mod super_plan;
 pub mod xattr;
 pub mod xattr_value;
 pub mod xattr_write;
