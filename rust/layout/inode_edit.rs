@@ -299,11 +299,10 @@ impl<'a> InodeEdit<'a> {
         }
     }
 
-    /// Adds `delta` sectors of 512 bytes to the space taken, or takes them off; `None`, and nothing
-    /// changes, if the volume cannot keep so many.
+    /// Adds to the space taken, or takes from it, in 512-byte sectors; `None`, and nothing changes,
+    /// if the volume cannot keep so many.
     pub fn add_sectors(&mut self, delta: i64) -> Option<()> {
-        let sectors = self.sectors().saturating_add_signed(delta);
-        self.set_sectors(sectors)
+        self.set_sectors(self.sectors().saturating_add_signed(delta))
     }
 
     /// Sets the space taken, in 512-byte sectors; `None`, and nothing changes, if the volume cannot
@@ -326,25 +325,6 @@ impl<'a> InodeEdit<'a> {
         self.put16(0x74, hi);
         self.put32(0x20, flags);
         Some(())
-    }
-
-    /// Returns the space taken, in 512-byte sectors.
-    pub fn sectors(&self) -> u64 {
-        let count = u64::from(self.get32(0x1c));
-        if !self.geo.has_ro_compat(RoCompat::HUGE_FILE) {
-            return count;
-        }
-        let count = u64::from(self.get16(0x74)) << 32 | count;
-        match self.flags().has(InodeFlags::HUGE_FILE) {
-            true => count << self.geo.block_bits().saturating_sub(9),
-            false => count,
-        }
-    }
-
-    /// Adds to the space taken, or takes from it, in 512-byte sectors; `None`, and nothing changes,
-    /// if the volume cannot keep so many.
-    pub fn add_sectors(&mut self, delta: i64) -> Option<()> {
-        self.set_sectors(self.sectors().saturating_add_signed(delta))
     }
 
     /// Sets the number of links; see [`links_after_link`].
