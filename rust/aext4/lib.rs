@@ -32,16 +32,21 @@
 #![deny(unsafe_code)]
 
 pub mod alloc;
+pub mod create;
 pub mod dir;
+mod dir_grow;
+mod dir_write;
 pub mod error;
 pub mod ext4;
 pub mod freeze;
 pub mod inode_info;
+mod inode_lock;
 pub mod inode_plan;
 pub mod journal;
 pub mod map;
 pub mod map_plan;
 mod memory;
+pub mod new_inode;
 pub mod options;
 pub mod orphan;
 pub mod read;
@@ -49,6 +54,7 @@ pub mod recovery;
 pub mod remount;
 pub mod set_attributes;
 pub mod super_plan;
+pub mod unlink;
 pub mod xattr;
 pub mod xattr_value;
 pub mod xattr_write;
@@ -57,6 +63,7 @@ pub use dir::DirContext;
 pub use ext4::{Ext4, StatFs};
 pub use inode_info::{InodeInfo, InodeRef};
 pub use map::{Mapping, MappingKind};
+pub use new_inode::NewInode;
 pub use options::Options;
 pub use set_attributes::SetAttributes;
 pub use xattr_write::{InitialXattrs, NewXattr, XattrFlags, XattrRelease};

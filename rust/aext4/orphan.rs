@@ -322,7 +322,9 @@ impl Ext4 {
                 Err(error) if error == ENOMEM || error == EIO => return Err(error),
                 // Reported, or not in use.
                 Err(_) => {
-                    self.report(&format_args!("inode {ino}, on the list of orphans, is none"));
+                    self.report(&format_args!(
+                        "inode {ino}, on the list of orphans, is none"
+                    ));
                     break;
                 }
             };
