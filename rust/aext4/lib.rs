@@ -18,6 +18,7 @@
 //! | [`orphan`] | inodes of which something is still to be freed, if the power fails |
 //! | [`super_plan`] | changing the superblock |
 //! | [`remount`] | making a volume writable, and read-only again |
+//! | [`truncate`], [`delete`] | making files longer and shorter; deleting inodes |
 //! | [`freeze`] | stopping all changes for a while, or for ever |
 //! | [`read`] | contents |
 //! | [`xattr`] | extended attributes and access control lists |
@@ -32,6 +33,7 @@
 #![deny(unsafe_code)]
 
 pub mod alloc;
+pub mod delete;
 pub mod dir;
 pub mod error;
 pub mod ext4;
@@ -49,6 +51,7 @@ pub mod recovery;
 pub mod remount;
 pub mod set_attributes;
 pub mod super_plan;
+pub mod truncate;
 pub mod xattr;
 pub mod xattr_value;
 pub mod xattr_write;
