@@ -6,8 +6,10 @@ use crate::error::{corrupted, refuse_mount};
 use crate::freeze::Gate;
 use crate::inode_info::{InodeTable, Unused};
 use crate::options::{Flags, Options, Settled};
+use crate::orphan::OrphanList;
 use crate::recovery;
 use crate::remount::Writing;
+use crate::xattr_write::SharedXattrs;
 use core::fmt;
 use core::ops::Range;
 use disk::{gfp, Buf, Cache, Disk, Level};
@@ -20,7 +22,7 @@ use kernel::sync::{new_spinlock, Arc, SpinLock};
 use layout::group::Zone;
 use layout::superblock::{super_offset, OnError, SUPER_SIZE};
 use layout::{CrcFns, Geometry, Group, GroupDesc, Ino, Pblk, SuperBlock};
-use upcall::join_all;
+use upcall::{join_all, Mutex};
 
 /// How many blocks of an inode table are read at once, at most.
 const ITABLE_READAHEAD_MAX: u64 = 256;
@@ -77,6 +79,12 @@ pub struct Ext4 {
     pub(crate) gate: Gate,
     /// Whether a freeze has the permits of the gate.
     pub(crate) frozen: Atomic<bool>,
+    /// What is known of attributes that several inodes share.
+    pub(crate) shared_xattrs: SharedXattrs,
+    /// Inodes of which something is still to be freed.
+    pub(crate) orphans: Mutex<OrphanList>,
+    /// Held by who moves a name to another directory: ".." of all directories stays as it is.
+    pub(crate) moves: Mutex<()>,
 }
 
 impl Ext4 {
@@ -130,6 +138,9 @@ impl Ext4 {
                 writing <- new_spinlock!(None),
                 gate: Gate::new(),
                 frozen: Atomic::new(false),
+                shared_xattrs: SharedXattrs::new(),
+                orphans: Mutex::new(OrphanList::new()),
+                moves: Mutex::new(()),
             }),
             GFP_KERNEL,
         )?;

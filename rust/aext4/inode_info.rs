@@ -67,6 +67,8 @@ pub struct InodeInfo {
     /// What was found of its map.
     #[pin]
     pub extents: SpinLock<ExtentCache>,
+    /// How often its map, or what is pending, has changed.
+    map_seq: Atomic<u32>,
     /// Its VFS inode, if it has one.
     pub attached: Attached,
     /// References but the table's.
@@ -99,6 +101,7 @@ fn new_inode_info(
             edits: Atomic::new(0),
             changed_in: Atomic::new(0),
             extents <- new_spinlock!(ExtentCache::new()),
+            map_seq: Atomic::new(0),
             attached: Attached::new(),
             users: Atomic::new(1),
             unused,
@@ -151,6 +154,16 @@ impl InodeInfo {
     /// Whether nothing leads to it any more: it is deleted with its last user.
     pub fn is_deleted(&self) -> bool {
         self.look(|inode| inode.links == 0)
+    }
+
+    /// The sequence of its map: what was found of the map counts no more when this is another.
+    pub fn map_seq(&self) -> u32 {
+        self.map_seq.load(Acquire)
+    }
+
+    /// Says that the map, or what is pending, has changed.
+    pub(crate) fn bump_map_seq(&self) {
+        self.map_seq.fetch_add(1, Full);
     }
 
     /// The number of an edit of its bytes. Taken under the lock of the block.
@@ -261,6 +274,19 @@ impl InodeTable {
             .map(|info| InodeRef::new(info.clone()))
     }
 
+    /// Takes an inode out that a user has: the number is free, and may soon be another inode's.
+    pub(crate) fn remove(&mut self, info: &InodeRef) -> Option<RBTreeNode<u32, Arc<InodeInfo>>> {
+        let same = |other: &Arc<InodeInfo>| Arc::ptr_eq(other, &info.0);
+        if !self.inodes.get(&info.ino.0).is_some_and(same) {
+            return None;
+        }
+        let node = self.inodes.remove_node(&info.ino.0)?;
+        self.len -= 1;
+        // The last user to go counts it as one of the table.
+        self.unused.0.fetch_sub(1, Relaxed);
+        Some(node)
+    }
+
     /// Takes those of the next few inodes out that have no users, for the caller to drop when it
     /// has released the lock.
     fn sweep(&mut self, unused: &mut [Option<RBTreeNode<u32, Arc<InodeInfo>>>; SWEEP_INODES]) {
@@ -291,11 +317,20 @@ impl Ext4 {
     ///
     /// Fails with `ESTALE` if the inode is not in use.
     pub async fn iget(&self, ino: Ino) -> Result<InodeRef> {
+        self.iget_as(ino, false).await
+    }
+
+    /// As [`iget`](Self::iget), for an inode on the list of orphans, which may have no links.
+    pub(crate) async fn iget_orphan(&self, ino: Ino) -> Result<InodeRef> {
+        self.iget_as(ino, true).await
+    }
+
+    async fn iget_as(&self, ino: Ino, orphan: bool) -> Result<InodeRef> {
         loop {
             if let Some(info) = self.inodes.lock().get(ino) {
                 return Ok(info);
             }
-            match self.read_inode(ino).await {
+            match self.read_inode(ino, orphan).await {
                 // An upcall does not wait for reclaim in the allocation, but here.
                 Err(ENOMEM) if upcall::on_worker() => upcall::memory_freed().await,
                 read => return read,
@@ -304,11 +339,11 @@ impl Ext4 {
     }
 
     /// Reads an inode, and enters it into the table.
-    async fn read_inode(&self, ino: Ino) -> Result<InodeRef> {
+    async fn read_inode(&self, ino: Ino, orphan: bool) -> Result<InodeRef> {
         let (pblk, offset) = self.inode_place(ino).or_report(self, About::inode(ino))?;
         let around = self.inodes_around(ino, pblk);
         let buffer = self.block_ahead(pblk, around).await?;
-        let info = self.parse_inode(ino, (pblk.0, offset), &buffer)?;
+        let info = self.parse_inode(ino, (pblk.0, offset), &buffer, orphan)?;
         let info = if info.look(Inode::is_encrypted_link) && info.inline.is_empty() {
             // Seldom: it is not to make every future larger.
             KBox::pin(self.with_target(&info), gfp())?.await?
@@ -410,11 +445,20 @@ impl Ext4 {
     }
 
     /// The `InodeInfo` of inode `ino`, which is at `place` in `buffer`.
-    fn parse_inode(&self, ino: Ino, place: (u64, u32), buffer: &Buf) -> Result<Arc<InodeInfo>> {
+    fn parse_inode(
+        &self,
+        ino: Ino,
+        place: (u64, u32),
+        buffer: &Buf,
+        orphan: bool,
+    ) -> Result<Arc<InodeInfo>> {
         let about = About::inode(ino);
         let geo = &self.sb.geo;
         let raw = buffer.data().get(place.1 as usize..).ok_or(EIO)?;
-        let parsed = Inode::parse(raw, ino, geo);
+        let parsed = match orphan {
+            false => Inode::parse(raw, ino, geo),
+            true => Inode::parse_orphan(raw, ino, geo),
+        };
         // A file handle may well name an inode that is gone; that is no damage.
         if let Err(error) = &parsed {
             if error.kind == layout::Kind::Stale {

@@ -109,6 +109,7 @@ impl Ext4 {
         let journal = Journal::start(log, &volume.cache, wide, checksums).await?;
         journal.set_barrier(volume.flags().barrier());
         volume.mark_in_use(has_log).await?;
+        volume.refresh_super().await?;
         let spawner = volume.disk.spawner();
         let (this, engine, released) = (volume.clone(), journal.clone(), groups.clone());
         let commits = spawner.spawn(async move {
@@ -140,7 +141,15 @@ impl Ext4 {
             commits,
             checkpoints,
         });
-        Ok(())
+        let cleaned = match KBox::pin(volume.clean_orphans(), disk::gfp()) {
+            Ok(clean) => clean.await,
+            Err(error) => Err(error.into()),
+        };
+        if cleaned.is_err() {
+            // The error of this one says less.
+            let _ = volume.make_read_only().await;
+        }
+        cleaned
     }
 
     /// Makes the volume read-only: what was changed is committed and written home, the log is
@@ -256,7 +265,7 @@ impl Ext4 {
     }
 
     /// Changes the superblock, and waits until it is on stable media.
-    async fn edit_super(&self, change: impl FnOnce(&mut SuperEdit<'_>) + Send + 'static) -> Result {
+    pub(crate) async fn edit_super(&self, change: impl FnOnce(&mut SuperEdit<'_>) + Send + 'static) -> Result {
         let csum = *self.sb.geo.csum();
         let offset = super_offset(SUPER_KIB).ok_or(EINVAL)?;
         self.disk
