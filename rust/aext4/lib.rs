@@ -51,6 +51,7 @@ mod memory;
 pub mod new_inode;
 pub mod options;
 pub mod orphan;
+mod orphan_file;
 pub mod read;
 pub mod recovery;
 pub mod remount;

@@ -37,6 +37,7 @@ const WRITABLE: RoCompat = RoCompat::SPARSE_SUPER
     .or(RoCompat::DIR_NLINK)
     .or(RoCompat::EXTRA_ISIZE)
     .or(RoCompat::METADATA_CSUM)
+    .or(RoCompat::ORPHAN_PRESENT)
     .or(RoCompat::PROJECT);
 
 /// What a volume has while it is writable.
