@@ -67,6 +67,8 @@ pub struct InodeInfo {
     /// What was found of its map.
     #[pin]
     pub extents: SpinLock<ExtentCache>,
+    /// How often its map, or what is pending, has changed.
+    map_seq: Atomic<u32>,
     /// Its VFS inode, if it has one.
     pub attached: Attached,
     /// References but the table's.
@@ -99,6 +101,7 @@ fn new_inode_info(
             edits: Atomic::new(0),
             changed_in: Atomic::new(0),
             extents <- new_spinlock!(ExtentCache::new()),
+            map_seq: Atomic::new(0),
             attached: Attached::new(),
             users: Atomic::new(1),
             unused,
@@ -151,6 +154,16 @@ impl InodeInfo {
     /// Whether nothing leads to it any more: it is deleted with its last user.
     pub fn is_deleted(&self) -> bool {
         self.look(|inode| inode.links == 0)
+    }
+
+    /// The sequence of its map: what was found of the map counts no more when this is another.
+    pub fn map_seq(&self) -> u32 {
+        self.map_seq.load(Acquire)
+    }
+
+    /// Says that the map, or what is pending, has changed.
+    pub(crate) fn bump_map_seq(&self) {
+        self.map_seq.fetch_add(1, Full);
     }
 
     /// The number of an edit of its bytes. Taken under the lock of the block.
@@ -259,6 +272,19 @@ impl InodeTable {
         self.inodes
             .get(&ino.0)
             .map(|info| InodeRef::new(info.clone()))
+    }
+
+    /// Takes an inode out that a user has: the number is free, and may soon be another inode's.
+    pub(crate) fn remove(&mut self, info: &InodeRef) -> Option<RBTreeNode<u32, Arc<InodeInfo>>> {
+        let same = |other: &Arc<InodeInfo>| Arc::ptr_eq(other, &info.0);
+        if !self.inodes.get(&info.ino.0).is_some_and(same) {
+            return None;
+        }
+        let node = self.inodes.remove_node(&info.ino.0)?;
+        self.len -= 1;
+        // The last user to go counts it as one of the table.
+        self.unused.0.fetch_sub(1, Relaxed);
+        Some(node)
     }
 
     /// Takes those of the next few inodes out that have no users, for the caller to drop when it
