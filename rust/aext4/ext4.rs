@@ -2,6 +2,7 @@
 
 //! A mounted volume: superblock, groups, and what is reported about it.
 
+use crate::delete::Leaving;
 use crate::error::{corrupted, refuse_mount};
 use crate::freeze::Gate;
 use crate::inode_info::{InodeTable, Unused};
@@ -75,6 +76,8 @@ pub struct Ext4 {
     /// What there is while the volume is writable.
     #[pin]
     pub(crate) writing: SpinLock<Option<Writing>>,
+    /// What deletes inodes that were left.
+    pub(crate) leaving: Leaving,
     /// What is passed by changes of which the VFS does not know.
     pub(crate) gate: Gate,
     /// Whether a freeze has the permits of the gate.
@@ -136,6 +139,7 @@ impl Ext4 {
                 flags: Atomic::new(options.options.flags().0),
                 options <- new_spinlock!(options),
                 writing <- new_spinlock!(None),
+                leaving: Leaving::new(),
                 gate: Gate::new(),
                 frozen: Atomic::new(false),
                 shared_xattrs: SharedXattrs::new(),

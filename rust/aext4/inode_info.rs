@@ -19,6 +19,7 @@
 //! How many have no users is counted beside the lock, since a user may leave in any context: an RCU
 //! callback among them. The count may be off for a moment, and only says when to make room.
 
+use crate::delete::LeavingMemory;
 use crate::error::{corrupted, About, OrReport};
 use crate::ext4::Ext4;
 use crate::map::ExtentCache;
@@ -251,12 +252,15 @@ pub struct InodeTable {
     /// Where the next sweep begins.
     hand: u32,
     unused: Arc<Unused>,
+    /// Inodes without links that have users still, by number: see [`delete`](crate::delete).
+    leaving: RBTree<u32, ()>,
 }
 
 impl InodeTable {
     pub(crate) fn new(unused: Arc<Unused>) -> Self {
         Self {
             inodes: RBTree::new(),
+            leaving: RBTree::new(),
             len: 0,
             hand: 0,
             unused,
@@ -274,6 +278,15 @@ impl InodeTable {
             .map(|info| InodeRef::new(info.clone()))
     }
 
+    /// Takes an inode without links out, if the caller has the one reference.
+    pub(crate) fn remove_alone(
+        &mut self,
+        info: &InodeRef,
+    ) -> Option<RBTreeNode<u32, Arc<InodeInfo>>> {
+        let alone = info.0.users.load(Acquire) == 1 && info.is_deleted();
+        alone.then(|| self.remove(info)).flatten()
+    }
+
     /// Takes an inode out that a user has: the number is free, and may soon be another inode's.
     pub(crate) fn remove(&mut self, info: &InodeRef) -> Option<RBTreeNode<u32, Arc<InodeInfo>>> {
         let same = |other: &Arc<InodeInfo>| Arc::ptr_eq(other, &info.0);
@@ -287,6 +300,34 @@ impl InodeTable {
         Some(node)
     }
 
+    /// Notes that an inode without links is being left.
+    pub(crate) fn set_leaving(&mut self, ino: Ino, memory: LeavingMemory) {
+        self.leaving.insert(memory.into_node(ino.0, ()));
+    }
+
+    /// The first inode from number `from` on that is being left.
+    pub(crate) fn next_leaving(&self, from: u32) -> Option<Ino> {
+        let cursor = self.leaving.cursor_lower_bound(&from)?;
+        Some(Ino(*cursor.current().0))
+    }
+
+    /// Looks at an inode that is being left: `None` if it is not any more, else a reference if
+    /// nobody has one. It is not noted from then on unless somebody has. `freed` is for the caller
+    /// to drop without the lock.
+    pub(crate) fn look_leaving(
+        &mut self,
+        ino: Ino,
+        freed: &mut Option<RBTreeNode<u32, ()>>,
+    ) -> Option<Option<InodeRef>> {
+        let info = self.inodes.get(&ino.0).filter(|info| info.is_deleted());
+        let found = match info {
+            Some(info) if info.users.load(Acquire) > 0 => return Some(None),
+            info => info.map(|info| InodeRef::new(info.clone())),
+        };
+        *freed = self.leaving.remove_node(&ino.0);
+        found.map(Some)
+    }
+
     /// Takes those of the next few inodes out that have no users, for the caller to drop when it
     /// has released the lock.
     fn sweep(&mut self, unused: &mut [Option<RBTreeNode<u32, Arc<InodeInfo>>>; SWEEP_INODES]) {
@@ -298,7 +339,8 @@ impl InodeTable {
             };
             let (&ino, info) = at.current();
             self.hand = ino.saturating_add(1);
-            cursor = if info.users.load(Acquire) == 0 {
+            // One without links is deleted, by who let go of it.
+            cursor = if info.users.load(Acquire) == 0 && !info.is_deleted() {
                 let (next, node) = at.remove_current();
                 *slot = Some(node);
                 self.len -= 1;
@@ -435,6 +477,9 @@ impl Ext4 {
             return Err(ESTALE);
         }
         let info = self.iget(ino).await?;
+        if info.is_deleted() {
+            return Err(ESTALE);
+        }
         if info.flags().has(InodeFlags::EA_INODE) {
             self.report(&format_args!(
                 "inode {ino}: holds an attribute's value, and is no file"

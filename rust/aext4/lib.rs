@@ -21,6 +21,7 @@
 //! | [`orphan`] | inodes of which something is still to be freed, if the power fails |
 //! | [`super_plan`] | changing the superblock |
 //! | [`remount`] | making a volume writable, and read-only again |
+//! | [`truncate`], [`delete`] | making files longer and shorter; deleting inodes |
 //! | [`freeze`] | stopping all changes for a while, or for ever |
 //! | [`read`] | contents |
 //! | [`xattr`] | extended attributes and access control lists |
@@ -46,6 +47,7 @@
 
 pub mod alloc;
 pub mod create;
+pub mod delete;
 pub mod dir;
 mod dir_grow;
 mod dir_write;
@@ -68,6 +70,7 @@ pub mod remount;
 pub mod rename;
 pub mod set_attributes;
 pub mod super_plan;
+pub mod truncate;
 pub mod unlink;
 pub mod xattr;
 pub mod xattr_value;

@@ -139,7 +139,7 @@ fn path_nodes<'n>(
     let below = path
         .iter()
         .map(|i| nodes.get(*i).map_or(&[][..], Node::data));
-    let all = core::iter::once(&root[..]).chain(below);
+    let all = Iterator::chain(core::iter::once(&root[..]), below);
     for (slot, data) in found.iter_mut().zip(all) {
         *slot = data;
     }

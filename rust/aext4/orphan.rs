@@ -265,22 +265,20 @@ impl Ext4 {
     /// What cannot be is left on the list, with a line in the log. Fails with the errors of the
     /// block layer and `ENOMEM`.
     pub async fn clean_orphans(&self) -> Result {
-        let orphans = self.load_orphans().await?;
+        let mut orphans = self.load_orphans().await?;
         let (mut deleted, mut truncated) = (0, 0);
         // Not by an iterator: it would not be `Send` across the await.
-        let mut at = 0;
-        while let Some(orphan) = orphans.get(at) {
-            at += 1;
-            let done = match orphan.is_deleted() {
-                true => self.delete_orphan(orphan.clone()).await,
-                false => self.truncate_orphan(orphan).await,
+        while let Some(orphan) = orphans.pop() {
+            let (ino, gone) = (orphan.ino, orphan.is_deleted());
+            let done = match gone {
+                true => self.delete(orphan).await,
+                false => self.truncate_orphan(&orphan).await,
             };
             match done {
-                Ok(()) if orphan.is_deleted() => deleted += 1,
+                Ok(()) if gone => deleted += 1,
                 Ok(()) => truncated += 1,
                 Err(error) => self.report(&format_args!(
-                    "inode {}, an orphan: error {} cleaning up",
-                    orphan.ino,
+                    "inode {ino}, an orphan: error {} cleaning up",
                     error.to_errno()
                 )),
             }
@@ -346,14 +344,13 @@ impl Ext4 {
         Ok(())
     }
 
-    /// Deletes an inode without links.
-    async fn delete_orphan(&self, _orphan: InodeRef) -> Result {
-        Err(EOPNOTSUPP)
-    }
-
     /// Frees what an inode has behind its end, and takes it off the list.
-    async fn truncate_orphan(&self, _orphan: &InodeRef) -> Result {
-        Err(EOPNOTSUPP)
+    async fn truncate_orphan(&self, orphan: &InodeRef) -> Result {
+        let writable = self.writable()?;
+        let _guard = orphan.rwsem.write().await.map_err(|_| ESHUTDOWN)?;
+        let freed = self.free_behind(&writable, orphan, orphan.size());
+        let freed = KBox::pin(freed, gfp())?;
+        freed.await
     }
 }
 

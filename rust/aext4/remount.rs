@@ -48,6 +48,8 @@ pub struct Writing {
     /// What commits, and what writes home.
     commits: JoinHandle<Result>,
     checkpoints: JoinHandle<Result>,
+    /// What deletes inodes that were left.
+    deletions: Option<JoinHandle<Result>>,
 }
 
 impl Ext4 {
@@ -135,11 +137,22 @@ impl Ext4 {
                 return Err(error);
             }
         };
+        let this = volume.clone();
+        volume.leaving.start();
+        let deletions = match spawner.spawn(async move { this.delete_loop().await }) {
+            Ok(deletions) => deletions,
+            Err(error) => {
+                journal.stop();
+                let _ = (commits.await, checkpoints.await);
+                return Err(error);
+            }
+        };
         *volume.writing.lock() = Some(Writing {
             journal,
             groups,
             commits,
             checkpoints,
+            deletions: Some(deletions),
         });
         let cleaned = match KBox::pin(volume.clean_orphans(), disk::gfp()) {
             Ok(clean) => clean.await,
@@ -162,6 +175,17 @@ impl Ext4 {
     ///
     /// Not to be dropped.
     pub async fn make_read_only(&self) -> Result {
+        // What was left is deleted while that is possible.
+        let deletions = {
+            let mut writing = self.writing.lock();
+            writing
+                .as_mut()
+                .and_then(|writing| writing.deletions.take())
+        };
+        if let Some(deletions) = deletions {
+            self.leaving.stop();
+            deletions.await??;
+        }
         let Some(writing) = self.writing.lock().take() else {
             return Ok(());
         };

@@ -14,6 +14,7 @@
 //! | [`inode`] | VFS inodes attached to the file system's, `stat`, links |
 //! | [`attr`] | the attributes of an inode |
 //! | [`dir`] | `lookup` and `readdir` |
+//! | [`setattr`] | `setattr`, `update_time`, `chattr` |
 //! | [`listing`] | directory entries on their way to who lists a directory |
 //! | [`file`](mod@file) | `read`, `lseek`, `ioctl`, direct IO |
 //! | [`pages`] | the page cache: readahead that only starts work, iomap |
@@ -40,6 +41,7 @@ mod mount;
 mod mount_ref;
 mod pages;
 pub mod permission;
+mod setattr;
 mod superblock;
 mod xattr;
 
@@ -54,5 +56,6 @@ pub use listing::{DirBatch, DirEntry};
 pub use mount::{MountOption, Registration, Type};
 pub use mount_ref::MountRef;
 pub use pages::{AddressSpaceOperations, Iomap};
+pub use setattr::SetAttr;
 pub use superblock::{StatFs, SuperOperations};
 pub use xattr::{XattrNamespace, XattrOperations};

@@ -268,3 +268,56 @@ fn maps_change_as_the_model_does() {
         run_kind(seed, KINDS[(seed % 6) as usize], &dir);
     }
 }
+
+/// A file is cut at random, on the disk.
+async fn cut(seed: u64, volume: &Volume) -> Vec<(u32, Model)> {
+    let mut rng = Rng::new(seed);
+    let ext4 = &volume.0;
+    let info = volume.path(b"a").await.unwrap();
+    let bits = ext4.sb.geo.block_bits();
+    let most = ext4.max_size(&info) >> bits;
+    let most = most.min(u64::from(u32::MAX - 1)) as u32;
+    let mut model = Model::new();
+    for _ in 0..25 {
+        for _ in 0..rng.below(40) {
+            let at = some_block(&mut rng, most);
+            let next = model.range(at..).next().map_or(most, |(next, _)| *next);
+            let len = (next - at).min(1 + rng.below(9) as u32);
+            if len > 0 {
+                map(ext4, &info, &mut model, at, len, false).await.unwrap();
+            }
+        }
+        let size = match rng.below(4) {
+            0 => 0,
+            1 => info.size(),
+            2 => (u64::from(some_block(&mut rng, most)) << bits) + rng.below(1 << bits),
+            _ => rng.below(1 << 20),
+        };
+        ext4.truncate(&info, size).await.unwrap();
+        assert_eq!(info.size(), size);
+        model.retain(|at, _| u64::from(*at) << bits < size);
+        check(ext4, &info, &model, (size >> bits) as u32).await;
+        assert!(!ext4.is_orphan(info.ino).await.unwrap());
+    }
+    vec![(info.ino.0, model)]
+}
+
+#[test]
+fn files_are_cut_as_the_model_is() {
+    let dir = Scratch::new("map-cut");
+    for seed in 0..count("SIM_MAPS", 24) {
+        let options = KINDS[(seed % 6) as usize];
+        let image = image(&dir, 24 << 20, options, 2);
+        let (store, models) = simulate(seed, image.store(), |bed| {
+            let volume = writable(bed);
+            let models = block_on(cut(seed, &volume)).unwrap();
+            block_on(volume.0.make_read_only()).unwrap().unwrap();
+            (bed.device.disk().durable().clone(), models)
+        });
+        let after = Image::write(dir.path("after"), &store);
+        assert_eq!(after.is_clean(), Ok(()), "seed {seed}, {options}");
+        for (ino, model) in models {
+            judge(&after, ino, &model);
+        }
+    }
+}
