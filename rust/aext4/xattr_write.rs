@@ -21,6 +21,7 @@ use crate::ext4::Ext4;
 use crate::inode_info::InodeInfo;
 use crate::inode_plan::{InodePlan, Writable};
 use crate::journal::{Credits, Transaction};
+use crate::super_plan::SuperPlan;
 use crate::xattr::VALUE_MAX;
 use crate::xattr_value::{now, sum, NewHolder, ValueStep};
 use disk::{gfp, vec_with_capacity, Buf, Planned};
@@ -230,12 +231,17 @@ impl Ext4 {
         if self.sb.geo.has_compat(Compat::EXT_ATTR) || told.load(Relaxed) != 0 {
             return Ok(());
         }
-        self.edit_super(|edit| {
+        // As a part of a transaction, since others change the superblock so.
+        let writable = self.writable()?;
+        let plan = self.plan_super().await?;
+        let begun = writable.journal.begin(&self.cache, SuperPlan::CREDITS);
+        let mut tx = begun.await?;
+        plan.apply(self, &mut tx, |edit| {
             let mut features = edit.features();
             features.compat = features.compat.or(Compat::EXT_ATTR);
             edit.set_features(features);
-        })
-        .await?;
+        });
+        drop(tx);
         told.store(1, Relaxed);
         Ok(())
     }
