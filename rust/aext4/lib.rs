@@ -20,7 +20,8 @@
 //! | [`remount`] | making a volume writable, and read-only again |
 //! | [`truncate`], [`delete`] | making files longer and shorter; deleting inodes |
 //! | [`freeze`] | stopping all changes for a while, or for ever |
-//! | [`read`] | contents |
+//! | [`read`], [`write`](mod@write) | contents |
+//! | [`pending`] | what was written, and is not in the map yet |
 //! | [`xattr`] | extended attributes and access control lists |
 //! | [`xattr_write`], [`xattr_value`] | changing them; values that have inodes of their own |
 //! | [`options`], [`error`] | mount options; log lines and error numbers |
@@ -40,18 +41,21 @@ pub mod ext4;
 pub mod freeze;
 pub mod inode_info;
 pub mod inode_plan;
+pub mod inline_write;
 pub mod journal;
 pub mod map;
 pub mod map_plan;
 mod memory;
 pub mod options;
 pub mod orphan;
+pub mod pending;
 pub mod read;
 pub mod recovery;
 pub mod remount;
 pub mod set_attributes;
 pub mod super_plan;
 pub mod truncate;
+pub mod write;
 pub mod xattr;
 pub mod xattr_value;
 pub mod xattr_write;
