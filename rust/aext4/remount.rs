@@ -178,7 +178,7 @@ impl Ext4 {
         // What was left is deleted while that is possible.
         let deletions = {
             let mut writing = self.writing.lock();
-            writing.as_mut().and_then(|writing| writing.deletions.take())
+            (*writing).as_mut().and_then(|writing| writing.deletions.take())
         };
         if let Some(deletions) = deletions {
             self.leaving.stop();
