@@ -179,7 +179,7 @@ impl Ext4 {
         // What was left is deleted while that is possible.
         let deletions = {
             let mut writing = self.writing.lock();
-            writing
+            (*writing)
                 .as_mut()
                 .and_then(|writing| writing.deletions.take())
         };

@@ -14,6 +14,7 @@
 //! | [`inode`] | VFS inodes attached to the file system's, `stat`, links |
 //! | [`attr`] | the attributes of an inode |
 //! | [`dir`] | `lookup` and `readdir` |
+//! | [`namei`] | `create`, `link`, `unlink`, `rename` and their like |
 //! | [`setattr`] | `setattr`, `update_time`, `chattr` |
 //! | [`listing`] | directory entries on their way to who lists a directory |
 //! | [`file`](mod@file) | `read`, `lseek`, `ioctl`, direct IO |
@@ -29,6 +30,17 @@
 //! VFS locks (directory and file `i_rwsem`, `invalidate_lock`, folio locks) are taken by the VFS before it
 //! calls us, and the futures that we block on take none of them.
 
+/// An entry of a C table, if the file system has what is behind it; else a null pointer.
+macro_rules! present {
+    ($has:expr, $function:expr) => {
+        if $has {
+            Some($function)
+        } else {
+            None
+        }
+    };
+}
+
 mod acl;
 mod attr;
 mod dir;
@@ -39,6 +51,7 @@ mod inode;
 mod listing;
 mod mount;
 mod mount_ref;
+mod namei;
 mod pages;
 pub mod permission;
 mod setattr;
@@ -55,6 +68,7 @@ pub use inode::InodeOperations;
 pub use listing::{DirBatch, DirEntry};
 pub use mount::{MountOption, Registration, Type};
 pub use mount_ref::MountRef;
+pub use namei::{NewInode, NewXattr, Rename};
 pub use pages::{AddressSpaceOperations, Iomap};
 pub use setattr::SetAttr;
 pub use superblock::{StatFs, SuperOperations};

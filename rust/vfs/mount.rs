@@ -410,7 +410,11 @@ impl<F: FileSystem> Ops<F> {
     /// Makes a volume read-only that stays mounted. The VFS lets nobody change it any more.
     fn end_writing(sb: &SuperBlock<'_, F>) -> Result {
         // SAFETY: The superblock is mounted, and locked by the caller.
-        to_result(unsafe { ub::sync_filesystem(sb.raw.as_ptr()) })?;
+        unsafe {
+            to_result(ub::sync_filesystem(sb.raw.as_ptr()))?;
+            // As at unmount.
+            ub::rcu_barrier();
+        }
         block_on(sb.volume().make_read_only())?
     }
 }
