@@ -256,7 +256,10 @@ impl Ext4 {
     }
 
     /// Changes the superblock, and waits until it is on stable media.
-    pub(crate) async fn edit_super(&self, change: impl FnOnce(&mut SuperEdit<'_>) + Send + 'static) -> Result {
+    pub(crate) async fn edit_super(
+        &self,
+        change: impl FnOnce(&mut SuperEdit<'_>) + Send + 'static,
+    ) -> Result {
         let csum = *self.sb.geo.csum();
         let offset = super_offset(SUPER_KIB).ok_or(EINVAL)?;
         self.disk

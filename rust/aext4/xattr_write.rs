@@ -109,6 +109,8 @@ struct XattrPlan<'a> {
     block: BlockChange,
     holder: Option<NewHolder>,
     values: KVec<ValueStep>,
+    /// How many sectors more the inode has for values with inodes of their own.
+    sectors: i64,
     mode: Option<u16>,
     /// Released when the change is applied.
     _counts: Option<MutexGuard<'a, ()>>,
@@ -255,6 +257,7 @@ impl Ext4 {
             block: BlockChange::Nothing,
             holder: None,
             values: KVec::new(),
+            sectors: 0,
             mode: ask.mode,
             _counts: None,
         };
@@ -279,10 +282,7 @@ impl Ext4 {
             return Ok(ask.mode.map(|_| plan));
         }
         let placement = match ask.value {
-            Some(value) => Some(
-                sets.place(ask.index, ask.name, value, geo)
-                    .ok_or(ENOSPC)?,
-            ),
+            Some(value) => Some(sets.place(ask.index, ask.name, value, geo).ok_or(ENOSPC)?),
             None => None,
         };
         let old_value = found.and_then(|(_, attr)| own_value(&attr.value));
@@ -307,7 +307,11 @@ impl Ext4 {
         if let Some(value) = ask.value.filter(|_| moves.own_inode()) {
             let owner = (inode.uid, inode.gid);
             let holder = self.plan_holder(writable, info.ino, owner, value).await?;
+            plan.sectors += self.value_sectors(holder.size());
             plan.holder = Some(holder);
+        }
+        if let Some(value) = &old_value {
+            plan.sectors -= self.counted_for(&inode, value).await?;
         }
         let new_value = match &plan.holder {
             Some(holder) => Some(holder.value()),
@@ -653,7 +657,7 @@ impl XattrPlan<'_> {
         for step in self.values {
             step.apply(volume, tx);
         }
-        let sectors = more * (i64::from(volume.sb.geo.block_size()) >> 9);
+        let sectors = self.sectors + more * (i64::from(volume.sb.geo.block_size()) >> 9);
         let inode = info.inode();
         let now = now();
         self.inode.apply(volume, tx, info, |edit| {
@@ -699,6 +703,8 @@ pub struct InitialXattrs {
     pblk: Option<Pblk>,
     fresh: Option<Fresh>,
     holders: KVec<NewHolder>,
+    /// How much of the space that the inode takes is theirs.
+    sectors: i64,
 }
 
 impl InitialXattrs {
@@ -725,6 +731,7 @@ impl InitialXattrs {
             pblk: None,
             fresh: None,
             holders: KVec::new(),
+            sectors: 0,
         };
         let mut block: Option<KVVec<u8>> = None;
         for attr in attrs {
@@ -747,6 +754,7 @@ impl InitialXattrs {
                     true => {
                         let holder = volume.plan_holder(writable, ino, owner, attr.value).await?;
                         let value = holder.value();
+                        plan.sectors += volume.value_sectors(holder.size());
                         plan.holders.push(holder, gfp())?;
                         value
                     }
@@ -779,6 +787,7 @@ impl InitialXattrs {
         if let Some(bytes) = block {
             let fresh = volume.plan_fresh(writable, ino, bytes).await?;
             plan.pblk = Some(fresh.loan.start());
+            plan.sectors += i64::from(geo.block_size()) >> 9;
             plan.fresh = Some(fresh);
         }
         if !attrs.is_empty() {
@@ -799,14 +808,14 @@ impl InitialXattrs {
         all
     }
 
-    /// Writes them into the new inode, and adds the block to the space that it takes. Does not
-    /// sleep; runs under a spinlock.
-    pub fn fill(&self, edit: &mut InodeEdit<'_>, block_size: u32) {
+    /// Writes them into the new inode, and adds to the space that it takes. Does not sleep; may run
+    /// under a spinlock.
+    pub fn fill(&self, edit: &mut InodeEdit<'_>) {
         let _ = put_area(edit.xattr_area(), &self.area);
         if self.pblk.is_some() {
             edit.set_xattr_block(self.pblk);
-            let _ = edit.add_sectors(i64::from(block_size) >> 9);
         }
+        let _ = edit.add_sectors(self.sectors);
     }
 
     /// What of them is not in the inode is there from here on. Does not sleep, and does not fail.
@@ -855,7 +864,8 @@ impl Ext4 {
             let index = {
                 let mut sets = self.sets(&inode, &raw, block.as_ref())?;
                 // A block that others have keeps what it refers to.
-                let shared = |(_, buf): &(Pblk, Buf)| XattrSet::block_refcount(buf.data()) > Some(1);
+                let shared =
+                    |(_, buf): &(Pblk, Buf)| XattrSet::block_refcount(buf.data()) > Some(1);
                 sets.block = sets.block.filter(|_| !block.as_ref().is_some_and(shared));
                 let mut all = sets.area.iter().chain(&sets.block).flat_map(XattrSet::iter);
                 let Some(attr) = all.find(|attr| own_value(&attr.value).is_some()) else {
