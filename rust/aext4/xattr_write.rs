@@ -867,7 +867,8 @@ impl Ext4 {
                 let shared =
                     |(_, buf): &(Pblk, Buf)| XattrSet::block_refcount(buf.data()) > Some(1);
                 sets.block = sets.block.filter(|_| !block.as_ref().is_some_and(shared));
-                let mut all = sets.area.iter().chain(&sets.block).flat_map(XattrSet::iter);
+                let mut all =
+                    Iterator::chain(sets.area.iter(), &sets.block).flat_map(XattrSet::iter);
                 let Some(attr) = all.find(|attr| own_value(&attr.value).is_some()) else {
                     return Ok(());
                 };
@@ -932,7 +933,8 @@ impl Ext4 {
             {
                 let mut sets = self.sets(&inode, &raw, block.as_ref())?;
                 sets.block = sets.block.filter(|_| sharers == 1);
-                for attr in sets.area.iter().chain(&sets.block).flat_map(XattrSet::iter) {
+                for attr in Iterator::chain(sets.area.iter(), &sets.block).flat_map(XattrSet::iter)
+                {
                     if let Some(value) = own_value(&attr.value) {
                         count(&mut values, value, -1)?;
                     }

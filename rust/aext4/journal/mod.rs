@@ -349,13 +349,24 @@ impl Journal {
         self.low.close();
     }
 
+    /// Writes home all that is durable, so that the log has nothing that a mount needs.
+    ///
+    /// Fails with the errors of the block layer, and with `EROFS` if the journal was aborted.
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping it while it writes aborts the journal.
+    pub async fn checkpoint_all(&self, cache: &disk::Cache) -> Result {
+        while self.checkpoint(cache).await? {}
+        self.check()
+    }
+
     /// Writes home all that the log has, and says that it is empty. The loops are over.
     ///
     /// Fails with the error of the block layer, or with `EROFS` if the journal was aborted. Then
     /// the log stays as it is.
     pub async fn empty(&self, cache: &disk::Cache) -> Result {
-        while self.checkpoint(cache).await? {}
-        self.check()?;
+        self.checkpoint_all(cache).await?;
         let mut home = self.home.lock().await?;
         let (tid, head) = {
             let state = self.state.lock();
