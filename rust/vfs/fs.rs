@@ -2,6 +2,7 @@
 
 //! [`FileSystem`]: what a file system provides, and the types it speaks in.
 
+use crate::data::FileData;
 use crate::mount::{MountOption, Type};
 use crate::pages::Iomap;
 use core::future::Future;
@@ -14,7 +15,9 @@ use upcall_bindings as ub;
 ///
 /// Every operation that may wait is a future, which borrows no VFS object and can be dropped at any
 /// point. Numbers of bytes and offsets are in bytes.
-pub trait FileSystem: Clone + Send + Sync + 'static {
+pub trait FileSystem:
+    FileData<<Self as FileSystem>::Inode> + Clone + Send + Sync + 'static
+{
     /// The name for `mount -t`.
     const NAME: &'static CStr;
     /// Mount options, as far as the VFS does not know them.

@@ -15,6 +15,7 @@
 
 use crate::fs::FileSystem;
 use crate::inode::{self, InodeBox};
+use crate::ioends::IoEnds;
 use crate::{export, xattr};
 use core::future::Future;
 use core::marker::PhantomData;
@@ -25,6 +26,7 @@ use kernel::error::{from_result, to_result};
 use kernel::ffi::{c_int, c_long, c_void};
 use kernel::prelude::*;
 use kernel::sync::atomic::{Acquire, Atomic, Release};
+use kernel::sync::Arc;
 use kernel::types::Opaque;
 use upcall::{block_on, Device, Executor, Scope};
 use upcall_bindings as ub;
@@ -138,6 +140,8 @@ pub(crate) struct Mounted<F> {
     pub(crate) fs: F,
     scope: Option<Scope>,
     pub(crate) cache: *mut ub::kmem_cache,
+    /// Behind `scope`, whose upcall uses it.
+    pub(crate) ioends: Arc<IoEnds>,
 }
 
 /// A mounted superblock, borrowed.
@@ -333,6 +337,8 @@ impl<F: FileSystem> Ops<F> {
                 (*fc).sb_flags & ub::UPCALL_SB_SILENT != 0,
             )
         };
+        // Before the scope, whose end it outlives.
+        let ioends = IoEnds::new()?;
         let scope = Scope::on(&Executor::shared()?, &Executor::blocking(F::NAME)?)?;
         // SAFETY: The device is open until `kill_sb`, and the scope ends before.
         let disk = unsafe {
@@ -349,6 +355,7 @@ impl<F: FileSystem> Ops<F> {
             )
         };
         let fs = block_on(boxed_mount::<F>(disk, options, silent)?)??;
+        IoEnds::start(&ioends, &fs, &scope.spawner())?;
         let info = fs.info();
         let root = info.root;
         // SAFETY: The superblock is ours to fill.
@@ -376,6 +383,7 @@ impl<F: FileSystem> Ops<F> {
                     fs,
                     scope: Some(scope),
                     cache: F::registration().cache.load(Acquire),
+                    ioends,
                 },
                 GFP_KERNEL,
             )?;

@@ -9,6 +9,7 @@
 //! |---|---|
 //! | [`api`] | [`Volume`]: the Rust interface |
 //! | `vfs_ops` | what crate `vfs` makes the C tables of |
+//! | `data` | what it makes those of files of that are written |
 //! | `convert` | the types of `aext4` and `layout`, as the two interfaces have them |
 
 #![deny(unsafe_code)]
@@ -17,6 +18,7 @@ use kernel::prelude::*;
 
 pub mod api;
 mod convert;
+mod data;
 mod vfs_ops;
 
 pub use aext4::{Mapping, MappingKind};
