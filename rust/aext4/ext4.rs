@@ -3,6 +3,7 @@
 //! A mounted volume: superblock, groups, and what is reported about it.
 
 use crate::error::{corrupted, refuse_mount};
+use crate::freeze::Gate;
 use crate::inode_info::{InodeTable, Unused};
 use crate::options::{Flags, Options, Settled};
 use crate::recovery;
@@ -72,6 +73,10 @@ pub struct Ext4 {
     /// What there is while the volume is writable.
     #[pin]
     pub(crate) writing: SpinLock<Option<Writing>>,
+    /// What is passed by changes of which the VFS does not know.
+    pub(crate) gate: Gate,
+    /// Whether a freeze has the permits of the gate.
+    pub(crate) frozen: Atomic<bool>,
 }
 
 impl Ext4 {
@@ -123,6 +128,8 @@ impl Ext4 {
                 flags: Atomic::new(options.options.flags().0),
                 options <- new_spinlock!(options),
                 writing <- new_spinlock!(None),
+                gate: Gate::new(),
+                frozen: Atomic::new(false),
             }),
             GFP_KERNEL,
         )?;

@@ -82,18 +82,42 @@ impl Ext4 {
         Ok(InodePlan { planned, offset })
     }
 
-    /// Waits until what was changed of an inode is durable.
+    /// Waits until what was changed of an inode is durable, and what was written to the device
+    /// before.
     ///
-    /// Fails with `EIO` if the journal was aborted before.
+    /// Fails with `EIO` if the journal was aborted before that, and with the errors of the block
+    /// layer.
     ///
     /// # Cancellation
     ///
     /// The commit goes on.
     pub async fn sync_inode(&self, info: &InodeInfo) -> Result {
-        let (Some(journal), Some(tid)) = (self.journal(), info.changed_in()) else {
-            return Ok(());
+        match self.journal() {
+            Some(journal) => self.sync_to(&journal, info.changed_in()).await,
+            None => Ok(()),
+        }
+    }
+
+    /// As [`sync_inode`](Self::sync_inode), of all inodes.
+    pub async fn sync(&self) -> Result {
+        match self.journal() {
+            Some(journal) => self.sync_to(&journal, Some(journal.running_tid())).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn sync_to(&self, journal: &Journal, tid: Option<u32>) -> Result {
+        let flushed = match tid {
+            Some(tid) => journal.sync_device(tid).await?,
+            None => {
+                journal.check().map_err(|_| EIO)?;
+                !self.flags().barrier()
+            }
         };
-        journal.sync(tid).await
+        if flushed {
+            return Ok(());
+        }
+        self.cache.flush().await
     }
 }
 

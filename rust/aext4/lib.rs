@@ -10,11 +10,13 @@
 //! | [`ext4`] | a mounted volume: superblock, groups, options |
 //! | [`inode_info`] | what is known of an inode, and the table of inodes |
 //! | [`inode_plan`] | changing inodes |
+//! | [`set_attributes`] | changing attributes |
 //! | [`map`] | from a file's blocks to the device's |
 //! | [`dir`] | finding names and listing directories |
 //! | [`alloc`] | which blocks and inodes are given to whom |
 //! | [`journal`], [`recovery`] | the journal; recovering a volume before it is mounted |
 //! | [`remount`] | making a volume writable, and read-only again |
+//! | [`freeze`] | stopping all changes for a while, or for ever |
 //! | [`read`] | contents |
 //! | [`xattr`] | extended attributes and access control lists |
 //! | [`options`], [`error`] | mount options; log lines and error numbers |
@@ -30,6 +32,7 @@ pub mod alloc;
 pub mod dir;
 pub mod error;
 pub mod ext4;
+pub mod freeze;
 pub mod inode_info;
 pub mod inode_plan;
 pub mod journal;
@@ -38,6 +41,7 @@ pub mod options;
 pub mod read;
 pub mod recovery;
 pub mod remount;
+pub mod set_attributes;
 pub mod xattr;
 
 pub use dir::DirContext;
@@ -45,3 +49,4 @@ pub use ext4::{Ext4, StatFs};
 pub use inode_info::{InodeInfo, InodeRef};
 pub use map::{Mapping, MappingKind};
 pub use options::Options;
+pub use set_attributes::SetAttributes;

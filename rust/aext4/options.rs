@@ -63,6 +63,7 @@ const PRJQUOTA: u32 = 1 << 20;
 const NO_MBCACHE: u32 = 1 << 21;
 const NO_PREFETCH: u32 = 1 << 22;
 const ABORT: u32 = 1 << 23;
+const UNPROVEN: u32 = 1 << 24;
 
 /// Names of flags, the flags, and whether the name sets them.
 const FLAGS: &[(&str, u32, bool)] = &[
@@ -107,6 +108,8 @@ const FLAGS: &[(&str, u32, bool)] = &[
     ("nombcache", NO_MBCACHE, true),
     ("no_prefetch_block_bitmaps", NO_PREFETCH, true),
     ("abort", ABORT, true),
+    // No option of ext4's.
+    ("unproven", UNPROVEN, true),
 ];
 
 /// Further names, and the names by which they are shown.
@@ -200,7 +203,7 @@ pub struct Options {
     mb_optimize_scan: Option<bool>,
     jqfmt: Option<&'static str>,
     quota_files: [Option<QuotaFile>; 2],
-    /// Whether the volume was to be mounted for writing, which becomes a read-only mount.
+    /// Whether the volume was to be mounted for writing, even if that becomes a read-only mount.
     pub for_writing: bool,
 }
 
@@ -409,6 +412,11 @@ impl Options {
         self.has(NORECOVERY)
     }
 
+    /// Whether the volume may be written to, by code that has not proven itself.
+    pub fn unproven(&self) -> bool {
+        self.has(UNPROVEN)
+    }
+
     /// After how many seconds changes are committed though nobody waits for them.
     pub fn commit_interval(&self) -> u32 {
         self.commit.unwrap_or(COMMIT_DEFAULT)
@@ -478,6 +486,10 @@ impl Options {
             if !options.set(key, value)? {
                 return Err(EINVAL);
             }
+        }
+        if options.named & UNPROVEN != 0 {
+            // Whoever mounts the volume says so, not who made it.
+            return Err(EINVAL);
         }
         // It was needed to find the string.
         options.sb = None;

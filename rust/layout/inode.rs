@@ -52,6 +52,8 @@ impl InodeFlags {
     pub const INDEX: Self = Self(0x1000);
     /// The data goes through the journal.
     pub const JOURNAL_DATA: Self = Self(0x4000);
+    /// The tail is not merged with others: nobody does that.
+    pub const NOTAIL: Self = Self(0x8000);
     /// Changes to the directory are synchronous.
     pub const DIRSYNC: Self = Self(0x10000);
     /// The directory is the top of a hierarchy, which only matters to allocation.

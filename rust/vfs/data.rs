@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! [`FileData`]: what a file system provides for files that are written.
+//! [`DataOperations`]: what a file system provides for files that are written.
 //!
-//! A write reserves space ([`write_begin`](FileData::write_begin)) and leaves the bytes in the page
-//! cache. Writeback asks for a place ([`writeback_map`](FileData::writeback_map)), sends the bytes
-//! there, and says when they are there ([`write_done`](FileData::write_done)): only then does the file's
+//! A write reserves space ([`write_begin`](DataOperations::write_begin)) and leaves the bytes in the page
+//! cache. Writeback asks for a place ([`writeback_map`](DataOperations::writeback_map)), sends the bytes
+//! there, and says when they are there ([`write_done`](DataOperations::write_done)): only then does the file's
 //! map lead to them.
 
+use crate::fs::FileSystemType;
 use core::future::Future;
 use kernel::prelude::*;
 
@@ -18,7 +19,7 @@ pub enum FileMapKind {
     /// Bytes, from this position of the device on.
     Data(u64),
     /// Space from this position of the device on, that becomes part of the file's contents when
-    /// [`write_done`](FileData::write_done) says so.
+    /// [`write_done`](DataOperations::write_done) says so.
     Unwritten(u64),
     /// Bytes in the page cache, for which space is reserved, or being written.
     Delayed {
@@ -36,16 +37,16 @@ pub struct FileMap {
     pub len: u64,
     /// What is there.
     pub kind: FileMapKind,
-    /// What [`map_sequence`](FileData::map_sequence) was when this was so.
+    /// What [`map_sequence`](DataOperations::map_sequence) was when this was so.
     pub sequence: u64,
 }
 
-/// What a file system provides for files that are written, whose inodes it knows as `I`.
+/// What `file_operations` and `address_space_operations` need of files that are written.
 ///
 /// Positions are in bytes; those of `write_undo`, `writeback_map` and `write_done` are multiples of the
 /// block size. The futures can be dropped at any point, and what they were to do then has not begun,
 /// or goes on. They take no lock of the VFS, and wait for no folio: callers have folios locked.
-pub trait FileData<I>: Send + Sync {
+pub trait DataOperations: FileSystemType {
     /// The map of what is written to from `pos` on, at most `len` bytes: space is reserved where the file
     /// has none. The kind is never a hole.
     ///
@@ -53,31 +54,40 @@ pub trait FileData<I>: Send + Sync {
     /// `EFBIG`, `EROFS`.
     fn write_begin(
         &self,
-        inode: &I,
+        inode: &Self::Inode,
         pos: u64,
         len: u64,
         nowait: bool,
     ) -> impl Future<Output = Result<FileMap>>;
 
     /// Gives back what is reserved from `pos` to `end`, and not being written: nothing will be.
-    fn write_undo(&self, inode: &I, pos: u64, end: u64) -> impl Future<Output = ()>;
+    fn write_undo(&self, inode: &Self::Inode, pos: u64, end: u64) -> impl Future<Output = ()>;
 
     /// A number that changes with the file's map, and with what is reserved. Does not sleep.
-    fn map_sequence(&self, inode: &I) -> u64;
+    fn map_sequence(&self, inode: &Self::Inode) -> u64;
 
     /// The map from `pos` on as it is, with what is delayed. Reserves nothing.
-    fn map_delayed(&self, inode: &I, pos: u64, len: u64) -> impl Future<Output = Result<FileMap>>;
+    fn map_delayed(
+        &self,
+        inode: &Self::Inode,
+        pos: u64,
+        len: u64,
+    ) -> impl Future<Output = Result<FileMap>>;
 
     /// Where the bytes from `pos` on are to be written, at most to `end`: what is reserved gets space.
     /// A hole if nothing is reserved; never delayed.
-    fn writeback_map(&self, inode: &I, pos: u64, end: u64)
-        -> impl Future<Output = Result<FileMap>>;
+    fn writeback_map(
+        &self,
+        inode: &Self::Inode,
+        pos: u64,
+        end: u64,
+    ) -> impl Future<Output = Result<FileMap>>;
 
     /// As [`write_begin`](Self::write_begin), for bytes that go past the page cache: what is new is
     /// unwritten space. A hole, or what is delayed, is for the caller to write through the page cache.
     fn direct_begin(
         &self,
-        inode: &I,
+        inode: &Self::Inode,
         pos: u64,
         len: u64,
         nowait: bool,
@@ -90,7 +100,7 @@ pub trait FileData<I>: Send + Sync {
     /// What is mapped already stays.
     fn write_done(
         &self,
-        inode: &I,
+        inode: &Self::Inode,
         pos: u64,
         end: u64,
         ok: bool,
@@ -98,16 +108,16 @@ pub trait FileData<I>: Send + Sync {
     ) -> impl Future<Output = Result> + Send;
 
     /// The size that the disk knows, or will with the next commit. Does not sleep.
-    fn disk_size(&self, inode: &I) -> u64;
+    fn disk_size(&self, inode: &Self::Inode) -> u64;
 
     /// Gives the file this size: what is behind it, reserved or mapped, is freed. The page cache has none
     /// of it any more, and none of it is being written.
-    fn truncate(&self, inode: &I, size: u64) -> impl Future<Output = Result>;
+    fn truncate(&self, inode: &Self::Inode, size: u64) -> impl Future<Output = Result>;
 
     /// Makes durable what was written to the file before the call, and what leads to it; with
     /// `datasync` no more than that.
-    fn sync_file(&self, inode: &I, datasync: bool) -> impl Future<Output = Result>;
+    fn sync_file(&self, inode: &Self::Inode, datasync: bool) -> impl Future<Output = Result>;
 
     /// Space that the inode takes, in sectors of 512 bytes. Does not sleep.
-    fn sectors(&self, inode: &I) -> u64;
+    fn sectors(&self, inode: &Self::Inode) -> u64;
 }

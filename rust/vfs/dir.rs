@@ -2,9 +2,11 @@
 
 //! Directories for the VFS: `lookup` and `readdir`.
 
-use crate::fs::{DirBatch, FileSystem};
+use crate::fs::{FileSystem, FileSystemType};
 use crate::inode::{get, result_pointer, Inode, InodeRef};
+use crate::listing::DirBatch;
 use crate::{file, inode};
+use core::future::Future;
 use core::marker::PhantomData;
 use core::ptr::null_mut;
 use kernel::error::from_result;
@@ -12,6 +14,27 @@ use kernel::ffi::{c_int, c_uint};
 use kernel::prelude::*;
 use upcall::block_on;
 use upcall_bindings as ub;
+
+/// What `inode_operations` and `file_operations` need of directories.
+#[vtable]
+pub trait DirOperations: FileSystemType {
+    /// Finds `name` in a directory; the inode is in use. Fails with `ENAMETOOLONG` if no name is so long.
+    fn lookup(
+        &self,
+        dir: &Self::Inode,
+        name: &[u8],
+    ) -> impl Future<Output = Result<Option<u32>>> + Send;
+
+    /// Lists a directory from position `pos` on, as far as it goes with little work; 0 is the start.
+    ///
+    /// Adds nothing if there is nothing more.
+    fn read_dir(
+        &self,
+        dir: &Self::Inode,
+        pos: u64,
+        batch: &mut DirBatch,
+    ) -> impl Future<Output = Result> + Send;
+}
 
 /// A name of a path, as the VFS has it.
 ///

@@ -3,13 +3,23 @@
 //! File handles, for NFS and `open_by_handle_at`: inode number and generation.
 
 use crate::dir;
-use crate::fs::FileSystem;
+use crate::fs::{FileSystem, FileSystemType};
 use crate::inode::{get, result_pointer, InodeRef};
-use crate::mount::SuperBlock;
+use crate::superblock::SuperBlock;
+use core::future::Future;
 use core::marker::PhantomData;
 use kernel::ffi::c_int;
 use kernel::prelude::*;
 use upcall_bindings as ub;
+
+/// What `export_operations` need, and whoever has an inode's number.
+#[vtable]
+pub trait ExportOperations: FileSystemType {
+    /// Inode `ino`, from memory or from the disk.
+    ///
+    /// Fails with `ESTALE` if the inode is not in use, or not for users: a file handle may name any.
+    fn iget(&self, ino: u32) -> impl Future<Output = Result<Self::Inode>> + Send;
+}
 
 /// The functions that C calls.
 struct Ops<F>(PhantomData<F>);

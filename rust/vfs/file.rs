@@ -2,7 +2,7 @@
 
 //! Files for the VFS: `read`, `lseek`, `ioctl` and direct reads.
 
-use crate::fs::FileSystem;
+use crate::fs::{FileSystem, FileSystemType};
 use crate::inode::Inode;
 use crate::{pages, write, writeback};
 use core::marker::PhantomData;
@@ -10,6 +10,13 @@ use kernel::ffi::{c_int, c_long, c_uint, c_ulong};
 use kernel::prelude::*;
 use kernel::uaccess::UserSlice;
 use upcall_bindings as ub;
+
+/// What `file_operations` need of files.
+#[vtable]
+pub trait FileOperations: FileSystemType {
+    /// Whether the file may be opened: fails with `EOPNOTSUPP` if its bytes need what is not supported.
+    fn may_open(&self, inode: &Self::Inode) -> Result;
+}
 
 /// The handler for 32-bit programs: our commands' arguments are pointers.
 pub(crate) const COMPAT_IOCTL: Option<

@@ -12,17 +12,31 @@
 //! `evict` waits until no readahead uses the inode. Readahead holds folio locks, for which
 //! `truncate_inode_pages` waits as well, but it goes on using the inode after it released the last of them.
 
-use crate::fs::{Attr, FileSystem, FileType};
-use crate::mount::SuperBlock;
-use crate::{dir, file, pages, xattr};
+use crate::attr::{Attr, FileType, Time};
+use crate::fs::{FileSystem, FileSystemType};
+use crate::superblock::SuperBlock;
+use crate::{acl, dir, file, pages, xattr};
 use core::mem::ManuallyDrop;
 use core::ptr::NonNull;
-use disk::Level;
+use disk::{Attached, Level};
 use kernel::error::Error;
 use kernel::ffi::{c_char, c_int, c_long, c_uint, c_void};
 use kernel::prelude::*;
 use upcall::block_on;
 use upcall_bindings as ub;
+
+/// What `inode_operations` need of all inodes.
+#[vtable]
+pub trait InodeOperations: FileSystemType {
+    /// The attributes of an inode.
+    fn attr(&self, inode: &Self::Inode) -> Attr;
+
+    /// Where the inode keeps its VFS inode.
+    fn attached(inode: &Self::Inode) -> &Attached;
+
+    /// The target of a symbolic link that is kept with the inode, with the zero at its end.
+    fn fast_link<'a>(&self, inode: &'a Self::Inode) -> Option<&'a CStr>;
+}
 
 /// A VFS inode with what belongs to it.
 #[repr(C)]
@@ -186,7 +200,7 @@ unsafe fn attach<F: FileSystem>(sb: &SuperBlock<'_, F>, inode: NonNull<ub::inode
     let volume = sb.volume();
     let attr = volume.attr(&info);
     let raw = inode.as_ptr();
-    let time = |t: crate::fs::Time| ub::timespec64 {
+    let time = |t: Time| ub::timespec64 {
         tv_sec: t.secs,
         tv_nsec: t.nanos as c_long,
     };
@@ -261,7 +275,7 @@ impl<F: FileSystem> Ops<F> {
     const COMMON: ub::inode_operations = ub::inode_operations {
         getattr: Some(Self::getattr),
         listxattr: Some(xattr::list::<F>),
-        get_inode_acl: Some(xattr::get_inode_acl::<F>),
+        get_inode_acl: Some(acl::get_inode_acl::<F>),
         fileattr_get: Some(Self::fileattr_get),
         // SAFETY: Zero is what the C initialisers leave there.
         ..unsafe { core::mem::zeroed() }
@@ -289,7 +303,7 @@ impl<F: FileSystem> Ops<F> {
     const SPECIAL: &'static ub::inode_operations = &ub::inode_operations {
         getattr: Some(Self::getattr),
         listxattr: Some(xattr::list::<F>),
-        get_inode_acl: Some(xattr::get_inode_acl::<F>),
+        get_inode_acl: Some(acl::get_inode_acl::<F>),
         // SAFETY: As above.
         ..unsafe { core::mem::zeroed() }
     };

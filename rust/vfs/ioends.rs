@@ -6,7 +6,7 @@
 //!
 //! A bio that ends, in any context, puts its ioend on a lock-free list, and wakes the volume's upcall
 //! with the first. The upcall takes the list, and for each run of bytes of one file that follow each
-//! other calls [`write_done`](crate::FileData::write_done); then a work item of a workqueue ends the writeback of the
+//! other calls [`write_done`](crate::DataOperations::write_done); then a work item of a workqueue ends the writeback of the
 //! folios, which may sleep. Nothing on the way allocates but `write_done` itself, which waits for
 //! reclaim: of clean memory, since whoever allocates here may not wait for writeback.
 //!

@@ -9,10 +9,13 @@
 //! | module | what it has |
 //! |---|---|
 //! | [`fs`] | [`FileSystem`]: what a file system provides |
-//! | [`mount`] | registration, mount options, mount, unmount, `statfs` |
-//! | [`inode`] | VFS inodes attached to the file system's, `stat`, links, attributes |
+//! | [`mount`] | registration, mount options, mount, remount, unmount |
+//! | [`superblock`] | a mounted superblock: `statfs`, `umount -f`, what memory is given back |
+//! | [`inode`] | VFS inodes attached to the file system's, `stat`, links |
+//! | [`attr`] | the attributes of an inode |
 //! | [`dir`] | `lookup` and `readdir` |
-//! | [`data`] | [`FileData`]: what it provides for files that are written |
+//! | [`listing`] | directory entries on their way to who lists a directory |
+//! | [`data`] | [`DataOperations`]: what it provides for files that are written |
 //! | [`file`](mod@file) | `read`, `lseek`, `ioctl`, direct reads |
 //! | [`write`](mod@write) | `write`, direct writes, shared mappings |
 //! | [`writeback`], [`ioends`] | from the page cache to the device, and what comes after; `fsync` |
@@ -20,7 +23,8 @@
 //! | [`pages`] | the page cache: readahead that only starts work, iomap |
 //! | [`permission`] | what credentials permit |
 //! | [`mount_ref`] | keeping a volume mounted from Rust |
-//! | [`xattr`] | extended attributes and access control lists |
+//! | [`xattr`] | extended attributes |
+//! | [`acl`] | access control lists |
 //! | [`export`] | file handles for NFS and `open_by_handle_at` |
 //!
 //! # Locks
@@ -28,27 +32,37 @@
 //! VFS locks (directory and file `i_rwsem`, `invalidate_lock`, folio locks) are taken by the VFS before it
 //! calls us, and the futures that we block on take none of them.
 
-pub mod data;
+mod acl;
+mod attr;
+mod data;
 mod dir;
 mod export;
 mod file;
 pub mod fs;
 mod inode;
 mod ioends;
+mod listing;
 mod mount;
 mod mount_ref;
 mod pages;
 pub mod permission;
 mod resize;
+mod superblock;
 mod write;
 mod writeback;
 mod xattr;
 
-pub use data::{FileData, FileMap, FileMapKind};
-pub use fs::{
-    AclEntry, Attr, DirBatch, DirEntry, FileSystem, FileType, StatFs, Time, VolumeInfo,
-    XattrNamespace,
-};
+pub use acl::AclEntry;
+pub use attr::{Attr, FileType, Time};
+pub use data::{DataOperations, FileMap, FileMapKind};
+pub use dir::DirOperations;
+pub use export::ExportOperations;
+pub use file::FileOperations;
+pub use fs::{FileSystem, FileSystemType, VolumeInfo};
+pub use inode::InodeOperations;
+pub use listing::{DirBatch, DirEntry};
 pub use mount::{MountOption, Registration, Type};
 pub use mount_ref::MountRef;
-pub use pages::Iomap;
+pub use pages::{AddressSpaceOperations, Iomap};
+pub use superblock::{StatFs, SuperOperations};
+pub use xattr::{XattrNamespace, XattrOperations};

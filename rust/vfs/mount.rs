@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Registration, mount options, mount and unmount.
+//! Registration, mount options, mount, remount and unmount.
 //!
 //! C headers: [`include/linux/fs_context.h`](srctree/include/linux/fs_context.h),
 //! [`include/linux/fs.h`](srctree/include/linux/fs.h).
@@ -9,13 +9,15 @@
 //!
 //! `fill_super` makes a [`Scope`] for the volume's requests and upcalls, reads the volume with `block_on`,
 //! and leaves a [`Mounted`] in `s_fs_info`. Unmounting evicts the inodes, and with them waits for
-//! their readahead; then `put_super` drops the scope, which waits for whatever is left, before the
-//! device is closed. `Mounted` itself goes when the superblock is dead, since what is attached to
+//! their readahead; then `put_super` makes the volume read-only, which commits what was changed, and
+//! drops the scope, which waits for whatever is left, before the device is closed. What commits is in
+//! that scope, and so is every request. `Mounted` itself goes when the superblock is dead, since what is attached to
 //! evicted inodes is freed after an RCU grace period, and they refer to nothing in it.
 
 use crate::fs::FileSystem;
 use crate::inode::{self, InodeBox};
 use crate::ioends::IoEnds;
+use crate::superblock::{self, Mounted, SuperBlock};
 use crate::{export, xattr};
 use core::future::Future;
 use core::marker::PhantomData;
@@ -23,7 +25,7 @@ use core::pin::Pin;
 use core::ptr::{null_mut, NonNull};
 use disk::{Disk, Label, Level};
 use kernel::error::{from_result, to_result};
-use kernel::ffi::{c_int, c_long, c_void};
+use kernel::ffi::c_int;
 use kernel::prelude::*;
 use kernel::sync::atomic::{Acquire, Atomic, Release};
 use kernel::sync::Arc;
@@ -135,44 +137,6 @@ pub struct MountOption<'a> {
     pub value: Option<&'a str>,
 }
 
-/// What `s_fs_info` points to.
-pub(crate) struct Mounted<F> {
-    pub(crate) fs: F,
-    scope: Option<Scope>,
-    pub(crate) cache: *mut ub::kmem_cache,
-    /// Behind `scope`, whose upcall uses it.
-    pub(crate) ioends: Arc<IoEnds>,
-}
-
-/// A mounted superblock, borrowed.
-pub(crate) struct SuperBlock<'a, F> {
-    pub(crate) raw: NonNull<ub::super_block>,
-    fs: PhantomData<&'a Mounted<F>>,
-}
-
-impl<'a, F: FileSystem> SuperBlock<'a, F> {
-    /// # Safety
-    ///
-    /// `sb` is a superblock of our type whose volume was mounted, for as long as `'a`.
-    pub(crate) unsafe fn new(sb: *mut ub::super_block) -> Self {
-        Self {
-            // SAFETY: By the function's contract.
-            raw: unsafe { NonNull::new_unchecked(sb) },
-            fs: PhantomData,
-        }
-    }
-
-    pub(crate) fn mounted(&self) -> &'a Mounted<F> {
-        // SAFETY: `s_fs_info` was set by `fill_super`, and lives as long as the superblock.
-        unsafe { &*(*self.raw.as_ptr()).s_fs_info.cast::<Mounted<F>>() }
-    }
-
-    /// The volume.
-    pub(crate) fn volume(&self) -> &'a F {
-        &self.mounted().fs
-    }
-}
-
 /// Why a volume is not mounted for writing.
 const READ_ONLY: &str = "writing is not supported";
 
@@ -186,22 +150,6 @@ impl<F: FileSystem> Ops<F> {
         get_tree: Some(Self::get_tree),
         reconfigure: Some(Self::reconfigure),
         // SAFETY: Zero is what the C initialisers leave there.
-        ..unsafe { core::mem::zeroed() }
-    };
-
-    const SUPER: &'static ub::super_operations = &ub::super_operations {
-        alloc_inode: Some(inode::alloc::<F>),
-        free_inode: Some(inode::free::<F>),
-        evict_inode: Some(inode::evict::<F>),
-        put_super: Some(Self::put_super),
-        umount_begin: Some(Self::umount_begin),
-        freeze_fs: Some(Self::freeze_fs),
-        unfreeze_fs: Some(Self::freeze_fs),
-        statfs: Some(Self::statfs),
-        show_options: Some(Self::show_options),
-        nr_cached_objects: Some(Self::nr_cached_objects),
-        free_cached_objects: Some(Self::free_cached_objects),
-        // SAFETY: As above.
         ..unsafe { core::mem::zeroed() }
     };
 
@@ -305,9 +253,12 @@ impl<F: FileSystem> Ops<F> {
         // SAFETY: The VFS passes a context of ours.
         unsafe {
             if (*fc).sb_flags & ub::UPCALL_SB_RDONLY == 0 {
-                Self::label(fc).log(Level::Info, format_args!("{READ_ONLY}, mounting read-only"));
-                F::asked_to_write(&mut *(*fc).fs_private.cast::<F::Options>());
-                (*fc).sb_flags |= ub::UPCALL_SB_RDONLY;
+                let options = &mut *(*fc).fs_private.cast::<F::Options>();
+                if !F::asked_to_write(options) || !F::HAS_MAKE_WRITABLE {
+                    let label = Self::label(fc);
+                    label.log(Level::Info, format_args!("{READ_ONLY}, mounting read-only"));
+                    (*fc).sb_flags |= ub::UPCALL_SB_RDONLY;
+                }
             }
             ub::get_tree_bdev(fc, Some(Self::fill_super))
         }
@@ -375,7 +326,7 @@ impl<F: FileSystem> Ops<F> {
                     posix_acl: info.acl,
                 },
             );
-            (*sb).s_op = Self::SUPER;
+            (*sb).s_op = superblock::operations::<F>();
             (*sb).s_xattr = xattr::handlers::<F>();
             (*sb).s_export_op = export::operations::<F>();
             let mounted = KBox::new(
@@ -395,73 +346,12 @@ impl<F: FileSystem> Ops<F> {
                 return Err(ENOMEM);
             }
             (*sb).s_root = root;
+            if !ub::upcall_sb_rdonly(sb) {
+                let volume = SuperBlock::<F>::new(sb).volume();
+                block_on(boxed_make_writable(volume)?)??;
+            }
         }
         Ok(())
-    }
-
-    /// # Safety
-    ///
-    /// Called by the kernel alone, as the C declaration says.
-    unsafe extern "C" fn reconfigure(fc: *mut ub::fs_context) -> c_int {
-        from_result(|| {
-            // SAFETY: The VFS passes our context, with the root of a mounted superblock.
-            unsafe {
-                let sb = SuperBlock::<F>::new((*(*fc).root).d_sb);
-                if (*fc).sb_flags_mask & ub::UPCALL_SB_RDONLY != 0
-                    && (*fc).sb_flags & ub::UPCALL_SB_RDONLY == 0
-                {
-                    sb.volume().disk().log(
-                        Level::Error,
-                        format_args!("{READ_ONLY}, cannot remount read-write"),
-                    );
-                    return Err(EROFS);
-                }
-                (*fc).sb_flags |= ub::UPCALL_SB_RDONLY;
-                let options = core::mem::replace(&mut (*fc).fs_private, null_mut());
-                let options = KBox::from_raw(options.cast::<F::Options>());
-                sb.volume().remount(KBox::into_inner(options))?;
-                ub::upcall_sb_set_acl(sb.raw.as_ptr(), sb.volume().info().acl);
-            }
-            Ok(0)
-        })
-    }
-
-    /// `FIFREEZE` and `FITHAW`. Nobody writes: the VFS counts who holds the volume, and there is nothing to stop.
-    ///
-    /// # Safety
-    ///
-    /// Called by the kernel alone, as the C declaration says.
-    unsafe extern "C" fn freeze_fs(_sb: *mut ub::super_block) -> c_int {
-        0
-    }
-
-    /// `umount -f`: what is under way ends as the device ends it, and what needs the device later fails with
-    /// `ESHUTDOWN`.
-    ///
-    /// # Safety
-    ///
-    /// Called by the kernel alone, as the C declaration says.
-    unsafe extern "C" fn umount_begin(sb: *mut ub::super_block) {
-        // SAFETY: The VFS passes a mounted superblock of ours, and keeps it meanwhile.
-        let sb = unsafe { SuperBlock::<F>::new(sb) };
-        if let Some(scope) = &sb.mounted().scope {
-            sb.volume()
-                .disk()
-                .log(Level::Warning, format_args!("shut down by umount -f"));
-            scope.cancel();
-        }
-    }
-
-    /// # Safety
-    ///
-    /// Called by the kernel alone, as the C declaration says.
-    unsafe extern "C" fn put_super(sb: *mut ub::super_block) {
-        // SAFETY: Called once, after the inodes were evicted; nobody else uses `s_fs_info`. The device is open.
-        unsafe {
-            (*(*sb).s_fs_info.cast::<Mounted<F>>()).scope = None;
-            // What programs read of the device meanwhile is what they find on the disk from now on.
-            ub::upcall_invalidate_bdev((*sb).s_bdev);
-        }
     }
 
     /// # Safety
@@ -473,7 +363,7 @@ impl<F: FileSystem> Ops<F> {
         unsafe {
             let mounted: *mut Mounted<F> = (*sb).s_fs_info.cast();
             if !mounted.is_null() && (*sb).s_root.is_null() {
-                (*mounted).scope = None;
+                (*mounted).end();
             }
             ub::kill_block_super(sb);
             if !mounted.is_null() {
@@ -485,68 +375,58 @@ impl<F: FileSystem> Ops<F> {
     /// # Safety
     ///
     /// Called by the kernel alone, as the C declaration says.
-    unsafe extern "C" fn nr_cached_objects(
-        sb: *mut ub::super_block,
-        sc: *mut ub::shrink_control,
-    ) -> c_long {
-        // SAFETY: The shrinker passes a mounted superblock of ours. What is cached is charged to no group.
-        unsafe {
-            if ub::upcall_shrinks_all(sc) {
-                SuperBlock::<F>::new(sb).volume().nr_cached_objects() as c_long
-            } else {
-                0
+    unsafe extern "C" fn reconfigure(fc: *mut ub::fs_context) -> c_int {
+        from_result(|| {
+            // SAFETY: The VFS passes our context, with the root of a mounted superblock.
+            unsafe {
+                let sb = SuperBlock::<F>::new((*(*fc).root).d_sb);
+                let volume = sb.volume();
+                let was = ub::upcall_sb_rdonly(sb.raw.as_ptr());
+                let becomes = match (*fc).sb_flags_mask & ub::UPCALL_SB_RDONLY {
+                    0 => was,
+                    _ => (*fc).sb_flags & ub::UPCALL_SB_RDONLY != 0,
+                };
+                let options = core::mem::replace(&mut (*fc).fs_private, null_mut());
+                let mut options = KBox::from_raw(options.cast::<F::Options>());
+                if !becomes && !(F::asked_to_write(&mut options) && F::HAS_MAKE_WRITABLE) {
+                    volume.disk().log(
+                        Level::Error,
+                        format_args!("{READ_ONLY}, cannot remount read-write"),
+                    );
+                    return Err(EROFS);
+                }
+                let old = volume.options();
+                volume.remount(KBox::into_inner(options))?;
+                let changed = match (was, becomes) {
+                    (true, false) => block_on(boxed_make_writable(volume)?)?,
+                    (false, true) => Self::end_writing(&sb),
+                    _ => Ok(()),
+                };
+                if let Err(error) = changed {
+                    // They were the volume's before, and are again.
+                    let _ = volume.remount(old);
+                    return Err(error);
+                }
+                ub::upcall_sb_set_acl(sb.raw.as_ptr(), volume.info().acl);
             }
-        }
+            Ok(0)
+        })
     }
 
-    /// # Safety
-    ///
-    /// Called by the kernel alone, as the C declaration says.
-    unsafe extern "C" fn free_cached_objects(
-        sb: *mut ub::super_block,
-        sc: *mut ub::shrink_control,
-    ) -> c_long {
-        // SAFETY: As above.
-        unsafe {
-            let volume = SuperBlock::<F>::new(sb).volume();
-            volume.free_cached_objects((*sc).nr_to_scan) as c_long
-        }
+    /// Makes a volume read-only that stays mounted. The VFS lets nobody change it any more.
+    fn end_writing(sb: &SuperBlock<'_, F>) -> Result {
+        // SAFETY: The superblock is mounted, and locked by the caller.
+        to_result(unsafe { ub::sync_filesystem(sb.raw.as_ptr()) })?;
+        block_on(sb.volume().make_read_only())?
     }
+}
 
-    /// # Safety
-    ///
-    /// Called by the kernel alone, as the C declaration says.
-    unsafe extern "C" fn statfs(dentry: *mut ub::dentry, out: *mut ub::kstatfs) -> c_int {
-        // SAFETY: The VFS passes a dentry of ours and a structure to fill.
-        unsafe {
-            let sb = SuperBlock::<F>::new((*dentry).d_sb);
-            let volume = sb.volume();
-            let (info, st) = (volume.info(), volume.statfs());
-            (*out).f_type = info.magic as c_long;
-            (*out).f_bsize = info.block_size as c_long;
-            (*out).f_blocks = st.blocks;
-            (*out).f_bfree = st.free;
-            (*out).f_bavail = st.available;
-            (*out).f_files = st.files;
-            (*out).f_ffree = st.free_files;
-            (*out).f_namelen = info.name_max as c_long;
-            ub::upcall_statfs_fsid(out, sb.raw.as_ptr());
-        }
-        0
-    }
-
-    /// # Safety
-    ///
-    /// Called by the kernel alone, as the C declaration says.
-    unsafe extern "C" fn show_options(seq: *mut ub::seq_file, root: *mut ub::dentry) -> c_int {
-        // SAFETY: The VFS passes a sequence file and the root of a mounted superblock.
-        unsafe {
-            let sb = SuperBlock::<F>::new((*root).d_sb);
-            // What does not fit is noticed by the sequence file itself, which tries again.
-            let _ = sb.volume().show_options(&mut Seq(seq));
-        }
-        0
-    }
+/// Puts the future that makes a volume writable on the heap.
+#[inline(never)]
+fn boxed_make_writable<F: FileSystem>(
+    volume: &F,
+) -> Result<Pin<KBox<impl Future<Output = Result> + use<'_, F>>>> {
+    Ok(KBox::pin(volume.make_writable(), GFP_KERNEL)?)
 }
 
 /// Puts the future of a mount on the heap: it is large, and mounting goes deep.
@@ -557,15 +437,4 @@ fn boxed_mount<F: FileSystem>(
     silent: bool,
 ) -> Result<Pin<KBox<impl Future<Output = Result<F>>>>> {
     Ok(KBox::pin(F::mount(disk, options, silent), GFP_KERNEL)?)
-}
-
-/// Writes into a sequence file.
-struct Seq(*mut ub::seq_file);
-
-impl core::fmt::Write for Seq {
-    fn write_str(&mut self, s: &str) -> core::fmt::Result {
-        // SAFETY: The sequence file is valid while it is shown.
-        unsafe { ub::seq_write(self.0, s.as_ptr().cast::<c_void>(), s.len()) };
-        Ok(())
-    }
 }

@@ -12,7 +12,7 @@
 //! same device waits for an unmount that has begun. Any other thread drops the reference itself.
 
 use crate::fs::FileSystem;
-use crate::mount::SuperBlock;
+use crate::superblock::SuperBlock;
 use core::ops::Deref;
 use core::ptr::NonNull;
 use kernel::error::{from_err_ptr, to_result};

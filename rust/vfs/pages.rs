@@ -19,9 +19,11 @@
 //! `evict` from finishing (see [`inode`](crate::inode)). So an upcall never has to drop the last reference on
 //! an inode, which may sleep.
 
-use crate::fs::{FileSystem, FileType};
+use crate::attr::FileType;
+use crate::fs::{FileSystem, FileSystemType};
 use crate::inode::Inode;
 use crate::{write, writeback};
+use core::future::Future;
 use core::marker::PhantomData;
 use core::ptr::NonNull;
 use kernel::error::from_result;
@@ -29,6 +31,30 @@ use kernel::ffi::{c_int, c_uint, c_void};
 use kernel::prelude::*;
 use upcall::block_on;
 use upcall_bindings as ub;
+
+/// What `address_space_operations` and iomap need of files.
+#[vtable]
+pub trait AddressSpaceOperations: FileSystemType {
+    /// Where the bytes of a file from `pos` on are: the map covers `pos` and at least one byte.
+    fn map(
+        &self,
+        inode: &Self::Inode,
+        pos: u64,
+        len: u64,
+    ) -> impl Future<Output = Result<Self::Map>> + Send;
+
+    /// As [`map`](Self::map), from memory alone. Does not wait.
+    fn map_cached(&self, inode: &Self::Inode, pos: u64, len: u64) -> Option<Self::Map>;
+
+    /// Where the extended attributes of an inode are, for `FIEMAP`; `None` if there are none.
+    fn map_xattr(&self, inode: &Self::Inode) -> Option<Self::Map>;
+
+    /// The first byte behind what `map` is about.
+    fn map_end(map: &Self::Map) -> u64;
+
+    /// Tells iomap what `map` says. What lies in memory stays as long as the inode has users.
+    fn fill_iomap(inode: &Self::Inode, map: &Self::Map, iomap: &mut Iomap<'_>);
+}
 
 /// What iomap has for an address where there is none: `IOMAP_NULL_ADDR`.
 const NO_ADDRESS: u64 = u64::MAX;

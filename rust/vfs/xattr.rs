@@ -1,16 +1,94 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Extended attributes and access control lists for the VFS.
+//! Extended attributes for the VFS.
 
-use crate::fs::{FileSystem, XattrNamespace};
-use crate::inode::{result_pointer, Inode};
+use crate::acl::AclEntry;
+use crate::fs::{FileSystem, FileSystemType};
+use crate::inode::Inode;
+use core::future::Future;
 use core::marker::PhantomData;
-use core::ptr::null_mut;
 use kernel::error::from_result;
 use kernel::ffi::{c_char, c_int, c_void};
 use kernel::prelude::*;
 use upcall::block_on;
 use upcall_bindings as ub;
+
+/// A prefix of attribute names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum XattrNamespace {
+    /// `user.`
+    User,
+    /// `trusted.`
+    Trusted,
+    /// `security.`
+    Security,
+    /// `gnu.`, of the Hurd.
+    Gnu,
+    /// The name `system.posix_acl_access`.
+    AclAccess,
+    /// The name `system.posix_acl_default`.
+    AclDefault,
+    /// `system.`, which is not shown.
+    System,
+}
+
+impl XattrNamespace {
+    /// What names begin with; the whole name, for access control lists. Empty for those that are not shown.
+    pub fn prefix(self) -> &'static str {
+        match self {
+            Self::User => "user.",
+            Self::Trusted => "trusted.",
+            Self::Security => "security.",
+            Self::Gnu => "gnu.",
+            Self::AclAccess => "system.posix_acl_access",
+            Self::AclDefault => "system.posix_acl_default",
+            Self::System => "",
+        }
+    }
+
+    /// The namespace of a whole name, and the name in it.
+    pub fn of_name(name: &[u8]) -> Option<(Self, &[u8])> {
+        let acl = [Self::AclAccess, Self::AclDefault]
+            .into_iter()
+            .find(|space| name == space.prefix().as_bytes());
+        if let Some(space) = acl {
+            return Some((space, b""));
+        }
+        [Self::User, Self::Trusted, Self::Security, Self::Gnu]
+            .into_iter()
+            .find_map(|space| {
+                let name = name.strip_prefix(space.prefix().as_bytes())?;
+                (!name.is_empty()).then_some((space, name))
+            })
+    }
+}
+
+/// What `xattr_handler` and access control lists need.
+#[vtable]
+pub trait XattrOperations: FileSystemType {
+    /// The value of an attribute, whose name comes without the prefix; `ENODATA` if there is none, `EOPNOTSUPP` if
+    /// the namespace is not to be had.
+    fn xattr(
+        &self,
+        inode: &Self::Inode,
+        namespace: XattrNamespace,
+        name: &[u8],
+    ) -> impl Future<Output = Result<KVec<u8>>> + Send;
+
+    /// Calls `each` for the name of every attribute in a namespace that is to be had.
+    fn list_xattr(
+        &self,
+        inode: &Self::Inode,
+        each: &mut (dyn FnMut(XattrNamespace, &[u8]) -> Result + Send),
+    ) -> impl Future<Output = Result> + Send;
+
+    /// An access control list, or nothing; the list for new files of a directory if `default`.
+    fn acl(
+        &self,
+        inode: &Self::Inode,
+        default: bool,
+    ) -> impl Future<Output = Result<Option<KVec<AclEntry>>>> + Send;
+}
 
 /// A table of pointers to handlers, which ends with a null pointer.
 struct Table<const N: usize>([*const ub::xattr_handler; N]);
@@ -126,37 +204,4 @@ pub(crate) unsafe extern "C" fn list<F: FileSystem>(
         Ok(names.len() as isize)
     })();
     result.unwrap_or_else(|error| error.to_errno() as isize)
-}
-
-/// # Safety
-///
-/// Called by the kernel alone, as the C declaration says.
-pub(crate) unsafe extern "C" fn get_inode_acl<F: FileSystem>(
-    inode: *mut ub::inode,
-    kind: c_int,
-    rcu: bool,
-) -> *mut ub::posix_acl {
-    if rcu {
-        // A path walk that must not sleep comes again.
-        return ECHILD.to_ptr();
-    }
-    // SAFETY: The VFS passes an inode of ours.
-    let inode = unsafe { Inode::<F>::new(inode) };
-    result_pointer((|| {
-        let default = kind as u32 == ub::ACL_TYPE_DEFAULT;
-        let Some(entries) = block_on(inode.volume().acl(inode.info(), default))?? else {
-            return Ok(null_mut());
-        };
-        // SAFETY: The list is ours until it is returned, and has room for all entries.
-        unsafe {
-            let acl = ub::posix_acl_alloc(entries.len() as u32, ub::UPCALL_GFP_NOFS);
-            if acl.is_null() {
-                return Err(ENOMEM);
-            }
-            for (i, entry) in entries.iter().enumerate() {
-                ub::upcall_acl_set(acl, i as u32, entry.tag as i16, entry.perm, entry.id);
-            }
-            Ok(acl)
-        }
-    })())
 }

@@ -5,7 +5,7 @@
 use crate::vfs_ops::Mounted;
 use aext4::{InodeRef, Mapping, MappingKind};
 use kernel::prelude::*;
-use vfs::{FileData, FileMap, FileMapKind};
+use vfs::{DataOperations, FileMap, FileMapKind};
 
 /// A mapping, as the VFS has it.
 fn file_map(map: &Mapping, sequence: u64) -> Result<FileMap> {
@@ -22,7 +22,7 @@ fn file_map(map: &Mapping, sequence: u64) -> Result<FileMap> {
     })
 }
 
-impl FileData<InodeRef> for Mounted {
+impl DataOperations for Mounted {
     async fn write_begin(
         &self,
         info: &InodeRef,

@@ -11,8 +11,9 @@ use kernel::prelude::*;
 use kernel::sync::Arc;
 use layout::Ino;
 use vfs::{
-    AclEntry, Attr, DirBatch, FileSystem, Iomap, MountOption, StatFs, Type, VolumeInfo,
-    XattrNamespace,
+    AclEntry, AddressSpaceOperations, Attr, DirBatch, DirOperations, ExportOperations,
+    FileOperations, FileSystemType, InodeOperations, Iomap, MountOption, StatFs, SuperOperations,
+    Type, VolumeInfo, XattrNamespace, XattrOperations,
 };
 
 /// The type, as it is registered.
@@ -30,7 +31,7 @@ impl Deref for Mounted {
     }
 }
 
-impl FileSystem for Mounted {
+impl FileSystemType for Mounted {
     const NAME: &'static CStr = c"aext4";
     type Options = Options;
     type Inode = InodeRef;
@@ -44,20 +45,9 @@ impl FileSystem for Mounted {
         options.set(option.key, option.value)
     }
 
-    fn asked_to_write(options: &mut Options) {
+    fn asked_to_write(options: &mut Options) -> bool {
         options.for_writing = true;
-    }
-
-    fn options(&self) -> Options {
-        self.0.options()
-    }
-
-    fn remount(&self, options: Options) -> Result {
-        self.set_options(options)
-    }
-
-    fn show_options(&self, out: &mut dyn Write) -> fmt::Result {
-        self.0.show_options(out)
+        options.unproven()
     }
 
     async fn mount(disk: Disk, options: Options, silent: bool) -> Result<Self> {
@@ -71,6 +61,45 @@ impl FileSystem for Mounted {
     fn info(&self) -> VolumeInfo {
         convert::info(self)
     }
+}
+
+#[vtable]
+impl SuperOperations for Mounted {
+    fn options(&self) -> Options {
+        self.0.options()
+    }
+
+    fn remount(&self, options: Options) -> Result {
+        self.set_options(options)
+    }
+
+    async fn make_writable(&self) -> Result {
+        Ext4::make_writable(&self.0).await
+    }
+
+    async fn make_read_only(&self) -> Result {
+        self.0.make_read_only().await
+    }
+
+    async fn sync_fs(&self) -> Result {
+        self.0.sync().await
+    }
+
+    async fn freeze(&self) -> Result {
+        self.0.freeze().await
+    }
+
+    fn thaw(&self) {
+        self.0.thaw();
+    }
+
+    fn shut_down(&self) {
+        self.0.shut_down();
+    }
+
+    fn show_options(&self, out: &mut dyn Write) -> fmt::Result {
+        self.0.show_options(out)
+    }
 
     fn statfs(&self) -> StatFs {
         convert::statfs(self)
@@ -78,10 +107,6 @@ impl FileSystem for Mounted {
 
     fn label(&self) -> &[u8] {
         self.sb.label()
-    }
-
-    async fn iget(&self, ino: u32) -> Result<InodeRef> {
-        self.iget_user(Ino(ino)).await
     }
 
     fn nr_cached_objects(&self) -> usize {
@@ -93,7 +118,10 @@ impl FileSystem for Mounted {
         let inodes = self.shrink(count);
         inodes + self.cache.shrink(count - inodes.min(count))
     }
+}
 
+#[vtable]
+impl InodeOperations for Mounted {
     fn attr(&self, info: &InodeRef) -> Attr {
         convert::attr(self, info)
     }
@@ -102,6 +130,16 @@ impl FileSystem for Mounted {
         &info.attached
     }
 
+    fn fast_link<'a>(&self, info: &'a InodeRef) -> Option<&'a CStr> {
+        if !info.has_fast_target() {
+            return None;
+        }
+        CStr::from_bytes_with_nul(&info.inline).ok()
+    }
+}
+
+#[vtable]
+impl DirOperations for Mounted {
     async fn lookup(&self, dir: &InodeRef, name: &[u8]) -> Result<Option<u32>> {
         let found = self.0.lookup(dir, name).await?;
         Ok(found.map(|info| info.ino.0))
@@ -110,21 +148,27 @@ impl FileSystem for Mounted {
     async fn read_dir(&self, dir: &InodeRef, pos: u64, batch: &mut DirBatch) -> Result {
         self.list(dir, pos, &mut convert::Batch(batch)).await
     }
+}
 
+#[vtable]
+impl FileOperations for Mounted {
+    fn may_open(&self, info: &InodeRef) -> Result {
+        self.check_readable(info)
+    }
+}
+
+#[vtable]
+impl AddressSpaceOperations for Mounted {
     async fn map(&self, info: &InodeRef, pos: u64, _len: u64) -> Result<Mapping> {
         self.map_bytes(info, pos).await
     }
 
-    fn may_open(&self, info: &InodeRef) -> Result {
-        self.check_readable(info)
+    fn map_cached(&self, info: &InodeRef, pos: u64, _len: u64) -> Option<Mapping> {
+        self.map_bytes_cached(info, pos)
     }
 
     fn map_xattr(&self, info: &InodeRef) -> Option<Mapping> {
         self.map_attributes(info)
-    }
-
-    fn map_cached(&self, info: &InodeRef, pos: u64, _len: u64) -> Option<Mapping> {
-        self.map_bytes_cached(info, pos)
     }
 
     fn map_end(map: &Mapping) -> u64 {
@@ -140,14 +184,10 @@ impl FileSystem for Mounted {
             MappingKind::Inline(addr) => iomap.inline(offset, len, addr, &info.inline),
         }
     }
+}
 
-    fn fast_link<'a>(&self, info: &'a InodeRef) -> Option<&'a CStr> {
-        if !info.has_fast_target() {
-            return None;
-        }
-        CStr::from_bytes_with_nul(&info.inline).ok()
-    }
-
+#[vtable]
+impl XattrOperations for Mounted {
     async fn xattr(&self, info: &InodeRef, space: XattrNamespace, name: &[u8]) -> Result<KVec<u8>> {
         self.0.xattr(info, convert::prefix_index(space), name).await
     }
@@ -169,5 +209,12 @@ impl FileSystem for Mounted {
             .await?
             .map(convert::acl)
             .transpose()
+    }
+}
+
+#[vtable]
+impl ExportOperations for Mounted {
+    async fn iget(&self, ino: u32) -> Result<InodeRef> {
+        self.iget_user(Ino(ino)).await
     }
 }

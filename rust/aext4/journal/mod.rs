@@ -230,6 +230,18 @@ impl Journal {
         Ok(())
     }
 
+    /// As [`sync`](Self::sync). Whether what the device was told before this call is on stable
+    /// media, too, when it returns: that is so if the commit begins after the call, and if there
+    /// are no barriers.
+    pub async fn sync_device(&self, tid: u32) -> Result<bool> {
+        let begins = {
+            let running = self.running.lock();
+            running.tid == tid && !running.is_empty()
+        };
+        self.sync(tid).await?;
+        Ok(begins || !self.barrier.load(Relaxed))
+    }
+
     /// What to wait for until transactions with number `tid` are durable, unless they are. Makes
     /// the upcall commit them if they are running.
     fn pending(&self, tid: u32) -> Result<Option<Arc<Notify>>> {
@@ -337,13 +349,24 @@ impl Journal {
         self.low.close();
     }
 
+    /// Writes home all that is durable, so that the log has nothing that a mount needs.
+    ///
+    /// Fails with the errors of the block layer, and with `EROFS` if the journal was aborted.
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping it while it writes aborts the journal.
+    pub async fn checkpoint_all(&self, cache: &disk::Cache) -> Result {
+        while self.checkpoint(cache).await? {}
+        self.check()
+    }
+
     /// Writes home all that the log has, and says that it is empty. The loops are over.
     ///
     /// Fails with the error of the block layer, or with `EROFS` if the journal was aborted. Then
     /// the log stays as it is.
     pub async fn empty(&self, cache: &disk::Cache) -> Result {
-        while self.checkpoint(cache).await? {}
-        self.check()?;
+        self.checkpoint_all(cache).await?;
         let mut home = self.home.lock().await?;
         let (tid, head) = {
             let state = self.state.lock();

@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Stopping all changes of a volume for a while, for a snapshot of the device; and for ever.
+//!
+//! # Concurrency
+//!
+//! The VFS holds off who changes a volume by its calls before it asks for a freeze, and those who
+//! have begun are done. What the VFS does not know of passes the gate: it holds one permit of a
+//! semaphore for as long as it changes something. A freeze takes all permits, and keeps them. Who
+//! passes the gate has no lock that the freeze, or the thread that thaws, waits for.
+
+use crate::ext4::Ext4;
+use kernel::prelude::*;
+use kernel::sync::atomic::{Full, Release};
+use upcall::{Permit, Semaphore};
+
+/// What a freeze takes.
+const ALL: usize = Semaphore::MAX;
+
+/// The gate of a volume.
+pub(crate) struct Gate(Semaphore);
+
+impl Gate {
+    pub(crate) fn new() -> Self {
+        Self(Semaphore::new(ALL))
+    }
+}
+
+impl Ext4 {
+    /// Waits while the volume is frozen. It is not until the permit is dropped.
+    ///
+    /// # Cancellation
+    ///
+    /// Nobody waits any more.
+    pub async fn pass_gate(&self) -> Result<Permit<'_>> {
+        self.gate.0.acquire(1).await.map_err(|_| ESHUTDOWN)
+    }
+
+    /// Stops all changes until [`thaw`](Self::thaw) is called, after all that was changed is
+    /// durable and home. The log is empty, but the disk says that the volume is in use.
+    ///
+    /// If it fails, with the errors of [`sync`](Self::sync), the volume is not frozen.
+    ///
+    /// # Cancellation
+    ///
+    /// The volume is not frozen.
+    pub async fn freeze(&self) -> Result {
+        let Some(journal) = self.journal() else {
+            return Ok(());
+        };
+        let permits = self.gate.0.acquire(ALL).await.map_err(|_| ESHUTDOWN)?;
+        self.sync().await?;
+        journal.checkpoint_all(&self.cache).await?;
+        self.frozen.store(true, Release);
+        permits.forget();
+        Ok(())
+    }
+
+    /// Lets changes go on after a freeze. Any context.
+    pub fn thaw(&self) {
+        if self.frozen.xchg(false, Full) {
+            self.gate.0.release(ALL);
+        }
+    }
+
+    /// Nothing is written any more, as if the power were off: changes fail, and who waits for one
+    /// to become durable does, too. Process context.
+    pub fn shut_down(&self) {
+        if let Some(journal) = self.journal() {
+            journal.abort(ESHUTDOWN);
+        }
+    }
+}

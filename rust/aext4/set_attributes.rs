@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Changing the attributes of an inode, but for its size.
+
+use crate::ext4::Ext4;
+use crate::inode_info::InodeInfo;
+use crate::inode_plan::InodePlan;
+use kernel::prelude::*;
+use layout::inode::Time;
+use layout::inode_edit::TimeField;
+use layout::{FileType, Inode, InodeEdit, InodeFlags, RoCompat};
+
+/// The permission bits of a mode.
+const PERMISSIONS: u16 = 0o7777;
+
+/// The flags that a user may change, of those that ext4 lets change.
+const MODIFIABLE: u32 = 0x7
+    | InodeFlags::SYNC.0
+    | InodeFlags::IMMUTABLE.0
+    | InodeFlags::APPEND.0
+    | InodeFlags::NODUMP.0
+    | InodeFlags::NOATIME.0
+    | InodeFlags::NOTAIL.0
+    | InodeFlags::DIRSYNC.0
+    | InodeFlags::TOPDIR.0
+    | InodeFlags::PROJINHERIT.0;
+
+/// The flags that ext4 lets change, and that need what there is not: data in the journal, another
+/// map of a file, DAX, case folding.
+const REFUSED: u32 =
+    InodeFlags::JOURNAL_DATA.0 | InodeFlags::EXTENTS.0 | InodeFlags::DAX.0 | InodeFlags::CASEFOLD.0;
+
+/// What only directories can have.
+const OF_DIRECTORIES: u32 =
+    InodeFlags::DIRSYNC.0 | InodeFlags::TOPDIR.0 | InodeFlags::PROJINHERIT.0;
+
+/// What all that are neither directories nor files can have.
+const OF_ALL: u32 = InodeFlags::NODUMP.0 | InodeFlags::NOATIME.0;
+
+/// Where the field for the project ends in an inode.
+const PROJECT_END: u16 = 0xa0;
+
+/// What the upper halves of the owner's numbers make them, where the volume keeps none.
+const OVERFLOW_ID: u32 = 65534;
+
+/// Attributes that are to change.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SetAttributes {
+    /// The permission bits; those of the type are ignored.
+    pub mode: Option<u16>,
+    /// The owner.
+    pub uid: Option<u32>,
+    /// The group.
+    pub gid: Option<u32>,
+    /// The project.
+    pub project: Option<u32>,
+    /// The flags that a user sees.
+    pub flags: Option<InodeFlags>,
+    /// Last access.
+    pub atime: Option<Time>,
+    /// Last change of the contents.
+    pub mtime: Option<Time>,
+    /// Last change of the inode.
+    pub ctime: Option<Time>,
+}
+
+impl Ext4 {
+    /// Changes attributes of an inode, all or none. Times are kept as exactly as the inode can.
+    ///
+    /// Fails with `EOPNOTSUPP` for a flag that cannot be changed, and for a project if the volume
+    /// keeps none; with `EOVERFLOW` if the inode has no room for it; with `EROFS`, `EIO`, `ENOMEM`.
+    ///
+    /// # Cancellation
+    ///
+    /// Nothing was changed.
+    pub async fn set_attributes(&self, info: &InodeInfo, set: &SetAttributes) -> Result {
+        let writable = self.writable()?;
+        let _lock = info.rwsem.write().await.map_err(|_| EIO)?;
+        let inode = info.inode();
+        let flags = match set.flags {
+            Some(flags) => Some(self.settable_flags(&inode, flags)?),
+            None => None,
+        };
+        let project = set.project.filter(|project| *project != inode.project);
+        if project.is_some() {
+            self.check_project(&inode)?;
+        }
+        let uid16 = self.flags().uid16();
+        let id = move |id: u32| match id {
+            0x1_0000.. if uid16 => OVERFLOW_ID,
+            id => id,
+        };
+        let set = *set;
+        let change = move |edit: &mut InodeEdit<'_>| {
+            if let Some(mode) = set.mode {
+                edit.set_mode(inode.mode & !PERMISSIONS | mode & PERMISSIONS);
+            }
+            if let Some(uid) = set.uid {
+                edit.set_uid(id(uid));
+            }
+            if let Some(gid) = set.gid {
+                edit.set_gid(id(gid));
+            }
+            if let Some(project) = project {
+                edit.set_project(project);
+            }
+            if let Some(flags) = flags {
+                edit.set_flags(flags);
+            }
+            let times = [
+                (TimeField::Access, set.atime),
+                (TimeField::Modify, set.mtime),
+                (TimeField::Change, set.ctime),
+            ];
+            for (field, time) in times {
+                if let Some(time) = time {
+                    edit.set_time(field, time);
+                }
+            }
+            if set.mtime.is_some() || set.ctime.is_some() {
+                edit.set_version(inode.version.wrapping_add(1));
+            }
+        };
+        let plan = self.plan_inode(info).await?;
+        let journal = &writable.journal;
+        let mut tx = journal.begin(&self.cache, InodePlan::CREDITS).await?;
+        plan.apply(self, &mut tx, info, change);
+        Ok(())
+    }
+
+    /// The flags that the inode has if a user wants it to have `wanted`: what he cannot change, or
+    /// what such an inode cannot have, stays.
+    fn settable_flags(&self, inode: &Inode, wanted: InodeFlags) -> Result<InodeFlags> {
+        let changed = inode.flags.0 ^ wanted.0;
+        let able = match inode.file_type {
+            FileType::Directory => MODIFIABLE,
+            FileType::Regular => MODIFIABLE & !OF_DIRECTORIES,
+            _ => OF_ALL,
+        };
+        if changed & REFUSED != 0 {
+            return Err(EOPNOTSUPP);
+        }
+        Ok(InodeFlags(inode.flags.0 ^ changed & able))
+    }
+
+    fn check_project(&self, inode: &Inode) -> Result {
+        if !self.sb.geo.has_ro_compat(RoCompat::PROJECT) {
+            return Err(EOPNOTSUPP);
+        }
+        if inode.extra_isize + 128 < PROJECT_END {
+            return Err(EOVERFLOW);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Access control lists, and the file system's for the VFS.
+
+use crate::fs::FileSystem;
+use crate::inode::{result_pointer, Inode};
+use core::ptr::null_mut;
+use kernel::ffi::c_int;
+use kernel::prelude::*;
+use upcall::block_on;
+use upcall_bindings as ub;
+
+/// An entry of an access control list.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct AclEntry {
+    /// `ACL_USER_OBJ` and so on.
+    pub tag: u16,
+    /// Read 4, write 2, execute 1.
+    pub perm: u16,
+    /// The user or group, for the tags that have one.
+    pub id: u32,
+}
+
+impl AclEntry {
+    /// A list as `getxattr` gives it: `POSIX_ACL_XATTR_VERSION` and the entries, little-endian.
+    ///
+    /// C header: [`include/uapi/linux/posix_acl_xattr.h`](srctree/include/uapi/linux/posix_acl_xattr.h).
+    pub fn to_xattr(acl: &[Self]) -> Result<KVec<u8>> {
+        let mut bytes = KVec::new();
+        bytes.extend_from_slice(&2u32.to_le_bytes(), disk::gfp())?;
+        for entry in acl {
+            let named = matches!(u32::from(entry.tag), ub::ACL_USER | ub::ACL_GROUP);
+            let id = if named { entry.id } else { u32::MAX };
+            bytes.extend_from_slice(&entry.tag.to_le_bytes(), disk::gfp())?;
+            bytes.extend_from_slice(&entry.perm.to_le_bytes(), disk::gfp())?;
+            bytes.extend_from_slice(&id.to_le_bytes(), disk::gfp())?;
+        }
+        Ok(bytes)
+    }
+}
+
+/// # Safety
+///
+/// Called by the kernel alone, as the C declaration says.
+pub(crate) unsafe extern "C" fn get_inode_acl<F: FileSystem>(
+    inode: *mut ub::inode,
+    kind: c_int,
+    rcu: bool,
+) -> *mut ub::posix_acl {
+    if rcu {
+        // A path walk that must not sleep comes again.
+        return ECHILD.to_ptr();
+    }
+    // SAFETY: The VFS passes an inode of ours.
+    let inode = unsafe { Inode::<F>::new(inode) };
+    result_pointer((|| {
+        let default = kind as u32 == ub::ACL_TYPE_DEFAULT;
+        let Some(entries) = block_on(inode.volume().acl(inode.info(), default))?? else {
+            return Ok(null_mut());
+        };
+        // SAFETY: The list is ours until it is returned, and has room for all entries.
+        unsafe {
+            let acl = ub::posix_acl_alloc(entries.len() as u32, ub::UPCALL_GFP_NOFS);
+            if acl.is_null() {
+                return Err(ENOMEM);
+            }
+            for (i, entry) in entries.iter().enumerate() {
+                ub::upcall_acl_set(acl, i as u32, entry.tag as i16, entry.perm, entry.id);
+            }
+            Ok(acl)
+        }
+    })())
+}
