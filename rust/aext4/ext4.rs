@@ -2,12 +2,15 @@
 
 //! A mounted volume: superblock, groups, and what is reported about it.
 
+use crate::delete::Leaving;
 use crate::error::{corrupted, refuse_mount};
 use crate::freeze::Gate;
 use crate::inode_info::{InodeTable, Unused};
 use crate::options::{Flags, Options, Settled};
+use crate::orphan::OrphanList;
 use crate::recovery;
 use crate::remount::Writing;
+use crate::xattr_write::SharedXattrs;
 use core::fmt;
 use core::ops::Range;
 use disk::{gfp, Buf, Cache, Disk, Level};
@@ -20,7 +23,7 @@ use kernel::sync::{new_spinlock, Arc, SpinLock};
 use layout::group::Zone;
 use layout::superblock::{super_offset, OnError, SUPER_SIZE};
 use layout::{CrcFns, Geometry, Group, GroupDesc, Ino, Pblk, SuperBlock};
-use upcall::join_all;
+use upcall::{join_all, Mutex};
 
 /// How many blocks of an inode table are read at once, at most.
 const ITABLE_READAHEAD_MAX: u64 = 256;
@@ -73,10 +76,18 @@ pub struct Ext4 {
     /// What there is while the volume is writable.
     #[pin]
     pub(crate) writing: SpinLock<Option<Writing>>,
+    /// What deletes inodes that were left.
+    pub(crate) leaving: Leaving,
     /// What is passed by changes of which the VFS does not know.
     pub(crate) gate: Gate,
     /// Whether a freeze has the permits of the gate.
     pub(crate) frozen: Atomic<bool>,
+    /// What is known of attributes that several inodes share.
+    pub(crate) shared_xattrs: SharedXattrs,
+    /// Inodes of which something is still to be freed.
+    pub(crate) orphans: Mutex<OrphanList>,
+    /// Held by who moves a name to another directory: ".." of all directories stays as it is.
+    pub(crate) moves: Mutex<()>,
 }
 
 impl Ext4 {
@@ -128,8 +139,12 @@ impl Ext4 {
                 flags: Atomic::new(options.options.flags().0),
                 options <- new_spinlock!(options),
                 writing <- new_spinlock!(None),
+                leaving: Leaving::new(),
                 gate: Gate::new(),
                 frozen: Atomic::new(false),
+                shared_xattrs: SharedXattrs::new(),
+                orphans: Mutex::new(OrphanList::new()),
+                moves: Mutex::new(()),
             }),
             GFP_KERNEL,
         )?;

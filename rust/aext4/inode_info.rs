@@ -19,6 +19,7 @@
 //! How many have no users is counted beside the lock, since a user may leave in any context: an RCU
 //! callback among them. The count may be off for a moment, and only says when to make room.
 
+use crate::delete::LeavingMemory;
 use crate::error::{corrupted, About, OrReport};
 use crate::ext4::Ext4;
 use crate::map::ExtentCache;
@@ -67,6 +68,8 @@ pub struct InodeInfo {
     /// What was found of its map.
     #[pin]
     pub extents: SpinLock<ExtentCache>,
+    /// How often its map, or what is pending, has changed.
+    map_seq: Atomic<u32>,
     /// Its VFS inode, if it has one.
     pub attached: Attached,
     /// References but the table's.
@@ -99,6 +102,7 @@ fn new_inode_info(
             edits: Atomic::new(0),
             changed_in: Atomic::new(0),
             extents <- new_spinlock!(ExtentCache::new()),
+            map_seq: Atomic::new(0),
             attached: Attached::new(),
             users: Atomic::new(1),
             unused,
@@ -151,6 +155,16 @@ impl InodeInfo {
     /// Whether nothing leads to it any more: it is deleted with its last user.
     pub fn is_deleted(&self) -> bool {
         self.look(|inode| inode.links == 0)
+    }
+
+    /// The sequence of its map: what was found of the map counts no more when this is another.
+    pub fn map_seq(&self) -> u32 {
+        self.map_seq.load(Acquire)
+    }
+
+    /// Says that the map, or what is pending, has changed.
+    pub(crate) fn bump_map_seq(&self) {
+        self.map_seq.fetch_add(1, Full);
     }
 
     /// The number of an edit of its bytes. Taken under the lock of the block.
@@ -238,12 +252,15 @@ pub struct InodeTable {
     /// Where the next sweep begins.
     hand: u32,
     unused: Arc<Unused>,
+    /// Inodes without links that have users still, by number: see [`delete`](crate::delete).
+    leaving: RBTree<u32, ()>,
 }
 
 impl InodeTable {
     pub(crate) fn new(unused: Arc<Unused>) -> Self {
         Self {
             inodes: RBTree::new(),
+            leaving: RBTree::new(),
             len: 0,
             hand: 0,
             unused,
@@ -261,6 +278,56 @@ impl InodeTable {
             .map(|info| InodeRef::new(info.clone()))
     }
 
+    /// Takes an inode without links out, if the caller has the one reference.
+    pub(crate) fn remove_alone(
+        &mut self,
+        info: &InodeRef,
+    ) -> Option<RBTreeNode<u32, Arc<InodeInfo>>> {
+        let alone = info.0.users.load(Acquire) == 1 && info.is_deleted();
+        alone.then(|| self.remove(info)).flatten()
+    }
+
+    /// Takes an inode out that a user has: the number is free, and may soon be another inode's.
+    pub(crate) fn remove(&mut self, info: &InodeRef) -> Option<RBTreeNode<u32, Arc<InodeInfo>>> {
+        let same = |other: &Arc<InodeInfo>| Arc::ptr_eq(other, &info.0);
+        if !self.inodes.get(&info.ino.0).is_some_and(same) {
+            return None;
+        }
+        let node = self.inodes.remove_node(&info.ino.0)?;
+        self.len -= 1;
+        // The last user to go counts it as one of the table.
+        self.unused.0.fetch_sub(1, Relaxed);
+        Some(node)
+    }
+
+    /// Notes that an inode without links is being left.
+    pub(crate) fn set_leaving(&mut self, ino: Ino, memory: LeavingMemory) {
+        self.leaving.insert(memory.into_node(ino.0, ()));
+    }
+
+    /// The first inode from number `from` on that is being left.
+    pub(crate) fn next_leaving(&self, from: u32) -> Option<Ino> {
+        let cursor = self.leaving.cursor_lower_bound(&from)?;
+        Some(Ino(*cursor.current().0))
+    }
+
+    /// Looks at an inode that is being left: `None` if it is not any more, else a reference if
+    /// nobody has one. It is not noted from then on unless somebody has. `freed` is for the caller
+    /// to drop without the lock.
+    pub(crate) fn look_leaving(
+        &mut self,
+        ino: Ino,
+        freed: &mut Option<RBTreeNode<u32, ()>>,
+    ) -> Option<Option<InodeRef>> {
+        let info = self.inodes.get(&ino.0).filter(|info| info.is_deleted());
+        let found = match info {
+            Some(info) if info.users.load(Acquire) > 0 => return Some(None),
+            info => info.map(|info| InodeRef::new(info.clone())),
+        };
+        *freed = self.leaving.remove_node(&ino.0);
+        found.map(Some)
+    }
+
     /// Takes those of the next few inodes out that have no users, for the caller to drop when it
     /// has released the lock.
     fn sweep(&mut self, unused: &mut [Option<RBTreeNode<u32, Arc<InodeInfo>>>; SWEEP_INODES]) {
@@ -272,7 +339,8 @@ impl InodeTable {
             };
             let (&ino, info) = at.current();
             self.hand = ino.saturating_add(1);
-            cursor = if info.users.load(Acquire) == 0 {
+            // One without links is deleted, by who let go of it.
+            cursor = if info.users.load(Acquire) == 0 && !info.is_deleted() {
                 let (next, node) = at.remove_current();
                 *slot = Some(node);
                 self.len -= 1;
@@ -286,16 +354,81 @@ impl InodeTable {
     }
 }
 
+/// What will be known of a new inode, which is in no table yet, and has one user.
+pub(crate) struct NewInfo {
+    info: Arc<InodeInfo>,
+    entry: RBTreeNode<u32, Arc<InodeInfo>>,
+}
+
+impl Deref for NewInfo {
+    type Target = InodeInfo;
+
+    fn deref(&self) -> &InodeInfo {
+        &self.info
+    }
+}
+
 impl Ext4 {
+    /// Makes the `InodeInfo` of a new inode, which will be at `place`.
+    pub(crate) async fn new_info(&self, inode: Inode, place: (u64, u32)) -> Result<NewInfo> {
+        loop {
+            match self.try_new_info(&inode, place) {
+                Err(ENOMEM) if upcall::on_worker() => upcall::memory_freed().await,
+                made => return made,
+            }
+        }
+    }
+
+    fn try_new_info(&self, inode: &Inode, place: (u64, u32)) -> Result<NewInfo> {
+        let mut target = KVec::new();
+        if let Some(fast) = inode.fast_symlink() {
+            target.extend_from_slice(fast, gfp())?;
+            target.push(0, gfp())?;
+        }
+        let info = new_inode_info(*inode, place, target, self.unused.clone())?;
+        let entry = RBTreeNode::new(inode.ino.0, info.clone(), gfp())?;
+        Ok(NewInfo { info, entry })
+    }
+
+    /// Enters a new inode into the table, unless somebody has read it since it is on the disk. Gives
+    /// the one that is there. Does not sleep.
+    pub(crate) fn enter(&self, new: NewInfo) -> InodeRef {
+        let NewInfo { info, entry } = new;
+        let mut unused = [const { None }; SWEEP_INODES];
+        let mut table = self.inodes.lock();
+        if let Some(first) = table.get(info.ino) {
+            drop(table);
+            return first;
+        }
+        table.inodes.insert(entry);
+        table.len += 1;
+        // INVARIANT: It was made with one user, which is this one.
+        let info = InodeRef(info);
+        if self.unused.count() > UNUSED_INODES_MAX {
+            table.sweep(&mut unused);
+        }
+        // The lock goes before what was taken out.
+        info
+    }
+
     /// The `InodeInfo` of inode `ino`, from the table or from the disk.
     ///
     /// Fails with `ESTALE` if the inode is not in use.
     pub async fn iget(&self, ino: Ino) -> Result<InodeRef> {
+        self.iget_as(ino, false).await
+    }
+
+    /// As [`iget`](Self::iget), for an inode on the list of orphans, which may have no links.
+    pub(crate) async fn iget_orphan(&self, ino: Ino) -> Result<InodeRef> {
+        self.iget_as(ino, true).await
+    }
+
+    async fn iget_as(&self, ino: Ino, orphan: bool) -> Result<InodeRef> {
         loop {
             if let Some(info) = self.inodes.lock().get(ino) {
                 return Ok(info);
             }
-            match self.read_inode(ino).await {
+            match self.read_inode(ino, orphan).await {
                 // An upcall does not wait for reclaim in the allocation, but here.
                 Err(ENOMEM) if upcall::on_worker() => upcall::memory_freed().await,
                 read => return read,
@@ -304,11 +437,11 @@ impl Ext4 {
     }
 
     /// Reads an inode, and enters it into the table.
-    async fn read_inode(&self, ino: Ino) -> Result<InodeRef> {
+    async fn read_inode(&self, ino: Ino, orphan: bool) -> Result<InodeRef> {
         let (pblk, offset) = self.inode_place(ino).or_report(self, About::inode(ino))?;
         let around = self.inodes_around(ino, pblk);
         let buffer = self.block_ahead(pblk, around).await?;
-        let info = self.parse_inode(ino, (pblk.0, offset), &buffer)?;
+        let info = self.parse_inode(ino, (pblk.0, offset), &buffer, orphan)?;
         let info = if info.look(Inode::is_encrypted_link) && info.inline.is_empty() {
             // Seldom: it is not to make every future larger.
             KBox::pin(self.with_target(&info), gfp())?.await?
@@ -344,6 +477,9 @@ impl Ext4 {
             return Err(ESTALE);
         }
         let info = self.iget(ino).await?;
+        if info.is_deleted() {
+            return Err(ESTALE);
+        }
         if info.flags().has(InodeFlags::EA_INODE) {
             self.report(&format_args!(
                 "inode {ino}: holds an attribute's value, and is no file"
@@ -410,11 +546,20 @@ impl Ext4 {
     }
 
     /// The `InodeInfo` of inode `ino`, which is at `place` in `buffer`.
-    fn parse_inode(&self, ino: Ino, place: (u64, u32), buffer: &Buf) -> Result<Arc<InodeInfo>> {
+    fn parse_inode(
+        &self,
+        ino: Ino,
+        place: (u64, u32),
+        buffer: &Buf,
+        orphan: bool,
+    ) -> Result<Arc<InodeInfo>> {
         let about = About::inode(ino);
         let geo = &self.sb.geo;
         let raw = buffer.data().get(place.1 as usize..).ok_or(EIO)?;
-        let parsed = Inode::parse(raw, ino, geo);
+        let parsed = match orphan {
+            false => Inode::parse(raw, ino, geo),
+            true => Inode::parse_orphan(raw, ino, geo),
+        };
         // A file handle may well name an inode that is gone; that is no damage.
         if let Err(error) = &parsed {
             if error.kind == layout::Kind::Stale {

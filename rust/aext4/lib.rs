@@ -11,14 +11,18 @@
 //! | [`inode_info`] | what is known of an inode, and the table of inodes |
 //! | [`inode_plan`] | changing inodes |
 //! | [`set_attributes`] | changing attributes |
-//! | [`map`] | from a file's blocks to the device's |
+//! | [`map`], [`map_plan`] | from a file's blocks to the device's; changing that |
 //! | [`dir`] | finding names and listing directories |
 //! | [`alloc`] | which blocks and inodes are given to whom |
 //! | [`journal`], [`recovery`] | the journal; recovering a volume before it is mounted |
+//! | [`orphan`] | inodes of which something is still to be freed, if the power fails |
+//! | [`super_plan`] | changing the superblock |
 //! | [`remount`] | making a volume writable, and read-only again |
+//! | [`truncate`], [`delete`] | making files longer and shorter; deleting inodes |
 //! | [`freeze`] | stopping all changes for a while, or for ever |
 //! | [`read`] | contents |
 //! | [`xattr`] | extended attributes and access control lists |
+//! | [`xattr_write`], [`xattr_value`] | changing them; values that have inodes of their own |
 //! | [`options`], [`error`] | mount options; log lines and error numbers |
 //!
 //! # Locks
@@ -29,24 +33,40 @@
 #![deny(unsafe_code)]
 
 pub mod alloc;
+pub mod create;
+pub mod delete;
 pub mod dir;
+mod dir_grow;
+mod dir_write;
 pub mod error;
 pub mod ext4;
 pub mod freeze;
 pub mod inode_info;
+mod inode_lock;
 pub mod inode_plan;
 pub mod journal;
 pub mod map;
+pub mod map_plan;
+mod memory;
+pub mod new_inode;
 pub mod options;
+pub mod orphan;
 pub mod read;
 pub mod recovery;
 pub mod remount;
 pub mod set_attributes;
+pub mod super_plan;
+pub mod unlink;
+pub mod truncate;
 pub mod xattr;
+pub mod xattr_value;
+pub mod xattr_write;
 
 pub use dir::DirContext;
 pub use ext4::{Ext4, StatFs};
 pub use inode_info::{InodeInfo, InodeRef};
 pub use map::{Mapping, MappingKind};
+pub use new_inode::NewInode;
 pub use options::Options;
 pub use set_attributes::SetAttributes;
+pub use xattr_write::{InitialXattrs, NewXattr, XattrFlags, XattrRelease};

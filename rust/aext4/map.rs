@@ -8,8 +8,16 @@
 //!
 //! The same search runs in two ways: [`Ext4::map`] waits for blocks that are not in memory, and
 //! [`Ext4::map_cached`], which the other begins with, gives up at the first.
+//!
+//! # Concurrency
+//!
+//! Who searches takes no lock for it, and waits for nobody who plans a change. A change of the map
+//! is made in one go, without an await, between two steps of the cache's generation, which is odd
+//! meanwhile ([`Change`]). What was found counts only if the generation is even, and the same
+//! before and after: so nothing old is remembered, or returned. Who finds it odd waits at the
+//! `map_lock`, which whoever changes a map has.
 
-use crate::error::{corrupted, About, OrReport};
+use crate::error::{corrupted, errno, About};
 use crate::ext4::Ext4;
 use crate::inode_info::InodeInfo;
 use disk::{gfp, Buf};
@@ -77,6 +85,8 @@ impl MappingKind {
 /// read in a large file is a binary search here, and no look-up in the cache of blocks for each
 /// level of the tree.
 pub struct ExtentCache {
+    /// Odd while the map changes; one more with each beginning and each end of a change.
+    generation: u32,
     first: Option<Extent>,
     /// All but the first, as many as there were, up to a bound.
     more: KVec<Extent>,
@@ -95,11 +105,22 @@ struct Leaf {
 impl ExtentCache {
     pub(crate) fn new() -> Self {
         Self {
+            generation: 0,
             first: None,
             more: KVec::new(),
             next: 0,
             leaves: KVec::new(),
         }
+    }
+
+    /// What a search that begins now has to find again at its end; `None` while the map changes.
+    pub(crate) fn generation(&self) -> Option<u32> {
+        (self.generation % 2 == 0).then_some(self.generation)
+    }
+
+    /// Whether what was found since this generation still counts.
+    pub(crate) fn is_valid(&self, generation: u32) -> bool {
+        self.generation == generation
     }
 
     fn find(&self, lblk: Lblk) -> Option<Extent> {
@@ -153,8 +174,52 @@ impl ExtentCache {
     }
 }
 
+/// Why a search failed.
+enum Failed {
+    Io(Error),
+    Damaged(About, layout::Error),
+    /// The map leads to metadata.
+    Metadata(About),
+}
+
+/// A change of a map, which is being made: from before its first edit until the inode in memory has
+/// the new root. There is no await meanwhile.
+pub(crate) struct Change<'a> {
+    info: &'a InodeInfo,
+    /// What was remembered, to be freed without a lock.
+    forgotten: Option<ExtentCache>,
+}
+
+impl<'a> Change<'a> {
+    /// Begins a change of the map of `info`, whose `map_lock` the caller has to write.
+    pub(crate) fn begin(info: &'a InodeInfo) -> Self {
+        let mut extents = info.extents.lock();
+        let mut fresh = ExtentCache::new();
+        fresh.generation = extents.generation.wrapping_add(1);
+        let forgotten = core::mem::replace(&mut *extents, fresh);
+        drop(extents);
+        Self {
+            info,
+            forgotten: Some(forgotten),
+        }
+    }
+}
+
+impl Drop for Change<'_> {
+    fn drop(&mut self) {
+        let mut extents = self.info.extents.lock();
+        extents.generation = extents.generation.wrapping_add(1);
+        self.info.bump_map_seq();
+        drop(extents);
+        drop(self.forgotten.take());
+    }
+}
+
 impl Ext4 {
     /// Finds the extent of `info`'s map that covers `lblk`. Waits for the disk if it must.
+    ///
+    /// It is what the disk's map says: see [`pending`](crate::pending) for what was written and is
+    /// not there yet.
     pub async fn map(&self, info: &InodeInfo, lblk: Lblk) -> Result<Extent> {
         if let Some(extent) = self.map_cached(info, lblk) {
             return Ok(extent);
@@ -172,26 +237,56 @@ impl Ext4 {
 
     /// As [`map`](Self::map), for what is not in memory, or damaged.
     async fn read_map(&self, info: &InodeInfo, lblk: Lblk) -> Result<Extent> {
+        loop {
+            let generation = info.extents.lock().generation();
+            let Some(generation) = generation else {
+                // It changes at this moment.
+                drop(info.map_lock.read().await);
+                upcall::yield_now().await;
+                continue;
+            };
+            let found = self.search(info, lblk, generation).await;
+            // What was found while the map changed is neither an answer nor damage.
+            if !info.extents.lock().is_valid(generation) {
+                continue;
+            }
+            return found.map_err(|failed| match failed {
+                Failed::Io(error) => error,
+                Failed::Damaged(about, error) => {
+                    self.report(&format_args!("{about}{error}"));
+                    errno(error.kind)
+                }
+                Failed::Metadata(about) => {
+                    self.report(&format_args!("{about}a map that leads to metadata"));
+                    corrupted()
+                }
+            });
+        }
+    }
+
+    /// Searches the map, and remembers what it finds.
+    async fn search(
+        &self,
+        info: &InodeInfo,
+        lblk: Lblk,
+        generation: u32,
+    ) -> core::result::Result<Extent, Failed> {
         let mut about = About::inode(info.ino);
         let mut step = info
             .look(|inode| map::start(inode, lblk, &self.sb.geo))
-            .or_report(self, about)?;
+            .map_err(|error| Failed::Damaged(about, error))?;
         loop {
             match step {
                 Step::Descend(at) => {
                     about = About::block(info.ino, at.pblk.0);
-                    let buffer = self.block(at.pblk).await?;
+                    let buffer = self.block(at.pblk).await.map_err(Failed::Io)?;
                     step = self
-                        .descend(info, &at, &buffer, lblk)
-                        .or_report(self, about)?;
+                        .descend(info, &at, &buffer, lblk, generation)
+                        .map_err(|error| Failed::Damaged(about, error))?;
                 }
                 found => {
-                    let extent = self.found(info, lblk, found);
-                    if let Err(error) = extent {
-                        self.report(&format_args!("{about}a map that leads to metadata"));
-                        return Err(error);
-                    }
-                    return extent;
+                    let extent = self.found(info, lblk, found, generation);
+                    return extent.ok_or(Failed::Metadata(about));
                 }
             }
         }
@@ -200,26 +295,26 @@ impl Ext4 {
     /// As [`map`](Self::map), with what is in memory alone. Does not wait, and leaves
     /// damage to be reported by the other.
     pub fn map_cached(&self, info: &InodeInfo, lblk: Lblk) -> Option<Extent> {
-        let leaf = {
+        let (generation, leaf) = {
             let extents = info.extents.lock();
             if let Some(extent) = extents.find(lblk) {
                 return Some(extent);
             }
-            extents.leaf(lblk)
+            (extents.generation()?, extents.leaf(lblk))
         };
         let geo = &self.sb.geo;
         if let Some((at, buf)) = leaf {
             let step = at.step(buf.data(), lblk, geo).ok()?;
-            return self.found(info, lblk, step).ok();
+            return self.found(info, lblk, step, generation);
         }
         let mut step = info.look(|inode| map::start(inode, lblk, geo)).ok()?;
         loop {
             match step {
                 Step::Descend(at) => {
                     let buffer = self.cache.get(at.pblk.0)?;
-                    step = self.descend(info, &at, &buffer, lblk).ok()?;
+                    step = self.descend(info, &at, &buffer, lblk, generation).ok()?;
                 }
-                found => return self.found(info, lblk, found).ok(),
+                found => return self.found(info, lblk, found, generation),
             }
         }
     }
@@ -230,32 +325,42 @@ impl Ext4 {
         at: &map::TreeBlock,
         buffer: &Buf,
         lblk: Lblk,
+        generation: u32,
     ) -> layout::Result<Step> {
         if !buffer.is_verified() {
             at.verify(buffer.data(), &info.owner, &self.sb.geo)?;
             buffer.set_verified();
         }
         if at.depth == 0 && self.cache.has_room() {
-            info.extents.lock().remember_leaf(at, buffer);
+            let mut extents = info.extents.lock();
+            if extents.is_valid(generation) {
+                extents.remember_leaf(at, buffer);
+            }
         }
         at.step(buffer.data(), lblk, &self.sb.geo)
     }
 
-    fn found(&self, info: &InodeInfo, lblk: Lblk, step: Step) -> Result<Extent> {
+    /// What a step found, to be remembered; `None` if that cannot be right, or the map has changed
+    /// since `generation`.
+    fn found(&self, info: &InodeInfo, lblk: Lblk, step: Step, generation: u32) -> Option<Extent> {
         let extent = match step {
             Step::Extent(extent) => extent,
             Step::Hole { until } => Extent::hole(lblk, until),
-            Step::Descend(_) => return Err(EINVAL),
+            Step::Descend(_) => return None,
         };
         let on_system_block = extent
             .pblk()
             .is_some_and(|pblk| self.is_system_block(pblk, extent.len));
         // It covers the block unless somebody wrote to the device while we searched.
         if on_system_block || !extent.covers(lblk) {
-            return Err(corrupted());
+            return None;
         }
-        info.extents.lock().remember(extent);
-        Ok(extent)
+        let mut extents = info.extents.lock();
+        if !extents.is_valid(generation) {
+            return None;
+        }
+        extents.remember(extent);
+        Some(extent)
     }
 
     /// The block of a file that contains byte `pos`; blocks past the last that a file can have are

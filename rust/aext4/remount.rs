@@ -48,6 +48,8 @@ pub struct Writing {
     /// What commits, and what writes home.
     commits: JoinHandle<Result>,
     checkpoints: JoinHandle<Result>,
+    /// What deletes inodes that were left.
+    deletions: Option<JoinHandle<Result>>,
 }
 
 impl Ext4 {
@@ -109,6 +111,7 @@ impl Ext4 {
         let journal = Journal::start(log, &volume.cache, wide, checksums).await?;
         journal.set_barrier(volume.flags().barrier());
         volume.mark_in_use(has_log).await?;
+        volume.refresh_super().await?;
         let spawner = volume.disk.spawner();
         let (this, engine, released) = (volume.clone(), journal.clone(), groups.clone());
         let commits = spawner.spawn(async move {
@@ -134,13 +137,32 @@ impl Ext4 {
                 return Err(error);
             }
         };
+        let this = volume.clone();
+        volume.leaving.start();
+        let deletions = match spawner.spawn(async move { this.delete_loop().await }) {
+            Ok(deletions) => deletions,
+            Err(error) => {
+                journal.stop();
+                let _ = (commits.await, checkpoints.await);
+                return Err(error);
+            }
+        };
         *volume.writing.lock() = Some(Writing {
             journal,
             groups,
             commits,
             checkpoints,
+            deletions: Some(deletions),
         });
-        Ok(())
+        let cleaned = match KBox::pin(volume.clean_orphans(), disk::gfp()) {
+            Ok(clean) => clean.await,
+            Err(error) => Err(error.into()),
+        };
+        if cleaned.is_err() {
+            // The error of this one says less.
+            let _ = volume.make_read_only().await;
+        }
+        cleaned
     }
 
     /// Makes the volume read-only: what was changed is committed and written home, the log is
@@ -153,6 +175,15 @@ impl Ext4 {
     ///
     /// Not to be dropped.
     pub async fn make_read_only(&self) -> Result {
+        // What was left is deleted while that is possible.
+        let deletions = {
+            let mut writing = self.writing.lock();
+            (*writing).as_mut().and_then(|writing| writing.deletions.take())
+        };
+        if let Some(deletions) = deletions {
+            self.leaving.stop();
+            deletions.await??;
+        }
         let Some(writing) = self.writing.lock().take() else {
             return Ok(());
         };
@@ -256,7 +287,7 @@ impl Ext4 {
     }
 
     /// Changes the superblock, and waits until it is on stable media.
-    async fn edit_super(&self, change: impl FnOnce(&mut SuperEdit<'_>) + Send + 'static) -> Result {
+    pub(crate) async fn edit_super(&self, change: impl FnOnce(&mut SuperEdit<'_>) + Send + 'static) -> Result {
         let csum = *self.sb.geo.csum();
         let offset = super_offset(SUPER_KIB).ok_or(EINVAL)?;
         self.disk

@@ -12,7 +12,7 @@ use layout::xattr as format;
 use layout::{Acl, AclEntry, EaValue, Lblk, Pblk, Xattr, XattrSet, XattrValue};
 
 /// The largest value that is read; Linux has no larger ones.
-const VALUE_MAX: u32 = 65536;
+pub(crate) const VALUE_MAX: u32 = 65536;
 
 /// Where a value was found.
 enum Found {
@@ -60,7 +60,7 @@ impl Ext4 {
         look(&set)
     }
 
-    async fn xattr_block(&self, info: &InodeInfo, pblk: Pblk) -> Result<Buf> {
+    pub(crate) async fn xattr_block(&self, info: &InodeInfo, pblk: Pblk) -> Result<Buf> {
         if self.is_system_block(pblk, 1) {
             let ino = info.ino;
             self.report(&format_args!(
@@ -95,6 +95,7 @@ impl Ext4 {
         if !self.has_namespace(index) {
             return Err(EOPNOTSUPP);
         }
+        let _lock = info.rwsem.read().await.map_err(|_| EIO)?;
         self.raw_xattr(info, index, name).await
     }
 
@@ -171,6 +172,7 @@ impl Ext4 {
         info: &InodeInfo,
         each: &mut (dyn FnMut(u8, &[u8]) -> Result + Send),
     ) -> Result {
+        let _lock = info.rwsem.read().await.map_err(|_| EIO)?;
         self.each_set(info, |set| {
             for attr in set.iter() {
                 if self.has_namespace(attr.index) {
@@ -205,7 +207,7 @@ impl Ext4 {
         })
     }
 
-    /// An access control list; none if they are not enforced.
+    /// An access control list; none if they are not enforced. Its `rwsem` is taken to read.
     pub async fn get_acl(&self, info: &InodeInfo, default: bool) -> Result<Option<KVec<AclEntry>>> {
         let index = if default {
             format::INDEX_POSIX_ACL_DEFAULT
@@ -215,6 +217,7 @@ impl Ext4 {
         if !self.has_namespace(index) {
             return Ok(None);
         }
+        let _lock = info.rwsem.read().await.map_err(|_| EIO)?;
         let value = match self.raw_xattr(info, index, b"").await {
             Err(error) if error == ENODATA => return Ok(None),
             value => value?,

@@ -45,13 +45,6 @@ void upcall_i_size_write(struct inode *inode, loff_t size)
 	i_size_write(inode, size);
 }
 
-void upcall_set_sectors(struct inode *inode, u64 sectors)
-{
-	spin_lock(&inode->i_lock);
-	inode->i_blocks = sectors;
-	spin_unlock(&inode->i_lock);
-}
-
 void upcall_invalidate_lock(struct inode *inode)
 {
 	filemap_invalidate_lock(inode->i_mapping);

@@ -47,6 +47,11 @@ impl Attached {
         self.0.store(null_mut(), Relaxed);
     }
 
+    /// Whether there is a VFS inode. Does not sleep.
+    pub fn is_set(&self) -> bool {
+        !self.0.load(Acquire).is_null()
+    }
+
     /// Whether the page cache has any page of the file. Does not sleep.
     pub fn has_pages(&self) -> bool {
         let _rcu = rcu::read_lock();

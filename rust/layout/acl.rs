@@ -2,7 +2,7 @@
 
 //! POSIX access control lists, as the values of two attributes store them.
 
-use super::bytes::{get_u16, get_u32};
+use super::bytes::{get_u16, get_u32, put_u16, put_u32};
 use super::error::{Error, OrShort, Result};
 
 const SHORT: &str = "access control list: cut off";
@@ -35,6 +35,16 @@ impl AclTag {
             Self::Group(_) => 0x08,
             Self::Mask => 0x10,
             Self::Other => 0x20,
+        }
+    }
+}
+
+impl AclTag {
+    /// Returns the number of the user or the group.
+    const fn id(self) -> Option<u32> {
+        match self {
+            Self::User(id) | Self::Group(id) => Some(id),
+            _ => None,
         }
     }
 }
@@ -115,6 +125,36 @@ impl<'a> Acl<'a> {
     pub const fn iter(&self) -> AclIter<'a> {
         AclIter { left: self.entries }
     }
+}
+
+/// Returns how many bytes a list takes as a value.
+pub fn encoded_len(entries: &[AclEntry]) -> usize {
+    let len = |entry: &AclEntry| match entry.tag.id() {
+        Some(_) => 8,
+        None => 4,
+    };
+    4 + entries.iter().map(len).sum::<usize>()
+}
+
+/// Writes a list as a value to `to`, which has [`encoded_len`] bytes.
+///
+/// # Errors
+///
+/// [`Kind::Corrupt`](super::Kind::Corrupt) if `to` is too short, or [`Acl::parse`] would not take
+/// the list: entries are missing, or not in the right order.
+pub fn encode(entries: &[AclEntry], to: &mut [u8]) -> Result<()> {
+    put_u32(to, 0, VERSION).or_short(SHORT)?;
+    let mut at = 4;
+    for entry in entries {
+        put_u16(to, at, entry.tag.code()).or_short(SHORT)?;
+        put_u16(to, at + 2, entry.perm).or_short(SHORT)?;
+        at += 4;
+        if let Some(id) = entry.tag.id() {
+            put_u32(to, at, id).or_short(SHORT)?;
+            at += 4;
+        }
+    }
+    Acl::parse(to).map(drop)
 }
 
 /// An iterator over the entries of a checked list.

@@ -73,6 +73,21 @@ pub fn init(node: &mut [u8], depth: u8) -> Option<()> {
     put_u16(node, 6, u16::from(depth))
 }
 
+/// Makes the root of a file with these extents, which are in order; `None` if an inode has no room
+/// for so many.
+pub fn root_of(extents: &[Extent]) -> Option<[u8; 60]> {
+    let mut root = [0; 60];
+    init(&mut root, 0)?;
+    if extents.len() > usize::from(max_entries(root.len())) {
+        return None;
+    }
+    for (i, extent) in (0u16..).zip(extents) {
+        put_bytes(&mut root, offset(i), &extent_entry(extent)?)?;
+        put_u16(&mut root, 2, i + 1)?;
+    }
+    Some(root)
+}
+
 /// Computes and writes the checksum of a node in a block, if the volume has checksums; `None` if
 /// the node says that it has no room for one.
 pub fn seal(node: &mut [u8], owner: &Owner, geo: &Geometry) -> Option<()> {

@@ -5,7 +5,9 @@
 //! An [`InodeEdit`] borrows the inode's bytes. Its setters write one field each, wherever the disk
 //! keeps its parts, and skip parts for which the inode has no room. [`InodeEdit::seal`] comes last.
 
-use super::bytes::{get_u16, get_u32, high16, high32, low16, low32, put_bytes, put_u16, put_u32};
+use super::bytes::{
+    get_u16, get_u32, high16, high32, join32, low16, low32, put_bytes, put_u16, put_u32,
+};
 use super::extent::EMPTY_ROOT;
 use super::feature::RoCompat;
 use super::geometry::Geometry;
@@ -27,7 +29,7 @@ const EXTRA_ISIZE: usize = 0x80;
 pub const LINK_MAX: u16 = 65_000;
 
 /// The largest size of a regular file on a volume without `large_file`.
-const SMALL_FILE_MAX: u64 = 0x7fff_ffff;
+pub const SMALL_FILE_MAX: u64 = 0x7fff_ffff;
 
 /// Returns whether a regular file of `size` bytes needs `large_file` in the superblock.
 pub const fn needs_large_file(size: u64) -> bool {
@@ -226,6 +228,12 @@ impl<'a> InodeEdit<'a> {
         off + len <= usize::from(BASE_SIZE) + usize::from(self.extra_isize)
     }
 
+    /// Returns all bytes of the inode, to edit what lies in it and is no field: the names of a
+    /// directory.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        self.raw
+    }
+
     /// Returns how many bytes behind the first 128 are in use.
     pub const fn extra_isize(&self) -> u16 {
         self.extra_isize
@@ -277,6 +285,30 @@ impl<'a> InodeEdit<'a> {
     pub fn set_size(&mut self, size: u64) {
         self.put32(0x4, low32(size));
         self.put32(0x6c, high32(size));
+    }
+
+    /// Returns the size in bytes; that of a directory has 32 bits.
+    pub fn size(&self) -> u64 {
+        join32(self.get32(0x4), self.get32(0x6c))
+    }
+
+    /// Returns the space taken, in 512-byte sectors.
+    pub fn sectors(&self) -> u64 {
+        let lo = self.get32(0x1c);
+        if !self.geo.has_ro_compat(RoCompat::HUGE_FILE) {
+            return u64::from(lo);
+        }
+        let count = join32(lo, u32::from(self.get16(0x74)));
+        match self.flags().has(InodeFlags::HUGE_FILE) {
+            true => count << self.geo.block_bits().saturating_sub(9),
+            false => count,
+        }
+    }
+
+    /// Adds to the space taken, or takes from it, in 512-byte sectors; `None`, and nothing changes,
+    /// if the volume cannot keep so many.
+    pub fn add_sectors(&mut self, delta: i64) -> Option<()> {
+        self.set_sectors(self.sectors().saturating_add_signed(delta))
     }
 
     /// Sets the space taken, in 512-byte sectors; `None`, and nothing changes, if the volume cannot

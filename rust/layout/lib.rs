@@ -39,6 +39,7 @@
 //! | [`inline`] | contents that lie in the inode |
 //! | [`nokey`], [`sha256`] | what stands for encrypted names |
 //! | [`xattr`], [`acl`] | extended attributes, and the access control lists in them |
+//! | [`xattr_edit`] | changes of sets of attributes |
 //! | [`journal`] | the journal, in jbd2's format |
 //! | [`bytes`], [`units`], [`error`] | bounds-checked reads and writes, numbers with a unit, refusals |
 //!
@@ -86,6 +87,7 @@ pub mod super_edit;
 pub mod superblock;
 pub mod units;
 pub mod xattr;
+pub mod xattr_edit;
 
 pub use acl::{Acl, AclEntry, AclTag};
 pub use csum::{Crc16, Crc32c, CrcFns, Csum, Owner};
@@ -109,3 +111,4 @@ pub use super_edit::SuperEdit;
 pub use superblock::SuperBlock;
 pub use units::{FileType, Group, Ino, Lblk, Pblk};
 pub use xattr::{EaHasher, EaValue, Xattr, XattrSet, XattrValue};
+pub use xattr_edit::{NewValue, SetEdit, Sets, XattrChange};

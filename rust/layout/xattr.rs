@@ -19,8 +19,13 @@ const SHORT: &str = "attributes: buffer too short";
 /// The number that marks a set of attributes.
 pub(super) const MAGIC: u32 = 0xea02_0000;
 
-const ENTRY_SIZE: usize = 16;
-const BLOCK_HEADER: usize = 32;
+pub(super) const ENTRY_SIZE: usize = 16;
+pub(super) const BLOCK_HEADER: usize = 32;
+
+/// The bytes in front of the first entry in an inode, and what an inode has room for at least if it
+/// can have attributes.
+pub(super) const AREA_HEADER: usize = 4;
+pub(super) const AREA_MIN: usize = 8;
 
 /// The largest size in bytes that a value may claim; Linux itself stops at 64 KiB.
 pub const VALUE_MAX: u32 = 1 << 24;
@@ -129,10 +134,25 @@ impl<'a> XattrSet<'a> {
         let data = raw.get(..usize::from(geo.inode_size())).or_short(SHORT)?;
         match inode.xattr_offset {
             Some(start) => {
-                let first = usize::from(start).saturating_add(4);
+                let first = usize::from(start).saturating_add(AREA_HEADER);
                 Self::check(data, first, first, geo).map(Some)
             }
             None => Ok(None),
+        }
+    }
+
+    /// Checks the attributes in `area`, the bytes of an inode behind its fields; `None` if there are
+    /// none.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Corrupt`].
+    pub fn in_area(area: &'a [u8], geo: &Geometry) -> Result<Option<Self>> {
+        match get_u32(area, 0) {
+            Some(MAGIC) if area.len() >= AREA_MIN => {
+                Self::check(area, AREA_HEADER, AREA_HEADER, geo).map(Some)
+            }
+            _ => Ok(None),
         }
     }
 
@@ -305,7 +325,7 @@ impl<'a> XattrSet<'a> {
 }
 
 /// Entries start at multiples of four.
-fn next_entry(pos: usize, name_len: usize) -> usize {
+pub(super) fn next_entry(pos: usize, name_len: usize) -> usize {
     pos.saturating_add((ENTRY_SIZE + name_len).next_multiple_of(4))
 }
 
@@ -341,6 +361,13 @@ pub struct EaValue {
 }
 
 impl EaValue {
+    /// Returns the hash of the value, and the number of references to it, that an inode with a value
+    /// keeps for times.
+    pub fn hash_and_refs(inode: &Inode) -> (u32, u64) {
+        let refs = u64::from(inode.ctime.base_word()) << 32 | inode.version & 0xffff_ffff;
+        (inode.atime.base_word(), refs)
+    }
+
     /// Checks that `inode`, which is [`ino`](Self::ino), can hold the value, and starts the value's
     /// verification.
     ///
@@ -366,9 +393,8 @@ impl EaValue {
         if inode.size != u64::from(self.size) {
             return bad("attribute value: inode {} has another size");
         }
-        // Such inodes keep a hash, a reference count and (in Lustre's form) the parent for times.
-        let hash = inode.atime.base_word();
-        let refs = u64::from(inode.ctime.base_word()) << 32 | inode.version & 0xffff_ffff;
+        let (hash, refs) = Self::hash_and_refs(inode);
+        // In Lustre's form they keep the parent for a time.
         let lustre =
             inode.mtime.base_word() == parent.ino.0 && inode.generation == parent.generation;
         if refs == 0 && !lustre {

@@ -113,11 +113,4 @@ pub trait DataOperations: FileSystemType {
     /// Gives the file this size: what is behind it, reserved or mapped, is freed. The page cache has none
     /// of it any more, and none of it is being written.
     fn truncate(&self, inode: &Self::Inode, size: u64) -> impl Future<Output = Result>;
-
-    /// Makes durable what was written to the file before the call, and what leads to it; with
-    /// `datasync` no more than that.
-    fn sync_file(&self, inode: &Self::Inode, datasync: bool) -> impl Future<Output = Result>;
-
-    /// Space that the inode takes, in sectors of 512 bytes. Does not sleep.
-    fn sectors(&self, inode: &Self::Inode) -> u64;
 }

@@ -12,14 +12,17 @@
 //! `evict` waits until no readahead uses the inode. Readahead holds folio locks, for which
 //! `truncate_inode_pages` waits as well, but it goes on using the inode after it released the last of them.
 
-use crate::attr::{Attr, FileType, Time};
+use crate::attr::{Attr, FileType};
 use crate::fs::{FileSystem, FileSystemType};
+use crate::setattr::{self, timespec, SetAttr};
 use crate::superblock::SuperBlock;
 use crate::{acl, dir, file, pages, xattr};
+use core::future::Future;
 use core::mem::ManuallyDrop;
+use core::pin::Pin;
 use core::ptr::NonNull;
 use disk::{Attached, Level};
-use kernel::error::Error;
+use kernel::error::{Error, VTABLE_DEFAULT_ERROR};
 use kernel::ffi::{c_char, c_int, c_long, c_uint, c_void};
 use kernel::prelude::*;
 use upcall::block_on;
@@ -30,6 +33,25 @@ use upcall_bindings as ub;
 pub trait InodeOperations: FileSystemType {
     /// The attributes of an inode.
     fn attr(&self, inode: &Self::Inode) -> Attr;
+
+    /// Changes attributes, all or none. A time is rounded to what the inode can have.
+    fn set_attributes(
+        &self,
+        _inode: &Self::Inode,
+        _set: &SetAttr,
+    ) -> impl Future<Output = Result> + Send {
+        async { build_error!(VTABLE_DEFAULT_ERROR) }
+    }
+
+    /// Waits until what was changed of an inode is durable; with `datasync` that is what leads to its
+    /// contents.
+    fn sync_inode(
+        &self,
+        _inode: &Self::Inode,
+        _datasync: bool,
+    ) -> impl Future<Output = Result> + Send {
+        async { build_error!(VTABLE_DEFAULT_ERROR) }
+    }
 
     /// Where the inode keeps its VFS inode.
     fn attached(inode: &Self::Inode) -> &Attached;
@@ -95,6 +117,12 @@ pub(crate) unsafe extern "C" fn evict<F: FileSystem>(inode: *mut ub::inode) {
         }
         ub::truncate_inode_pages_final(&raw mut (*inode).i_data);
         ub::upcall_users_wait(&raw mut (*this).reading);
+        let deleted = (*inode).__bindgen_anon_1.i_nlink == 0;
+        if let Some(info) = (*this).info.as_ref().filter(|_| F::HAS_EVICT && deleted) {
+            // If it fails the inode stays on the disk's list of those to delete.
+            let volume = SuperBlock::<F>::new((*inode).i_sb).volume();
+            let _ = boxed(|| volume.evict(info)).and_then(block_on);
+        }
         ub::clear_inode(inode);
     }
 }
@@ -118,6 +146,10 @@ impl<'a, F: FileSystem> Inode<'a, F> {
                 sb: SuperBlock::new((*inode).i_sb),
             }
         }
+    }
+
+    pub(crate) fn as_ptr(&self) -> *mut ub::inode {
+        self.raw.as_ptr()
     }
 
     pub(crate) fn volume(&self) -> &'a F {
@@ -200,27 +232,7 @@ unsafe fn attach<F: FileSystem>(sb: &SuperBlock<'_, F>, inode: NonNull<ub::inode
     let volume = sb.volume();
     let attr = volume.attr(&info);
     let raw = inode.as_ptr();
-    let time = |t: Time| ub::timespec64 {
-        tv_sec: t.secs,
-        tv_nsec: t.nanos as c_long,
-    };
-    let c = ub::upcall_attr {
-        size: attr.size,
-        sectors: attr.sectors,
-        version: 0,
-        atime: time(attr.atime),
-        mtime: time(attr.mtime),
-        ctime: time(attr.ctime),
-        uid: attr.uid,
-        gid: attr.gid,
-        generation: attr.generation,
-        nlink: attr.nlink,
-        rdev_major: attr.device.0,
-        rdev_minor: attr.device.1,
-        s_flags: s_flags(attr.flags),
-        mode: attr.mode,
-        no_acl: attr.no_xattr,
-    };
+    let c = c_attr(&attr);
     // SAFETY: By the function's contract.
     unsafe {
         ub::upcall_inode_fill(raw, &c);
@@ -254,6 +266,45 @@ unsafe fn attach<F: FileSystem>(sb: &SuperBlock<'_, F>, inode: NonNull<ub::inode
     }
 }
 
+/// The attributes for C.
+fn c_attr(attr: &Attr) -> ub::upcall_attr {
+    ub::upcall_attr {
+        size: attr.size,
+        sectors: attr.sectors,
+        version: 0,
+        atime: timespec(attr.atime),
+        mtime: timespec(attr.mtime),
+        ctime: timespec(attr.ctime),
+        uid: attr.uid,
+        gid: attr.gid,
+        generation: attr.generation,
+        nlink: attr.nlink,
+        rdev_major: attr.device.0,
+        rdev_minor: attr.device.1,
+        s_flags: s_flags(attr.flags),
+        mode: attr.mode,
+        no_acl: attr.no_xattr,
+    }
+}
+
+/// Copies what can change of the file system's inode into the VFS's, but for the size of a regular
+/// file. Does not sleep.
+pub(crate) fn refresh<F: FileSystem>(inode: &Inode<'_, F>) {
+    let raw = inode.as_ptr();
+    // SAFETY: The inode is valid. Under the lock nobody else is between reading and copying.
+    unsafe {
+        ub::upcall_inode_state_lock(raw);
+        ub::upcall_inode_mirror(raw, &c_attr(&inode.volume().attr(inode.info())));
+        ub::upcall_inode_state_unlock(raw);
+    }
+}
+
+/// Puts a future on the heap: it is large, and its caller is deep in the VFS.
+#[inline(never)]
+pub(crate) fn boxed<T: Future>(make: impl FnOnce() -> T) -> Result<Pin<KBox<T>>> {
+    Ok(KBox::pin(make(), disk::gfp())?)
+}
+
 /// The VFS's inode flags for `FS_*_FL`.
 fn s_flags(flags: u32) -> u32 {
     [
@@ -272,11 +323,33 @@ fn s_flags(flags: u32) -> u32 {
 struct Ops<F>(core::marker::PhantomData<F>);
 
 impl<F: FileSystem> Ops<F> {
+    const SETATTR: Option<
+        unsafe extern "C" fn(*mut ub::mnt_idmap, *mut ub::dentry, *mut ub::iattr) -> c_int,
+    > = if F::HAS_SET_ATTRIBUTES {
+        Some(setattr::setattr::<F>)
+    } else {
+        None
+    };
+    const UPDATE_TIME: Option<
+        unsafe extern "C" fn(*mut ub::inode, ub::fs_update_time, c_uint) -> c_int,
+    > = if F::HAS_SET_ATTRIBUTES {
+        Some(setattr::update_time::<F>)
+    } else {
+        None
+    };
+
     const COMMON: ub::inode_operations = ub::inode_operations {
         getattr: Some(Self::getattr),
+        setattr: Self::SETATTR,
+        update_time: Self::UPDATE_TIME,
         listxattr: Some(xattr::list::<F>),
         get_inode_acl: Some(acl::get_inode_acl::<F>),
         fileattr_get: Some(Self::fileattr_get),
+        fileattr_set: if F::HAS_SET_ATTRIBUTES {
+            Some(setattr::fileattr_set::<F>)
+        } else {
+            None
+        },
         // SAFETY: Zero is what the C initialisers leave there.
         ..unsafe { core::mem::zeroed() }
     };
@@ -292,6 +365,8 @@ impl<F: FileSystem> Ops<F> {
     const FAST_LINK: &'static ub::inode_operations = &ub::inode_operations {
         get_link: Some(ub::simple_get_link),
         getattr: Some(Self::getattr),
+        setattr: Self::SETATTR,
+        update_time: Self::UPDATE_TIME,
         listxattr: Some(xattr::list::<F>),
         // SAFETY: As above.
         ..unsafe { core::mem::zeroed() }
@@ -302,6 +377,8 @@ impl<F: FileSystem> Ops<F> {
     };
     const SPECIAL: &'static ub::inode_operations = &ub::inode_operations {
         getattr: Some(Self::getattr),
+        setattr: Self::SETATTR,
+        update_time: Self::UPDATE_TIME,
         listxattr: Some(xattr::list::<F>),
         get_inode_acl: Some(acl::get_inode_acl::<F>),
         // SAFETY: As above.

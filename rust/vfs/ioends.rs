@@ -23,7 +23,7 @@
 //! later, end with `EIO`. What they had reserved stays taken until the volume is gone.
 
 use crate::fs::FileSystem;
-use crate::inode::Inode;
+use crate::inode::{refresh, Inode};
 use core::cell::UnsafeCell;
 use core::future::poll_fn;
 use core::mem::offset_of;
@@ -232,7 +232,7 @@ impl Taker {
             }
         };
         // SAFETY: As above.
-        unsafe { ub::upcall_set_sectors(run.inode.as_ptr(), fs.sectors(&info)) };
+        unsafe { refresh(&Inode::<F>::new(run.inode.as_ptr())) };
         if let Err(error) = &done {
             fs.disk().log_limited(
                 Level::Error,

@@ -14,6 +14,7 @@
 //! | [`inode`] | VFS inodes attached to the file system's, `stat`, links |
 //! | [`attr`] | the attributes of an inode |
 //! | [`dir`] | `lookup` and `readdir` |
+//! | [`setattr`] | `setattr`, `update_time`, `chattr` |
 //! | [`listing`] | directory entries on their way to who lists a directory |
 //! | [`data`] | [`DataOperations`]: what it provides for files that are written |
 //! | [`file`](mod@file) | `read`, `lseek`, `ioctl`, direct reads |
@@ -47,6 +48,7 @@ mod mount_ref;
 mod pages;
 pub mod permission;
 mod resize;
+mod setattr;
 mod superblock;
 mod write;
 mod writeback;
@@ -64,5 +66,6 @@ pub use listing::{DirBatch, DirEntry};
 pub use mount::{MountOption, Registration, Type};
 pub use mount_ref::MountRef;
 pub use pages::{AddressSpaceOperations, Iomap};
+pub use setattr::SetAttr;
 pub use superblock::{StatFs, SuperOperations};
 pub use xattr::{XattrNamespace, XattrOperations};

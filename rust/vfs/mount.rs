@@ -28,7 +28,6 @@ use kernel::error::{from_result, to_result};
 use kernel::ffi::c_int;
 use kernel::prelude::*;
 use kernel::sync::atomic::{Acquire, Atomic, Release};
-use kernel::sync::Arc;
 use kernel::types::Opaque;
 use upcall::{block_on, Device, Executor, Scope};
 use upcall_bindings as ub;

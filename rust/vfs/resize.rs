@@ -9,28 +9,30 @@
 //! when the file system is told, nothing of what it frees is being written, or can come to be.
 
 use crate::fs::FileSystem;
-use crate::inode::Inode;
+use crate::inode::{boxed, Inode};
 use crate::write::zero_range;
 use kernel::error::to_result;
 use kernel::prelude::*;
 use upcall::block_on;
 use upcall_bindings as ub;
 
-/// Gives a file the size `size`: for `setattr`, after the checks of the VFS, and before the other attributes.
+/// Gives a file the size `size`, after the checks of the VFS. Neither times nor the VFS's copies of
+/// attributes change, but the size. Returns whether it had another one.
 ///
 /// Fails with the errors of the disk, and with `EROFS`. May sleep.
 ///
 /// # Safety
 ///
 /// `raw` is a regular file of a volume of type `F`, and its lock is held exclusively.
-pub(crate) unsafe fn set_size<F: FileSystem>(raw: *mut ub::inode, size: u64) -> Result {
+pub(crate) unsafe fn set_size<F: FileSystem>(raw: *mut ub::inode, size: u64) -> Result<bool> {
     // SAFETY: By the function's contract.
     unsafe {
         ub::inode_dio_wait(raw);
+        let old = ub::upcall_i_size_read(raw) as u64;
         ub::upcall_invalidate_lock(raw);
         let result = set_size_locked::<F>(raw, size);
         ub::upcall_invalidate_unlock(raw);
-        result
+        result.map(|()| size != old)
     }
 }
 
@@ -63,8 +65,7 @@ unsafe fn set_size_locked<F: FileSystem>(raw: *mut ub::inode, size: u64) -> Resu
             ))?;
         }
         ub::truncate_setsize(raw, size as i64);
-        block_on(volume.truncate(info, size))??;
-        ub::upcall_set_sectors(raw, volume.sectors(info));
+        block_on(boxed(|| volume.truncate(info, size))?)??;
         Ok(())
     }
 }

@@ -20,7 +20,7 @@
 
 use crate::data::FileMapKind;
 use crate::fs::FileSystem;
-use crate::inode::Inode;
+use crate::inode::{refresh, Inode};
 use crate::writeback::fill;
 use core::future::Future;
 use core::marker::PhantomData;
@@ -459,7 +459,7 @@ impl<F: FileSystem> Ops<F> {
                 if let Err(error) = block_on_nofs(done).and_then(|done| done) {
                     return error.to_errno();
                 }
-                ub::upcall_set_sectors(raw, volume.sectors(info));
+                refresh(&inode);
             }
             if grows {
                 ub::upcall_i_size_write(raw, end as i64);

@@ -17,7 +17,7 @@
 
 use crate::data::{FileMap, FileMapKind};
 use crate::fs::FileSystem;
-use crate::inode::Inode;
+use crate::inode::{boxed, Inode};
 use core::marker::PhantomData;
 use kernel::error::to_result;
 use kernel::ffi::{c_int, c_uint};
@@ -169,7 +169,8 @@ pub(crate) unsafe extern "C" fn fsync<F: FileSystem>(
             to_result(ub::file_write_and_wait_range(file, start, end))?;
             let inode = Inode::<F>::new((*file).f_inode);
             let volume = inode.volume();
-            let synced = block_on(volume.sync_file(inode.info(), datasync != 0))?;
+            let sync = boxed(|| volume.sync_inode(inode.info(), datasync != 0))?;
+            let synced = block_on(sync)?;
             let told = to_result(ub::file_check_and_advance_wb_err(file));
             synced.and(told)
         }

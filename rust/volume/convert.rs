@@ -2,13 +2,15 @@
 
 //! The types of `aext4` and `layout`, as the two interfaces have them.
 
-use aext4::{DirContext, Ext4, InodeInfo};
+use aext4::{DirContext, Ext4, InodeInfo, SetAttributes};
 use disk::gfp;
 use kernel::prelude::*;
 use layout::dir::NAME_MAX;
 use layout::xattr as format;
 use layout::{AclTag, DataMap, Ino, InodeFlags};
-use vfs::{AclEntry, Attr, DirBatch, DirEntry, FileType, StatFs, Time, VolumeInfo, XattrNamespace};
+use vfs::{
+    AclEntry, Attr, DirBatch, DirEntry, FileType, SetAttr, StatFs, Time, VolumeInfo, XattrNamespace,
+};
 
 /// The magic number that `statfs` reports, the same as ext4's.
 const MAGIC: u64 = 0xef53;
@@ -67,6 +69,24 @@ pub(crate) fn attr(volume: &Ext4, info: &InodeInfo) -> Attr {
             && !inode.flags.has(InodeFlags::JOURNAL_DATA)
             && !inode.flags.has(InodeFlags::VERITY),
         no_xattr: inode.xattr_offset.is_none() && inode.xattr_block.is_none(),
+    }
+}
+
+/// The attributes that are to change.
+pub(crate) fn set_attributes(set: &SetAttr) -> SetAttributes {
+    let time = |t: Time| layout::Time {
+        secs: t.secs,
+        nanos: t.nanos,
+    };
+    SetAttributes {
+        mode: set.mode,
+        uid: set.uid,
+        gid: set.gid,
+        project: set.project,
+        flags: set.flags.map(InodeFlags),
+        atime: set.atime.map(time),
+        mtime: set.mtime.map(time),
+        ctime: set.ctime.map(time),
     }
 }
 

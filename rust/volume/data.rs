@@ -3,7 +3,7 @@
 //! What crate `vfs` needs of files that are written.
 
 use crate::vfs_ops::Mounted;
-use aext4::{InodeRef, Mapping, MappingKind};
+use aext4::{Ext4, InodeRef, Mapping, MappingKind};
 use kernel::prelude::*;
 use vfs::{DataOperations, FileMap, FileMapKind};
 
@@ -78,16 +78,7 @@ impl DataOperations for Mounted {
         info.size()
     }
 
-    async fn truncate(&self, _info: &InodeRef, _size: u64) -> Result {
-        Err(EOPNOTSUPP)
-    }
-
-    async fn sync_file(&self, info: &InodeRef, _datasync: bool) -> Result {
-        self.sync_inode(info).await?;
-        self.disk.device().flush().await
-    }
-
-    fn sectors(&self, info: &InodeRef) -> u64 {
-        info.look(|inode| inode.sectors)
+    async fn truncate(&self, info: &InodeRef, size: u64) -> Result {
+        Ext4::truncate(self, info, size).await
     }
 }

@@ -12,8 +12,8 @@ use kernel::sync::Arc;
 use layout::Ino;
 use vfs::{
     AclEntry, AddressSpaceOperations, Attr, DirBatch, DirOperations, ExportOperations,
-    FileOperations, FileSystemType, InodeOperations, Iomap, MountOption, StatFs, SuperOperations,
-    Type, VolumeInfo, XattrNamespace, XattrOperations,
+    FileOperations, FileSystemType, InodeOperations, Iomap, MountOption, SetAttr, StatFs,
+    SuperOperations, Type, VolumeInfo, XattrNamespace, XattrOperations,
 };
 
 /// The type, as it is registered.
@@ -124,6 +124,15 @@ impl SuperOperations for Mounted {
 impl InodeOperations for Mounted {
     fn attr(&self, info: &InodeRef) -> Attr {
         convert::attr(self, info)
+    }
+
+    async fn set_attributes(&self, info: &InodeRef, set: &SetAttr) -> Result {
+        let set = convert::set_attributes(set);
+        self.0.set_attributes(info, &set).await
+    }
+
+    async fn sync_inode(&self, info: &InodeRef, _datasync: bool) -> Result {
+        self.0.sync_inode(info).await
     }
 
     fn attached(info: &InodeRef) -> &Attached {

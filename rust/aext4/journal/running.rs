@@ -41,6 +41,15 @@ impl Credits {
         }
     }
 
+    /// Both together.
+    pub const fn and(self, other: Self) -> Self {
+        Self {
+            blocks: self.blocks.saturating_add(other.blocks),
+            revokes: self.revokes.saturating_add(other.revokes),
+            freed: self.freed.saturating_add(other.freed),
+        }
+    }
+
     fn add(&mut self, other: &Self) {
         self.blocks += other.blocks;
         self.revokes += other.revokes;

@@ -12,6 +12,11 @@ impl Attached {
         Self
     }
 
+    /// Whether there is a VFS inode.
+    pub fn is_set(&self) -> bool {
+        false
+    }
+
     /// Whether the page cache has any page of the file.
     pub fn has_pages(&self) -> bool {
         false

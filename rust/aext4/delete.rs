@@ -1,0 +1,245 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Deleting inodes that nothing leads to, when the last user lets go of them.
+//!
+//! Whoever lets go of an inode without links says so by [`Ext4::delete`]. If others use it still, it
+//! is noted as one that is being left, and a task of the volume looks at these until they have no
+//! users. So a reference may be dropped in any context, and nobody has to be told.
+//!
+//! # Concurrency
+//!
+//! That an inode has no users is told under the table's lock, and there it leaves the table: from
+//! then on its number may be given to another, which has an `InodeInfo` of its own. On the disk it
+//! has no links, so nobody reads it there, and it is on the list of orphans: if something fails, or
+//! the power does, the next mount deletes it.
+
+use crate::alloc::{InodeFree, Space};
+use crate::ext4::Ext4;
+use crate::inode_info::{InodeInfo, InodeRef};
+use crate::inode_plan::{InodePlan, Writable};
+use crate::map_plan::MapPlan;
+use crate::orphan::OrphanRemove;
+use core::time::Duration;
+use disk::gfp;
+use kernel::prelude::*;
+use kernel::rbtree::RBTreeNodeReservation;
+use layout::{DataMap, Ino, Lblk};
+use upcall::atomic::{Acquire, Atomic, Release};
+use upcall::Notify;
+
+/// How many blocks one transaction that frees some edits at most, about.
+const CREDITS_MAX: u32 = 96;
+
+/// How long the task waits before it looks at inodes again that are being left.
+const LOOK_FIRST: Duration = Duration::from_millis(10);
+const LOOK_LAST: Duration = Duration::from_millis(640);
+
+/// How often the task looks when the volume becomes read-only.
+const LAST_LOOKS: u32 = 3;
+
+/// What the task that deletes inodes waits for.
+pub(crate) struct Leaving {
+    wake: Notify,
+    stopped: Atomic<bool>,
+}
+
+impl Leaving {
+    pub(crate) fn new() -> Self {
+        Self {
+            wake: Notify::new(),
+            stopped: Atomic::new(false),
+        }
+    }
+
+    /// The task may begin.
+    pub(crate) fn start(&self) {
+        self.stopped.store(false, Release);
+    }
+
+    /// The task ends soon.
+    pub(crate) fn stop(&self) {
+        self.stopped.store(true, Release);
+        self.wake.notify_one();
+    }
+}
+
+impl Ext4 {
+    /// Lets go of an inode, and deletes it if nothing leads to it and nobody else uses it: its
+    /// blocks, its attributes and itself are free. If others use it still, a task of the volume
+    /// deletes it when they do not any more.
+    ///
+    /// Does nothing for an inode with links, or on a volume that is not writable. Fails with the
+    /// errors of damage and of the block layer; the next mount tries again.
+    ///
+    /// # Cancellation
+    ///
+    /// As when it fails.
+    pub async fn delete(&self, info: InodeRef) -> Result {
+        if !info.is_deleted() || self.journal().is_none() {
+            return Ok(());
+        }
+        let memory = leaving_node().await?;
+        if !self.take_out(&info, memory) {
+            drop(info);
+            self.leaving.wake.notify_one();
+            return Ok(());
+        }
+        loop {
+            // Large, and to be tried again until there is memory: it is in no table any more.
+            match KBox::pin(self.delete_now(&info), gfp()) {
+                Ok(delete) => return delete.await,
+                Err(_) if upcall::on_worker() => upcall::memory_freed().await,
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Takes an inode out of the table if nobody else uses it, or notes that it is being left.
+    fn take_out(&self, info: &InodeRef, memory: LeavingMemory) -> bool {
+        let mut table = self.inodes.lock();
+        let node = table.remove_alone(info);
+        let taken = node.is_some();
+        let unused = match taken {
+            true => Some(memory),
+            false => {
+                table.set_leaving(info.ino, memory);
+                None
+            }
+        };
+        drop(table);
+        // Freed without the lock.
+        drop((node, unused));
+        taken
+    }
+
+    /// Looks at the next inode from number `from` on that is being left: its number, and what
+    /// [`look_leaving`](crate::inode_info::InodeTable::look_leaving) says.
+    fn look_left(&self, from: u32) -> Option<(Ino, Option<Option<InodeRef>>)> {
+        let mut freed = None;
+        let mut table = self.inodes.lock();
+        let next = table.next_leaving(from)?;
+        let found = table.look_leaving(next, &mut freed);
+        drop(table);
+        drop(freed);
+        Some((next, found))
+    }
+
+    /// Deletes an inode that nobody else uses, and that is in the table no more.
+    pub(crate) async fn delete_now(&self, info: &InodeInfo) -> Result {
+        let writable = self.writable()?;
+        self.drop_xattr_values(info).await?;
+        if matches!(info.data_map(), DataMap::Extents | DataMap::Indirect) {
+            self.free_all(&writable, info).await
+        } else {
+            self.free_inode(&writable, info, None).await
+        }
+    }
+
+    /// Frees the blocks of an inode, and then the inode.
+    async fn free_all(&self, writable: &Writable, info: &InodeInfo) -> Result {
+        let mut until = Lblk::END;
+        loop {
+            let guard = info.map_lock.write().await.map_err(|_| ESHUTDOWN)?;
+            let mut map = MapPlan::new(self, writable, info, Space::Must).await?;
+            until = map.unmap(Lblk(0), until, CREDITS_MAX).await?;
+            if until == Lblk(0) {
+                return self.free_inode(writable, info, Some(map)).await;
+            }
+            let inode = self.plan_inode(info).await?;
+            let credits = map.credits().and(InodePlan::CREDITS);
+            let mut tx = writable.journal.begin(&self.cache, credits).await?;
+            let change = map.apply(&mut tx);
+            inode.apply(self, &mut tx, info, |edit| {
+                change.put(edit);
+                edit.set_size(0);
+            });
+            drop((change, tx, guard));
+        }
+    }
+
+    /// The last transaction: what is left, and the inode.
+    async fn free_inode(
+        &self,
+        writable: &Writable,
+        info: &InodeInfo,
+        map: Option<MapPlan<'_>>,
+    ) -> Result {
+        let allocator = writable.allocator(self);
+        let free = allocator.plan_free_inode(info.ino, info.is_dir()).await?;
+        let inode = self.plan_inode(info).await?;
+        let mut credits = InodePlan::CREDITS
+            .and(InodeFree::CREDITS)
+            .and(OrphanRemove::CREDITS);
+        if let Some(map) = &map {
+            credits = credits.and(map.credits());
+        }
+        let xattrs = self.plan_release_xattrs(writable, info).await?;
+        credits = credits.and(xattrs.credits());
+        let orphan = self.plan_orphan_remove(info.ino).await?;
+        let mut tx = writable.journal.begin(&self.cache, credits).await?;
+        if let Some(orphan) = orphan {
+            orphan.apply(self, &mut tx);
+        }
+        let change = map.map(|map| map.apply(&mut tx));
+        xattrs.apply(self, &mut tx);
+        // A time that is 32 bits wide, as the inode has it.
+        inode.clear(self, &mut tx, info, disk::time::now().secs as u32);
+        free.apply(&mut tx);
+        drop((change, tx));
+        Ok(())
+    }
+
+    /// Deletes inodes that were left, until the volume becomes read-only.
+    pub(crate) async fn delete_loop(&self) -> Result {
+        let mut wait = LOOK_FIRST;
+        let mut last_looks = 0;
+        loop {
+            let left = self.delete_left().await;
+            let stopped = self.leaving.stopped.load(Acquire);
+            if stopped && (left == 0 || last_looks == LAST_LOOKS) {
+                return Ok(());
+            }
+            last_looks += u32::from(stopped);
+            if left == 0 {
+                wait = LOOK_FIRST;
+                let _ = self.leaving.wake.notified().await;
+            } else {
+                upcall::sleep(wait).await;
+                wait = (wait * 2).min(LOOK_LAST);
+            }
+        }
+    }
+
+    /// Looks once at the inodes that are being left. Returns how many have users still.
+    async fn delete_left(&self) -> usize {
+        let (mut at, mut left) = (0, 0);
+        while let Some((next, found)) = self.look_left(at) {
+            at = next.0.saturating_add(1);
+            match found {
+                Some(Some(info)) => {
+                    if let Err(error) = self.delete(info).await {
+                        let errno = error.to_errno();
+                        self.report(&format_args!("inode {next}: error {errno} deleting it"));
+                    }
+                }
+                Some(None) => left += 1,
+                None => {}
+            }
+        }
+        left
+    }
+}
+
+/// Memory for an inode that is being left.
+async fn leaving_node() -> Result<LeavingMemory> {
+    loop {
+        match LeavingMemory::new(gfp()) {
+            Ok(node) => return Ok(node),
+            Err(_) if upcall::on_worker() => upcall::memory_freed().await,
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// An inode's number, as a key.
+pub(crate) type LeavingMemory = RBTreeNodeReservation<u32, ()>;

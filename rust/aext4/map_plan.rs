@@ -1,0 +1,899 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! [`MapPlan`]: a change of an inode's map, planned before a transaction and applied by it.
+//!
+//! The blocks of the tree are changed in copies: each step of a plan finds there what the steps
+//! before it have done. So one plan may map, convert and unmap as much as a transaction has room
+//! for, in as many leaves as it takes, and what is left for the transaction is to put the copies
+//! in the place of the blocks.
+//!
+//! ```text
+//! let guard = info.map_lock.write().await?;
+//! let mut plan = MapPlan::new(volume, &writable, info, Space::User).await?;
+//! plan.map_loan(lblk, loan, false).await?;
+//! let inode = volume.plan_inode(info).await?;
+//! let credits = plan.credits().and(InodePlan::CREDITS);
+//! let mut tx = writable.journal.begin(&volume.cache, credits).await?;
+//! let change = plan.apply(&mut tx);
+//! inode.apply(volume, &mut tx, info, |edit| change.put(edit));
+//! drop((change, tx, guard));
+//! ```
+//!
+//! # Concurrency
+//!
+//! Who plans holds the inode's `map_lock` to write, from before the plan until the
+//! [`MapChange`] is dropped; a directory's also its `rwsem`. Who searches the map meanwhile sees it
+//! as it was, until the transaction: see [`map`](crate::map).
+
+use crate::alloc::{FreePlan, Goal, Loan, Space};
+use crate::error::{corrupted, errno, About, OrReport};
+use crate::ext4::Ext4;
+use crate::inode_info::InodeInfo;
+use crate::inode_plan::Writable;
+use crate::journal::{Credits, Transaction};
+use crate::map::Change;
+use crate::memory;
+use disk::run::Draft;
+use disk::{Buf, Planned};
+use kernel::prelude::*;
+use layout::extent::EMPTY_ROOT;
+use layout::extent_edit::{self, Target};
+use layout::inode::I_BLOCK_SIZE;
+use layout::inode_edit::SMALL_FILE_MAX;
+use layout::{
+    extent_path, indirect_edit, DataMap, Extent, ExtentPath, ExtentPlan, FileType, Geometry,
+    IndirectPath, IndirectPlan, InodeEdit, InodeFlags, Lblk, Pblk, RoCompat, TreeBlock,
+};
+use upcall::WriteGuard;
+
+/// The most levels below a root.
+const DEPTH_MAX: usize = extent_path::MAX_LEVELS - 1;
+
+/// How many runs one step of a plan unmaps at most.
+const STEP_RUNS: u16 = 8;
+
+/// How many blocks of metadata one step unmaps at most: each of them is revoked.
+const STEP_REVOKES: u32 = 512;
+
+/// The size of `i_block`.
+type Root = [u8; I_BLOCK_SIZE];
+
+/// A change of an inode's map.
+///
+/// # Cancellation
+///
+/// Dropping it leaves everything as it is. After an error it can only be dropped.
+pub struct MapPlan<'a> {
+    volume: &'a Ext4,
+    writable: &'a Writable,
+    info: &'a InodeInfo,
+    /// Out of which space the blocks of the tree come.
+    space: Space<'a>,
+    /// Whether they come out of what is kept back if there is no other.
+    must: bool,
+    extents: bool,
+    root: Root,
+    /// Blocks of the tree that were read, or made.
+    nodes: KVec<Node>,
+    /// Which of them lead to the leaf in charge, and how many these are.
+    path: [usize; DEPTH_MAX],
+    depth: usize,
+    step: KBox<Step>,
+    /// What the step unmaps.
+    runs: KVec<Extent>,
+    loans: KVec<Loan>,
+    frees: KVec<FreePlan>,
+    /// Blocks of metadata that are freed, by runs.
+    revoked: KVec<(u64, u32)>,
+    /// How many blocks the inode has more.
+    blocks: i64,
+    /// What applying it takes.
+    credits: Credits,
+}
+
+/// A block of a tree.
+struct Node {
+    block: u64,
+    /// As it was found; none if it is fresh.
+    old: Option<Buf>,
+    /// As it will be, if it changes.
+    new: Option<(Planned, Draft)>,
+    /// There if it is fresh.
+    loan: Option<Loan>,
+    /// There if it is in use no more.
+    free: Option<FreePlan>,
+}
+
+/// One step of a plan, which is large.
+enum Step {
+    None,
+    Extents(ExtentPlan),
+    Indirect(IndirectPlan),
+}
+
+/// What a step does.
+#[derive(Clone, Copy)]
+enum Do {
+    Map(u32, Pblk, bool),
+    Convert(u32, bool),
+    Unmap(Lblk, Lblk),
+}
+
+impl Node {
+    fn data(&self) -> &[u8] {
+        match (&self.new, &self.old) {
+            (Some((_, draft)), _) => draft.data(),
+            (None, Some(buf)) => buf.data(),
+            (None, None) => &[],
+        }
+    }
+}
+
+/// The nodes of a path.
+fn path_nodes<'n>(
+    root: &'n Root,
+    nodes: &'n [Node],
+    path: &[usize],
+) -> ([&'n [u8]; DEPTH_MAX + 1], usize) {
+    let mut found: [&[u8]; DEPTH_MAX + 1] = [&[]; DEPTH_MAX + 1];
+    let below = path
+        .iter()
+        .map(|i| nodes.get(*i).map_or(&[][..], Node::data));
+    let all = Iterator::chain(core::iter::once(&root[..]), below);
+    for (slot, data) in found.iter_mut().zip(all) {
+        *slot = data;
+    }
+    (found, path.len() + 1)
+}
+
+impl<'a> MapPlan<'a> {
+    /// Begins a plan that changes nothing. Blocks of the tree will come out of `space`.
+    ///
+    /// Fails with `EUCLEAN` for an inode without a map, and with `ENOMEM`.
+    pub async fn new(
+        volume: &'a Ext4,
+        writable: &'a Writable,
+        info: &'a InodeInfo,
+        space: Space<'a>,
+    ) -> Result<Self> {
+        let (map, root) = info.look(|inode| (inode.data_map(), inode.block));
+        let extents = match map {
+            DataMap::Extents => true,
+            DataMap::Indirect => false,
+            _ => {
+                volume.report(&format_args!("inode {}: it has no map to change", info.ino));
+                return Err(corrupted());
+            }
+        };
+        Self::with_root(volume, writable, info, space, extents, root).await
+    }
+
+    /// Begins a plan for an inode that is to have a map, and has none: this one.
+    pub(crate) async fn with_root(
+        volume: &'a Ext4,
+        writable: &'a Writable,
+        info: &'a InodeInfo,
+        space: Space<'a>,
+        extents: bool,
+        root: Root,
+    ) -> Result<Self> {
+        Ok(Self {
+            volume,
+            writable,
+            info,
+            space,
+            must: false,
+            extents,
+            root,
+            nodes: KVec::new(),
+            path: [0; DEPTH_MAX],
+            depth: 0,
+            step: memory::boxed(|| Step::None).await?,
+            runs: KVec::new(),
+            loans: KVec::new(),
+            frees: KVec::new(),
+            revoked: KVec::new(),
+            blocks: 0,
+            credits: Credits::default(),
+        })
+    }
+
+    /// Blocks of the tree come out of what is kept back, if there are no others: for what must not
+    /// fail.
+    pub fn must(mut self) -> Self {
+        self.must = true;
+        self
+    }
+
+    fn geo(&self) -> &'a Geometry {
+        &self.volume.sb.geo
+    }
+
+    /// What [`apply`](Self::apply) takes of the transaction's credits.
+    pub fn credits(&self) -> Credits {
+        self.credits
+    }
+
+    /// Plans to map the blocks from `lblk` on, which are a hole, to those of a loan.
+    ///
+    /// Fails with `ENOSPC`, `EFBIG`, and with the errors of damage and of the block layer.
+    pub async fn map_loan(&mut self, lblk: Lblk, loan: Loan, unwritten: bool) -> Result {
+        memory::room(&mut self.loans).await?;
+        self.map(lblk, loan.start(), loan.len(), unwritten).await?;
+        self.credits = self.credits.and(Loan::CREDITS);
+        self.loans.push_within_capacity(loan).map_err(|_| ENOMEM)
+    }
+
+    /// As [`map_loan`](Self::map_loan), for blocks from `start` on whose loan the caller applies.
+    pub async fn map(&mut self, lblk: Lblk, start: Pblk, len: u32, unwritten: bool) -> Result {
+        let mut done = 0;
+        self.blocks += i64::from(len);
+        while done < len {
+            let pblk = Pblk(start.0 + u64::from(done));
+            let what = Do::Map(len - done, pblk, unwritten);
+            let range = self.run(Lblk(lblk.0.saturating_add(done)), what).await?;
+            done += self.count(range)?;
+        }
+        self.check_space()
+    }
+
+    /// Plans to make blocks written that are mapped, and not written; or the other way round.
+    ///
+    /// Fails as [`map_loan`](Self::map_loan) does.
+    pub async fn convert(&mut self, lblk: Lblk, len: u32, unwritten: bool) -> Result {
+        let mut done = 0;
+        while done < len {
+            let what = Do::Convert(len - done, unwritten);
+            let range = self.run(Lblk(lblk.0.saturating_add(done)), what).await?;
+            done += self.count(range)?;
+        }
+        self.check_space()
+    }
+
+    /// Plans to unmap and free the blocks from `from` up to `until`, exclusive, from the end on,
+    /// until applying the plan takes more than `limit` blocks. Returns from where on they are
+    /// unmapped.
+    ///
+    /// Blocks of directories and links are revoked. Fails as [`map_loan`](Self::map_loan) does.
+    pub async fn unmap(&mut self, from: Lblk, until: Lblk, limit: u32) -> Result<Lblk> {
+        let mut until = until.min(self.end());
+        let metadata = self.volume.has_metadata_blocks(self.info);
+        while until > from {
+            let log = self
+                .credits
+                .blocks
+                .saturating_add(self.credits.revokes / 64);
+            if log > limit {
+                break;
+            }
+            let low = match metadata {
+                true => from.max(Lblk(until.0.saturating_sub(STEP_REVOKES))),
+                false => from,
+            };
+            memory::room_for(&mut self.runs, STEP_RUNS.into()).await?;
+            let range = self
+                .run(Lblk(until.0.saturating_sub(1)), Do::Unmap(low, until))
+                .await?;
+            while let Some(run) = self.runs.pop() {
+                self.free(&run, metadata).await?;
+            }
+            if range.0 >= until {
+                return Err(self.damaged());
+            }
+            until = range.0.max(from);
+        }
+        Ok(until.max(from))
+    }
+
+    /// The end of what the map has a place for.
+    fn end(&self) -> Lblk {
+        if self.extents {
+            return Lblk::END;
+        }
+        let pointers = u64::from(self.geo().block_size() / 4);
+        let blocks = 12 + pointers * (1 + pointers * (1 + pointers));
+        u32::try_from(blocks).map_or(Lblk::END, Lblk)
+    }
+
+    /// Plans to free what was mapped by an extent.
+    async fn free(&mut self, run: &Extent, metadata: bool) -> Result {
+        let Some(start) = run.pblk() else {
+            return Ok(());
+        };
+        memory::room(&mut self.frees).await?;
+        memory::room(&mut self.revoked).await?;
+        let allocator = self.writable.allocator(self.volume);
+        let free = allocator.plan_free(start, run.len).await?;
+        self.credits = self.credits.and(free.credits());
+        self.blocks -= i64::from(run.len);
+        self.frees.push_within_capacity(free).map_err(|_| ENOMEM)?;
+        if metadata {
+            self.credits.revokes = self.credits.revokes.saturating_add(run.len);
+            let run = (start.0, run.len);
+            self.revoked.push_within_capacity(run).map_err(|_| ENOMEM)?;
+        }
+        Ok(())
+    }
+
+    /// How many blocks a step covers.
+    fn count(&self, range: (Lblk, Lblk)) -> Result<u32> {
+        match range.1 .0.checked_sub(range.0 .0) {
+            Some(count) if count > 0 => Ok(count),
+            _ => Err(self.damaged()),
+        }
+    }
+
+    #[cold]
+    fn damaged(&self) -> Error {
+        let ino = self.info.ino;
+        self.volume
+            .report(&format_args!("inode {ino}: a map that cannot be changed"));
+        corrupted()
+    }
+
+    /// Whether the inode can say how much space it takes.
+    fn check_space(&self) -> Result {
+        let had = self.info.look(|inode| inode.sectors);
+        let has = had.saturating_add_signed(self.sectors());
+        // With the feature every count of blocks of a volume fits.
+        match has >> 32 == 0 || self.geo().has_ro_compat(RoCompat::HUGE_FILE) {
+            true => Ok(()),
+            false => Err(EFBIG),
+        }
+    }
+
+    fn sectors(&self) -> i64 {
+        let bits = u32::from(self.geo().block_bits().saturating_sub(9));
+        self.blocks << bits
+    }
+
+    /// Plans one step, in the leaf in charge of `lblk`. Returns what it covers.
+    async fn run(&mut self, lblk: Lblk, what: Do) -> Result<(Lblk, Lblk)> {
+        self.find(lblk).await?;
+        let range = self.plan(lblk, what)?;
+        self.take_blocks().await?;
+        self.take_copies().await?;
+        if self.edit().is_none() {
+            return Err(self.damaged());
+        }
+        self.drop_nodes().await?;
+        Ok(range)
+    }
+
+    /// Reads the way to the leaf in charge of `lblk`.
+    async fn find(&mut self, lblk: Lblk) -> Result {
+        self.depth = 0;
+        while let Some(at) = self.next(lblk)? {
+            let known = |node: &Node| node.block == at.pblk.0 && node.free.is_none();
+            let place = match self.nodes.iter().position(known) {
+                Some(place) => place,
+                None => self.read(&at).await?,
+            };
+            *self.path.get_mut(self.depth).ok_or_else(corrupted)? = place;
+            self.depth += 1;
+        }
+        Ok(())
+    }
+
+    fn next(&self, lblk: Lblk) -> Result<Option<TreeBlock>> {
+        let path = self.path.get(..self.depth).unwrap_or_default();
+        let (nodes, len) = path_nodes(&self.root, &self.nodes, path);
+        let nodes = nodes.get(..len).unwrap_or_default();
+        let next = match self.extents {
+            true => extent_path::next_block(nodes, lblk, self.geo()),
+            false => indirect_edit::next_block(nodes, lblk, self.geo()),
+        };
+        next.or_report(self.volume, About::inode(self.info.ino))
+    }
+
+    async fn read(&mut self, at: &TreeBlock) -> Result<usize> {
+        memory::room(&mut self.nodes).await?;
+        let about = About::block(self.info.ino, at.pblk.0);
+        if self.volume.is_system_block(at.pblk, 1) {
+            self.volume
+                .report(&format_args!("{about}a map that leads to metadata"));
+            return Err(corrupted());
+        }
+        let buf = self.volume.block(at.pblk).await?;
+        if !buf.is_verified() {
+            at.verify(buf.data(), &self.info.owner, self.geo())
+                .or_report(self.volume, about)?;
+            buf.set_verified();
+        }
+        let node = Node {
+            block: at.pblk.0,
+            old: Some(buf),
+            new: None,
+            loan: None,
+            free: None,
+        };
+        self.nodes.push_within_capacity(node).map_err(|_| ENOMEM)?;
+        Ok(self.nodes.len() - 1)
+    }
+
+    /// Plans the step. Not in the caller, whose future has no room for it.
+    #[inline(never)]
+    fn plan(&mut self, lblk: Lblk, what: Do) -> Result<(Lblk, Lblk)> {
+        let geo = self.geo();
+        let path = self.path.get(..self.depth).unwrap_or_default();
+        let (nodes, len) = path_nodes(&self.root, &self.nodes, path);
+        let nodes = nodes.get(..len).unwrap_or_default();
+        self.runs.clear();
+        let planned = match self.extents {
+            true => plan_extents(nodes, lblk, geo, what, &mut self.step, &mut self.runs),
+            false => plan_indirect(nodes, lblk, geo, what, &mut self.step, &mut self.runs),
+        };
+        planned.map_err(|error| {
+            let ino = self.info.ino;
+            self.volume.report(&format_args!("inode {ino}: {error}"));
+            errno(error.kind)
+        })
+    }
+
+    /// Takes the blocks that the step needs for the tree, and says where they are.
+    async fn take_blocks(&mut self) -> Result {
+        let count = match &*self.step {
+            Step::None => 0,
+            Step::Extents(plan) => plan.new_blocks(),
+            Step::Indirect(plan) => plan.new_blocks(),
+        };
+        let first = self.nodes.len();
+        memory::room_for(&mut self.nodes, count.into()).await?;
+        for _ in 0..count {
+            let loan = self.take_block().await?;
+            let block = loan.start().0;
+            let planned = self.volume.cache.plan_new(block).await?;
+            let draft = self.volume.cache.draft().await?;
+            let node = Node {
+                block,
+                old: None,
+                new: Some((planned, draft)),
+                loan: Some(loan),
+                free: None,
+            };
+            self.nodes.push_within_capacity(node).map_err(|_| ENOMEM)?;
+            let one = Credits::blocks(1).and(Loan::CREDITS);
+            self.credits = self.credits.and(one);
+            self.blocks += 1;
+        }
+        let mut blocks = [Pblk(0); DEPTH_MAX + 1];
+        let fresh = self.nodes.get(first..).unwrap_or_default();
+        for (block, node) in blocks.iter_mut().zip(fresh) {
+            *block = Pblk(node.block);
+        }
+        let blocks = blocks.get(..fresh.len()).unwrap_or_default();
+        let placed = match &mut *self.step {
+            Step::None => Some(()),
+            Step::Extents(plan) => plan.place(blocks),
+            Step::Indirect(plan) => plan.place(blocks),
+        };
+        placed.ok_or(ENOSPC)
+    }
+
+    /// Takes a block for the tree: with the metadata of the inode's group, out of the way of what
+    /// the file holds.
+    async fn take_block(&mut self) -> Result<Loan> {
+        let sb = &self.volume.sb;
+        let goal = Goal::of_inode(&sb.geo, sb.groups_per_flex, self.info.ino, false);
+        let allocator = self.writable.allocator(self.volume);
+        match allocator.loan_blocks(goal, 1, 1, &mut self.space).await {
+            Err(ENOSPC) if self.must => allocator.loan_blocks(goal, 1, 1, &mut Space::Must).await,
+            result => result,
+        }
+    }
+
+    /// Copies the blocks that the step changes.
+    async fn take_copies(&mut self) -> Result {
+        let levels = match &*self.step {
+            Step::None => 0,
+            Step::Extents(plan) => levels(plan.edits().map(|edit| edit.target)),
+            Step::Indirect(plan) => levels(plan.edits().map(|edit| edit.target)),
+        };
+        for level in 0..self.depth {
+            if levels & 2 << level == 0 {
+                continue;
+            }
+            let place = self.path.get(level).copied().ok_or(EINVAL)?;
+            let node = self.nodes.get_mut(place).ok_or(EINVAL)?;
+            if let (None, Some(old)) = (&node.new, &node.old) {
+                let planned = self.volume.cache.plan(node.block).await?;
+                let draft = self.volume.cache.draft_of(old).await?;
+                node.new = Some((planned, draft));
+                self.credits = self.credits.and(Credits::blocks(1));
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the step's edits in the copies. `None` if one of them does not fit.
+    #[inline(never)]
+    fn edit(&mut self) -> Option<()> {
+        let path = self.path.get(..self.depth)?;
+        match &*self.step {
+            Step::None => {}
+            Step::Extents(plan) => {
+                let first = self.nodes.len().checked_sub(plan.new_blocks().into())?;
+                // What is made of others is made of them as they were.
+                for edit in plan.edits() {
+                    let Target::Fresh(n) = edit.target else {
+                        continue;
+                    };
+                    let place = first + usize::from(n);
+                    let mut new = self.nodes.get_mut(place)?.new.take()?;
+                    let (sources, _) = path_nodes(&self.root, &self.nodes, path);
+                    let source = sources.get(usize::from(edit.source))?;
+                    edit.make(source, new.1.data_mut())?;
+                    self.nodes.get_mut(place)?.new = Some(new);
+                }
+                for edit in plan.edits() {
+                    if let Target::Level(level) = edit.target {
+                        let bytes = target(&mut self.root, &mut self.nodes, path, level)?;
+                        edit.apply(bytes)?;
+                    }
+                }
+            }
+            Step::Indirect(plan) => {
+                let first = self.nodes.len().checked_sub(plan.new_blocks().into())?;
+                for edit in plan.edits() {
+                    match edit.target {
+                        Target::Fresh(n) => {
+                            let node = self.nodes.get_mut(first + usize::from(n))?;
+                            edit.make(node.new.as_mut()?.1.data_mut())?;
+                        }
+                        Target::Level(level) => {
+                            let bytes = target(&mut self.root, &mut self.nodes, path, level)?;
+                            edit.apply(bytes)?;
+                        }
+                    }
+                }
+            }
+        }
+        Some(())
+    }
+
+    /// Plans to free the blocks that the step takes out of the tree.
+    async fn drop_nodes(&mut self) -> Result {
+        let mut gone = [None; extent_path::MAX_LEVELS];
+        let fill = |gone: &mut [Option<Pblk>], all: &mut dyn Iterator<Item = Pblk>| {
+            for (slot, pblk) in gone.iter_mut().zip(all) {
+                *slot = Some(pblk);
+            }
+        };
+        match &*self.step {
+            Step::None => {}
+            Step::Extents(plan) => fill(&mut gone, &mut plan.freed_nodes()),
+            Step::Indirect(plan) => fill(&mut gone, &mut plan.freed_nodes()),
+        }
+        for pblk in gone.into_iter().flatten() {
+            let known = |node: &Node| node.block == pblk.0 && node.free.is_none();
+            let place = self.nodes.iter().position(known).ok_or(EINVAL)?;
+            self.blocks -= 1;
+            let node = self.nodes.get_mut(place).ok_or(EINVAL)?;
+            node.new = None;
+            if node.loan.is_some() {
+                // It was of this plan. Its credits stay, which does no harm.
+                drop(self.nodes.remove(place));
+                continue;
+            }
+            let allocator = self.writable.allocator(self.volume);
+            let free = allocator.plan_free(pblk, 1).await?;
+            self.credits = self.credits.and(free.credits());
+            self.credits.revokes = self.credits.revokes.saturating_add(1);
+            node.free = Some(free);
+        }
+        Ok(())
+    }
+
+    /// Changes the blocks of the map, and takes and frees what it has more and less. Does not
+    /// sleep, and does not fail.
+    ///
+    /// The inode is changed after this, in the same transaction, by [`MapChange::put`]; and only
+    /// then the change is dropped.
+    pub fn apply(self, tx: &mut Transaction<'_>) -> MapChange<'a> {
+        let change = Change::begin(self.info);
+        let sectors = self.sectors();
+        let (geo, cache) = (self.geo(), &self.volume.cache);
+        let Self {
+            info,
+            extents,
+            root,
+            mut nodes,
+            mut loans,
+            mut frees,
+            revoked,
+            ..
+        } = self;
+        while let Some(node) = nodes.pop() {
+            if let Some(free) = node.free {
+                tx.revoke(cache, node.block);
+                free.apply(tx);
+                continue;
+            }
+            if let Some(loan) = node.loan {
+                loan.apply(tx);
+            }
+            let Some((planned, mut draft)) = node.new else {
+                continue;
+            };
+            if extents && extent_edit::seal(draft.data_mut(), &info.owner, geo).is_none() {
+                kernel::warn_on!(true);
+            }
+            let new = draft.data();
+            tx.edit(planned, |block| {
+                if block.len() == new.len() {
+                    block.copy_from_slice(new);
+                }
+            });
+        }
+        while let Some(loan) = loans.pop() {
+            loan.apply(tx);
+        }
+        for (start, len) in revoked.iter() {
+            for block in *start..start.saturating_add(u64::from(*len)) {
+                tx.revoke(cache, block);
+            }
+        }
+        while let Some(free) = frees.pop() {
+            free.apply(tx);
+        }
+        MapChange {
+            block: root,
+            sectors,
+            _change: change,
+        }
+    }
+}
+
+/// The levels of a path that edits are for, a bit each.
+fn levels(targets: impl Iterator<Item = Target>) -> u32 {
+    targets.fold(0, |all, target| match target {
+        Target::Level(level) => all | 1 << (u32::from(level) & 31),
+        Target::Fresh(_) => all,
+    })
+}
+
+/// The bytes of a level of the path, to be changed.
+fn target<'n>(
+    root: &'n mut Root,
+    nodes: &'n mut [Node],
+    path: &[usize],
+    level: u8,
+) -> Option<&'n mut [u8]> {
+    let Some(below) = usize::from(level).checked_sub(1) else {
+        return Some(&mut root[..]);
+    };
+    let node = nodes.get_mut(*path.get(below)?)?;
+    Some(node.new.as_mut()?.1.data_mut())
+}
+
+#[inline(never)]
+fn plan_extents(
+    nodes: &[&[u8]],
+    lblk: Lblk,
+    geo: &Geometry,
+    what: Do,
+    step: &mut Step,
+    runs: &mut KVec<Extent>,
+) -> layout::Result<(Lblk, Lblk)> {
+    let path = ExtentPath::new(nodes, lblk, geo)?;
+    let plan = match what {
+        Do::Map(len, pblk, unwritten) => path.map(len, pblk, unwritten)?,
+        Do::Convert(len, unwritten) => path.convert(len, unwritten)?,
+        Do::Unmap(from, until) => path.unmap(from, until, STEP_RUNS)?,
+    };
+    let range = plan.range();
+    if let Do::Unmap(..) = what {
+        for run in path.extents(range.0, range.1) {
+            push_run(runs, run?)?;
+        }
+    }
+    *step = Step::Extents(plan);
+    Ok(range)
+}
+
+#[inline(never)]
+fn plan_indirect(
+    nodes: &[&[u8]],
+    lblk: Lblk,
+    geo: &Geometry,
+    what: Do,
+    step: &mut Step,
+    runs: &mut KVec<Extent>,
+) -> layout::Result<(Lblk, Lblk)> {
+    let path = IndirectPath::new(nodes, lblk, geo)?;
+    let plan = match what {
+        Do::Map(len, pblk, false) => path.map(len, pblk)?,
+        Do::Map(..) | Do::Convert(..) => {
+            let what = "block map: it has no unwritten blocks";
+            return Err(layout::Error::corrupt1(what, lblk));
+        }
+        Do::Unmap(from, until) => path.unmap(from, until, STEP_RUNS)?,
+    };
+    let range = plan.range();
+    if let Do::Unmap(..) = what {
+        for run in path.extents(range.0, range.1) {
+            push_run(runs, run?)?;
+        }
+    }
+    *step = Step::Indirect(plan);
+    Ok(range)
+}
+
+/// There is room for as many as a step has.
+fn push_run(runs: &mut KVec<Extent>, run: Extent) -> layout::Result<()> {
+    let what = "block map: it has more runs than it said";
+    runs.push_within_capacity(run)
+        .map_err(|_| layout::Error::corrupt(what))
+}
+
+/// What becomes of the inode whose map a transaction has changed.
+///
+/// Who searches the map waits for its drop, which is after the inode was changed.
+#[must_use = "the inode is to be changed, too"]
+pub struct MapChange<'a> {
+    /// What `i_block` holds from now on.
+    pub block: Root,
+    /// By how many sectors of 512 bytes the inode takes more space.
+    pub sectors: i64,
+    _change: Change<'a>,
+}
+
+impl MapChange<'_> {
+    /// Changes the inode. Called within [`InodePlan::apply`](crate::inode_plan::InodePlan::apply).
+    pub fn put(&self, edit: &mut InodeEdit<'_>) {
+        edit.set_block(&self.block);
+        // That it fits was checked by the plan.
+        let _ = edit.add_sectors(self.sectors);
+    }
+}
+
+/// The `i_block` of an inode whose only block, number 0, is at `pblk`; `None` if there is none such.
+pub fn first_block(extents: bool, pblk: Pblk, geo: &Geometry) -> Option<Root> {
+    let mut root = match extents {
+        true => EMPTY_ROOT,
+        false => [0; I_BLOCK_SIZE],
+    };
+    let empty = root;
+    if extents {
+        let path = ExtentPath::new(&[&empty], Lblk(0), geo).ok()?;
+        let mut plan = path.map(1, pblk, false).ok()?;
+        plan.place(&[])?;
+        for edit in plan.edits() {
+            edit.apply(&mut root)?;
+        }
+    } else {
+        let path = IndirectPath::new(&[&empty], Lblk(0), geo).ok()?;
+        let mut plan = path.map(1, pblk).ok()?;
+        plan.place(&[])?;
+        for edit in plan.edits() {
+            edit.apply(&mut root)?;
+        }
+    }
+    Some(root)
+}
+
+/// One more block at the end of a directory, planned.
+///
+/// # Cancellation
+///
+/// Dropping it leaves the directory as it is.
+pub struct Append<'a> {
+    map: MapPlan<'a>,
+    block: Planned,
+    /// The number of the block in the directory.
+    pub lblk: Lblk,
+    /// The size of the directory with it.
+    pub size: u64,
+    _lock: WriteGuard<'a, ()>,
+}
+
+/// What becomes of an inode that got a block: see [`Append::apply`].
+#[must_use = "the inode is to be changed, too"]
+pub struct Appended<'a> {
+    change: MapChange<'a>,
+    size: u64,
+    _lock: WriteGuard<'a, ()>,
+}
+
+impl Append<'_> {
+    /// What applying it takes of the transaction's credits: with the block's edit, without the
+    /// inode's.
+    pub fn credits(&self) -> Credits {
+        self.map.credits().and(Credits::blocks(1))
+    }
+}
+
+impl<'a> Append<'a> {
+    /// The block is the directory's from here on. Does not sleep, and does not fail.
+    ///
+    /// The caller fills the block, which is all zero, and changes the inode by [`Appended::put`],
+    /// in the same transaction; and only then drops what this returns.
+    pub fn apply(self, tx: &mut Transaction<'_>) -> (Appended<'a>, Planned) {
+        let appended = Appended {
+            change: self.map.apply(tx),
+            size: self.size,
+            _lock: self._lock,
+        };
+        (appended, self.block)
+    }
+}
+
+impl Appended<'_> {
+    /// Changes the inode: its map, its size, and the space that it takes. Called within
+    /// [`InodePlan::apply`](crate::inode_plan::InodePlan::apply).
+    pub fn put(&self, edit: &mut InodeEdit<'_>) {
+        self.change.put(edit);
+        edit.set_size(self.size);
+    }
+}
+
+impl Ext4 {
+    /// Plans to append one block to a directory, whose `rwsem` the caller writes. It takes the
+    /// `map_lock`; the map may be searched meanwhile, also by the caller.
+    ///
+    /// Fails with `ENOSPC`, with `EFBIG` if the directory can have no more, and with the errors of
+    /// damage and of the block layer.
+    ///
+    /// # Cancellation
+    ///
+    /// The directory stays as it is.
+    pub async fn plan_append<'a>(
+        &'a self,
+        writable: &'a Writable,
+        info: &'a InodeInfo,
+    ) -> Result<Append<'a>> {
+        let _lock = info.map_lock.write().await.map_err(|_| ESHUTDOWN)?;
+        let geo = &self.sb.geo;
+        let (size, extents) = info.look(|inode| (inode.size, inode.data_map() == DataMap::Extents));
+        let bits = geo.block_bits();
+        let size = size.next_multiple_of(1 << bits).saturating_add(1 << bits);
+        if size > geo.max_file_size(extents) {
+            return Err(EFBIG);
+        }
+        let lblk = u32::try_from((size >> bits).saturating_sub(1)).map_err(|_| EFBIG)?;
+        let lblk = Lblk(lblk);
+        let goal = self.goal(info, lblk).await?;
+        let allocator = writable.allocator(self);
+        let loan = allocator.loan_blocks(goal, 1, 1, &mut Space::User).await?;
+        let block = self.cache.plan_new(loan.start().0).await?;
+        let mut map = MapPlan::new(self, writable, info, Space::User).await?;
+        map.map_loan(lblk, loan, false).await?;
+        Ok(Append {
+            map,
+            block,
+            lblk,
+            size,
+            _lock,
+        })
+    }
+
+    /// Where block `lblk` of a file should be: behind the block in front of it, if that is mapped.
+    pub async fn goal(&self, info: &InodeInfo, lblk: Lblk) -> Result<Goal> {
+        if let Some(before) = lblk.0.checked_sub(1).map(Lblk) {
+            let extent = self.map(info, before).await?;
+            let at = extent.from(before).and_then(|extent| extent.pblk());
+            if let Some(at) = at {
+                return Ok(Goal::near(before, at, lblk));
+            }
+        }
+        let regular = info.file_type == FileType::Regular;
+        let per_flex = self.sb.groups_per_flex;
+        Ok(Goal::of_inode(&self.sb.geo, per_flex, info.ino, regular))
+    }
+
+    /// The largest size that a file can have, with the features that the volume has.
+    pub fn max_size(&self, info: &InodeInfo) -> u64 {
+        let geo = &self.sb.geo;
+        let extents = info.flags().has(InodeFlags::EXTENTS);
+        let most = geo.max_file_size(extents);
+        match geo.has_ro_compat(RoCompat::LARGE_FILE) {
+            true => most,
+            false => most.min(SMALL_FILE_MAX),
+        }
+    }
+
+    /// Whether what the inode's map leads to is metadata, which the journal has.
+    pub(crate) fn has_metadata_blocks(&self, info: &InodeInfo) -> bool {
+        info.file_type != FileType::Regular || info.flags().has(InodeFlags::EA_INODE)
+    }
+}

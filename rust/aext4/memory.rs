@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Memory for what is planned. An upcall does not wait for reclaim in an allocation, but for
+//! [`upcall::memory_freed`].
+//!
+//! # Cancellation
+//!
+//! Dropping one of the futures leaves the vector as it is.
+
+use disk::gfp;
+use kernel::prelude::*;
+
+/// Makes room for one more element.
+pub(crate) async fn room<T>(vec: &mut KVec<T>) -> Result {
+    room_for(vec, 1).await
+}
+
+/// Makes room for `count` more elements.
+pub(crate) async fn room_for<T>(vec: &mut KVec<T>, count: usize) -> Result {
+    loop {
+        match vec.reserve(count, gfp()) {
+            Ok(()) => return Ok(()),
+            Err(_) if upcall::on_worker() => upcall::memory_freed().await,
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// A box of what `make` makes.
+pub(crate) async fn boxed<T>(make: impl Fn() -> T) -> Result<KBox<T>> {
+    loop {
+        match KBox::new(make(), gfp()) {
+            Ok(made) => return Ok(made),
+            Err(_) if upcall::on_worker() => upcall::memory_freed().await,
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
