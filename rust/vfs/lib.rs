@@ -17,7 +17,11 @@
 //! | [`namei`] | `create`, `link`, `unlink`, `rename` and their like |
 //! | [`setattr`] | `setattr`, `update_time`, `chattr` |
 //! | [`listing`] | directory entries on their way to who lists a directory |
-//! | [`file`](mod@file) | `read`, `lseek`, `ioctl`, direct IO |
+//! | [`data`] | [`DataOperations`]: what it provides for files that are written |
+//! | [`file`](mod@file) | `read`, `lseek`, `ioctl`, direct reads |
+//! | [`write`](mod@write) | `write`, direct writes, shared mappings |
+//! | [`writeback`], [`ioends`] | from the page cache to the device, and what comes after; `fsync` |
+//! | [`resize`] | a file's size |
 //! | [`pages`] | the page cache: readahead that only starts work, iomap |
 //! | [`permission`] | what credentials permit |
 //! | [`mount_ref`] | keeping a volume mounted from Rust |
@@ -43,23 +47,29 @@ macro_rules! present {
 
 mod acl;
 mod attr;
+mod data;
 mod dir;
 mod export;
 mod file;
 pub mod fs;
 mod inode;
+mod ioends;
 mod listing;
 mod mount;
 mod mount_ref;
 mod namei;
 mod pages;
 pub mod permission;
+mod resize;
 mod setattr;
 mod superblock;
+mod write;
+mod writeback;
 mod xattr;
 
 pub use acl::AclEntry;
 pub use attr::{Attr, FileType, Time};
+pub use data::{DataOperations, FileMap, FileMapKind};
 pub use dir::DirOperations;
 pub use export::ExportOperations;
 pub use file::FileOperations;

@@ -6,6 +6,7 @@
 
 use crate::fs::{FileSystem, FileSystemType};
 use crate::inode;
+use crate::ioends::IoEnds;
 use core::future::Future;
 use core::marker::PhantomData;
 use core::ptr::NonNull;
@@ -13,6 +14,7 @@ use disk::Level;
 use kernel::error::{from_result, VTABLE_DEFAULT_ERROR};
 use kernel::ffi::{c_int, c_long, c_void};
 use kernel::prelude::*;
+use kernel::sync::Arc;
 use upcall::{block_on, Scope};
 use upcall_bindings as ub;
 
@@ -102,6 +104,8 @@ pub(crate) struct Mounted<F> {
     pub(crate) fs: F,
     pub(crate) scope: Option<Scope>,
     pub(crate) cache: *mut ub::kmem_cache,
+    /// Behind `scope`, whose upcall uses it.
+    pub(crate) ioends: Arc<IoEnds>,
 }
 
 impl<F: FileSystem> Mounted<F> {
