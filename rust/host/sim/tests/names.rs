@@ -6,13 +6,14 @@ use aext4::{Ext4, InodeInfo, InodeRef, NewInode, Options, Rename};
 use kernel::machine::{self, Rng};
 use kernel::prelude::*;
 use layout::{Device, FileType, Ino};
-use sim::e2fs::{run, Image, Scratch};
+use sim::e2fs::{Image, Scratch};
 use sim::volume::Volume;
 use sim::{simulate, Bed};
 use simdisk::Store;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use upcall::block_on;
+use upcall::simulation::jitter;
 
 /// What is made, and what e2fsprogs is told to make for it.
 const KINDS: [&str; 10] = [
@@ -222,6 +223,10 @@ struct World {
     model: Model,
     inodes: BTreeMap<usize, InodeRef>,
     rng: Rng,
+    /// What the names begin with that it makes.
+    prefix: &'static str,
+    /// How many of the inodes are others', too, and stay where they are: the first.
+    shared: usize,
     /// How often each result was seen.
     seen: BTreeMap<String, u32>,
 }
@@ -250,6 +255,8 @@ impl World {
             model: Model::new(),
             inodes: BTreeMap::from([(0, root), (1, lost)]),
             rng: Rng::new(seed),
+            prefix: "",
+            shared: 2,
             seen: BTreeMap::new(),
         }
     }
@@ -276,7 +283,7 @@ impl World {
         let n = self.rng.below(among);
         // The length is told by the number.
         let len = 1 + (n * 7919) % 60;
-        let mut name = format!("{n}-").into_bytes();
+        let mut name = format!("{}{n}-", self.prefix).into_bytes();
         name.resize(name.len() + len as usize, b'a' + (n % 26) as u8);
         name
     }
@@ -290,7 +297,7 @@ impl World {
             return None;
         }
         let (name, id) = names.iter().nth(self.rng.below(count) as usize).unwrap();
-        (*id != 1).then(|| (dir, name.clone(), *id))
+        (*id >= self.shared).then(|| (dir, name.clone(), *id))
     }
 
     /// Makes something, and says what must come of it.
@@ -470,7 +477,7 @@ impl World {
             }
         }
         let there = self.model.names(to).get(&new_name).copied();
-        if there == Some(1) {
+        if there.is_some_and(|id| id < self.shared) {
             return ("none", Ok(()), Ok(()));
         }
         let mut target = there;
@@ -551,7 +558,8 @@ impl World {
     /// The last user of something without a name lets go of it.
     async fn forget(&mut self, id: usize) {
         self.model.nodes.remove(&id);
-        let _inode = self.inodes.remove(&id).expect("an inode");
+        let inode = self.inodes.remove(&id).expect("an inode");
+        self.ext4().delete(inode).await.expect("it is deleted");
     }
 
     async fn steps(&mut self, count: u64, among: u64) {
@@ -583,20 +591,6 @@ fn ended(bed: &Bed, volume: &Volume) -> Store {
     bed.device.disk().durable().clone()
 }
 
-/// Lets e2fsck do what is to be done for orphans, and nothing else. Then there is nothing to say.
-fn judge(image: &Image, what: &str) {
-    let path = image.path().to_str().expect("a path");
-    let (status, said) = run("e2fsck", &["-f", "-p", path]);
-    let known = |line: &str| {
-        line.contains("orphaned inode")
-            || line.contains(" files (")
-            || line.contains("recovering journal")
-    };
-    let odd: Vec<&str> = said.lines().filter(|line| !known(line)).collect();
-    assert!(status <= 1 && odd.is_empty(), "{what}: {status}: {said}");
-    assert_eq!(image.is_clean(), Ok(()), "{what}");
-}
-
 #[test]
 fn names_are_what_a_model_says_on_every_kind_of_volume() {
     let dir = Scratch::new("names");
@@ -619,7 +613,7 @@ fn names_are_what_a_model_says_on_every_kind_of_volume() {
             (model, store)
         });
         let after = Image::write(dir.path("after"), &store);
-        judge(&after, options);
+        assert_eq!(after.is_clean(), Ok(()), "{options}");
         simulate(n as u64, store, |bed| {
             let volume = mount(bed);
             assert_eq!(block_on(dump(&volume)).unwrap(), model, "{options}");
@@ -627,4 +621,276 @@ fn names_are_what_a_model_says_on_every_kind_of_volume() {
     }
     eprintln!("{seen:#?}");
     assert!(seen.len() > 10, "{seen:#?}");
+}
+
+/// How many levels the index of a directory has: 0 without one.
+async fn levels(volume: &Volume, dir: &InodeInfo) -> u8 {
+    if !dir.is_indexed() {
+        return 0;
+    }
+    let extent = volume.0.map(dir, layout::Lblk(0)).await.expect("a map");
+    let pblk = extent.pblk().expect("a block");
+    let block = volume.0.block(pblk).await.expect("a block");
+    let root = layout::DxRoot::parse(block.data(), &volume.0.sb.geo);
+    root.expect("a root").levels + 1
+}
+
+/// Lets a directory have `count` names of one file, with some removed on the way. Gives the names.
+async fn crowd(volume: &Volume, dir: &InodeInfo, count: usize, len: usize) -> BTreeSet<Vec<u8>> {
+    let ext4 = &volume.0;
+    let mut rng = Rng::new(count as u64);
+    let file = ext4.create(dir, b"the file", &new_inode(0o100_600)).await;
+    let file = file.expect("it is made");
+    let mut names = BTreeSet::from([b"the file".to_vec()]);
+    for n in 0..count {
+        let mut name = format!("{n}-").into_bytes();
+        name.resize(
+            len.max(name.len()) - rng.below(len as u64 / 2) as usize,
+            b'n',
+        );
+        ext4.link(dir, &name, &file).await.expect("there is room");
+        assert_eq!(ext4.link(dir, &name, &file).await, Err(EEXIST));
+        names.insert(name);
+        if rng.one_in(7) {
+            let at = rng.below(names.len() as u64) as usize;
+            let name = names.iter().nth(at).expect("a name").clone();
+            ext4.unlink(dir, &name, &file).await.expect("it goes");
+            assert_eq!(ext4.unlink(dir, &name, &file).await, Err(ENOENT));
+            names.remove(&name);
+        }
+    }
+    assert_eq!(file.inode().links as usize, names.len());
+    names
+}
+
+async fn listed(volume: &Volume, dir: &InodeInfo) -> BTreeSet<Vec<u8>> {
+    let entries = volume.entries(dir).await.expect("a listing");
+    let names = entries.into_iter().map(|(name, _, _)| name);
+    names.filter(|name| name != b"." && name != b"..").collect()
+}
+
+/// Directories grow, on volumes made so, to so many levels of an index; and shrink.
+fn grows(options: &str, size: u64, count: usize, len: usize, deep: u8) {
+    let dir = Scratch::new(&format!("names-grow-{deep}-{count}-{}", options.len()));
+    let image = Image::make(dir.path("image"), size, options);
+    let (names, store) = simulate(1, image.store(), |bed| {
+        let volume = writable(bed);
+        let names = block_on(async {
+            let root = volume.0.iget(Ino::ROOT).await.unwrap();
+            let new = new_inode(0o040_755);
+            let dir = volume.0.create(&root, b"crowd", &new).await.unwrap();
+            let names = crowd(&volume, &dir, count, len).await;
+            assert_eq!(levels(&volume, &dir).await, deep, "{options}");
+            assert!(listed(&volume, &dir).await == names, "{options}");
+            names
+        });
+        (names.unwrap(), ended(bed, &volume))
+    });
+    let after = Image::write(dir.path("after"), &store);
+    assert_eq!(after.is_clean(), Ok(()), "{options}");
+    let store = simulate(2, store, |bed| {
+        let volume = writable(bed);
+        block_on(async {
+            let dir = volume.path(b"crowd").await.unwrap();
+            assert!(listed(&volume, &dir).await == names, "{options}");
+            let file = volume.0.lookup(&dir, b"the file").await.unwrap();
+            let file = match file {
+                Some(file) => file,
+                None => {
+                    let name = names.first().unwrap();
+                    volume.0.lookup(&dir, name).await.unwrap().unwrap()
+                }
+            };
+            let root = volume.0.iget(Ino::ROOT).await.unwrap();
+            assert_eq!(volume.0.rmdir(&root, b"crowd", &dir).await, Err(ENOTEMPTY));
+            for name in &names {
+                let found = volume.0.lookup(&dir, name).await.unwrap();
+                assert_eq!(found.expect("it is there").ino, file.ino);
+                volume.0.unlink(&dir, name, &file).await.expect("it goes");
+            }
+            assert!(listed(&volume, &dir).await.is_empty());
+            volume.0.rmdir(&root, b"crowd", &dir).await.unwrap();
+            for left in [file, dir] {
+                assert!(left.is_deleted());
+                volume.0.delete(left).await.unwrap();
+            }
+        })
+        .unwrap();
+        ended(bed, &volume)
+    });
+    let after = Image::write(dir.path("after"), &store);
+    assert_eq!(after.is_clean(), Ok(()), "{options}");
+}
+
+#[test]
+fn directories_grow_to_an_index_of_two_levels() {
+    for (options, count, len, deep) in [
+        ("-b 1024", 2500, 100, 2),
+        ("-b 1024 -O ^metadata_csum,^64bit,^extent", 2500, 100, 2),
+        ("-b 1024 -r 0 -O none", 500, 100, 0),
+        ("-b 1024 -O ^dir_index", 2200, 60, 0),
+        ("-b 4096", 3000, 100, 1),
+        (
+            "-b 4096 -O ^has_journal,^filetype,^metadata_csum",
+            2000,
+            100,
+            1,
+        ),
+        ("-b 1024 -I 512 -O inline_data", 2500, 100, 2),
+    ] {
+        grows(options, 16 << 20, count, len, deep);
+    }
+}
+
+#[test]
+fn directories_grow_to_an_index_of_three_levels() {
+    grows("-b 1024 -O large_dir", 96 << 20, 50_000, 250, 3);
+}
+
+#[test]
+fn an_index_that_is_full_is_no_space() {
+    // Without large_dir it has two levels.
+    let dir = Scratch::new("names-full");
+    let image = Image::make(dir.path("image"), 96 << 20, "-b 1024");
+    let store = simulate(1, image.store(), |bed| {
+        let volume = writable(bed);
+        let made = block_on(async {
+            let root = volume.0.iget(Ino::ROOT).await.unwrap();
+            let new = new_inode(0o040_755);
+            let dir = volume.0.create(&root, b"crowd", &new).await.unwrap();
+            let new = new_inode(0o100_600);
+            let file = volume.0.create(&dir, b"file", &new).await.unwrap();
+            for n in 0..65_000 {
+                let mut name = format!("{n}-").into_bytes();
+                name.resize(250, b'n');
+                match volume.0.link(&dir, &name, &file).await {
+                    Ok(()) => {}
+                    Err(error) => {
+                        assert_eq!(error, ENOSPC);
+                        let names = listed(&volume, &dir).await;
+                        assert_eq!(names.len(), n + 1);
+                        return n;
+                    }
+                }
+            }
+            panic!("there is always room");
+        });
+        assert!(made.unwrap() > 10_000);
+        machine::take_log();
+        ended(bed, &volume)
+    });
+    let after = Image::write(dir.path("after"), &store);
+    assert_eq!(after.is_clean(), Ok(()));
+}
+
+#[test]
+fn links_are_counted_as_far_as_they_can_be() {
+    let dir = Scratch::new("names-links");
+    // Without dir_nlink, or an index, directories are counted to the end.
+    for (n, (options, most)) in [
+        ("-b 4096 -N 70000 -I 128", None),
+        ("-b 4096 -N 70000 -I 128 -O ^dir_nlink", Some(64_998)),
+    ]
+    .iter()
+    .enumerate()
+    {
+        let image = Image::make(dir.path("image"), 512 << 20, options);
+        let store = simulate(n as u64, image.store(), |bed| {
+            let volume = writable(bed);
+            block_on(async {
+                let root = volume.0.iget(Ino::ROOT).await.unwrap();
+                let new = new_inode(0o040_755);
+                let dir = volume.0.create(&root, b"dirs", &new).await.unwrap();
+                let mut made = 0;
+                for n in 0..65_100 {
+                    let name = format!("{n}");
+                    match volume.0.create(&dir, name.as_bytes(), &new).await {
+                        Ok(_) => made += 1,
+                        Err(error) => {
+                            assert_eq!(error, EMLINK);
+                            break;
+                        }
+                    }
+                }
+                match most {
+                    None => {
+                        assert_eq!((made, dir.inode().links), (65_100, 1));
+                        let gone = volume.0.lookup(&dir, b"77").await.unwrap().unwrap();
+                        volume.0.rmdir(&dir, b"77", &gone).await.unwrap();
+                        volume.0.delete(gone).await.unwrap();
+                        assert_eq!(dir.inode().links, 1);
+                    }
+                    Some(most) => assert_eq!((made, dir.inode().links), (*most, 65_000)),
+                }
+            })
+            .unwrap();
+            ended(bed, &volume)
+        });
+        let after = Image::write(dir.path("after"), &store);
+        assert_eq!(after.is_clean(), Ok(()), "{options}");
+    }
+}
+
+/// The names of the directories that tasks have in common.
+const COMMON: [&[u8]; 3] = [b"common-0", b"common-1", b"common-2"];
+
+#[test]
+fn several_tasks_change_the_same_directories() {
+    let dir = Scratch::new("names-tasks");
+    for (n, options) in KINDS.iter().enumerate() {
+        let image = Image::make(dir.path("image"), 32 << 20, options);
+        let (models, store) = simulate(n as u64, image.store(), |bed| {
+            let volume = writable(bed);
+            let root = block_on(volume.0.iget(Ino::ROOT)).unwrap().unwrap();
+            for name in COMMON {
+                let new = new_inode(0o040_755);
+                let made = volume.0.create(&root, name, &new);
+                block_on(made).unwrap().unwrap();
+            }
+            drop(root);
+            let mut tasks = Vec::new();
+            for (at, prefix) in ["t0.", "t1.", "t2.", "t3."].iter().enumerate() {
+                let volume = volume.clone();
+                let seed = (n * 10 + at) as u64;
+                let work = async move {
+                    let mut world = World::new(volume.clone(), seed).await;
+                    world.prefix = prefix;
+                    for name in COMMON {
+                        let id = world.model.add(0, name, Kind::Dir(BTreeMap::new()));
+                        let node = volume.path(name).await.expect("it is there");
+                        world.inodes.insert(id, node);
+                    }
+                    world.shared = 2 + COMMON.len();
+                    for _ in 0..40 {
+                        jitter().await;
+                        world.steps(10, 120).await;
+                    }
+                    world.model.dump()
+                };
+                tasks.push(bed.scope().spawn(work).expect("a task"));
+            }
+            let mut models = Vec::new();
+            for task in tasks {
+                models.push(block_on(task).unwrap().expect("it ends"));
+            }
+            let all = block_on(dump(&volume)).unwrap();
+            for (at, model) in models.iter().enumerate() {
+                assert_eq!(of_task(&all, at), of_task(model, at), "{options}");
+            }
+            (models, ended(bed, &volume))
+        });
+        let after = Image::write(dir.path("after"), &store);
+        assert_eq!(after.is_clean(), Ok(()), "{options}");
+        let all = simulate(n as u64, store, |bed| block_on(dump(&mount(bed))).unwrap());
+        for (at, model) in models.iter().enumerate() {
+            assert_eq!(of_task(&all, at), of_task(model, at), "{options}");
+        }
+    }
+}
+
+/// The lines of a tree that are of a task.
+fn of_task(dump: &str, task: usize) -> Vec<&str> {
+    let own = format!("/t{task}.");
+    let path = |line: &str| line.split(": ").next().unwrap_or("").contains(&own);
+    dump.lines().filter(|line| path(line)).collect()
 }
