@@ -23,7 +23,8 @@
 //! | [`remount`] | making a volume writable, and read-only again |
 //! | [`truncate`], [`delete`] | making files longer and shorter; deleting inodes |
 //! | [`freeze`] | stopping all changes for a while, or for ever |
-//! | [`read`] | contents |
+//! | [`read`], [`write`](mod@write) | contents |
+//! | [`pending`] | what was written, and is not in the map yet |
 //! | [`xattr`] | extended attributes and access control lists |
 //! | [`xattr_write`], [`xattr_value`] | changing them; values that have inodes of their own |
 //! | [`options`], [`error`] | mount options; log lines and error numbers |
@@ -54,6 +55,7 @@ mod dir_write;
 pub mod error;
 pub mod ext4;
 pub mod freeze;
+pub mod inline_write;
 pub mod inode_info;
 mod inode_lock;
 pub mod inode_plan;
@@ -64,6 +66,8 @@ mod memory;
 pub mod new_inode;
 pub mod options;
 pub mod orphan;
+mod orphan_file;
+pub mod pending;
 pub mod read;
 pub mod recovery;
 pub mod remount;
@@ -72,6 +76,7 @@ pub mod set_attributes;
 pub mod super_plan;
 pub mod truncate;
 pub mod unlink;
+pub mod write;
 pub mod xattr;
 pub mod xattr_value;
 pub mod xattr_write;

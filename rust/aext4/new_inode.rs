@@ -280,7 +280,7 @@ impl Ext4 {
             edit.set_device(device);
         }
         if let Some(xattrs) = xattrs {
-            xattrs.fill(&mut edit, geo.block_size());
+            xattrs.fill(&mut edit);
         }
         edit.seal(ino);
         Ok(())

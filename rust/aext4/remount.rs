@@ -37,6 +37,7 @@ const WRITABLE: RoCompat = RoCompat::SPARSE_SUPER
     .or(RoCompat::DIR_NLINK)
     .or(RoCompat::EXTRA_ISIZE)
     .or(RoCompat::METADATA_CSUM)
+    .or(RoCompat::ORPHAN_PRESENT)
     .or(RoCompat::PROJECT);
 
 /// What a volume has while it is writable.
@@ -178,7 +179,7 @@ impl Ext4 {
         // What was left is deleted while that is possible.
         let deletions = {
             let mut writing = self.writing.lock();
-            writing
+            (*writing)
                 .as_mut()
                 .and_then(|writing| writing.deletions.take())
         };

@@ -110,6 +110,8 @@ struct XattrPlan<'a> {
     block: BlockChange,
     holder: Option<NewHolder>,
     values: KVec<ValueStep>,
+    /// How many sectors more the inode has for values with inodes of their own.
+    sectors: i64,
     mode: Option<u16>,
     /// Released when the change is applied.
     _counts: Option<MutexGuard<'a, ()>>,
@@ -261,6 +263,7 @@ impl Ext4 {
             block: BlockChange::Nothing,
             holder: None,
             values: KVec::new(),
+            sectors: 0,
             mode: ask.mode,
             _counts: None,
         };
@@ -310,7 +313,11 @@ impl Ext4 {
         if let Some(value) = ask.value.filter(|_| moves.own_inode()) {
             let owner = (inode.uid, inode.gid);
             let holder = self.plan_holder(writable, info.ino, owner, value).await?;
+            plan.sectors += self.value_sectors(holder.size());
             plan.holder = Some(holder);
+        }
+        if let Some(value) = &old_value {
+            plan.sectors -= self.counted_for(&inode, value).await?;
         }
         let new_value = match &plan.holder {
             Some(holder) => Some(holder.value()),
@@ -656,7 +663,7 @@ impl XattrPlan<'_> {
         for step in self.values {
             step.apply(volume, tx);
         }
-        let sectors = more * (i64::from(volume.sb.geo.block_size()) >> 9);
+        let sectors = self.sectors + more * (i64::from(volume.sb.geo.block_size()) >> 9);
         let inode = info.inode();
         let now = now();
         self.inode.apply(volume, tx, info, |edit| {
@@ -702,6 +709,8 @@ pub struct InitialXattrs {
     pblk: Option<Pblk>,
     fresh: Option<Fresh>,
     holders: KVec<NewHolder>,
+    /// How much of the space that the inode takes is theirs.
+    sectors: i64,
 }
 
 impl InitialXattrs {
@@ -728,6 +737,7 @@ impl InitialXattrs {
             pblk: None,
             fresh: None,
             holders: KVec::new(),
+            sectors: 0,
         };
         let mut block: Option<KVVec<u8>> = None;
         for attr in attrs {
@@ -750,6 +760,7 @@ impl InitialXattrs {
                     true => {
                         let holder = volume.plan_holder(writable, ino, owner, attr.value).await?;
                         let value = holder.value();
+                        plan.sectors += volume.value_sectors(holder.size());
                         plan.holders.push(holder, gfp())?;
                         value
                     }
@@ -782,6 +793,7 @@ impl InitialXattrs {
         if let Some(bytes) = block {
             let fresh = volume.plan_fresh(writable, ino, bytes).await?;
             plan.pblk = Some(fresh.loan.start());
+            plan.sectors += i64::from(geo.block_size()) >> 9;
             plan.fresh = Some(fresh);
         }
         if !attrs.is_empty() {
@@ -802,14 +814,14 @@ impl InitialXattrs {
         all
     }
 
-    /// Writes them into the new inode, and adds the block to the space that it takes. Does not
-    /// sleep; runs under a spinlock.
-    pub fn fill(&self, edit: &mut InodeEdit<'_>, block_size: u32) {
+    /// Writes them into the new inode, and adds to the space that it takes. Does not sleep; may run
+    /// under a spinlock.
+    pub fn fill(&self, edit: &mut InodeEdit<'_>) {
         let _ = put_area(edit.xattr_area(), &self.area);
         if self.pblk.is_some() {
             edit.set_xattr_block(self.pblk);
-            let _ = edit.add_sectors(i64::from(block_size) >> 9);
         }
+        let _ = edit.add_sectors(self.sectors);
     }
 
     /// What of them is not in the inode is there from here on. Does not sleep, and does not fail.
