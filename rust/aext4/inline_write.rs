@@ -93,7 +93,7 @@ impl Ext4 {
         Ok(())
     }
 
-    /// The attributes in an inode, without that which has the end of its data.
+    /// The attributes in an inode, without that which has the end of its inline data.
     pub(crate) async fn area_without_data(&self, info: &InodeInfo) -> Result<KVec<u8>> {
         let about = About::inode(info.ino);
         let (block, offset) = info.place;
