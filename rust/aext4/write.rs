@@ -494,7 +494,9 @@ impl Ext4 {
     async fn goal_behind(&self, info: &InodeInfo, lblk: u32) -> Result<Goal> {
         let before = lblk.checked_sub(1);
         let found = before.and_then(|before| info.pending.lock().find(before));
-        let at = found.zip(before).and_then(|(found, before)| found.at(before));
+        let at = found
+            .zip(before)
+            .and_then(|(found, before)| found.at(before));
         match (at, before) {
             (Some(at), Some(before)) => Ok(Goal::near(Lblk(before), at, Lblk(lblk))),
             _ => self.goal(info, Lblk(lblk)).await,
@@ -682,8 +684,11 @@ impl Ext4 {
             match self.write_part(info, at, rest, privileged).await {
                 Ok(count) => done += count,
                 Err(error) => {
-                    self.write_undo(info, at..end.next_multiple_of(self.sb.geo.block_size().into()))
-                        .await?;
+                    self.write_undo(
+                        info,
+                        at..end.next_multiple_of(self.sb.geo.block_size().into()),
+                    )
+                    .await?;
                     return match done {
                         0 => Err(error),
                         done => Ok(done),
@@ -786,7 +791,9 @@ fn enter(
     reservation: Reservation,
 ) -> Option<u32> {
     let mut pending = info.pending.lock();
-    let free = pending.next(range.0).is_none_or(|next| next.first > range.1);
+    let free = pending
+        .next(range.0)
+        .is_none_or(|next| next.first > range.1);
     if !free || !info.extents.lock().is_valid(generation) {
         drop(pending);
         return None;
