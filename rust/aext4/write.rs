@@ -672,6 +672,7 @@ impl Ext4 {
             return Err(EBUSY);
         }
         let end = pos.checked_add(bytes.len() as u64).ok_or(EFBIG)?;
+        self.leave_inline(info, privileged).await?;
         let old = info.size();
         if pos > old {
             self.zero_tail(info, old).await?;
