@@ -37,9 +37,31 @@ pub trait DirContext: Send {
     fn end_at(&mut self, pos: u64);
 }
 
+/// An entry of a directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Found {
+    /// The block of the volume that has it; `None` if it lies in the inode, or is "." or ".." of a
+    /// directory that does.
+    pub(crate) block: Option<u64>,
+    /// Where it is in the block, or as [`DirEntry::offset`] counts in an inode.
+    pub(crate) offset: u32,
+    /// The inode that it leads to.
+    pub(crate) ino: Ino,
+}
+
+impl Found {
+    fn new(block: Option<u64>, entry: &DirEntry<'_>) -> Self {
+        Self {
+            block,
+            offset: entry.offset,
+            ino: entry.ino,
+        }
+    }
+}
+
 /// What a directory block holds.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Holds {
+pub(crate) enum Holds {
     Entries,
     Index,
     /// Entries, or a part of the index that looks like a block without entries.
@@ -140,7 +162,8 @@ impl Ext4 {
         if name.len() > NAME_MAX {
             return Err(ENAMETOOLONG);
         }
-        let Some(ino) = self.find(dir, name).await? else {
+        let _lock = dir.rwsem.read().await.map_err(|_| EIO)?;
+        let Some(Found { ino, .. }) = self.find(dir, name).await? else {
             return Ok(None);
         };
         match self.iget_user(ino).await {
@@ -155,8 +178,8 @@ impl Ext4 {
         }
     }
 
-    /// Finds the number that `name` has in directory `dir`.
-    async fn find(&self, dir: &InodeInfo, name: &[u8]) -> Result<Option<Ino>> {
+    /// Finds the entry that `name` has in directory `dir`, whose lock the caller has.
+    pub(crate) async fn find(&self, dir: &InodeInfo, name: &[u8]) -> Result<Option<Found>> {
         if !dir.is_dir() {
             return Err(ENOTDIR);
         }
@@ -170,9 +193,10 @@ impl Ext4 {
             }
             _ => self.find_linear(dir, &wanted).await?,
         };
-        let Some(ino) = found else {
+        let Some(found) = found else {
             return Ok(None);
         };
+        let ino = found.ino;
         let itself = ino == dir.ino && name != b"." && ino != Ino::ROOT;
         if itself || !self.sb.geo.is_user_ino(ino) {
             self.report(&format_args!(
@@ -181,7 +205,7 @@ impl Ext4 {
             ));
             return Err(corrupted());
         }
-        Ok(Some(ino))
+        Ok(Some(found))
     }
 
     async fn find_inline(
@@ -189,20 +213,25 @@ impl Ext4 {
         dir: &InodeInfo,
         name: &[u8],
         wanted: &Wanted<'_>,
-    ) -> Result<Option<Ino>> {
+    ) -> Result<Option<Found>> {
+        let dots = |ino| Found {
+            block: None,
+            offset: 0,
+            ino,
+        };
         if name == b"." {
-            return Ok(Some(dir.ino));
+            return Ok(Some(dots(dir.ino)));
         }
         let buffer = self.inode_buffer(dir).await?;
         let inline = self.inline_dir(dir, &buffer)?;
         if name == b".." {
-            return Ok(Some(inline.parent));
+            return Ok(Some(dots(inline.parent)));
         }
         let about = About::inode(dir.ino);
         Ok(wanted
             .find_inline(&inline)
             .or_report(self, about)?
-            .map(|entry| entry.ino))
+            .map(|entry| Found::new(None, &entry)))
     }
 
     /// The buffer with the raw inode of `info`, which begins at the offset in its place.
@@ -210,14 +239,14 @@ impl Ext4 {
         self.block(Pblk(info.place.0)).await
     }
 
-    fn inline_dir<'a>(&self, dir: &InodeInfo, buffer: &'a Buf) -> Result<InlineDir<'a>> {
+    pub(crate) fn inline_dir<'a>(&self, dir: &InodeInfo, buffer: &'a Buf) -> Result<InlineDir<'a>> {
         let raw = buffer.data().get(dir.place.1 as usize..).ok_or(EIO)?;
         InlineData::parse(raw, &dir.inode(), &self.sb.geo)
             .and_then(|data| InlineDir::parse(&data, &dir.inode(), &self.sb.geo))
             .or_report(self, About::inode(dir.ino))
     }
 
-    async fn find_linear(&self, dir: &InodeInfo, name: &Wanted<'_>) -> Result<Option<Ino>> {
+    async fn find_linear(&self, dir: &InodeInfo, name: &Wanted<'_>) -> Result<Option<Found>> {
         let holds = if dir.is_indexed() {
             Holds::Either
         } else {
@@ -232,13 +261,13 @@ impl Ext4 {
                 .and_then(|entries| name.find(&entries))
                 .or_report(self, about)?;
             if let Some(entry) = entry {
-                return Ok(Some(entry.ino));
+                return Ok(Some(Found::new(about.block, &entry)));
             }
         }
         Ok(None)
     }
 
-    async fn find_indexed(&self, dir: &InodeInfo, name: &Wanted<'_>) -> Result<Option<Ino>> {
+    async fn find_indexed(&self, dir: &InodeInfo, name: &Wanted<'_>) -> Result<Option<Found>> {
         let geo = &self.sb.geo;
         let blocks = self.dir_blocks(dir)?;
         let (buffer, about) = self.dir_block(dir, Lblk(0), Holds::Index, 0).await?;
@@ -261,7 +290,7 @@ impl Ext4 {
                         .and_then(|entries| name.find(&entries))
                         .or_report(self, about)?;
                     if let Some(entry) = entry {
-                        return Ok(Some(entry.ino));
+                        return Ok(Some(Found::new(about.block, &entry)));
                     }
                     cursor.advance(Reach::SameHash)
                 }
@@ -273,7 +302,7 @@ impl Ext4 {
 
     /// Lets others run from time to time in a loop over the blocks of a directory: a damaged one
     /// may have billions, all in memory. Fails with `EINTR` if the thread was killed.
-    async fn checkpoint(&self, count: u32) -> Result {
+    pub(crate) async fn checkpoint(&self, count: u32) -> Result {
         if count % YIELD_EVERY == YIELD_EVERY - 1 {
             self.disk.checkpoint().await?;
         }
@@ -281,7 +310,7 @@ impl Ext4 {
     }
 
     /// The size of a directory in blocks.
-    fn dir_blocks(&self, dir: &InodeInfo) -> Result<u32> {
+    pub(crate) fn dir_blocks(&self, dir: &InodeInfo) -> Result<u32> {
         match self.sb.geo.file_blocks(dir.size()) {
             // A directory has no holes.
             Some(Lblk(blocks)) if u64::from(blocks) <= self.sb.geo.blocks_count() => Ok(blocks),
@@ -295,7 +324,7 @@ impl Ext4 {
 
     /// Reads block `lblk` of a directory and verifies it, once. Starts to read up to `ahead` blocks
     /// that follow it on the disk.
-    async fn dir_block(
+    pub(crate) async fn dir_block(
         &self,
         dir: &InodeInfo,
         lblk: Lblk,
@@ -340,6 +369,7 @@ impl Ext4 {
         if !dir.is_dir() {
             return Err(ENOTDIR);
         }
+        let _lock = dir.rwsem.read().await.map_err(|_| EIO)?;
         if dir.data_map() == DataMap::Inline {
             return self.list_inline(dir, pos, ctx).await;
         }

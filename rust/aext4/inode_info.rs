@@ -359,7 +359,63 @@ impl InodeTable {
     }
 }
 
+/// What will be known of a new inode, which is in no table yet, and has one user.
+pub(crate) struct NewInfo {
+    info: Arc<InodeInfo>,
+    entry: RBTreeNode<u32, Arc<InodeInfo>>,
+}
+
+impl Deref for NewInfo {
+    type Target = InodeInfo;
+
+    fn deref(&self) -> &InodeInfo {
+        &self.info
+    }
+}
+
 impl Ext4 {
+    /// Makes the `InodeInfo` of a new inode, which will be at `place`.
+    pub(crate) async fn new_info(&self, inode: Inode, place: (u64, u32)) -> Result<NewInfo> {
+        loop {
+            match self.try_new_info(&inode, place) {
+                Err(ENOMEM) if upcall::on_worker() => upcall::memory_freed().await,
+                made => return made,
+            }
+        }
+    }
+
+    fn try_new_info(&self, inode: &Inode, place: (u64, u32)) -> Result<NewInfo> {
+        let mut target = KVec::new();
+        if let Some(fast) = inode.fast_symlink() {
+            target.extend_from_slice(fast, gfp())?;
+            target.push(0, gfp())?;
+        }
+        let info = new_inode_info(*inode, place, target, self.unused.clone())?;
+        let entry = RBTreeNode::new(inode.ino.0, info.clone(), gfp())?;
+        Ok(NewInfo { info, entry })
+    }
+
+    /// Enters a new inode into the table, unless somebody has read it since it is on the disk. Gives
+    /// the one that is there. Does not sleep.
+    pub(crate) fn enter(&self, new: NewInfo) -> InodeRef {
+        let NewInfo { info, entry } = new;
+        let mut unused = [const { None }; SWEEP_INODES];
+        let mut table = self.inodes.lock();
+        if let Some(first) = table.get(info.ino) {
+            drop(table);
+            return first;
+        }
+        table.inodes.insert(entry);
+        table.len += 1;
+        // INVARIANT: It was made with one user, which is this one.
+        let info = InodeRef(info);
+        if self.unused.count() > UNUSED_INODES_MAX {
+            table.sweep(&mut unused);
+        }
+        // The lock goes before what was taken out.
+        info
+    }
+
     /// The `InodeInfo` of inode `ino`, from the table or from the disk.
     ///
     /// Fails with `ESTALE` if the inode is not in use.

@@ -13,6 +13,9 @@
 //! | [`set_attributes`] | changing attributes |
 //! | [`map`], [`map_plan`] | from a file's blocks to the device's; changing that |
 //! | [`dir`] | finding names and listing directories |
+//! | [`create`], [`unlink`], [`rename`] | names that come, go and move |
+//! | [`new_inode`] | new inodes |
+//! | `dir_write`, `dir_grow`, `inode_lock` | what these have in common: entries, room, locks |
 //! | [`alloc`] | which blocks and inodes are given to whom |
 //! | [`journal`], [`recovery`] | the journal; recovering a volume before it is mounted |
 //! | [`orphan`] | inodes of which something is still to be freed, if the power fails |
@@ -28,33 +31,51 @@
 //!
 //! # Locks
 //!
+//! In this order; none but the last with a transaction open, which waits for nothing:
+//!
+//! 1. the volume's mutex for moves: who moves a name to another directory ([`rename`]);
+//! 2. `rwsem` of inodes, in the order of their numbers: read for entries and attributes, written for
+//!    their change;
+//! 3. `map_lock` of an inode: read for a look at the map, written for its change;
+//! 4. the mutex of the list of orphans ([`orphan`]);
+//! 5. [`Journal::begin`](journal::Journal::begin);
+//! 6. spinlocks.
+//!
 //! An inode's extent cache, or the table of inodes, or the volume's options: spinlocks, never held across an
 //! `.await` and never with one another. Those of [`alloc`] and [`journal`] are told there.
 
 #![deny(unsafe_code)]
 
 pub mod alloc;
+pub mod create;
 pub mod delete;
 pub mod dir;
+mod dir_grow;
+mod dir_write;
 pub mod error;
 pub mod ext4;
 pub mod freeze;
 pub mod inode_info;
+mod inode_lock;
 pub mod inode_plan;
 pub mod inline_write;
 pub mod journal;
 pub mod map;
 pub mod map_plan;
 mod memory;
+pub mod new_inode;
 pub mod options;
 pub mod orphan;
+mod orphan_file;
 pub mod pending;
 pub mod read;
 pub mod recovery;
 pub mod remount;
+pub mod rename;
 pub mod set_attributes;
 pub mod super_plan;
 pub mod truncate;
+pub mod unlink;
 pub mod write;
 pub mod xattr;
 pub mod xattr_value;
@@ -64,6 +85,8 @@ pub use dir::DirContext;
 pub use ext4::{Ext4, StatFs};
 pub use inode_info::{InodeInfo, InodeRef};
 pub use map::{Mapping, MappingKind};
+pub use new_inode::NewInode;
 pub use options::Options;
+pub use rename::Rename;
 pub use set_attributes::SetAttributes;
 pub use xattr_write::{InitialXattrs, NewXattr, XattrFlags, XattrRelease};

@@ -4,8 +4,9 @@
 //! freeing them.
 //!
 //! Such an inode is in no directory, and counts references instead: from the entries of inodes, and
-//! of blocks. What it holds is metadata to the journal. Values that are the same are not merged
-//! here, but others do that, so that one may have many references.
+//! of blocks. Each inode that has the attribute counts the value's space as its own. What it holds is
+//! metadata to the journal. Values that are the same are not merged here, but others do that, so that
+//! one may have many references.
 //!
 //! # Concurrency
 //!
@@ -218,6 +219,22 @@ impl Ext4 {
         })
     }
 
+    /// How many sectors an inode counts as its own for a value of `size` bytes.
+    pub(crate) fn value_sectors(&self, size: u32) -> i64 {
+        let block_size = self.sb.geo.block_size();
+        i64::from(size.next_multiple_of(block_size.max(1))) >> 9
+    }
+
+    /// How many sectors `parent` has counted as its own for `value`.
+    pub(crate) async fn counted_for(&self, parent: &Inode, value: &EaValue) -> Result<i64> {
+        let holder = self.value_holder(value.ino).await?;
+        let opened = value.open(&holder.inode(), parent, &self.sb.geo);
+        match opened.or_report(self, About::inode(parent.ino))? {
+            value if value.is_lustre() => Ok(0),
+            _ => Ok(self.value_sectors(value.size)),
+        }
+    }
+
     /// The inode of a value.
     pub(crate) async fn value_holder(&self, ino: layout::Ino) -> Result<InodeRef> {
         match self.iget(ino).await {
@@ -337,9 +354,14 @@ impl NewHolder {
     pub(crate) fn value(&self) -> NewValue<'static> {
         NewValue::Inode {
             ino: self.inode.ino(),
-            size: u32::try_from(self.value.len()).unwrap_or(u32::MAX),
+            size: self.size(),
             hash: self.hash,
         }
+    }
+
+    /// The size of the value in bytes.
+    pub(crate) fn size(&self) -> u32 {
+        u32::try_from(self.value.len()).unwrap_or(u32::MAX)
     }
 
     /// What [`apply`](Self::apply) takes of the transaction's credits.

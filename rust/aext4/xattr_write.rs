@@ -21,6 +21,7 @@ use crate::ext4::Ext4;
 use crate::inode_info::InodeInfo;
 use crate::inode_plan::{InodePlan, Writable};
 use crate::journal::{Credits, Transaction};
+use crate::super_plan::SuperPlan;
 use crate::xattr::VALUE_MAX;
 use crate::xattr_value::{now, sum, NewHolder, ValueStep};
 use disk::{gfp, vec_with_capacity, Buf, Planned};
@@ -109,6 +110,8 @@ struct XattrPlan<'a> {
     block: BlockChange,
     holder: Option<NewHolder>,
     values: KVec<ValueStep>,
+    /// How many sectors more the inode has for values with inodes of their own.
+    sectors: i64,
     mode: Option<u16>,
     /// Released when the change is applied.
     _counts: Option<MutexGuard<'a, ()>>,
@@ -230,12 +233,17 @@ impl Ext4 {
         if self.sb.geo.has_compat(Compat::EXT_ATTR) || told.load(Relaxed) != 0 {
             return Ok(());
         }
-        self.edit_super(|edit| {
+        // As a part of a transaction, since others change the superblock so.
+        let writable = self.writable()?;
+        let plan = self.plan_super().await?;
+        let begun = writable.journal.begin(&self.cache, SuperPlan::CREDITS);
+        let mut tx = begun.await?;
+        plan.apply(self, &mut tx, |edit| {
             let mut features = edit.features();
             features.compat = features.compat.or(Compat::EXT_ATTR);
             edit.set_features(features);
-        })
-        .await?;
+        });
+        drop(tx);
         told.store(1, Relaxed);
         Ok(())
     }
@@ -255,6 +263,7 @@ impl Ext4 {
             block: BlockChange::Nothing,
             holder: None,
             values: KVec::new(),
+            sectors: 0,
             mode: ask.mode,
             _counts: None,
         };
@@ -304,7 +313,11 @@ impl Ext4 {
         if let Some(value) = ask.value.filter(|_| moves.own_inode()) {
             let owner = (inode.uid, inode.gid);
             let holder = self.plan_holder(writable, info.ino, owner, value).await?;
+            plan.sectors += self.value_sectors(holder.size());
             plan.holder = Some(holder);
+        }
+        if let Some(value) = &old_value {
+            plan.sectors -= self.counted_for(&inode, value).await?;
         }
         let new_value = match &plan.holder {
             Some(holder) => Some(holder.value()),
@@ -650,7 +663,7 @@ impl XattrPlan<'_> {
         for step in self.values {
             step.apply(volume, tx);
         }
-        let sectors = more * (i64::from(volume.sb.geo.block_size()) >> 9);
+        let sectors = self.sectors + more * (i64::from(volume.sb.geo.block_size()) >> 9);
         let inode = info.inode();
         let now = now();
         self.inode.apply(volume, tx, info, |edit| {
@@ -696,6 +709,8 @@ pub struct InitialXattrs {
     pblk: Option<Pblk>,
     fresh: Option<Fresh>,
     holders: KVec<NewHolder>,
+    /// How much of the space that the inode takes is theirs.
+    sectors: i64,
 }
 
 impl InitialXattrs {
@@ -722,6 +737,7 @@ impl InitialXattrs {
             pblk: None,
             fresh: None,
             holders: KVec::new(),
+            sectors: 0,
         };
         let mut block: Option<KVVec<u8>> = None;
         for attr in attrs {
@@ -744,6 +760,7 @@ impl InitialXattrs {
                     true => {
                         let holder = volume.plan_holder(writable, ino, owner, attr.value).await?;
                         let value = holder.value();
+                        plan.sectors += volume.value_sectors(holder.size());
                         plan.holders.push(holder, gfp())?;
                         value
                     }
@@ -776,6 +793,7 @@ impl InitialXattrs {
         if let Some(bytes) = block {
             let fresh = volume.plan_fresh(writable, ino, bytes).await?;
             plan.pblk = Some(fresh.loan.start());
+            plan.sectors += i64::from(geo.block_size()) >> 9;
             plan.fresh = Some(fresh);
         }
         if !attrs.is_empty() {
@@ -796,14 +814,14 @@ impl InitialXattrs {
         all
     }
 
-    /// Writes them into the new inode, and adds the block to the space that it takes. Does not
-    /// sleep; runs under a spinlock.
-    pub fn fill(&self, edit: &mut InodeEdit<'_>, block_size: u32) {
+    /// Writes them into the new inode, and adds to the space that it takes. Does not sleep; may run
+    /// under a spinlock.
+    pub fn fill(&self, edit: &mut InodeEdit<'_>) {
         let _ = put_area(edit.xattr_area(), &self.area);
         if self.pblk.is_some() {
             edit.set_xattr_block(self.pblk);
-            let _ = edit.add_sectors(i64::from(block_size) >> 9);
         }
+        let _ = edit.add_sectors(self.sectors);
     }
 
     /// What of them is not in the inode is there from here on. Does not sleep, and does not fail.

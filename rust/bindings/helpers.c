@@ -22,6 +22,7 @@
 #include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
 #include <linux/sched/task_stack.h>
+#include <linux/security.h>
 #include <linux/seq_file.h>
 #include <linux/slab.h>
 #include <linux/wait_bit.h>
@@ -203,11 +204,12 @@ int upcall_queues_open(void)
 {
 	upcall_reclaim_queue = alloc_workqueue("upcall_reclaim", WQ_MEM_RECLAIM | WQ_UNBOUND, 1);
 	upcall_release_queue = alloc_workqueue("upcall_release", WQ_MEM_RECLAIM | WQ_UNBOUND, 0);
-	return upcall_reclaim_queue && upcall_release_queue ? 0 : -ENOMEM;
+	return upcall_reclaim_queue && upcall_release_queue ? upcall_ioends_open() : -ENOMEM;
 }
 
 void upcall_queues_close(void)
 {
+	upcall_ioends_close();
 	if (upcall_reclaim_queue)
 		destroy_workqueue(upcall_reclaim_queue);
 	if (upcall_release_queue)
@@ -775,6 +777,153 @@ void upcall_acl_set(struct posix_acl *acl, unsigned int i, short tag, unsigned s
 		entry->e_uid = make_kuid(&init_user_ns, id);
 	else if (tag == ACL_GROUP)
 		entry->e_gid = make_kgid(&init_user_ns, id);
+}
+
+void upcall_acl_get(const struct posix_acl *acl, unsigned int i, struct upcall_acl_entry *to)
+{
+	const struct posix_acl_entry *entry = &acl->a_entries[i];
+
+	to->tag = entry->e_tag;
+	to->perm = entry->e_perm;
+	to->id = 0;
+	if (entry->e_tag == ACL_USER)
+		to->id = from_kuid(&init_user_ns, entry->e_uid);
+	else if (entry->e_tag == ACL_GROUP)
+		to->id = from_kgid(&init_user_ns, entry->e_gid);
+}
+
+void upcall_drop_acl(struct posix_acl *acl)
+{
+	posix_acl_release(acl);
+}
+
+/*
+ * Whether the caller may change the attributes, as a file system asks at the beginning of its
+ * setattr(); and what they become, with the volume's owners and groups.
+ */
+int upcall_setattr_prepare(struct mnt_idmap *idmap, struct dentry *dentry, struct iattr *attr,
+			   struct upcall_setattr *to)
+{
+	struct inode *inode = d_inode(dentry);
+	struct user_namespace *ns = i_user_ns(inode);
+	vfsgid_t gid = i_gid_into_vfsgid(idmap, inode);
+	int error;
+
+	if (IS_IMMUTABLE(inode))
+		return -EPERM;
+	if (IS_APPEND(inode) && attr->ia_valid & (ATTR_MODE | ATTR_UID | ATTR_GID | ATTR_TIMES_SET))
+		return -EPERM;
+	error = setattr_prepare(idmap, dentry, attr);
+	if (error)
+		return error;
+	*to = (struct upcall_setattr) {
+		.valid = attr->ia_valid,
+		.size = attr->ia_size,
+		.mode = attr->ia_mode,
+		.atime = attr->ia_atime,
+		.mtime = attr->ia_mtime,
+	};
+	if (attr->ia_valid & ATTR_UID)
+		to->uid = from_kuid(ns, from_vfsuid(idmap, ns, attr->ia_vfsuid));
+	if (attr->ia_valid & ATTR_GID) {
+		gid = attr->ia_vfsgid;
+		to->gid = from_kgid(ns, from_vfsgid(idmap, ns, gid));
+	}
+	if (attr->ia_valid & ATTR_MODE && !in_group_or_capable(idmap, inode, gid))
+		to->mode &= ~S_ISGID;
+	return 0;
+}
+
+void upcall_current_time(struct inode *inode, struct timespec64 *now)
+{
+	*now = current_time(inode);
+}
+
+void upcall_inode_state_lock(struct inode *inode)
+{
+	spin_lock(&inode->i_lock);
+}
+
+void upcall_inode_state_unlock(struct inode *inode)
+{
+	spin_unlock(&inode->i_lock);
+}
+
+/* What can change of an inode is as attr says; with i_lock held, under which attr was made. */
+void upcall_inode_mirror(struct inode *inode, const struct upcall_attr *attr)
+{
+	inode->i_mode = attr->mode;
+	i_uid_write(inode, attr->uid);
+	i_gid_write(inode, attr->gid);
+	if (inode->i_nlink != attr->nlink)
+		set_nlink(inode, attr->nlink);
+	if (!S_ISREG(attr->mode))
+		i_size_write(inode, attr->size);
+	inode->i_blocks = attr->sectors;
+	inode_set_atime_to_ts(inode, attr->atime);
+	inode_set_mtime_to_ts(inode, attr->mtime);
+	inode_set_ctime_to_ts(inode, attr->ctime);
+	inode_set_flags(inode, attr->s_flags, S_SYNC | S_APPEND | S_IMMUTABLE | S_NOATIME | S_DIRSYNC);
+}
+
+bool upcall_inode_is_sync(const struct inode *inode)
+{
+	return IS_SYNC(inode);
+}
+
+bool upcall_inode_is_dirsync(const struct inode *inode)
+{
+	return IS_DIRSYNC(inode);
+}
+
+/* A VFS inode without a number, with the owner and the mode that a new one in dir has. */
+struct inode *upcall_new_inode(struct mnt_idmap *idmap, struct inode *dir, umode_t mode, bool grpid)
+{
+	struct inode *inode = new_inode(dir->i_sb);
+
+	if (!inode)
+		return NULL;
+	inode_init_owner(idmap, inode, dir, mode);
+	if (grpid) {
+		inode->i_gid = dir->i_gid;
+		inode->i_mode = mode;
+	}
+	return inode;
+}
+
+void upcall_inode_owner(const struct inode *inode, u32 *uid, u32 *gid)
+{
+	*uid = i_uid_read(inode);
+	*gid = i_gid_read(inode);
+}
+
+int upcall_init_security(struct inode *inode, struct inode *dir, const struct qstr *name,
+			 int (*each)(struct inode *, const struct xattr *, void *), void *data)
+{
+	return security_inode_init_security(inode, dir, name, each, data);
+}
+
+int upcall_insert_inode(struct inode *inode, u64 ino)
+{
+	inode->i_ino = ino;
+	return insert_inode_locked(inode);
+}
+
+int upcall_open_tmpfile(struct file *file, struct inode *inode)
+{
+	d_mark_tmpfile(file, inode);
+	d_instantiate(file->f_path.dentry, inode);
+	return finish_open_simple(file, 0);
+}
+
+u32 upcall_dev_major(dev_t dev)
+{
+	return MAJOR(dev);
+}
+
+u32 upcall_dev_minor(dev_t dev)
+{
+	return MINOR(dev);
 }
 
 /* Whether a link has no target; then it was let go of. */

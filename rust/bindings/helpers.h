@@ -9,6 +9,7 @@
 #include <linux/fs.h>
 #include <linux/hrtimer.h>
 #include <linux/iomap.h>
+#include <linux/llist.h>
 #include <linux/lockdep_types.h>
 #include <linux/mempool.h>
 #include <linux/pagemap.h>
@@ -171,8 +172,74 @@ void upcall_readahead_drop_rest(struct readahead_control *rac);
 u64 upcall_readahead_pos(struct readahead_control *rac);
 u64 upcall_readahead_length(struct readahead_control *rac);
 
+/* Files that are written */
+bool upcall_inode_lock(struct inode *inode, bool nowait);
+void upcall_inode_unlock(struct inode *inode);
+bool upcall_inode_is_nosec(struct inode *inode);
+loff_t upcall_i_size_read(struct inode *inode);
+void upcall_i_size_write(struct inode *inode, loff_t size);
+void upcall_invalidate_lock(struct inode *inode);
+void upcall_invalidate_unlock(struct inode *inode);
+size_t upcall_iov_iter_count(const struct iov_iter *iter);
+ssize_t upcall_write_sync(struct kiocb *iocb, ssize_t count);
+bool upcall_stable_writes(struct inode *inode);
+void upcall_write_back_all(struct super_block *sb);
+loff_t upcall_folio_end(struct folio *folio);
+int upcall_mmap_prepare(struct vm_area_desc *desc, const struct vm_operations_struct *ops);
+vm_fault_t upcall_page_mkwrite(struct vm_fault *vmf, const struct iomap_ops *ops);
+
+/* Writeback whose end needs a transaction: of a volume */
+struct upcall_ioends {
+	struct llist_head arrived, ended;
+	struct list_head taken, same;
+	struct iomap_ioend *current_run;
+	struct work_struct work;
+	bool over;
+	/* Any context */
+	void (*wake)(struct upcall_ioends *ioends);
+};
+int upcall_ioends_open(void);
+void upcall_ioends_close(void);
+void upcall_ioends_init(struct upcall_ioends *ioends, void (*wake)(struct upcall_ioends *));
+void upcall_ioends_destroy(struct upcall_ioends *ioends);
+void upcall_ioends_stop(struct upcall_ioends *ioends);
+void upcall_ioends_restart(struct upcall_ioends *ioends);
+void upcall_ioend_route(struct iomap_ioend *ioend, struct upcall_ioends *ioends);
+bool upcall_ioend_may_sleep(const struct iomap_ioend *ioend);
+bool upcall_ioends_take(struct upcall_ioends *ioends);
+struct iomap_ioend *upcall_ioends_next_run(struct upcall_ioends *ioends);
+int upcall_ioend_error(const struct iomap_ioend *run);
+void upcall_ioends_end_run(struct upcall_ioends *ioends, int error);
+
 /* Attributes and access control lists */
 void upcall_acl_set(struct posix_acl *acl, unsigned int i, short tag, unsigned short perm, u32 id);
+
+/* Changes of inodes */
+struct upcall_setattr {
+	u32 valid, uid, gid;
+	u16 mode;
+	u64 size;
+	struct timespec64 atime, mtime;
+};
+int upcall_setattr_prepare(struct mnt_idmap *idmap, struct dentry *dentry, struct iattr *attr,
+			   struct upcall_setattr *to);
+void upcall_current_time(struct inode *inode, struct timespec64 *now);
+void upcall_inode_state_lock(struct inode *inode);
+void upcall_inode_state_unlock(struct inode *inode);
+void upcall_inode_mirror(struct inode *inode, const struct upcall_attr *attr);
+bool upcall_inode_is_sync(const struct inode *inode);
+bool upcall_inode_is_dirsync(const struct inode *inode);
+
+/* New inodes, and their names */
+struct inode *upcall_new_inode(struct mnt_idmap *idmap, struct inode *dir, umode_t mode, bool grpid);
+void upcall_inode_owner(const struct inode *inode, u32 *uid, u32 *gid);
+int upcall_init_security(struct inode *inode, struct inode *dir, const struct qstr *name,
+			 int (*each)(struct inode *, const struct xattr *, void *), void *data);
+int upcall_insert_inode(struct inode *inode, u64 ino);
+int upcall_open_tmpfile(struct file *file, struct inode *inode);
+u32 upcall_dev_major(dev_t dev);
+u32 upcall_dev_minor(dev_t dev);
+void upcall_drop_acl(struct posix_acl *acl);
 
 /* Readers without a VFS inode */
 struct upcall_acl_entry {
@@ -183,6 +250,7 @@ struct upcall_acl_entry {
 const struct cred *upcall_get_current_cred(void);
 bool upcall_permitted(const struct cred *cred, u32 uid, u32 gid, u16 mode,
 		      const struct upcall_acl_entry *acl, unsigned int count, unsigned int want);
+void upcall_acl_get(const struct posix_acl *acl, unsigned int i, struct upcall_acl_entry *to);
 bool upcall_cred_capable(const struct cred *cred, int cap);
 bool upcall_has_pages(const struct inode *inode);
 bool upcall_copy_cached(struct inode *inode, u64 pos, void *to, size_t len);

@@ -228,6 +228,12 @@ impl<'a> InodeEdit<'a> {
         off + len <= usize::from(BASE_SIZE) + usize::from(self.extra_isize)
     }
 
+    /// Returns all bytes of the inode, to edit what lies in it and is no field: the names of a
+    /// directory.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        self.raw
+    }
+
     /// Returns how many bytes behind the first 128 are in use.
     pub const fn extra_isize(&self) -> u16 {
         self.extra_isize

@@ -419,6 +419,12 @@ pub struct EaHasher {
 }
 
 impl EaHasher {
+    /// Returns whether the value is in Lustre's form: it has one user, who does not answer for its
+    /// space.
+    pub const fn is_lustre(&self) -> bool {
+        self.lustre
+    }
+
     /// Adds the next bytes of the value.
     pub fn update(&mut self, data: &[u8], geo: &Geometry) {
         self.state = geo.csum().crc32c(self.state, data);

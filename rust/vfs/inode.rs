@@ -9,17 +9,22 @@
 //!
 //! `alloc` makes the box without the latter, [`get`] attaches it before the VFS inode is published,
 //! and `free`, an RCU callback, drops it: path walks under RCU may look at a link's target until then.
-//! `evict` waits until no readahead uses the inode. Readahead holds folio locks, for which
+//! Of an inode that is deleted `evict` hands it over, but for links: so nobody else uses it, and it can be
+//! deleted at once. `evict` waits until no readahead uses the inode. Readahead holds folio locks, for which
 //! `truncate_inode_pages` waits as well, but it goes on using the inode after it released the last of them.
 
-use crate::attr::{Attr, FileType, Time};
+use crate::attr::{Attr, FileType};
 use crate::fs::{FileSystem, FileSystemType};
+use crate::namei::{self, Create};
+use crate::setattr::{self, timespec, SetAttr};
 use crate::superblock::SuperBlock;
 use crate::{acl, dir, file, pages, xattr};
+use core::future::Future;
 use core::mem::ManuallyDrop;
+use core::pin::Pin;
 use core::ptr::NonNull;
 use disk::{Attached, Level};
-use kernel::error::Error;
+use kernel::error::{Error, VTABLE_DEFAULT_ERROR};
 use kernel::ffi::{c_char, c_int, c_long, c_uint, c_void};
 use kernel::prelude::*;
 use upcall::block_on;
@@ -30,6 +35,25 @@ use upcall_bindings as ub;
 pub trait InodeOperations: FileSystemType {
     /// The attributes of an inode.
     fn attr(&self, inode: &Self::Inode) -> Attr;
+
+    /// Changes attributes, all or none. A time is rounded to what the inode can have.
+    fn set_attributes(
+        &self,
+        _inode: &Self::Inode,
+        _set: &SetAttr,
+    ) -> impl Future<Output = Result> + Send {
+        async { build_error!(VTABLE_DEFAULT_ERROR) }
+    }
+
+    /// Waits until what was changed of an inode is durable; with `datasync` that is what leads to its
+    /// contents.
+    fn sync_inode(
+        &self,
+        _inode: &Self::Inode,
+        _datasync: bool,
+    ) -> impl Future<Output = Result> + Send {
+        async { build_error!(VTABLE_DEFAULT_ERROR) }
+    }
 
     /// Where the inode keeps its VFS inode.
     fn attached(inode: &Self::Inode) -> &Attached;
@@ -42,7 +66,7 @@ pub trait InodeOperations: FileSystemType {
 #[repr(C)]
 pub(crate) struct InodeBox<I> {
     raw: ub::inode,
-    /// Set before the inode is published, constant until it is freed.
+    /// Set before the inode is published, constant until it is evicted.
     info: Option<I>,
     /// Readahead that is under way.
     pub(crate) reading: ub::atomic_t,
@@ -95,6 +119,27 @@ pub(crate) unsafe extern "C" fn evict<F: FileSystem>(inode: *mut ub::inode) {
         }
         ub::truncate_inode_pages_final(&raw mut (*inode).i_data);
         ub::upcall_users_wait(&raw mut (*this).reading);
+        let deleted = (*inode).__bindgen_anon_1.i_nlink == 0;
+        let left = match &(*this).info {
+            Some(info) if F::HAS_EVICT && deleted => {
+                if SuperBlock::<F>::new((*inode).i_sb)
+                    .volume()
+                    .fast_link(info)
+                    .is_some()
+                {
+                    // Path walks may look at the target until `free`.
+                    Some(info.clone())
+                } else {
+                    (*this).info.take()
+                }
+            }
+            _ => None,
+        };
+        if let Some(info) = left {
+            // If it fails the inode stays on the disk's list of those to delete.
+            let volume = SuperBlock::<F>::new((*inode).i_sb).volume();
+            let _ = boxed(|| volume.evict(info)).and_then(block_on);
+        }
         ub::clear_inode(inode);
     }
 }
@@ -118,6 +163,10 @@ impl<'a, F: FileSystem> Inode<'a, F> {
                 sb: SuperBlock::new((*inode).i_sb),
             }
         }
+    }
+
+    pub(crate) fn as_ptr(&self) -> *mut ub::inode {
+        self.raw.as_ptr()
     }
 
     pub(crate) fn volume(&self) -> &'a F {
@@ -150,6 +199,21 @@ impl<'a, F: FileSystem> Inode<'a, F> {
 pub(crate) struct InodeRef(NonNull<ub::inode>);
 
 impl InodeRef {
+    /// # Safety
+    ///
+    /// The caller has a reference, and passes it on.
+    pub(crate) unsafe fn from_raw(inode: NonNull<ub::inode>) -> Self {
+        Self(inode)
+    }
+
+    pub(crate) fn as_non_null(&self) -> NonNull<ub::inode> {
+        self.0
+    }
+
+    pub(crate) fn as_ptr(&self) -> *mut ub::inode {
+        self.0.as_ptr()
+    }
+
     pub(crate) fn generation(&self) -> u32 {
         // SAFETY: We have a reference.
         unsafe { (*self.0.as_ptr()).i_generation }
@@ -196,31 +260,15 @@ pub(crate) fn get<F: FileSystem>(sb: &SuperBlock<'_, F>, ino: u32) -> Result<Ino
 /// # Safety
 ///
 /// `inode` is new and locked.
-unsafe fn attach<F: FileSystem>(sb: &SuperBlock<'_, F>, inode: NonNull<ub::inode>, info: F::Inode) {
+pub(crate) unsafe fn attach<F: FileSystem>(
+    sb: &SuperBlock<'_, F>,
+    inode: NonNull<ub::inode>,
+    info: F::Inode,
+) {
     let volume = sb.volume();
     let attr = volume.attr(&info);
     let raw = inode.as_ptr();
-    let time = |t: Time| ub::timespec64 {
-        tv_sec: t.secs,
-        tv_nsec: t.nanos as c_long,
-    };
-    let c = ub::upcall_attr {
-        size: attr.size,
-        sectors: attr.sectors,
-        version: 0,
-        atime: time(attr.atime),
-        mtime: time(attr.mtime),
-        ctime: time(attr.ctime),
-        uid: attr.uid,
-        gid: attr.gid,
-        generation: attr.generation,
-        nlink: attr.nlink,
-        rdev_major: attr.device.0,
-        rdev_minor: attr.device.1,
-        s_flags: s_flags(attr.flags),
-        mode: attr.mode,
-        no_acl: attr.no_xattr,
-    };
+    let c = c_attr(&attr);
     // SAFETY: By the function's contract.
     unsafe {
         ub::upcall_inode_fill(raw, &c);
@@ -254,6 +302,45 @@ unsafe fn attach<F: FileSystem>(sb: &SuperBlock<'_, F>, inode: NonNull<ub::inode
     }
 }
 
+/// The attributes for C.
+fn c_attr(attr: &Attr) -> ub::upcall_attr {
+    ub::upcall_attr {
+        size: attr.size,
+        sectors: attr.sectors,
+        version: 0,
+        atime: timespec(attr.atime),
+        mtime: timespec(attr.mtime),
+        ctime: timespec(attr.ctime),
+        uid: attr.uid,
+        gid: attr.gid,
+        generation: attr.generation,
+        nlink: attr.nlink,
+        rdev_major: attr.device.0,
+        rdev_minor: attr.device.1,
+        s_flags: s_flags(attr.flags),
+        mode: attr.mode,
+        no_acl: attr.no_xattr,
+    }
+}
+
+/// Copies what can change of the file system's inode into the VFS's, but for the size of a regular
+/// file. Does not sleep.
+pub(crate) fn refresh<F: FileSystem>(inode: &Inode<'_, F>) {
+    let raw = inode.as_ptr();
+    // SAFETY: The inode is valid. Under the lock nobody else is between reading and copying.
+    unsafe {
+        ub::upcall_inode_state_lock(raw);
+        ub::upcall_inode_mirror(raw, &c_attr(&inode.volume().attr(inode.info())));
+        ub::upcall_inode_state_unlock(raw);
+    }
+}
+
+/// Puts a future on the heap: it is large, and its caller is deep in the VFS.
+#[inline(never)]
+pub(crate) fn boxed<T: Future>(make: impl FnOnce() -> T) -> Result<Pin<KBox<T>>> {
+    Ok(KBox::pin(make(), disk::gfp())?)
+}
+
 /// The VFS's inode flags for `FS_*_FL`.
 fn s_flags(flags: u32) -> u32 {
     [
@@ -274,9 +361,12 @@ struct Ops<F>(core::marker::PhantomData<F>);
 impl<F: FileSystem> Ops<F> {
     const COMMON: ub::inode_operations = ub::inode_operations {
         getattr: Some(Self::getattr),
+        setattr: present!(F::HAS_SET_ATTRIBUTES, setattr::setattr::<F>),
+        update_time: present!(F::HAS_SET_ATTRIBUTES, setattr::update_time::<F>),
         listxattr: Some(xattr::list::<F>),
         get_inode_acl: Some(acl::get_inode_acl::<F>),
         fileattr_get: Some(Self::fileattr_get),
+        fileattr_set: present!(F::HAS_SET_ATTRIBUTES, setattr::fileattr_set::<F>),
         // SAFETY: Zero is what the C initialisers leave there.
         ..unsafe { core::mem::zeroed() }
     };
@@ -286,12 +376,23 @@ impl<F: FileSystem> Ops<F> {
     };
     const DIRECTORY: &'static ub::inode_operations = &ub::inode_operations {
         lookup: Some(dir::lookup::<F>),
+        create: present!(F::HAS_CREATE, Create::<F>::CREATE),
+        mkdir: present!(F::HAS_CREATE, namei::mkdir::<F>),
+        mknod: present!(F::HAS_CREATE, namei::mknod::<F>),
+        symlink: present!(F::HAS_SYMLINK, namei::symlink::<F>),
+        tmpfile: present!(F::HAS_TMPFILE, namei::tmpfile::<F>),
+        link: present!(F::HAS_LINK, namei::link::<F>),
+        unlink: present!(F::HAS_UNLINK, namei::unlink::<F>),
+        rmdir: present!(F::HAS_RMDIR, namei::rmdir::<F>),
+        rename: present!(F::HAS_RENAME, namei::rename::<F>),
         fiemap: Some(pages::fiemap::<F>),
         ..Self::COMMON
     };
     const FAST_LINK: &'static ub::inode_operations = &ub::inode_operations {
         get_link: Some(ub::simple_get_link),
         getattr: Some(Self::getattr),
+        setattr: present!(F::HAS_SET_ATTRIBUTES, setattr::setattr::<F>),
+        update_time: present!(F::HAS_SET_ATTRIBUTES, setattr::update_time::<F>),
         listxattr: Some(xattr::list::<F>),
         // SAFETY: As above.
         ..unsafe { core::mem::zeroed() }
@@ -302,6 +403,8 @@ impl<F: FileSystem> Ops<F> {
     };
     const SPECIAL: &'static ub::inode_operations = &ub::inode_operations {
         getattr: Some(Self::getattr),
+        setattr: present!(F::HAS_SET_ATTRIBUTES, setattr::setattr::<F>),
+        update_time: present!(F::HAS_SET_ATTRIBUTES, setattr::update_time::<F>),
         listxattr: Some(xattr::list::<F>),
         get_inode_acl: Some(acl::get_inode_acl::<F>),
         // SAFETY: As above.

@@ -2,13 +2,15 @@
 
 //! The types of `aext4` and `layout`, as the two interfaces have them.
 
-use aext4::{DirContext, Ext4, InodeInfo};
+use aext4::{DirContext, Ext4, InodeInfo, SetAttributes};
 use disk::gfp;
 use kernel::prelude::*;
 use layout::dir::NAME_MAX;
 use layout::xattr as format;
 use layout::{AclTag, DataMap, Ino, InodeFlags};
-use vfs::{AclEntry, Attr, DirBatch, DirEntry, FileType, StatFs, Time, VolumeInfo, XattrNamespace};
+use vfs::{
+    AclEntry, Attr, DirBatch, DirEntry, FileType, SetAttr, StatFs, Time, VolumeInfo, XattrNamespace,
+};
 
 /// The magic number that `statfs` reports, the same as ext4's.
 const MAGIC: u64 = 0xef53;
@@ -70,6 +72,24 @@ pub(crate) fn attr(volume: &Ext4, info: &InodeInfo) -> Attr {
     }
 }
 
+/// The attributes that are to change.
+pub(crate) fn set_attributes(set: &SetAttr) -> SetAttributes {
+    let time = |t: Time| layout::Time {
+        secs: t.secs,
+        nanos: t.nanos,
+    };
+    SetAttributes {
+        mode: set.mode,
+        uid: set.uid,
+        gid: set.gid,
+        project: set.project,
+        flags: set.flags.map(InodeFlags),
+        atime: set.atime.map(time),
+        mtime: set.mtime.map(time),
+        ctime: set.ctime.map(time),
+    }
+}
+
 /// What does not change while a volume is mounted.
 pub(crate) fn info(volume: &Ext4) -> VolumeInfo {
     let geo = &volume.sb.geo;
@@ -117,6 +137,29 @@ pub(crate) fn acl(entries: KVec<layout::AclEntry>) -> Result<KVec<AclEntry>> {
             tag: entry.tag.code(),
             perm: entry.perm,
             id,
+        };
+        acl.push(entry, gfp())?;
+    }
+    Ok(acl)
+}
+
+/// The entries of an access control list, as the disk has them. Fails with `EINVAL` for a tag that
+/// there is not.
+pub(crate) fn layout_acl(entries: &[AclEntry]) -> Result<KVec<layout::AclEntry>> {
+    let mut acl = KVec::with_capacity(entries.len(), gfp())?;
+    for entry in entries {
+        let tags = [
+            AclTag::UserObj,
+            AclTag::User(entry.id),
+            AclTag::GroupObj,
+            AclTag::Group(entry.id),
+            AclTag::Mask,
+            AclTag::Other,
+        ];
+        let tag = tags.into_iter().find(|tag| tag.code() == entry.tag);
+        let entry = layout::AclEntry {
+            tag: tag.ok_or(EINVAL)?,
+            perm: entry.perm,
         };
         acl.push(entry, gfp())?;
     }

@@ -17,6 +17,8 @@ pub mod device;
 pub mod edit;
 #[path = "../../../disk/gfp.rs"]
 mod gfp;
+#[path = "../../../disk/random.rs"]
+pub mod random;
 #[path = "../../../disk/run.rs"]
 pub mod run;
 #[path = "../../../disk/sys/mod.rs"]
@@ -33,5 +35,6 @@ pub use cache::Cache;
 pub use device::{Disk, Label, Level};
 pub use edit::{Pin, Planned};
 pub use gfp::{gfp, vec_with_capacity};
+pub use random::random;
 pub use run::{Draft, Writing};
 pub use version::Buf;
