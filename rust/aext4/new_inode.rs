@@ -26,8 +26,8 @@ use crate::ext4::Ext4;
 use crate::inode_info::{InodeInfo, InodeRef, NewInfo};
 use crate::inode_plan::Writable;
 use crate::journal::{Credits, Transaction};
-use crate::xattr_write::NewXattr;
-use disk::{vec_with_capacity, Planned};
+use crate::xattr_write::{InitialXattrs, NewXattr};
+use disk::{gfp, vec_with_capacity, Planned};
 use kernel::alloc::KVVec;
 use kernel::prelude::*;
 use layout::bytes::{put_bytes, put_u16, put_u32};
@@ -106,6 +106,7 @@ pub(crate) struct NodePlan {
     info: NewInfo,
     /// Its block, and that as one of metadata.
     block: Option<(Loan, Option<Planned>)>,
+    xattrs: Option<InitialXattrs>,
     parent: Ino,
 }
 
@@ -128,9 +129,6 @@ impl Ext4 {
         links: u16,
     ) -> Result<NodePlan> {
         let file_type = FileType::from_mode(new.mode).ok_or(EINVAL)?;
-        if !new.xattrs.is_empty() {
-            return Err(EOPNOTSUPP);
-        }
         let allocator = writable.allocator(self);
         let top = dir.ino == Ino::ROOT || dir.flags().has(InodeFlags::TOPDIR);
         let hint = Hint {
@@ -168,6 +166,16 @@ impl Ext4 {
         }
         let first = own.as_ref().map(|(taken, _)| taken.start());
         self.fill(&mut raw, ino, dir, new, contents, links, first)?;
+        let mut xattrs = None;
+        if !new.xattrs.is_empty() {
+            let owner = (new.uid, new.gid);
+            let plan = InitialXattrs::plan(self, writable, ino, owner, new.xattrs);
+            let plan = KBox::pin(plan, gfp())?.await?;
+            let mut edit = InodeEdit::new(&mut raw, &self.sb.geo).ok_or(EINVAL)?;
+            plan.fill(&mut edit);
+            edit.seal(ino);
+            xattrs = Some(plan);
+        }
         let inode = Inode::parse_orphan(&raw, ino, &self.sb.geo);
         let inode = inode.or_report(self, About::inode(ino))?;
         let info = self.new_info(inode, place).await?;
@@ -178,6 +186,7 @@ impl Ext4 {
             raw,
             info,
             block: own,
+            xattrs,
             parent: dir.ino,
         })
     }
@@ -319,7 +328,10 @@ impl NodePlan {
         });
         let mut credits = self.loan.credits();
         credits.blocks += 1 + own;
-        credits
+        match &self.xattrs {
+            Some(xattrs) => credits.and(xattrs.credits()),
+            None => credits,
+        }
     }
 
     /// Puts the inode on the disk; `dtime` is the next orphan, or 0. What is given is entered into
@@ -329,6 +341,9 @@ impl NodePlan {
         let (ino, parent, owner) = (self.loan.ino(), self.parent, self.info.owner);
         // Its block of the table is zeroed by this, if nothing was there before.
         self.loan.apply(tx);
+        if let Some(mut xattrs) = self.xattrs {
+            xattrs.apply(volume, tx);
+        }
         let mut done = true;
         if let Some((loan, planned)) = self.block {
             loan.apply(tx);

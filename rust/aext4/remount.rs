@@ -287,7 +287,7 @@ impl Ext4 {
     }
 
     /// Changes the superblock, and waits until it is on stable media.
-    pub(crate) async fn edit_super(
+    async fn edit_super(
         &self,
         change: impl FnOnce(&mut SuperEdit<'_>) + Send + 'static,
     ) -> Result {
