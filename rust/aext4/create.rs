@@ -107,10 +107,12 @@ impl Ext4 {
         parent.change(self, change).await?;
         let mut credits = node.credits();
         credits.blocks += parent.credits();
-        let mut tx = writable.journal.begin(&self.cache, credits).await?;
-        let info = node.apply(self, &mut tx, 0);
-        NamePlan::apply(parent, self, &mut tx, now());
-        drop(tx);
+        let info = {
+            let mut tx = writable.journal.begin(&self.cache, credits).await?;
+            let info = node.apply(self, &mut tx, 0);
+            NamePlan::apply(parent, self, &mut tx, now());
+            info
+        };
         let info = self.enter_node(info);
         drop(lock);
         self.sync_names(&[dir]).await?;

@@ -140,6 +140,7 @@ impl Ext4 {
         let mut until = Lblk::END;
         loop {
             let guard = info.map_lock.write().await.map_err(|_| ESHUTDOWN)?;
+            self.drop_pending(info, Lblk(0)).await?;
             let mut map = MapPlan::new(self, writable, info, Space::Must).await?;
             until = map.unmap(Lblk(0), until, CREDITS_MAX).await?;
             if until == Lblk(0) {

@@ -95,12 +95,16 @@ impl Ext4 {
     ///
     /// Fails with the error number that fits the reason, which was logged.
     pub async fn mount(disk: Disk, options: Options, silent: bool) -> Result<Arc<Self>> {
-        let mut sb = read_super(&disk, &options, silent).await?;
-        if sb.needs_recovery() && !options.norecovery() {
+        let (mut sb, torn) = read_super(&disk, &options, silent).await?;
+        if sb.needs_recovery() && !options.norecovery() || torn {
             let offset = super_offset(options.sb()).ok_or(EINVAL)?;
-            KBox::pin(recovery::recover(&disk, &sb, offset), gfp())?.await?;
+            KBox::pin(recovery::recover(&disk, &sb, offset, torn), gfp())?.await?;
             // What was read before is old.
-            sb = read_super(&disk, &options, silent).await?;
+            let (whole, torn) = read_super(&disk, &options, silent).await?;
+            if torn {
+                return Err(EBADMSG);
+            }
+            sb = whole;
         }
         let for_writing = options.for_writing;
         let options = Settled::new(options, &sb, &disk)?;
@@ -284,8 +288,9 @@ impl fmt::Display for Unsupported<'_> {
     }
 }
 
-/// Reads the superblock, where the options say it is.
-async fn read_super(disk: &Disk, options: &Options, silent: bool) -> Result<SuperBlock> {
+/// Reads the superblock, where the options say it is. Tells whether it may have been written in
+/// part when the power went: its checksum is wrong, and the volume needs recovery.
+async fn read_super(disk: &Disk, options: &Options, silent: bool) -> Result<(SuperBlock, bool)> {
     let mut raw = [0; SUPER_SIZE];
     let Some(offset) = super_offset(options.sb()).filter(|pos| *pos < disk.size()) else {
         disk.log(
@@ -304,7 +309,20 @@ async fn read_super(disk: &Disk, options: &Options, silent: bool) -> Result<Supe
         );
         return Err(error);
     }
-    let sb = SuperBlock::parse(&raw, options.sb(), CRC).map_err(|error| match error.kind {
+    let parsed = SuperBlock::parse(&raw, options.sb(), CRC);
+    let mut torn = None;
+    if parsed.is_err_and(|error| error.kind == layout::Kind::Checksum) && !options.norecovery() {
+        let sb = SuperBlock::parse_torn(&raw, options.sb(), CRC).ok();
+        torn = sb.filter(|sb| sb.needs_recovery() && sb.check_device(disk.size()).is_ok());
+    }
+    if let Some(sb) = torn {
+        disk.log(
+            Level::Warning,
+            format_args!("the superblock has a wrong checksum: looking for it in the journal"),
+        );
+        return Ok((sb, true));
+    }
+    let sb = parsed.map_err(|error| match error.kind {
         layout::Kind::NotExt4 if silent => EINVAL,
         layout::Kind::Feature => {
             disk.log(
@@ -317,7 +335,7 @@ async fn read_super(disk: &Disk, options: &Options, silent: bool) -> Result<Supe
     })?;
     sb.check_device(disk.size())
         .map_err(|error| refuse_mount(disk, error))?;
-    Ok(sb)
+    Ok((sb, false))
 }
 
 /// Says what is to be said about the state that the volume was left in.

@@ -23,6 +23,7 @@ use crate::delete::LeavingMemory;
 use crate::error::{corrupted, About, OrReport};
 use crate::ext4::Ext4;
 use crate::map::ExtentCache;
+use crate::pending::Pending;
 use core::ops::Deref;
 use disk::{gfp, Attached, Buf};
 use kernel::prelude::*;
@@ -68,6 +69,9 @@ pub struct InodeInfo {
     /// What was found of its map.
     #[pin]
     pub extents: SpinLock<ExtentCache>,
+    /// What was written and is not in its map.
+    #[pin]
+    pub(crate) pending: SpinLock<Pending>,
     /// How often its map, or what is pending, has changed.
     map_seq: Atomic<u32>,
     /// Its VFS inode, if it has one.
@@ -102,6 +106,7 @@ fn new_inode_info(
             edits: Atomic::new(0),
             changed_in: Atomic::new(0),
             extents <- new_spinlock!(ExtentCache::new()),
+            pending <- new_spinlock!(Pending::new()),
             map_seq: Atomic::new(0),
             attached: Attached::new(),
             users: Atomic::new(1),

@@ -13,6 +13,9 @@
 //! | [`set_attributes`] | changing attributes |
 //! | [`map`], [`map_plan`] | from a file's blocks to the device's; changing that |
 //! | [`dir`] | finding names and listing directories |
+//! | [`create`], [`unlink`], [`rename`] | names that come, go and move |
+//! | [`new_inode`] | new inodes |
+//! | `dir_write`, `dir_grow`, `inode_lock` | what these have in common: entries, room, locks |
 //! | [`alloc`] | which blocks and inodes are given to whom |
 //! | [`journal`], [`recovery`] | the journal; recovering a volume before it is mounted |
 //! | [`orphan`] | inodes of which something is still to be freed, if the power fails |
@@ -20,12 +23,23 @@
 //! | [`remount`] | making a volume writable, and read-only again |
 //! | [`truncate`], [`delete`] | making files longer and shorter; deleting inodes |
 //! | [`freeze`] | stopping all changes for a while, or for ever |
-//! | [`read`] | contents |
+//! | [`read`], [`write`](mod@write) | contents |
+//! | [`pending`] | what was written, and is not in the map yet |
 //! | [`xattr`] | extended attributes and access control lists |
 //! | [`xattr_write`], [`xattr_value`] | changing them; values that have inodes of their own |
 //! | [`options`], [`error`] | mount options; log lines and error numbers |
 //!
 //! # Locks
+//!
+//! In this order; none but the last with a transaction open, which waits for nothing:
+//!
+//! 1. the volume's mutex for moves: who moves a name to another directory ([`rename`]);
+//! 2. `rwsem` of inodes, in the order of their numbers: read for entries and attributes, written for
+//!    their change;
+//! 3. `map_lock` of an inode: read for a look at the map, written for its change;
+//! 4. the mutex of the list of orphans ([`orphan`]);
+//! 5. [`Journal::begin`](journal::Journal::begin);
+//! 6. spinlocks.
 //!
 //! An inode's extent cache, or the table of inodes, or the volume's options: spinlocks, never held across an
 //! `.await` and never with one another. Those of [`alloc`] and [`journal`] are told there.
@@ -44,6 +58,7 @@ pub mod freeze;
 pub mod inode_info;
 mod inode_lock;
 pub mod inode_plan;
+pub mod inline_write;
 pub mod journal;
 pub mod map;
 pub mod map_plan;
@@ -51,13 +66,17 @@ mod memory;
 pub mod new_inode;
 pub mod options;
 pub mod orphan;
+mod orphan_file;
+pub mod pending;
 pub mod read;
 pub mod recovery;
 pub mod remount;
+pub mod rename;
 pub mod set_attributes;
 pub mod super_plan;
 pub mod truncate;
 pub mod unlink;
+pub mod write;
 pub mod xattr;
 pub mod xattr_value;
 pub mod xattr_write;
@@ -68,5 +87,6 @@ pub use inode_info::{InodeInfo, InodeRef};
 pub use map::{Mapping, MappingKind};
 pub use new_inode::NewInode;
 pub use options::Options;
+pub use rename::Rename;
 pub use set_attributes::SetAttributes;
 pub use xattr_write::{InitialXattrs, NewXattr, XattrFlags, XattrRelease};

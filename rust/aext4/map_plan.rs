@@ -87,6 +87,8 @@ pub struct MapPlan<'a> {
     revoked: KVec<(u64, u32)>,
     /// How many blocks the inode has more.
     blocks: i64,
+    /// Whether there is a step.
+    changed: bool,
     /// What applying it takes.
     credits: Credits,
 }
@@ -194,6 +196,7 @@ impl<'a> MapPlan<'a> {
             frees: KVec::new(),
             revoked: KVec::new(),
             blocks: 0,
+            changed: false,
             credits: Credits::default(),
         })
     }
@@ -212,6 +215,11 @@ impl<'a> MapPlan<'a> {
     /// What [`apply`](Self::apply) takes of the transaction's credits.
     pub fn credits(&self) -> Credits {
         self.credits
+    }
+
+    /// Whether nothing was planned.
+    pub fn is_empty(&self) -> bool {
+        !self.changed
     }
 
     /// Plans to map the blocks from `lblk` on, which are a hole, to those of a loan.
@@ -349,6 +357,7 @@ impl<'a> MapPlan<'a> {
 
     /// Plans one step, in the leaf in charge of `lblk`. Returns what it covers.
     async fn run(&mut self, lblk: Lblk, what: Do) -> Result<(Lblk, Lblk)> {
+        self.changed = true;
         self.find(lblk).await?;
         let range = self.plan(lblk, what)?;
         self.take_blocks().await?;
@@ -876,9 +885,14 @@ impl Ext4 {
                 return Ok(Goal::near(before, at, lblk));
             }
         }
+        Ok(self.first_goal(info))
+    }
+
+    /// Where the first block of a file should be.
+    pub(crate) fn first_goal(&self, info: &InodeInfo) -> Goal {
         let regular = info.file_type == FileType::Regular;
         let per_flex = self.sb.groups_per_flex;
-        Ok(Goal::of_inode(&self.sb.geo, per_flex, info.ino, regular))
+        Goal::of_inode(&self.sb.geo, per_flex, info.ino, regular)
     }
 
     /// The largest size that a file can have, with the features that the volume has.

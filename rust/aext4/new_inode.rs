@@ -26,18 +26,18 @@ use crate::ext4::Ext4;
 use crate::inode_info::{InodeInfo, InodeRef, NewInfo};
 use crate::inode_plan::Writable;
 use crate::journal::{Credits, Transaction};
+use crate::map_plan::first_block;
 use crate::xattr_write::{InitialXattrs, NewXattr};
 use disk::{gfp, vec_with_capacity, Planned};
 use kernel::alloc::KVVec;
 use kernel::prelude::*;
-use layout::bytes::{put_bytes, put_u16, put_u32};
+use layout::bytes::put_bytes;
 use layout::extent::EMPTY_ROOT;
-use layout::extent_edit::extent_entry;
 use layout::inode::I_BLOCK_SIZE;
 use layout::inode_edit::{new_extra_isize, TimeField};
 use layout::{
-    dir_edit, Device, Extent, ExtentState, FileType, Incompat, Ino, Inode, InodeEdit, InodeFlags,
-    Lblk, Pblk, RoCompat,
+    dir_edit, Device, FileType, Geometry, Incompat, Ino, Inode, InodeEdit, InodeFlags, Pblk,
+    RoCompat,
 };
 use upcall::bio::Op;
 
@@ -159,23 +159,21 @@ impl Ext4 {
                 Some((taken, planned))
             }
         };
+        let xattrs = match new.xattrs {
+            [] => None,
+            attrs => {
+                let owner = (new.uid, new.gid);
+                let plan = InitialXattrs::plan(self, writable, ino, owner, attrs);
+                Some(KBox::pin(plan, gfp())?.await?)
+            }
+        };
         let size = usize::from(self.sb.geo.inode_size());
         let mut raw = vec_with_capacity(self.cache.spawner(), size).await?;
         while raw.len() < size {
             raw.push_within_capacity(0).map_err(|_| ENOMEM)?;
         }
         let first = own.as_ref().map(|(taken, _)| taken.start());
-        self.fill(&mut raw, ino, dir, new, contents, links, first)?;
-        let mut xattrs = None;
-        if !new.xattrs.is_empty() {
-            let owner = (new.uid, new.gid);
-            let plan = InitialXattrs::plan(self, writable, ino, owner, new.xattrs);
-            let plan = KBox::pin(plan, gfp())?.await?;
-            let mut edit = InodeEdit::new(&mut raw, &self.sb.geo).ok_or(EINVAL)?;
-            plan.fill(&mut edit);
-            edit.seal(ino);
-            xattrs = Some(plan);
-        }
+        self.fill(&mut raw, ino, dir, new, contents, links, first, &xattrs)?;
         let inode = Inode::parse_orphan(&raw, ino, &self.sb.geo);
         let inode = inode.or_report(self, About::inode(ino))?;
         let info = self.new_info(inode, place).await?;
@@ -212,6 +210,7 @@ impl Ext4 {
         contents: Contents<'_>,
         links: u16,
         first: Option<Pblk>,
+        xattrs: &Option<InitialXattrs>,
     ) -> Result {
         let geo = &self.sb.geo;
         let file_type = FileType::from_mode(new.mode).ok_or(EINVAL)?;
@@ -255,7 +254,7 @@ impl Ext4 {
             if extents {
                 flags |= InodeFlags::EXTENTS.0;
             }
-            edit.set_block(&root(extents, first).ok_or(ENOSPC)?);
+            edit.set_block(&root(extents, first, geo).ok_or(ENOSPC)?);
         }
         edit.set_flags(InodeFlags(flags));
         match contents {
@@ -280,33 +279,22 @@ impl Ext4 {
         {
             edit.set_device(device);
         }
+        if let Some(xattrs) = xattrs {
+            xattrs.fill(&mut edit);
+        }
         edit.seal(ino);
         Ok(())
     }
 }
 
 /// The root of a map that has one block, or none; `None` if the block's number does not fit.
-fn root(extents: bool, first: Option<Pblk>) -> Option<[u8; I_BLOCK_SIZE]> {
-    let mut root = match extents {
-        true => EMPTY_ROOT,
-        false => [0; I_BLOCK_SIZE],
-    };
-    let Some(pblk) = first else {
-        return Some(root);
-    };
-    if extents {
-        let entry = extent_entry(&Extent {
-            lblk: Lblk(0),
-            len: 1,
-            state: ExtentState::Written(pblk),
-        })?;
-        // One entry behind the header.
-        put_u16(&mut root, 2, 1)?;
-        put_bytes(&mut root, entry.len(), &entry)?;
-    } else {
-        put_u32(&mut root, 0, u32::try_from(pblk.0).ok()?)?;
+#[inline(never)]
+fn root(extents: bool, first: Option<Pblk>, geo: &Geometry) -> Option<[u8; I_BLOCK_SIZE]> {
+    match first {
+        Some(pblk) => first_block(extents, pblk, geo),
+        None if extents => Some(EMPTY_ROOT),
+        None => Some([0; I_BLOCK_SIZE]),
     }
-    Some(root)
 }
 
 impl NodePlan {

@@ -236,6 +236,11 @@ impl Flags {
         self.0 & BARRIER != 0
     }
 
+    /// Whether what is new in a directory has its group, whatever the directory's mode says.
+    pub fn group_of_dir(self) -> bool {
+        self.has(GRPID)
+    }
+
     /// Whether `statfs` counts metadata as space.
     pub fn minix_df(self) -> bool {
         self.has(MINIX_DF)

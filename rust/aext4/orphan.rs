@@ -266,6 +266,7 @@ impl Ext4 {
     /// block layer and `ENOMEM`.
     pub async fn clean_orphans(&self) -> Result {
         let mut orphans = self.load_orphans().await?;
+        self.adopt_orphans(&mut orphans).await?;
         let (mut deleted, mut truncated) = (0, 0);
         // Not by an iterator: it would not be `Send` across the await.
         while let Some(orphan) = orphans.pop() {

@@ -10,7 +10,7 @@ use disk::{Cache, Disk, Level};
 use kernel::prelude::*;
 use layout::super_edit::SuperEdit;
 use layout::superblock::SUPER_SIZE;
-use layout::{FileType, GroupDesc, Incompat, Inode, SuperBlock};
+use layout::{FileType, GroupDesc, Incompat, Inode, Pblk, SuperBlock};
 
 /// Brings home what the journal has, and says in the superblock, at byte `offset`, that the volume
 /// does not need it any more.
@@ -18,7 +18,10 @@ use layout::{FileType, GroupDesc, Incompat, Inode, SuperBlock};
 /// Fails, with a line in the log, with `EROFS` if nothing can be written, with the error number
 /// that fits what is wrong with the journal, and with the errors of the block layer. Unless it is
 /// one of those of writing, nothing was changed.
-pub async fn recover(disk: &Disk, sb: &SuperBlock, offset: u64) -> Result {
+///
+/// If the superblock is `torn`, which was read without a look at its checksum, the journal has to
+/// bring the whole of it: else it fails with `EBADMSG`.
+pub async fn recover(disk: &Disk, sb: &SuperBlock, offset: u64, torn: bool) -> Result {
     if disk.is_read_only() {
         disk.log(
             Level::Error,
@@ -31,13 +34,19 @@ pub async fn recover(disk: &Disk, sb: &SuperBlock, offset: u64) -> Result {
     }
     // For this alone.
     let cache = Cache::new(disk, sb.geo.block_size())?;
-    replay(disk, &cache, sb, offset).await.map_err(|why| {
+    replay(disk, &cache, sb, offset, torn).await.map_err(|why| {
         disk.log(Level::Error, format_args!("cannot recover: {why}"));
         why.errno()
     })
 }
 
-async fn replay(disk: &Disk, cache: &Cache, sb: &SuperBlock, offset: u64) -> Result<(), Refused> {
+async fn replay(
+    disk: &Disk,
+    cache: &Cache,
+    sb: &SuperBlock,
+    offset: u64,
+    torn: bool,
+) -> Result<(), Refused> {
     let geo = sb.geo;
     let Some(inode) = journal_inode(cache, sb).await? else {
         return Err(layout::Error::new(
@@ -47,7 +56,8 @@ async fn replay(disk: &Disk, cache: &Cache, sb: &SuperBlock, offset: u64) -> Res
         .into());
     };
     let mut log = Log::open(disk, cache, &geo, &inode).await?;
-    replay::recover(disk, cache, &geo, &mut log).await?;
+    let wanted = torn.then_some(Pblk(offset >> geo.block_bits()));
+    replay::recover(disk, cache, &geo, &mut log, wanted).await?;
     // Why the log was given up is the volume's to remember; the log forgets it after that.
     let failed = log.head.sb.errno != 0;
     disk.edit_raw(offset, SUPER_SIZE, move |raw| {

@@ -37,6 +37,7 @@ const WRITABLE: RoCompat = RoCompat::SPARSE_SUPER
     .or(RoCompat::DIR_NLINK)
     .or(RoCompat::EXTRA_ISIZE)
     .or(RoCompat::METADATA_CSUM)
+    .or(RoCompat::ORPHAN_PRESENT)
     .or(RoCompat::PROJECT);
 
 /// What a volume has while it is writable.
@@ -178,7 +179,9 @@ impl Ext4 {
         // What was left is deleted while that is possible.
         let deletions = {
             let mut writing = self.writing.lock();
-            writing.as_mut().and_then(|writing| writing.deletions.take())
+            (*writing)
+                .as_mut()
+                .and_then(|writing| writing.deletions.take())
         };
         if let Some(deletions) = deletions {
             self.leaving.stop();
@@ -287,10 +290,7 @@ impl Ext4 {
     }
 
     /// Changes the superblock, and waits until it is on stable media.
-    async fn edit_super(
-        &self,
-        change: impl FnOnce(&mut SuperEdit<'_>) + Send + 'static,
-    ) -> Result {
+    async fn edit_super(&self, change: impl FnOnce(&mut SuperEdit<'_>) + Send + 'static) -> Result {
         let csum = *self.sb.geo.csum();
         let offset = super_offset(SUPER_KIB).ok_or(EINVAL)?;
         self.disk

@@ -59,8 +59,9 @@ impl Ext4 {
         if size > self.max_size(info) {
             return Err(EFBIG);
         }
+        self.leave_inline(info, true).await?;
         let old = info.size();
-        if size == old && self.is_small(info) {
+        if size == old && self.sectors(info) == 0 {
             return Ok(());
         }
         self.zero_tail(info, size.min(old)).await?;
@@ -70,13 +71,8 @@ impl Ext4 {
         self.free_behind(&writable, info, size).await
     }
 
-    /// Whether nothing can be behind the size.
-    fn is_small(&self, info: &InodeInfo) -> bool {
-        info.look(|inode| inode.sectors == 0)
-    }
-
     /// Zeroes what the block that has `size` holds behind it, unless the VFS does.
-    async fn zero_tail(&self, info: &InodeInfo, size: u64) -> Result {
+    pub(crate) async fn zero_tail(&self, info: &InodeInfo, size: u64) -> Result {
         let block = u64::from(self.sb.geo.block_size());
         let skip = size % block;
         if skip == 0 || info.attached.is_set() {
@@ -129,6 +125,9 @@ impl Ext4 {
         let mut first = true;
         while first || until > from {
             let guard = info.map_lock.write().await.map_err(|_| ESHUTDOWN)?;
+            if first {
+                self.drop_pending(info, from).await?;
+            }
             let step = self.free_step(writable, info, size, from..until, first);
             until = step.await?;
             first = false;

@@ -204,11 +204,12 @@ int upcall_queues_open(void)
 {
 	upcall_reclaim_queue = alloc_workqueue("upcall_reclaim", WQ_MEM_RECLAIM | WQ_UNBOUND, 1);
 	upcall_release_queue = alloc_workqueue("upcall_release", WQ_MEM_RECLAIM | WQ_UNBOUND, 0);
-	return upcall_reclaim_queue && upcall_release_queue ? 0 : -ENOMEM;
+	return upcall_reclaim_queue && upcall_release_queue ? upcall_ioends_open() : -ENOMEM;
 }
 
 void upcall_queues_close(void)
 {
+	upcall_ioends_close();
 	if (upcall_reclaim_queue)
 		destroy_workqueue(upcall_reclaim_queue);
 	if (upcall_release_queue)

@@ -9,6 +9,7 @@
 #include <linux/fs.h>
 #include <linux/hrtimer.h>
 #include <linux/iomap.h>
+#include <linux/llist.h>
 #include <linux/lockdep_types.h>
 #include <linux/mempool.h>
 #include <linux/pagemap.h>
@@ -170,6 +171,45 @@ void upcall_readahead_take(struct readahead_control *to, struct readahead_contro
 void upcall_readahead_drop_rest(struct readahead_control *rac);
 u64 upcall_readahead_pos(struct readahead_control *rac);
 u64 upcall_readahead_length(struct readahead_control *rac);
+
+/* Files that are written */
+bool upcall_inode_lock(struct inode *inode, bool nowait);
+void upcall_inode_unlock(struct inode *inode);
+bool upcall_inode_is_nosec(struct inode *inode);
+loff_t upcall_i_size_read(struct inode *inode);
+void upcall_i_size_write(struct inode *inode, loff_t size);
+void upcall_invalidate_lock(struct inode *inode);
+void upcall_invalidate_unlock(struct inode *inode);
+size_t upcall_iov_iter_count(const struct iov_iter *iter);
+ssize_t upcall_write_sync(struct kiocb *iocb, ssize_t count);
+bool upcall_stable_writes(struct inode *inode);
+void upcall_write_back_all(struct super_block *sb);
+loff_t upcall_folio_end(struct folio *folio);
+int upcall_mmap_prepare(struct vm_area_desc *desc, const struct vm_operations_struct *ops);
+vm_fault_t upcall_page_mkwrite(struct vm_fault *vmf, const struct iomap_ops *ops);
+
+/* Writeback whose end needs a transaction: of a volume */
+struct upcall_ioends {
+	struct llist_head arrived, ended;
+	struct list_head taken, same;
+	struct iomap_ioend *current_run;
+	struct work_struct work;
+	bool over;
+	/* Any context */
+	void (*wake)(struct upcall_ioends *ioends);
+};
+int upcall_ioends_open(void);
+void upcall_ioends_close(void);
+void upcall_ioends_init(struct upcall_ioends *ioends, void (*wake)(struct upcall_ioends *));
+void upcall_ioends_destroy(struct upcall_ioends *ioends);
+void upcall_ioends_stop(struct upcall_ioends *ioends);
+void upcall_ioends_restart(struct upcall_ioends *ioends);
+void upcall_ioend_route(struct iomap_ioend *ioend, struct upcall_ioends *ioends);
+bool upcall_ioend_may_sleep(const struct iomap_ioend *ioend);
+bool upcall_ioends_take(struct upcall_ioends *ioends);
+struct iomap_ioend *upcall_ioends_next_run(struct upcall_ioends *ioends);
+int upcall_ioend_error(const struct iomap_ioend *run);
+void upcall_ioends_end_run(struct upcall_ioends *ioends, int error);
 
 /* Attributes and access control lists */
 void upcall_acl_set(struct posix_acl *acl, unsigned int i, short tag, unsigned short perm, u32 id);

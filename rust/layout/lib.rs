@@ -38,13 +38,14 @@
 //! | [`dir_split`], [`htree_edit`] | splitting a full block; the growth of an index |
 //! | [`inline`] | contents that lie in the inode |
 //! | [`nokey`], [`sha256`] | what stands for encrypted names |
+//! | [`orphan_file`] | inodes of which something is still to be freed |
 //! | [`xattr`], [`acl`] | extended attributes, and the access control lists in them |
 //! | [`xattr_edit`] | changes of sets of attributes |
 //! | [`journal`] | the journal, in jbd2's format |
 //! | [`bytes`], [`units`], [`error`] | bounds-checked reads and writes, numbers with a unit, refusals |
 //!
-//! Not here: the contents of quota and orphan files, and Merkle trees. Their inodes
-//! are told (see [`SuperBlock`] and [`InodeFlags`]).
+//! Not here: the contents of quota files, and Merkle trees. Their inodes are
+//! told (see [`SuperBlock`] and [`InodeFlags`]).
 //!
 //! The format is described in the kernel's `Documentation/filesystems/ext4/`. What an
 //! implementation has to accept, or must refuse, is what `fs/ext4` and e2fsprogs do.
@@ -82,6 +83,7 @@ pub mod inode_edit;
 pub mod journal;
 pub mod map;
 pub mod nokey;
+pub mod orphan_file;
 pub mod sha256;
 pub mod super_edit;
 pub mod superblock;

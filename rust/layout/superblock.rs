@@ -125,6 +125,22 @@ impl SuperBlock {
     /// [`Kind::NotExt4`] without the magic number, [`Kind::Checksum`], [`Kind::Feature`] for an
     /// unsupported feature by its name, and [`Kind::Geometry`] if the numbers make no volume.
     pub fn parse(raw: &[u8], kib: u64, fns: CrcFns) -> Result<Self> {
+        Self::parse_as(raw, kib, fns, true)
+    }
+
+    /// Like [`parse`](Self::parse), without a look at the checksum.
+    ///
+    /// A loss of power may leave one that was written in part. What the journal is found by never
+    /// changes, and the journal has the whole of it.
+    ///
+    /// # Errors
+    ///
+    /// As for [`parse`](Self::parse), but for [`Kind::Checksum`].
+    pub fn parse_torn(raw: &[u8], kib: u64, fns: CrcFns) -> Result<Self> {
+        Self::parse_as(raw, kib, fns, false)
+    }
+
+    fn parse_as(raw: &[u8], kib: u64, fns: CrcFns, verify: bool) -> Result<Self> {
         let raw = match raw.get(..SUPER_SIZE) {
             Some(raw) => raw,
             None => return Err(Error::new(Kind::NotExt4, SHORT)),
@@ -141,7 +157,7 @@ impl SuperBlock {
             incompat: Incompat(f.u32(0x60)?),
             ro_compat: RoCompat(f.u32(0x64)?),
         };
-        let csum = parse_csum(&f, &features, fns)?;
+        let csum = parse_csum(&f, &features, fns, verify)?;
         features.incompat.check()?;
         let geo = parse_geometry(&f, features, csum, kib)?;
         let wide = |lo, hi| if_wide(&f, &features, lo, hi);
@@ -306,13 +322,15 @@ fn if_wide(f: &Fields<'_>, features: &Features, lo: usize, hi: usize) -> Result<
 }
 
 /// Verifies the superblock's checksum and works out how all others are computed.
-fn parse_csum(f: &Fields<'_>, features: &Features, fns: CrcFns) -> Result<Csum> {
+fn parse_csum(f: &Fields<'_>, features: &Features, fns: CrcFns, verify: bool) -> Result<Csum> {
     let mode = if features.ro_compat.has(RoCompat::METADATA_CSUM) {
         let algorithm = f.u8(0x175)?;
         if algorithm != 1 {
             return Err(Error::new(Kind::Feature, "checksum algorithm {}").with(algorithm, 0u64));
         }
-        csum::verify_super(&fns, f.0, f.u32(0x3fc)?)?;
+        if verify {
+            csum::verify_super(&fns, f.0, f.u32(0x3fc)?)?;
+        }
         Mode::Metadata
     } else if features.ro_compat.has(RoCompat::GDT_CSUM) {
         Mode::GroupCrc16

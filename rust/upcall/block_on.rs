@@ -36,6 +36,13 @@ pub fn block_on<F: Future>(future: F) -> sys::Result<F::Output> {
     block_on_as(future, true)
 }
 
+/// [`block_on`], where no allocation may recurse into a file system: the caller has a folio locked, or
+/// is one whom reclaim waits for.
+pub fn block_on_nofs<F: Future>(future: F) -> sys::Result<F::Output> {
+    let _nofs = sys::NoFs::enter();
+    block_on(future)
+}
+
 /// [`block_on`] for what is no wait for IO.
 pub(crate) fn block_on_others<F: Future>(future: F) -> sys::Result<F::Output> {
     block_on_as(future, false)

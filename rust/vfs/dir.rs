@@ -5,11 +5,12 @@
 use crate::fs::{FileSystem, FileSystemType};
 use crate::inode::{get, result_pointer, Inode, InodeRef};
 use crate::listing::DirBatch;
+use crate::namei::{NewInode, Rename};
 use crate::{file, inode};
 use core::future::Future;
 use core::marker::PhantomData;
 use core::ptr::null_mut;
-use kernel::error::from_result;
+use kernel::error::{from_result, VTABLE_DEFAULT_ERROR};
 use kernel::ffi::{c_int, c_uint};
 use kernel::prelude::*;
 use upcall::block_on;
@@ -24,6 +25,79 @@ pub trait DirOperations: FileSystemType {
         dir: &Self::Inode,
         name: &[u8],
     ) -> impl Future<Output = Result<Option<u32>>> + Send;
+
+    /// Whether what is new in a directory has its group, whatever the directory's mode says.
+    fn group_of_dir(&self) -> bool {
+        false
+    }
+
+    /// Makes a file, a directory, a device, a pipe or a socket, by the mode.
+    ///
+    /// Fails with `EEXIST`, `ENOSPC`, `EMLINK`, `ENAMETOOLONG`, `EROFS`.
+    fn create(
+        &self,
+        _dir: &Self::Inode,
+        _name: &[u8],
+        _new: &NewInode,
+    ) -> impl Future<Output = Result<Self::Inode>> + Send {
+        async { build_error!(VTABLE_DEFAULT_ERROR) }
+    }
+
+    /// Makes a symbolic link. Fails as [`create`](Self::create) does, with `ENAMETOOLONG` also for
+    /// the target.
+    fn symlink(
+        &self,
+        _dir: &Self::Inode,
+        _name: &[u8],
+        _target: &[u8],
+        _new: &NewInode,
+    ) -> impl Future<Output = Result<Self::Inode>> + Send {
+        async { build_error!(VTABLE_DEFAULT_ERROR) }
+    }
+
+    /// Makes a file without a name, which is as if it were in `dir`.
+    fn tmpfile(
+        &self,
+        _dir: &Self::Inode,
+        _new: &NewInode,
+    ) -> impl Future<Output = Result<Self::Inode>> + Send {
+        async { build_error!(VTABLE_DEFAULT_ERROR) }
+    }
+
+    /// Gives an inode one more name.
+    fn link(
+        &self,
+        _dir: &Self::Inode,
+        _name: &[u8],
+        _inode: &Self::Inode,
+    ) -> impl Future<Output = Result> + Send {
+        async { build_error!(VTABLE_DEFAULT_ERROR) }
+    }
+
+    /// Takes a name from an inode that is no directory. Fails with `ESTALE` if it does not lead to it.
+    fn unlink(
+        &self,
+        _dir: &Self::Inode,
+        _name: &[u8],
+        _child: &Self::Inode,
+    ) -> impl Future<Output = Result> + Send {
+        async { build_error!(VTABLE_DEFAULT_ERROR) }
+    }
+
+    /// Takes the name from a directory, which is empty, or else `ENOTEMPTY`.
+    fn rmdir(
+        &self,
+        _dir: &Self::Inode,
+        _name: &[u8],
+        _child: &Self::Inode,
+    ) -> impl Future<Output = Result> + Send {
+        async { build_error!(VTABLE_DEFAULT_ERROR) }
+    }
+
+    /// Gives an inode another name.
+    fn rename(&self, _rename: Rename<'_, Self::Inode>) -> impl Future<Output = Result> + Send {
+        async { build_error!(VTABLE_DEFAULT_ERROR) }
+    }
 
     /// Lists a directory from position `pos` on, as far as it goes with little work; 0 is the start.
     ///
@@ -41,7 +115,7 @@ pub trait DirOperations: FileSystemType {
 /// # Safety
 ///
 /// `name` is valid for as long as `'a`.
-unsafe fn name_bytes<'a>(name: *const ub::qstr) -> &'a [u8] {
+pub(crate) unsafe fn name_bytes<'a>(name: *const ub::qstr) -> &'a [u8] {
     // SAFETY: By the function's contract.
     unsafe {
         let len = (*name).__bindgen_anon_1.__bindgen_anon_1.len as usize;
@@ -104,7 +178,11 @@ impl<F: FileSystem> Ops<F> {
         iterate_shared: Some(Self::iterate),
         unlocked_ioctl: Some(file::ioctl::<F>),
         compat_ioctl: file::COMPAT_IOCTL,
-        fsync: Some(ub::noop_fsync),
+        fsync: if F::HAS_SYNC_INODE {
+            Some(Self::fsync)
+        } else {
+            Some(ub::noop_fsync)
+        },
         setlease: Some(ub::generic_setlease),
         // SAFETY: Zero is what the C initialisers leave there.
         ..unsafe { core::mem::zeroed() }
@@ -118,6 +196,23 @@ impl<F: FileSystem> Ops<F> {
         unsafe {
             ub::generic_file_llseek_size(file, offset, whence, i64::MAX, (*(*file).f_inode).i_size)
         }
+    }
+
+    /// # Safety
+    ///
+    /// Called by the kernel alone, as the C declaration says.
+    unsafe extern "C" fn fsync(
+        file: *mut ub::file,
+        _from: i64,
+        _to: i64,
+        datasync: c_int,
+    ) -> c_int {
+        from_result(|| {
+            // SAFETY: The VFS passes a directory of ours.
+            let dir = unsafe { Inode::<F>::new((*file).f_inode) };
+            block_on(dir.volume().sync_inode(dir.info(), datasync != 0))??;
+            Ok(0)
+        })
     }
 
     /// # Safety

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Files for the VFS: `read`, `lseek`, `ioctl` and direct IO.
+//! Files for the VFS: `read`, `lseek`, `ioctl` and direct reads.
 
 use crate::fs::{FileSystem, FileSystemType};
 use crate::inode::Inode;
-use crate::pages;
+use crate::{pages, write, writeback};
 use core::marker::PhantomData;
 use kernel::ffi::{c_int, c_long, c_uint, c_ulong};
 use kernel::prelude::*;
@@ -105,15 +105,20 @@ impl<F: FileSystem> Ops<F> {
     const OPERATIONS: &'static ub::file_operations = &ub::file_operations {
         llseek: Some(Self::llseek),
         read_iter: Some(Self::read_iter),
-        mmap_prepare: Some(ub::generic_file_mmap_prepare),
+        write_iter: Some(write::write_iter::<F>),
+        mmap_prepare: Some(write::mmap_prepare::<F>),
         open: Some(Self::open),
-        fsync: Some(ub::noop_fsync),
+        fsync: Some(writeback::fsync::<F>),
         get_unmapped_area: Some(ub::thp_get_unmapped_area),
         splice_read: Some(ub::filemap_splice_read),
+        splice_write: Some(ub::iter_file_splice_write),
         unlocked_ioctl: Some(ioctl::<F>),
         compat_ioctl: COMPAT_IOCTL,
         setlease: Some(ub::generic_setlease),
-        fop_flags: ub::UPCALL_FOP_BUFFER_RASYNC | ub::UPCALL_FOP_DONTCACHE,
+        fop_flags: ub::UPCALL_FOP_BUFFER_RASYNC
+            | ub::UPCALL_FOP_BUFFER_WASYNC
+            | ub::UPCALL_FOP_DIO_PARALLEL_WRITE
+            | ub::UPCALL_FOP_DONTCACHE,
         // SAFETY: Zero is what the C initialisers leave there.
         ..unsafe { core::mem::zeroed() }
     };
@@ -166,7 +171,7 @@ impl<F: FileSystem> Ops<F> {
         // SAFETY: By the function's contract. The lock keeps the file as it is, as for a read.
         unsafe {
             ub::upcall_inode_lock_shared(inode, false);
-            let found = seek(inode, offset, pages::blocking::<F>());
+            let found = seek(inode, offset, pages::reported(&Inode::<F>::new(inode)));
             ub::upcall_inode_unlock_shared(inode);
             found
         }

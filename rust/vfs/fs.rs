@@ -5,6 +5,7 @@
 //! It is one trait for each C table, which stands beside the table that is made of it. What a file
 //! system leaves out is a null pointer in the table.
 
+use crate::data::DataOperations;
 use crate::dir::DirOperations;
 use crate::export::ExportOperations;
 use crate::file::FileOperations;
@@ -65,6 +66,7 @@ pub trait FileSystem:
     + DirOperations
     + FileOperations
     + AddressSpaceOperations
+    + DataOperations
     + XattrOperations
     + ExportOperations
 {
@@ -76,6 +78,7 @@ impl<F> FileSystem for F where
         + DirOperations
         + FileOperations
         + AddressSpaceOperations
+        + DataOperations
         + XattrOperations
         + ExportOperations
 {

@@ -9,11 +9,13 @@
 //!
 //! `alloc` makes the box without the latter, [`get`] attaches it before the VFS inode is published,
 //! and `free`, an RCU callback, drops it: path walks under RCU may look at a link's target until then.
-//! `evict` waits until no readahead uses the inode. Readahead holds folio locks, for which
+//! Of an inode that is deleted `evict` hands it over, but for links: so nobody else uses it, and it can be
+//! deleted at once. `evict` waits until no readahead uses the inode. Readahead holds folio locks, for which
 //! `truncate_inode_pages` waits as well, but it goes on using the inode after it released the last of them.
 
 use crate::attr::{Attr, FileType};
 use crate::fs::{FileSystem, FileSystemType};
+use crate::namei::{self, Create};
 use crate::setattr::{self, timespec, SetAttr};
 use crate::superblock::SuperBlock;
 use crate::{acl, dir, file, pages, xattr};
@@ -64,7 +66,7 @@ pub trait InodeOperations: FileSystemType {
 #[repr(C)]
 pub(crate) struct InodeBox<I> {
     raw: ub::inode,
-    /// Set before the inode is published, constant until it is freed.
+    /// Set before the inode is published, constant until it is evicted.
     info: Option<I>,
     /// Readahead that is under way.
     pub(crate) reading: ub::atomic_t,
@@ -118,7 +120,22 @@ pub(crate) unsafe extern "C" fn evict<F: FileSystem>(inode: *mut ub::inode) {
         ub::truncate_inode_pages_final(&raw mut (*inode).i_data);
         ub::upcall_users_wait(&raw mut (*this).reading);
         let deleted = (*inode).__bindgen_anon_1.i_nlink == 0;
-        if let Some(info) = (*this).info.as_ref().filter(|_| F::HAS_EVICT && deleted) {
+        let left = match &(*this).info {
+            Some(info) if F::HAS_EVICT && deleted => {
+                if SuperBlock::<F>::new((*inode).i_sb)
+                    .volume()
+                    .fast_link(info)
+                    .is_some()
+                {
+                    // Path walks may look at the target until `free`.
+                    Some(info.clone())
+                } else {
+                    (*this).info.take()
+                }
+            }
+            _ => None,
+        };
+        if let Some(info) = left {
             // If it fails the inode stays on the disk's list of those to delete.
             let volume = SuperBlock::<F>::new((*inode).i_sb).volume();
             let _ = boxed(|| volume.evict(info)).and_then(block_on);
@@ -182,6 +199,21 @@ impl<'a, F: FileSystem> Inode<'a, F> {
 pub(crate) struct InodeRef(NonNull<ub::inode>);
 
 impl InodeRef {
+    /// # Safety
+    ///
+    /// The caller has a reference, and passes it on.
+    pub(crate) unsafe fn from_raw(inode: NonNull<ub::inode>) -> Self {
+        Self(inode)
+    }
+
+    pub(crate) fn as_non_null(&self) -> NonNull<ub::inode> {
+        self.0
+    }
+
+    pub(crate) fn as_ptr(&self) -> *mut ub::inode {
+        self.0.as_ptr()
+    }
+
     pub(crate) fn generation(&self) -> u32 {
         // SAFETY: We have a reference.
         unsafe { (*self.0.as_ptr()).i_generation }
@@ -228,7 +260,11 @@ pub(crate) fn get<F: FileSystem>(sb: &SuperBlock<'_, F>, ino: u32) -> Result<Ino
 /// # Safety
 ///
 /// `inode` is new and locked.
-unsafe fn attach<F: FileSystem>(sb: &SuperBlock<'_, F>, inode: NonNull<ub::inode>, info: F::Inode) {
+pub(crate) unsafe fn attach<F: FileSystem>(
+    sb: &SuperBlock<'_, F>,
+    inode: NonNull<ub::inode>,
+    info: F::Inode,
+) {
     let volume = sb.volume();
     let attr = volume.attr(&info);
     let raw = inode.as_ptr();
@@ -323,33 +359,14 @@ fn s_flags(flags: u32) -> u32 {
 struct Ops<F>(core::marker::PhantomData<F>);
 
 impl<F: FileSystem> Ops<F> {
-    const SETATTR: Option<
-        unsafe extern "C" fn(*mut ub::mnt_idmap, *mut ub::dentry, *mut ub::iattr) -> c_int,
-    > = if F::HAS_SET_ATTRIBUTES {
-        Some(setattr::setattr::<F>)
-    } else {
-        None
-    };
-    const UPDATE_TIME: Option<
-        unsafe extern "C" fn(*mut ub::inode, ub::fs_update_time, c_uint) -> c_int,
-    > = if F::HAS_SET_ATTRIBUTES {
-        Some(setattr::update_time::<F>)
-    } else {
-        None
-    };
-
     const COMMON: ub::inode_operations = ub::inode_operations {
         getattr: Some(Self::getattr),
-        setattr: Self::SETATTR,
-        update_time: Self::UPDATE_TIME,
+        setattr: present!(F::HAS_SET_ATTRIBUTES, setattr::setattr::<F>),
+        update_time: present!(F::HAS_SET_ATTRIBUTES, setattr::update_time::<F>),
         listxattr: Some(xattr::list::<F>),
         get_inode_acl: Some(acl::get_inode_acl::<F>),
         fileattr_get: Some(Self::fileattr_get),
-        fileattr_set: if F::HAS_SET_ATTRIBUTES {
-            Some(setattr::fileattr_set::<F>)
-        } else {
-            None
-        },
+        fileattr_set: present!(F::HAS_SET_ATTRIBUTES, setattr::fileattr_set::<F>),
         // SAFETY: Zero is what the C initialisers leave there.
         ..unsafe { core::mem::zeroed() }
     };
@@ -359,14 +376,23 @@ impl<F: FileSystem> Ops<F> {
     };
     const DIRECTORY: &'static ub::inode_operations = &ub::inode_operations {
         lookup: Some(dir::lookup::<F>),
+        create: present!(F::HAS_CREATE, Create::<F>::CREATE),
+        mkdir: present!(F::HAS_CREATE, namei::mkdir::<F>),
+        mknod: present!(F::HAS_CREATE, namei::mknod::<F>),
+        symlink: present!(F::HAS_SYMLINK, namei::symlink::<F>),
+        tmpfile: present!(F::HAS_TMPFILE, namei::tmpfile::<F>),
+        link: present!(F::HAS_LINK, namei::link::<F>),
+        unlink: present!(F::HAS_UNLINK, namei::unlink::<F>),
+        rmdir: present!(F::HAS_RMDIR, namei::rmdir::<F>),
+        rename: present!(F::HAS_RENAME, namei::rename::<F>),
         fiemap: Some(pages::fiemap::<F>),
         ..Self::COMMON
     };
     const FAST_LINK: &'static ub::inode_operations = &ub::inode_operations {
         get_link: Some(ub::simple_get_link),
         getattr: Some(Self::getattr),
-        setattr: Self::SETATTR,
-        update_time: Self::UPDATE_TIME,
+        setattr: present!(F::HAS_SET_ATTRIBUTES, setattr::setattr::<F>),
+        update_time: present!(F::HAS_SET_ATTRIBUTES, setattr::update_time::<F>),
         listxattr: Some(xattr::list::<F>),
         // SAFETY: As above.
         ..unsafe { core::mem::zeroed() }
@@ -377,8 +403,8 @@ impl<F: FileSystem> Ops<F> {
     };
     const SPECIAL: &'static ub::inode_operations = &ub::inode_operations {
         getattr: Some(Self::getattr),
-        setattr: Self::SETATTR,
-        update_time: Self::UPDATE_TIME,
+        setattr: present!(F::HAS_SET_ATTRIBUTES, setattr::setattr::<F>),
+        update_time: present!(F::HAS_SET_ATTRIBUTES, setattr::update_time::<F>),
         listxattr: Some(xattr::list::<F>),
         get_inode_acl: Some(acl::get_inode_acl::<F>),
         // SAFETY: As above.

@@ -14,9 +14,14 @@
 //! | [`inode`] | VFS inodes attached to the file system's, `stat`, links |
 //! | [`attr`] | the attributes of an inode |
 //! | [`dir`] | `lookup` and `readdir` |
+//! | [`namei`] | `create`, `link`, `unlink`, `rename` and their like |
 //! | [`setattr`] | `setattr`, `update_time`, `chattr` |
 //! | [`listing`] | directory entries on their way to who lists a directory |
-//! | [`file`](mod@file) | `read`, `lseek`, `ioctl`, direct IO |
+//! | [`data`] | [`DataOperations`]: what it provides for files that are written |
+//! | [`file`](mod@file) | `read`, `lseek`, `ioctl`, direct reads |
+//! | [`write`](mod@write) | `write`, direct writes, shared mappings |
+//! | [`writeback`], [`ioends`] | from the page cache to the device, and what comes after; `fsync` |
+//! | [`resize`] | a file's size |
 //! | [`pages`] | the page cache: readahead that only starts work, iomap |
 //! | [`permission`] | what credentials permit |
 //! | [`mount_ref`] | keeping a volume mounted from Rust |
@@ -29,24 +34,42 @@
 //! VFS locks (directory and file `i_rwsem`, `invalidate_lock`, folio locks) are taken by the VFS before it
 //! calls us, and the futures that we block on take none of them.
 
+/// An entry of a C table, if the file system has what is behind it; else a null pointer.
+macro_rules! present {
+    ($has:expr, $function:expr) => {
+        if $has {
+            Some($function)
+        } else {
+            None
+        }
+    };
+}
+
 mod acl;
 mod attr;
+mod data;
 mod dir;
 mod export;
 mod file;
 pub mod fs;
 mod inode;
+mod ioends;
 mod listing;
 mod mount;
 mod mount_ref;
+mod namei;
 mod pages;
 pub mod permission;
+mod resize;
 mod setattr;
 mod superblock;
+mod write;
+mod writeback;
 mod xattr;
 
 pub use acl::AclEntry;
 pub use attr::{Attr, FileType, Time};
+pub use data::{DataOperations, FileMap, FileMapKind};
 pub use dir::DirOperations;
 pub use export::ExportOperations;
 pub use file::FileOperations;
@@ -55,6 +78,7 @@ pub use inode::InodeOperations;
 pub use listing::{DirBatch, DirEntry};
 pub use mount::{MountOption, Registration, Type};
 pub use mount_ref::MountRef;
+pub use namei::{NewInode, NewXattr, Rename};
 pub use pages::{AddressSpaceOperations, Iomap};
 pub use setattr::SetAttr;
 pub use superblock::{StatFs, SuperOperations};

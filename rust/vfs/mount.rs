@@ -16,6 +16,7 @@
 
 use crate::fs::FileSystem;
 use crate::inode::{self, InodeBox};
+use crate::ioends::IoEnds;
 use crate::superblock::{self, Mounted, SuperBlock};
 use crate::{export, xattr};
 use core::future::Future;
@@ -286,6 +287,8 @@ impl<F: FileSystem> Ops<F> {
                 (*fc).sb_flags & ub::UPCALL_SB_SILENT != 0,
             )
         };
+        // Before the scope, whose end it outlives.
+        let ioends = IoEnds::new()?;
         let scope = Scope::on(&Executor::shared()?, &Executor::blocking(F::NAME)?)?;
         // SAFETY: The device is open until `kill_sb`, and the scope ends before.
         let disk = unsafe {
@@ -302,6 +305,7 @@ impl<F: FileSystem> Ops<F> {
             )
         };
         let fs = block_on(boxed_mount::<F>(disk, options, silent)?)??;
+        IoEnds::start(&ioends, &fs, &scope.spawner())?;
         let info = fs.info();
         let root = info.root;
         // SAFETY: The superblock is ours to fill.
@@ -329,6 +333,7 @@ impl<F: FileSystem> Ops<F> {
                     fs,
                     scope: Some(scope),
                     cache: F::registration().cache.load(Acquire),
+                    ioends,
                 },
                 GFP_KERNEL,
             )?;
@@ -410,7 +415,11 @@ impl<F: FileSystem> Ops<F> {
     /// Makes a volume read-only that stays mounted. The VFS lets nobody change it any more.
     fn end_writing(sb: &SuperBlock<'_, F>) -> Result {
         // SAFETY: The superblock is mounted, and locked by the caller.
-        to_result(unsafe { ub::sync_filesystem(sb.raw.as_ptr()) })?;
+        unsafe {
+            to_result(ub::sync_filesystem(sb.raw.as_ptr()))?;
+            // As at unmount.
+            ub::rcu_barrier();
+        }
         block_on(sb.volume().make_read_only())?
     }
 }

@@ -19,8 +19,10 @@
 //! `evict` from finishing (see [`inode`](crate::inode)). So an upcall never has to drop the last reference on
 //! an inode, which may sleep.
 
+use crate::attr::FileType;
 use crate::fs::{FileSystem, FileSystemType};
 use crate::inode::Inode;
+use crate::{write, writeback};
 use core::future::Future;
 use core::marker::PhantomData;
 use core::ptr::NonNull;
@@ -65,7 +67,8 @@ impl<F: FileSystem> Ops<F> {
         read_folio: Some(Self::read_folio),
         readahead: Some(Self::readahead),
         bmap: Some(Self::bmap),
-        dirty_folio: Some(ub::noop_dirty_folio),
+        writepages: Some(writeback::writepages::<F>),
+        dirty_folio: Some(ub::iomap_dirty_folio),
         invalidate_folio: Some(ub::iomap_invalidate_folio),
         release_folio: Some(ub::iomap_release_folio),
         is_partially_uptodate: Some(ub::iomap_is_partially_uptodate),
@@ -395,7 +398,7 @@ pub(crate) unsafe extern "C" fn fiemap<F: FileSystem>(
 ) -> c_int {
     // SAFETY: The VFS passes an inode of ours.
     unsafe {
-        let mut maps = blocking::<F>();
+        let mut maps = reported::<F>(&Inode::new(inode));
         if (*info).fi_flags & ub::FIEMAP_FLAG_XATTR != 0 {
             (*info).fi_flags &= !ub::FIEMAP_FLAG_XATTR;
             maps = Ops::<F>::XATTR;
@@ -413,4 +416,14 @@ pub(crate) fn operations<F: FileSystem>() -> &'static ub::address_space_operatio
 
 pub(crate) fn blocking<F: FileSystem>() -> &'static ub::iomap_ops {
     Ops::<F>::BLOCKING
+}
+
+/// The operations for those who ask where a file's bytes are.
+pub(crate) fn reported<F: FileSystem>(inode: &Inode<'_, F>) -> &'static ub::iomap_ops {
+    let attr = inode.volume().attr(inode.info());
+    if attr.file_type == FileType::Regular && !attr.inline {
+        write::delayed::<F>()
+    } else {
+        blocking::<F>()
+    }
 }

@@ -15,6 +15,7 @@
 use crate::attr::Time;
 use crate::fs::FileSystem;
 use crate::inode::{boxed, refresh, Inode};
+use crate::resize;
 use core::future::Future;
 use core::pin::pin;
 use core::task::{Context, Poll, Waker};
@@ -94,7 +95,7 @@ pub(crate) unsafe extern "C" fn setattr<F: FileSystem>(
         };
         if has(ub::ATTR_SIZE) {
             // SAFETY: The inode is locked by the caller.
-            let changed = unsafe { set_size::<F>(&inode, wanted.size) }?;
+            let changed = unsafe { resize::set_size::<F>(inode.as_ptr(), wanted.size) }?;
             if changed {
                 set.mtime = set.mtime.or(Some(now));
                 set.ctime = Some(now);
@@ -105,15 +106,6 @@ pub(crate) unsafe extern "C" fn setattr<F: FileSystem>(
         sync_if_asked(&inode)?;
         Ok(0)
     })
-}
-
-/// Gives a file another size. Returns whether it had another one.
-///
-/// # Safety
-///
-/// The inode is locked by the caller.
-unsafe fn set_size<F: FileSystem>(_inode: &Inode<'_, F>, _size: u64) -> Result<bool> {
-    Err(EOPNOTSUPP)
 }
 
 /// Waits for the disk, if the inode was mounted or marked for that.

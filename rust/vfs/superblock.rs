@@ -6,6 +6,7 @@
 
 use crate::fs::{FileSystem, FileSystemType};
 use crate::inode;
+use crate::ioends::IoEnds;
 use core::future::Future;
 use core::marker::PhantomData;
 use core::ptr::NonNull;
@@ -13,6 +14,7 @@ use disk::Level;
 use kernel::error::{from_result, VTABLE_DEFAULT_ERROR};
 use kernel::ffi::{c_int, c_long, c_void};
 use kernel::prelude::*;
+use kernel::sync::Arc;
 use upcall::{block_on, Scope};
 use upcall_bindings as ub;
 
@@ -59,9 +61,9 @@ pub trait SuperOperations: FileSystemType {
         build_error!(VTABLE_DEFAULT_ERROR)
     }
 
-    /// Deletes an inode that has no links. Called for the last user in the VFS, whose page cache is
-    /// empty.
-    fn evict(&self, _inode: &Self::Inode) -> impl Future<Output = Result> + Send {
+    /// Deletes an inode that has no links, when nobody uses it any more. The VFS does not, and has
+    /// nothing of it in the page cache.
+    fn evict(&self, _inode: Self::Inode) -> impl Future<Output = Result> + Send {
         async { build_error!(VTABLE_DEFAULT_ERROR) }
     }
 
@@ -102,6 +104,8 @@ pub(crate) struct Mounted<F> {
     pub(crate) fs: F,
     pub(crate) scope: Option<Scope>,
     pub(crate) cache: *mut ub::kmem_cache,
+    /// Behind `scope`, whose upcall uses it.
+    pub(crate) ioends: Arc<IoEnds>,
 }
 
 impl<F: FileSystem> Mounted<F> {
@@ -109,6 +113,10 @@ impl<F: FileSystem> Mounted<F> {
     /// is open.
     pub(crate) fn end(&mut self) {
         if F::HAS_MAKE_READ_ONLY && self.scope.is_some() {
+            // Inodes that were evicted are free after a grace period, and those without links are
+            // deleted then.
+            // SAFETY: May sleep.
+            unsafe { ub::rcu_barrier() };
             // What kept it from that was logged, and the next mount recovers the volume.
             let _ = block_on(self.fs.make_read_only());
         }
@@ -154,16 +162,8 @@ impl<F: FileSystem> Ops<F> {
         free_inode: Some(inode::free::<F>),
         evict_inode: Some(inode::evict::<F>),
         put_super: Some(Self::put_super),
-        sync_fs: if F::HAS_SYNC_FS {
-            Some(Self::sync_fs)
-        } else {
-            None
-        },
-        shutdown: if F::HAS_SHUT_DOWN {
-            Some(Self::shutdown)
-        } else {
-            None
-        },
+        sync_fs: present!(F::HAS_SYNC_FS, Self::sync_fs),
+        shutdown: present!(F::HAS_SHUT_DOWN, Self::shutdown),
         umount_begin: Some(Self::umount_begin),
         freeze_fs: Some(Self::freeze_fs),
         unfreeze_fs: Some(Self::unfreeze_fs),

@@ -143,6 +143,29 @@ pub(crate) fn acl(entries: KVec<layout::AclEntry>) -> Result<KVec<AclEntry>> {
     Ok(acl)
 }
 
+/// The entries of an access control list, as the disk has them. Fails with `EINVAL` for a tag that
+/// there is not.
+pub(crate) fn layout_acl(entries: &[AclEntry]) -> Result<KVec<layout::AclEntry>> {
+    let mut acl = KVec::with_capacity(entries.len(), gfp())?;
+    for entry in entries {
+        let tags = [
+            AclTag::UserObj,
+            AclTag::User(entry.id),
+            AclTag::GroupObj,
+            AclTag::Group(entry.id),
+            AclTag::Mask,
+            AclTag::Other,
+        ];
+        let tag = tags.into_iter().find(|tag| tag.code() == entry.tag);
+        let entry = layout::AclEntry {
+            tag: tag.ok_or(EINVAL)?,
+            perm: entry.perm,
+        };
+        acl.push(entry, gfp())?;
+    }
+    Ok(acl)
+}
+
 /// The namespace for a prefix's number; `None` for those that are not shown.
 pub(crate) fn namespace(index: u8) -> Option<XattrNamespace> {
     Some(match index {

@@ -9,6 +9,8 @@
 //! |---|---|
 //! | [`api`] | [`Volume`]: the Rust interface |
 //! | `vfs_ops` | what crate `vfs` makes the C tables of |
+//! | `names` | what it makes those of directories of |
+//! | `data` | what it makes those of files of that are written |
 //! | `convert` | the types of `aext4` and `layout`, as the two interfaces have them |
 
 #![deny(unsafe_code)]
@@ -17,6 +19,8 @@ use kernel::prelude::*;
 
 pub mod api;
 mod convert;
+mod names;
+mod data;
 mod vfs_ops;
 
 pub use aext4::{Mapping, MappingKind};

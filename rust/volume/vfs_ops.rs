@@ -11,9 +11,9 @@ use kernel::prelude::*;
 use kernel::sync::Arc;
 use layout::Ino;
 use vfs::{
-    AclEntry, AddressSpaceOperations, Attr, DirBatch, DirOperations, ExportOperations,
-    FileOperations, FileSystemType, InodeOperations, Iomap, MountOption, SetAttr, StatFs,
-    SuperOperations, Type, VolumeInfo, XattrNamespace, XattrOperations,
+    AclEntry, AddressSpaceOperations, Attr, ExportOperations, FileOperations, FileSystemType,
+    InodeOperations, Iomap, MountOption, SetAttr, StatFs, SuperOperations, Type, VolumeInfo,
+    XattrNamespace, XattrOperations,
 };
 
 /// The type, as it is registered.
@@ -21,7 +21,7 @@ pub(crate) static TYPE: Type<Mounted> = Type::new();
 
 /// A volume that is mounted, for crate `vfs`.
 #[derive(Clone)]
-pub(crate) struct Mounted(Arc<Ext4>);
+pub(crate) struct Mounted(pub(crate) Arc<Ext4>);
 
 impl Deref for Mounted {
     type Target = Ext4;
@@ -97,6 +97,11 @@ impl SuperOperations for Mounted {
         self.0.shut_down();
     }
 
+    async fn evict(&self, info: InodeRef) -> Result {
+        let _open = self.0.pass_gate().await?;
+        self.0.delete(info).await
+    }
+
     fn show_options(&self, out: &mut dyn Write) -> fmt::Result {
         self.0.show_options(out)
     }
@@ -144,18 +149,6 @@ impl InodeOperations for Mounted {
             return None;
         }
         CStr::from_bytes_with_nul(&info.inline).ok()
-    }
-}
-
-#[vtable]
-impl DirOperations for Mounted {
-    async fn lookup(&self, dir: &InodeRef, name: &[u8]) -> Result<Option<u32>> {
-        let found = self.0.lookup(dir, name).await?;
-        Ok(found.map(|info| info.ino.0))
-    }
-
-    async fn read_dir(&self, dir: &InodeRef, pos: u64, batch: &mut DirBatch) -> Result {
-        self.list(dir, pos, &mut convert::Batch(batch)).await
     }
 }
 

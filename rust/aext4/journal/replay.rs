@@ -21,7 +21,7 @@ use kernel::alloc::KVVec;
 use kernel::prelude::*;
 use layout::journal::fast_commit::{FastCommits, Pending};
 use layout::journal::{block, is_later, Found, Revokes, Scan, Tags};
-use layout::{Error as Refusal, Geometry, Kind};
+use layout::{Error as Refusal, Geometry, Kind, Pblk};
 
 /// How many blocks are in memory, to be sorted and written together.
 const WRITE_BATCH: usize = Cache::RUN_MAX;
@@ -56,18 +56,29 @@ struct Plan {
 /// Brings home what the log has, and empties it. The volume's superblock still says that it needs
 /// recovery.
 ///
+/// If there is no copy of block `wanted`, nothing is written, and it fails with `EBADMSG`.
+///
 /// The cache is the caller's for this alone: what it has read is old afterwards.
 pub async fn recover(
     disk: &Disk,
     cache: &Cache,
     geo: &Geometry,
     log: &mut Log,
+    wanted: Option<Pblk>,
 ) -> Result<(), Refused> {
+    let missing = |block: Pblk| {
+        let what = "block {} has a wrong checksum, and the journal has no copy of it";
+        Refused::from(Refusal::new(Kind::Checksum, what).with(block.0, 0u64))
+    };
     if !log.head.sb.needs_recovery() {
-        return Ok(());
+        return wanted.map_or(Ok(()), |block| Err(missing(block)));
     }
     let first = log.head.sb.sequence;
     let plan = scan(cache, geo, log).await?;
+    let is_missing = |block: &Pblk| !plan.copies.iter().any(|copied| copied.home == block.0);
+    if let Some(block) = wanted.filter(is_missing) {
+        return Err(missing(block));
+    }
     refuse_fast_commits(cache, log, plan.end).await?;
     write_home(cache, log, &plan.copies).await?;
     // Its flush comes after all that was written home.

@@ -50,6 +50,15 @@ impl Credits {
         }
     }
 
+    /// As many times as much.
+    pub const fn times(self, count: u32) -> Self {
+        Self {
+            blocks: self.blocks.saturating_mul(count),
+            revokes: self.revokes.saturating_mul(count),
+            freed: self.freed.saturating_mul(count),
+        }
+    }
+
     fn add(&mut self, other: &Self) {
         self.blocks += other.blocks;
         self.revokes += other.revokes;

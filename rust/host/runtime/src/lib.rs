@@ -72,7 +72,7 @@ mod task;
 mod time;
 
 pub use block::{Block, Transfer};
-pub use block_on::{block_on, block_on_killable, on_worker};
+pub use block_on::{block_on, block_on_killable, block_on_nofs, on_worker};
 pub use blocks::Blocks;
 pub use budget::Budget;
 pub use chain::{run, Chain, Then};

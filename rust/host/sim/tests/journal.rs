@@ -702,7 +702,7 @@ fn recovered(store: Store) -> Store {
         let recover = async {
             let disk = bed.disk()?;
             let sb = super_block(&disk).await?;
-            recovery::recover(&disk, &sb, 1024).await
+            recovery::recover(&disk, &sb, 1024, false).await
         };
         let result = block_on(recover).unwrap();
         let log = machine::take_log();

@@ -2,7 +2,7 @@
 
 //! Names come, go and move, on volumes of all kinds: the tree is what a model says, whatever fails.
 
-use aext4::{Ext4, InodeInfo, InodeRef, NewInode, Options};
+use aext4::{Ext4, InodeInfo, InodeRef, NewInode, Options, Rename};
 use kernel::machine::{self, Rng};
 use kernel::prelude::*;
 use layout::{Device, FileType, Ino};
@@ -351,7 +351,8 @@ impl World {
     /// One operation. Gives what came of it, and what must have.
     async fn step(&mut self, among: u64) -> (&'static str, Result, Result) {
         let ext4 = self.ext4();
-        match self.rng.below(16) {
+        match self.rng.below(20) {
+            16..=19 => self.rename(among).await,
             0..=6 => {
                 let dir = self.some_dir();
                 let name = self.some_name(among);
@@ -449,6 +450,102 @@ impl World {
                 ("look", Ok(()), Ok(()))
             }
         }
+    }
+
+    /// Moves something.
+    async fn rename(&mut self, among: u64) -> (&'static str, Result, Result) {
+        let Some((from, name, source)) = self.some_child() else {
+            return ("none", Ok(()), Ok(()));
+        };
+        let to = match self.rng.below(3) {
+            0 => from,
+            _ => self.some_dir(),
+        };
+        let mut new_name = self.some_name(among);
+        if self.rng.below(2) == 0 {
+            let count = self.model.names(to).len() as u64;
+            let at = self.rng.below(count.max(1)) as usize;
+            if let Some(known) = self.model.names(to).keys().nth(at) {
+                new_name = known.clone();
+            }
+        }
+        let there = self.model.names(to).get(&new_name).copied();
+        if there == Some(1) {
+            return ("none", Ok(()), Ok(()));
+        }
+        let mut target = there;
+        if self.rng.below(10) == 0 {
+            target = None;
+        } else if self.rng.below(20) == 0 {
+            target = self.some_child().map(|(_, _, id)| id);
+        }
+        let how = self.rng.below(6);
+        let exchange = how == 0;
+        let whiteout = (how == 1).then(|| new_inode(0o600));
+        let model = &self.model;
+        let is_dir = |id: usize| model.is_dir(id);
+        let goes = target.filter(|id| is_dir(*id));
+        let expected = if exchange && target.is_none() {
+            Err(ENOENT)
+        } else if source == to {
+            Err(EINVAL)
+        } else if goes.is_some_and(|id| id == from || id == to) {
+            Err(if exchange { EINVAL } else { ENOTEMPTY })
+        } else if from != to && is_dir(source) && model.is_below(to, source) {
+            Err(EINVAL)
+        } else if from != to && exchange && goes.is_some_and(|id| model.is_below(from, id)) {
+            Err(EINVAL)
+        } else if there.is_some() && target.is_none() {
+            Err(EEXIST)
+        } else if there != target {
+            Err(ESTALE)
+        } else if exchange || target == Some(source) {
+            Ok(())
+        } else {
+            match target {
+                Some(target) if is_dir(source) && !is_dir(target) => Err(ENOTDIR),
+                Some(target) if !is_dir(source) && is_dir(target) => Err(EISDIR),
+                Some(target) if is_dir(target) && !model.names(target).is_empty() => Err(ENOTEMPTY),
+                _ => Ok(()),
+            }
+        };
+        let ask = Rename {
+            from: &self.inodes[&from].clone(),
+            name: &name,
+            source: &self.inodes[&source].clone(),
+            to: &self.inodes[&to].clone(),
+            new_name: &new_name,
+            target: target.map(|id| &*self.inodes[&id]),
+            exchange,
+            whiteout: whiteout.as_ref(),
+        };
+        let result = self.ext4().rename(ask).await;
+        if result.is_ok() && target != Some(source) {
+            let gone = target.map(|_| self.model.unlink(to, &new_name));
+            self.model.unlink(from, &name);
+            self.model.link(to, &new_name, source);
+            if let Some(gone) = gone.filter(|_| exchange) {
+                self.model.link(from, &name, gone);
+            }
+            if whiteout.is_some() {
+                let kind = Kind::Node(FileType::CharDevice, Some((0, 0)));
+                let id = self.model.add(from, &name, kind);
+                let parent = self.inodes[&from].clone();
+                let found = self.ext4().lookup(&parent, &name).await.unwrap();
+                self.inodes.insert(id, found.expect("the whiteout"));
+            }
+            if let Some(gone) = gone.filter(|gone| self.model.nodes[gone].1 == 0) {
+                self.forget(gone).await;
+            }
+        }
+        let what = match (exchange, whiteout.is_some(), from == to) {
+            (true, _, false) => "exchange",
+            (true, _, true) => "exchange in one directory",
+            (_, true, _) => "rename with a whiteout",
+            (_, _, false) => "rename",
+            (_, _, true) => "rename in one directory",
+        };
+        (what, result, expected)
     }
 
     /// The last user of something without a name lets go of it.

@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! [`DataOperations`]: what a file system provides for files that are written.
+//!
+//! A write reserves space ([`write_begin`](DataOperations::write_begin)) and leaves the bytes in the page
+//! cache. Writeback asks for a place ([`writeback_map`](DataOperations::writeback_map)), sends the bytes
+//! there, and says when they are there ([`write_done`](DataOperations::write_done)): only then does the file's
+//! map lead to them.
+
+use crate::fs::FileSystemType;
+use core::future::Future;
+use kernel::prelude::*;
+
+/// What is at a part of a file, now or in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileMapKind {
+    /// Nothing: reads as zeros.
+    Hole,
+    /// Bytes, from this position of the device on.
+    Data(u64),
+    /// Space from this position of the device on, that becomes part of the file's contents when
+    /// [`write_done`](DataOperations::write_done) says so.
+    Unwritten(u64),
+    /// Bytes in the page cache, for which space is reserved, or being written.
+    Delayed {
+        /// It was reserved by this very call.
+        new: bool,
+    },
+}
+
+/// Where a part of a file is, now or in time.
+#[derive(Clone, Copy, Debug)]
+pub struct FileMap {
+    /// The first byte in the file.
+    pub offset: u64,
+    /// How many bytes; at least 1.
+    pub len: u64,
+    /// What is there.
+    pub kind: FileMapKind,
+    /// What [`map_sequence`](DataOperations::map_sequence) was when this was so.
+    pub sequence: u64,
+}
+
+/// What `file_operations` and `address_space_operations` need of files that are written.
+///
+/// Positions are in bytes; those of `write_undo`, `writeback_map` and `write_done` are multiples of the
+/// block size. The futures can be dropped at any point, and what they were to do then has not begun,
+/// or goes on. They take no lock of the VFS, and wait for no folio: callers have folios locked.
+pub trait DataOperations: FileSystemType {
+    /// The map of what is written to from `pos` on, at most `len` bytes: space is reserved where the file
+    /// has none. The kind is never a hole.
+    ///
+    /// With `nowait` it fails with `EAGAIN` where it would wait for the disk. Fails with `ENOSPC`,
+    /// `EFBIG`, `EROFS`.
+    fn write_begin(
+        &self,
+        inode: &Self::Inode,
+        pos: u64,
+        len: u64,
+        nowait: bool,
+    ) -> impl Future<Output = Result<FileMap>>;
+
+    /// Gives back what is reserved from `pos` to `end`, and not being written: nothing will be.
+    fn write_undo(&self, inode: &Self::Inode, pos: u64, end: u64) -> impl Future<Output = ()>;
+
+    /// A number that changes with the file's map, and with what is reserved. Does not sleep.
+    fn map_sequence(&self, inode: &Self::Inode) -> u64;
+
+    /// The map from `pos` on as it is, with what is delayed. Reserves nothing.
+    fn map_delayed(
+        &self,
+        inode: &Self::Inode,
+        pos: u64,
+        len: u64,
+    ) -> impl Future<Output = Result<FileMap>>;
+
+    /// Where the bytes from `pos` on are to be written, at most to `end`: what is reserved gets space.
+    /// A hole if nothing is reserved; never delayed.
+    fn writeback_map(
+        &self,
+        inode: &Self::Inode,
+        pos: u64,
+        end: u64,
+    ) -> impl Future<Output = Result<FileMap>>;
+
+    /// As [`write_begin`](Self::write_begin), for bytes that go past the page cache: what is new is
+    /// unwritten space. A hole, or what is delayed, is for the caller to write through the page cache.
+    fn direct_begin(
+        &self,
+        inode: &Self::Inode,
+        pos: u64,
+        len: u64,
+        nowait: bool,
+    ) -> impl Future<Output = Result<FileMap>>;
+
+    /// The bytes from `pos` to `end` have been written, if `ok`, to where one of the calls above said:
+    /// the map leads to them, and the size on the disk is at least the smaller of `size` and `end`.
+    /// Otherwise their space is given back.
+    ///
+    /// What is mapped already stays.
+    fn write_done(
+        &self,
+        inode: &Self::Inode,
+        pos: u64,
+        end: u64,
+        ok: bool,
+        size: u64,
+    ) -> impl Future<Output = Result> + Send;
+
+    /// The size that the disk knows, or will with the next commit. Does not sleep.
+    fn disk_size(&self, inode: &Self::Inode) -> u64;
+
+    /// Gives the file this size: what is behind it, reserved or mapped, is freed. The page cache has none
+    /// of it any more, and none of it is being written.
+    fn truncate(&self, inode: &Self::Inode, size: u64) -> impl Future<Output = Result>;
+}
