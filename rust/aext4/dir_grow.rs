@@ -34,10 +34,8 @@ use layout::dir_split::{self, split_entries, Full, Split, SplitEntry};
 use layout::extent::EMPTY_ROOT;
 use layout::htree_edit::{self, fresh_blocks, IndexPlan};
 use layout::inode::I_BLOCK_SIZE;
-use layout::xattr_edit::{put_area, Home, SetEdit, XattrChange};
-use layout::{
-    inline_dir_edit, xattr, Compat, DataMap, Incompat, InodeEdit, InodeFlags, Lblk, XattrSet,
-};
+use layout::xattr_edit::put_area;
+use layout::{inline_dir_edit, Compat, DataMap, Incompat, InodeEdit, InodeFlags, Lblk};
 use upcall::WriteGuard;
 
 /// How many nodes of an index lead to a leaf at most.
@@ -170,7 +168,7 @@ impl Ext4 {
         let buffer = self.inode_buffer(dir).await?;
         let names = self.inline_dir(dir, &buffer)?;
         inline_dir_edit::check_to_block(&names, geo).or_report(self, About::inode(dir.ino))?;
-        let area = self.area_without_data(dir, &buffer).await?;
+        let area = self.area_without_data(dir).await?;
         let plan = self.plan_fresh_blocks(writable, dir, Lblk(0), 1);
         let fresh = KBox::pin(plan, gfp())?.await?;
         let begun = writable.journal.begin(&self.cache, fresh.credits());
@@ -193,28 +191,6 @@ impl Ext4 {
             })
         });
         Ok(())
-    }
-
-    /// What an inode has behind its fields, without the attribute that has inline data.
-    async fn area_without_data(&self, dir: &InodeInfo, buffer: &Buf) -> Result<KVVec<u8>> {
-        let geo = &self.sb.geo;
-        let raw = buffer.data().get(dir.place.1 as usize..).ok_or(EIO)?;
-        let start = 128 + usize::from(dir.look(|inode| inode.extra_isize));
-        let old = raw.get(start..usize::from(geo.inode_size())).ok_or(EIO)?;
-        let mut area = vec_with_capacity(self.cache.spawner(), old.len()).await?;
-        while area.len() < old.len() {
-            area.push_within_capacity(0).map_err(|_| ENOMEM)?;
-        }
-        let about = About::inode(dir.ino);
-        let set = XattrSet::in_area(old, geo).or_report(self, about)?;
-        let change = XattrChange {
-            index: xattr::INDEX_SYSTEM,
-            name: b"data",
-            value: None,
-        };
-        let edit = SetEdit::new(Home::Inode, set, change);
-        edit.write(&mut area).or_report(self, about)?;
-        Ok(area)
     }
 
     /// Memory for a split.

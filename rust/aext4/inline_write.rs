@@ -93,8 +93,8 @@ impl Ext4 {
         Ok(())
     }
 
-    /// The attributes in an inode, without that which has the end of its data.
-    async fn area_without_data(&self, info: &InodeInfo) -> Result<KVec<u8>> {
+    /// The attributes in an inode, without that which has the end of its inline data.
+    pub(crate) async fn area_without_data(&self, info: &InodeInfo) -> Result<KVec<u8>> {
         let about = About::inode(info.ino);
         let (block, offset) = info.place;
         let table = self.block(Pblk(block)).await?;
@@ -102,7 +102,8 @@ impl Ext4 {
         let inode = info.inode();
         let geo = &self.sb.geo;
         let set = XattrSet::in_inode(raw, &inode, geo).or_report(self, about)?;
-        let len = usize::from(geo.inode_size()).saturating_sub(128 + usize::from(inode.extra_isize));
+        let len =
+            usize::from(geo.inode_size()).saturating_sub(128 + usize::from(inode.extra_isize));
         let mut area = KVec::new();
         area.extend_with(len, 0, gfp())?;
         let change = XattrChange {

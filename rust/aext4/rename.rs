@@ -353,10 +353,9 @@ impl Ext4 {
 
 impl Plan<'_> {
     fn credits(&self) -> Credits {
-        let plans = [Some(&self.from), self.to.as_ref()];
-        let plans = plans
-            .into_iter()
-            .chain([Some(&self.source), self.target.as_ref()]);
+        let dirs = [Some(&self.from), self.to.as_ref()];
+        let inodes = [Some(&self.source), self.target.as_ref()];
+        let plans = Iterator::chain(dirs.into_iter(), inodes);
         let blocks = plans.flatten().map(|plan| plan.credits()).sum();
         let whiteout = self.whiteout.as_ref().map(NodePlan::credits);
         Credits::blocks(blocks).and(whiteout.unwrap_or_default())
