@@ -18,6 +18,7 @@ use crate::ext4::Ext4;
 use crate::inode_info::{InodeInfo, InodeRef};
 use crate::inode_plan::{InodePlan, Writable};
 use crate::map_plan::MapPlan;
+use crate::memory;
 use crate::orphan::OrphanRemove;
 use core::time::Duration;
 use disk::gfp;
@@ -84,14 +85,7 @@ impl Ext4 {
             self.leaving.wake.notify_one();
             return Ok(());
         }
-        loop {
-            // Large, and to be tried again until there is memory: it is in no table any more.
-            match KBox::pin(self.delete_now(&info), gfp()) {
-                Ok(delete) => return delete.await,
-                Err(_) if upcall::on_worker() => upcall::memory_freed().await,
-                Err(error) => return Err(error.into()),
-            }
-        }
+        memory::pinned(|| self.delete_now(&info)).await?.await
     }
 
     /// Takes an inode out of the table if nobody else uses it, or notes that it is being left.
