@@ -254,7 +254,7 @@ impl Ext4 {
             if extents {
                 flags |= InodeFlags::EXTENTS.0;
             }
-            edit.set_block(&root(extents, first, geo).ok_or(ENOSPC)?);
+            edit.set_block(&root(extents, first).ok_or(ENOSPC)?);
         }
         edit.set_flags(InodeFlags(flags));
         match contents {
@@ -289,9 +289,9 @@ impl Ext4 {
 
 /// The root of a map that has one block, or none; `None` if the block's number does not fit.
 #[inline(never)]
-fn root(extents: bool, first: Option<Pblk>, geo: &Geometry) -> Option<[u8; I_BLOCK_SIZE]> {
+fn root(extents: bool, first: Option<Pblk>) -> Option<[u8; I_BLOCK_SIZE]> {
     match first {
-        Some(pblk) => first_block(extents, pblk, geo),
+        Some(pblk) => first_block(extents, pblk),
         None if extents => Some(EMPTY_ROOT),
         None => Some([0; I_BLOCK_SIZE]),
     }
