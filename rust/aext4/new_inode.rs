@@ -27,8 +27,9 @@ use crate::inode_info::{InodeInfo, InodeRef, NewInfo};
 use crate::inode_plan::Writable;
 use crate::journal::{Credits, Transaction};
 use crate::map_plan::first_block;
+use crate::memory;
 use crate::xattr_write::{InitialXattrs, NewXattr};
-use disk::{boxed_future, vec_with_capacity, Planned};
+use disk::{vec_with_capacity, Planned};
 use kernel::alloc::KVVec;
 use kernel::prelude::*;
 use layout::bytes::put_bytes;
@@ -164,7 +165,7 @@ impl Ext4 {
             attrs => {
                 let owner = (new.uid, new.gid);
                 let plan = || InitialXattrs::plan(self, writable, ino, owner, attrs);
-                Some(boxed_future(plan)?.await?)
+                Some(memory::pinned(plan).await?.await?)
             }
         };
         let size = usize::from(self.sb.geo.inode_size());

@@ -21,6 +21,7 @@ use crate::inode_info::{InodeInfo, NewInfo};
 use crate::inode_lock::lock_inodes;
 use crate::inode_plan::Writable;
 use crate::journal::{Credits, Transaction};
+use crate::memory;
 use crate::new_inode::{Contents, NewInode, NodePlan};
 use crate::orphan::OrphanAdd;
 use disk::boxed_future;
@@ -75,7 +76,7 @@ impl Ext4 {
     ///
     /// All has been done, or nothing.
     pub async fn rename(&self, rename: Rename<'_>) -> Result {
-        boxed_future(|| self.move_name(&rename))?.await?;
+        memory::pinned(|| self.move_name(&rename)).await?.await?;
         self.sync_names(&[rename.from, rename.to]).await
     }
 
@@ -94,7 +95,9 @@ impl Ext4 {
             true => Some(self.moves.lock().await.map_err(|_| EIO)?),
             false => None,
         };
-        boxed_future(|| self.check_loop(rename, across))?.await?;
+        memory::pinned(|| self.check_loop(rename, across))
+            .await?
+            .await?;
         let (from, to) = (Some(rename.from), Some(rename.to));
         let _locks = lock_inodes([from, to, Some(rename.source), rename.target]).await?;
         if !self.check_rename(rename).await? {
@@ -236,7 +239,7 @@ impl Ext4 {
                 };
                 let contents = Contents::Empty;
                 let node = || self.plan_node(writable, from, rename.name, &new, contents, 1);
-                let node = boxed_future(node)?;
+                let node = memory::pinned(node).await?;
                 Some(node.await?)
             }
             None => None,
