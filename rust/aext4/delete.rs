@@ -133,7 +133,11 @@ impl Ext4 {
 
     /// Frees the blocks of an inode, and then the inode.
     async fn free_all(&self, writable: &Writable, info: &InodeInfo) -> Result {
-        let mut until = Lblk::END;
+        let mut until = match self.has_metadata_blocks(info) {
+            // These are freed by small steps, which are not for holes.
+            true => self.mapped_end(info).await?,
+            false => Lblk::END,
+        };
         loop {
             let guard = info.map_lock.write().await.map_err(|_| ESHUTDOWN)?;
             self.drop_pending(info, Lblk(0)).await?;
@@ -152,6 +156,19 @@ impl Ext4 {
             });
             drop((change, tx, guard));
         }
+    }
+
+    /// The first block behind all that are mapped, whatever the size is.
+    async fn mapped_end(&self, info: &InodeInfo) -> Result<Lblk> {
+        let (mut at, mut end) = (Lblk(0), Lblk(0));
+        while at < Lblk::END {
+            let extent = self.map(info, at).await?;
+            at = extent.end();
+            if extent.pblk().is_some() {
+                end = at;
+            }
+        }
+        Ok(end)
     }
 
     /// The last transaction: what is left, and the inode.

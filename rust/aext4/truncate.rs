@@ -66,6 +66,11 @@ impl Ext4 {
         if size == old && self.sectors(info) == 0 {
             return Ok(());
         }
+        if size >= old {
+            // The disk may not know yet how long the file was.
+            let _guard = info.map_lock.write().await.map_err(|_| ESHUTDOWN)?;
+            self.drop_pending(info, self.first_behind(size)).await?;
+        }
         self.zero_tail(info, size.min(old)).await?;
         if size > old {
             return self.set_size(&writable, info, size).await;
