@@ -43,7 +43,8 @@ use layout::inode::I_BLOCK_SIZE;
 use layout::inode_edit::SMALL_FILE_MAX;
 use layout::{
     extent_path, indirect_edit, DataMap, Extent, ExtentPath, ExtentPlan, ExtentState, FileType,
-    Geometry, IndirectPath, IndirectPlan, InodeEdit, InodeFlags, Lblk, Pblk, RoCompat, TreeBlock,
+    Geometry, Incompat, IndirectPath, IndirectPlan, InodeEdit, InodeFlags, Lblk, Pblk, RoCompat,
+    TreeBlock,
 };
 use upcall::WriteGuard;
 
@@ -601,6 +602,9 @@ impl<'a> MapPlan<'a> {
     /// then the change is dropped.
     pub fn apply(self, tx: &mut Transaction<'_>) -> MapChange<'a> {
         let change = Change::begin(self.info);
+        if !self.frees.is_empty() {
+            self.info.count_unmap();
+        }
         let sectors = self.sectors();
         let (geo, cache) = (self.geo(), &self.volume.cache);
         let Self {
@@ -898,7 +902,11 @@ impl Ext4 {
     /// The largest size that a file can have, with the features that the volume has.
     pub fn max_size(&self, info: &InodeInfo) -> u64 {
         let geo = &self.sb.geo;
-        let extents = info.flags().has(InodeFlags::EXTENTS);
+        // Data in the inode is about to get a map.
+        let extents = match info.data_map() {
+            DataMap::Inline => geo.has_incompat(Incompat::EXTENTS),
+            map => map == DataMap::Extents,
+        };
         let most = geo.max_file_size(extents);
         match geo.has_ro_compat(RoCompat::LARGE_FILE) {
             true => most,
