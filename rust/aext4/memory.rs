@@ -7,6 +7,8 @@
 //!
 //! Dropping one of the futures leaves the vector as it is.
 
+use core::future::Future;
+use core::pin::Pin;
 use disk::gfp;
 use kernel::prelude::*;
 
@@ -30,6 +32,18 @@ pub(crate) async fn room_for<T>(vec: &mut KVec<T>, count: usize) -> Result {
 pub(crate) async fn boxed<T>(make: impl Fn() -> T) -> Result<KBox<T>> {
     loop {
         match KBox::new(make(), gfp()) {
+            Ok(made) => return Ok(made),
+            Err(_) if upcall::on_worker() => upcall::memory_freed().await,
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// The future that `make` makes, in memory of its own: one that is large is not to be a part of
+/// others.
+pub(crate) async fn pinned<F: Future>(make: impl Fn() -> F) -> Result<Pin<KBox<F>>> {
+    loop {
+        match KBox::pin(make(), gfp()) {
             Ok(made) => return Ok(made),
             Err(_) if upcall::on_worker() => upcall::memory_freed().await,
             Err(error) => return Err(error.into()),

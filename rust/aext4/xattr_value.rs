@@ -17,16 +17,17 @@
 
 use crate::alloc::inodes::Hint;
 use crate::alloc::{FreePlan, Goal, InodeFree, InodeLoan, Loan, Space};
+use crate::dir_write::now;
 use crate::error::{corrupted, About, OrReport};
 use crate::ext4::Ext4;
 use crate::inode_info::{InodeInfo, InodeRef};
 use crate::inode_plan::{InodePlan, Writable};
 use crate::journal::{Credits, Transaction};
+use crate::memory::{room, room_for};
 use disk::{gfp, vec_with_capacity, Planned};
 use kernel::alloc::KVVec;
 use kernel::prelude::*;
 use layout::extent_edit::root_of;
-use layout::inode::Time;
 use layout::inode_edit::{new_extra_isize, TimeField};
 use layout::map::{self, ExtentState};
 use layout::xattr_edit::{value_hash, NewValue};
@@ -37,24 +38,6 @@ const RUNS_MAX: usize = 4;
 
 /// Type and permissions of an inode with a value.
 const MODE: u16 = 0o100_600;
-
-/// Adds up credits.
-pub(crate) fn sum(a: Credits, b: Credits) -> Credits {
-    Credits {
-        blocks: a.blocks.saturating_add(b.blocks),
-        revokes: a.revokes.saturating_add(b.revokes),
-        freed: a.freed.saturating_add(b.freed),
-    }
-}
-
-/// Now, as inodes keep it.
-pub(crate) fn now() -> Time {
-    let now = disk::time::now();
-    Time {
-        secs: now.secs,
-        nanos: now.nanos,
-    }
-}
 
 /// What happens to a value.
 pub(crate) enum ValueStep {
@@ -70,7 +53,7 @@ pub(crate) enum ValueStep {
         holder: InodeRef,
         plan: InodePlan,
         inode: InodeFree,
-        runs: KVVec<Run>,
+        runs: KVec<Run>,
     },
 }
 
@@ -123,8 +106,9 @@ impl Ext4 {
         let mut goal = Goal::of_inode(geo, self.sb.groups_per_flex, inode.ino(), true);
         let block_size = geo.block_size() as usize;
         let count = u32::try_from(value.len().div_ceil(block_size)).map_err(|_| E2BIG)?;
-        let mut loans: KVec<Loan> = KVec::with_capacity(RUNS_MAX, gfp())?;
-        let mut extents: KVec<Extent> = KVec::with_capacity(RUNS_MAX, gfp())?;
+        let (mut loans, mut extents) = (KVec::<Loan>::new(), KVec::<Extent>::new());
+        room_for(&mut loans, RUNS_MAX).await?;
+        room_for(&mut extents, RUNS_MAX).await?;
         let spawner = self.cache.spawner();
         let mut blocks = vec_with_capacity(spawner, count as usize).await?;
         let mut lblk = 0;
@@ -247,24 +231,12 @@ impl Ext4 {
     }
 
     /// All blocks that an inode with a value has: those of the value, and those of its map.
-    async fn blocks_of_value(&self, holder: &InodeInfo) -> Result<KVVec<Run>> {
+    async fn blocks_of_value(&self, holder: &InodeInfo) -> Result<KVec<Run>> {
         let geo = &self.sb.geo;
         let inode = holder.inode();
         let end = inode.size.div_ceil(u64::from(geo.block_size()).max(1));
         let end = u32::try_from(end).map_err(|_| EFBIG)?;
-        let mut runs: KVVec<Run> = KVVec::new();
-        let mut add = |start: Pblk, len: u32| -> Result {
-            if runs.iter().any(|run| run.start == start) {
-                return Ok(());
-            }
-            let run = Run {
-                start,
-                len,
-                free: None,
-            };
-            runs.push(run, gfp())?;
-            Ok(())
-        };
+        let mut runs: KVec<Run> = KVec::new();
         let mut lblk = Lblk(0);
         while lblk.0 < end {
             let mut about = About::inode(holder.ino);
@@ -272,7 +244,7 @@ impl Ext4 {
             let extent = loop {
                 match step {
                     Step::Descend(at) => {
-                        add(at.pblk, 1)?;
+                        add(&mut runs, at.pblk, 1).await?;
                         about = About::block(holder.ino, at.pblk.0);
                         let buffer = self.block(at.pblk).await?;
                         at.verify(buffer.data(), &holder.owner, geo)
@@ -288,12 +260,27 @@ impl Ext4 {
                 return Err(corrupted());
             };
             if let Some(start) = rest.pblk() {
-                add(start, rest.len)?;
+                add(&mut runs, start, rest.len).await?;
             }
             lblk = rest.end();
         }
         Ok(runs)
     }
+}
+
+/// Notes a run of blocks, once.
+async fn add(runs: &mut KVec<Run>, start: Pblk, len: u32) -> Result {
+    if runs.iter().any(|run| run.start == start) {
+        return Ok(());
+    }
+    room(runs).await?;
+    let run = Run {
+        start,
+        len,
+        free: None,
+    };
+    runs.push(run, gfp())?;
+    Ok(())
 }
 
 impl ValueStep {
@@ -302,10 +289,10 @@ impl ValueStep {
         match self {
             Self::Count { .. } => InodePlan::CREDITS,
             Self::Free { runs, .. } => {
-                let mut all = sum(InodePlan::CREDITS, InodeFree::CREDITS);
+                let mut all = InodePlan::CREDITS.and(InodeFree::CREDITS);
                 for run in runs {
                     if let Some(free) = &run.free {
-                        all = sum(all, free.credits());
+                        all = all.and(free.credits());
                         all.revokes = all.revokes.saturating_add(run.len);
                     }
                 }
@@ -338,7 +325,8 @@ impl ValueStep {
                     }
                     free.apply(tx);
                 }
-                let now = u32::try_from(now().secs).unwrap_or(u32::MAX);
+                // A time that is 32 bits wide, as the inode has it.
+                let now = now().secs as u32;
                 plan.clear(volume, tx, &holder, now);
                 inode.apply(tx);
                 let entry = volume.inodes.lock().remove(&holder);

@@ -16,14 +16,16 @@
 //! `rwsem`. It never grows here, so that a block that one inode has stays that inode's.
 
 use crate::alloc::{FreePlan, Goal, Loan, Space};
+use crate::dir_write::now;
 use crate::error::{corrupted, About, OrReport};
 use crate::ext4::Ext4;
 use crate::inode_info::InodeInfo;
 use crate::inode_plan::{InodePlan, Writable};
 use crate::journal::{Credits, Transaction};
+use crate::memory::{boxed, room};
 use crate::super_plan::SuperPlan;
 use crate::xattr::VALUE_MAX;
-use crate::xattr_value::{now, sum, NewHolder, ValueStep};
+use crate::xattr_value::{NewHolder, ValueStep};
 use disk::{gfp, vec_with_capacity, Buf, Planned};
 use kernel::alloc::KVVec;
 use kernel::prelude::*;
@@ -113,6 +115,7 @@ struct XattrPlan<'a> {
     /// How many sectors more the inode has for values with inodes of their own.
     sectors: i64,
     mode: Option<u16>,
+    told: Option<SuperPlan>,
     /// Released when the change is applied.
     _counts: Option<MutexGuard<'a, ()>>,
 }
@@ -209,11 +212,10 @@ impl Ext4 {
         check(ask.name, ask.value)?;
         let writable = self.writable()?;
         let _lock = info.rwsem.write().await.map_err(|_| EIO)?;
-        let plan = KBox::pin(self.plan_xattr(&writable, info, ask), gfp())?.await?;
-        let Some(plan) = plan else {
+        let plan = boxed(|| self.plan_xattr(&writable, info, ask)).await?;
+        let Some(plan) = KBox::into_pin(plan).await? else {
             return Ok(());
         };
-        self.tell_of_xattrs().await?;
         let journal = &writable.journal;
         let mut tx = journal.begin(&self.cache, plan.credits()).await?;
         plan.apply(self, &mut tx, info);
@@ -227,25 +229,26 @@ impl Ext4 {
         Ok(bytes)
     }
 
-    /// The superblock says that there are attributes.
-    async fn tell_of_xattrs(&self) -> Result {
-        let told = &self.shared_xattrs.told;
-        if self.sb.geo.has_compat(Compat::EXT_ATTR) || told.load(Relaxed) != 0 {
-            return Ok(());
+    /// Plans that the superblock says that there are attributes, unless it does.
+    async fn plan_told(&self) -> Result<Option<SuperPlan>> {
+        let told = self.shared_xattrs.told.load(Relaxed) != 0;
+        if told || self.sb.geo.has_compat(Compat::EXT_ATTR) {
+            return Ok(None);
         }
-        // As a part of a transaction, since others change the superblock so.
-        let writable = self.writable()?;
-        let plan = self.plan_super().await?;
-        let begun = writable.journal.begin(&self.cache, SuperPlan::CREDITS);
-        let mut tx = begun.await?;
-        plan.apply(self, &mut tx, |edit| {
+        Ok(Some(self.plan_super().await?))
+    }
+
+    /// The superblock says that there are attributes, if that was planned.
+    fn tell(&self, tx: &mut Transaction<'_>, told: Option<SuperPlan>) {
+        let Some(plan) = told else {
+            return;
+        };
+        plan.apply(self, tx, |edit| {
             let mut features = edit.features();
             features.compat = features.compat.or(Compat::EXT_ATTR);
             edit.set_features(features);
         });
-        drop(tx);
-        told.store(1, Relaxed);
-        Ok(())
+        self.shared_xattrs.told.store(1, Relaxed);
     }
 
     /// Plans a change; `None` if all is as it is to be.
@@ -265,6 +268,7 @@ impl Ext4 {
             values: KVec::new(),
             sectors: 0,
             mode: ask.mode,
+            told: None,
             _counts: None,
         };
         let raw = self.raw_area(info).await?;
@@ -287,6 +291,7 @@ impl Ext4 {
         if same {
             return Ok(ask.mode.map(|_| plan));
         }
+        plan.told = self.plan_told().await?;
         let placement = match ask.value {
             Some(value) => Some(sets.place(ask.index, ask.name, value, geo).ok_or(ENOSPC)?),
             None => None,
@@ -482,6 +487,7 @@ impl Ext4 {
     ) -> Result {
         for (value, delta) in values.iter().filter(|(_, delta)| *delta != 0) {
             let step = self.plan_value(writable, inode, value, *delta).await?;
+            room(steps).await?;
             steps.push(step, gfp())?;
         }
         Ok(())
@@ -619,27 +625,31 @@ impl XattrPlan<'_> {
         let mut all = InodePlan::CREDITS;
         match &self.block {
             BlockChange::Nothing => {}
-            BlockChange::Edit(..) => all = sum(all, Credits::blocks(1)),
+            BlockChange::Edit(..) => all = all.and(Credits::blocks(1)),
             BlockChange::Move(fresh, left) => {
                 if fresh.is_some() {
-                    all = sum(all, Fresh::CREDITS);
+                    all = all.and(Fresh::CREDITS);
                 }
                 if let Some(left) = left {
-                    all = sum(all, left.credits());
+                    all = all.and(left.credits());
                 }
             }
         }
         if let Some(holder) = &self.holder {
-            all = sum(all, holder.credits());
+            all = all.and(holder.credits());
         }
         for step in self.values.iter() {
-            all = sum(all, step.credits());
+            all = all.and(step.credits());
+        }
+        if self.told.is_some() {
+            all = all.and(SuperPlan::CREDITS);
         }
         all
     }
 
     /// The attributes are as planned from here on. Does not sleep, and does not fail.
     fn apply(self, volume: &Ext4, tx: &mut Transaction<'_>, info: &InodeInfo) {
+        volume.tell(tx, self.told);
         if let Some(holder) = self.holder {
             holder.apply(volume, tx);
         }
@@ -709,6 +719,7 @@ pub struct InitialXattrs {
     pblk: Option<Pblk>,
     fresh: Option<Fresh>,
     holders: KVec<NewHolder>,
+    told: Option<SuperPlan>,
     /// How much of the space that the inode takes is theirs.
     sectors: i64,
 }
@@ -737,6 +748,7 @@ impl InitialXattrs {
             pblk: None,
             fresh: None,
             holders: KVec::new(),
+            told: None,
             sectors: 0,
         };
         let mut block: Option<KVVec<u8>> = None;
@@ -761,6 +773,7 @@ impl InitialXattrs {
                         let holder = volume.plan_holder(writable, ino, owner, attr.value).await?;
                         let value = holder.value();
                         plan.sectors += volume.value_sectors(holder.size());
+                        room(&mut plan.holders).await?;
                         plan.holders.push(holder, gfp())?;
                         value
                     }
@@ -797,7 +810,7 @@ impl InitialXattrs {
             plan.fresh = Some(fresh);
         }
         if !attrs.is_empty() {
-            volume.tell_of_xattrs().await?;
+            plan.told = volume.plan_told().await?;
         }
         Ok(plan)
     }
@@ -806,10 +819,13 @@ impl InitialXattrs {
     pub fn credits(&self) -> Credits {
         let mut all = Credits::default();
         if self.fresh.is_some() {
-            all = sum(all, Fresh::CREDITS);
+            all = all.and(Fresh::CREDITS);
         }
         for holder in self.holders.iter() {
-            all = sum(all, holder.credits());
+            all = all.and(holder.credits());
+        }
+        if self.told.is_some() {
+            all = all.and(SuperPlan::CREDITS);
         }
         all
     }
@@ -826,6 +842,7 @@ impl InitialXattrs {
 
     /// What of them is not in the inode is there from here on. Does not sleep, and does not fail.
     pub fn apply(&mut self, volume: &Ext4, tx: &mut Transaction<'_>) {
+        volume.tell(tx, self.told.take());
         if let Some(fresh) = self.fresh.take() {
             fresh.apply(volume, tx);
         }
@@ -964,7 +981,7 @@ impl XattrRelease<'_> {
             all = left.credits();
         }
         for step in self.values.iter() {
-            all = sum(all, step.credits());
+            all = all.and(step.credits());
         }
         all
     }

@@ -358,6 +358,7 @@ impl<F: FileSystem> Ops<F> {
         update_time: present!(F::HAS_SET_ATTRIBUTES, setattr::update_time::<F>),
         listxattr: Some(xattr::list::<F>),
         get_inode_acl: Some(acl::get_inode_acl::<F>),
+        set_acl: present!(F::HAS_SET_ACL, acl::set_acl::<F>),
         fileattr_get: Some(Self::fileattr_get),
         fileattr_set: present!(F::HAS_SET_ATTRIBUTES, setattr::fileattr_set::<F>),
         // SAFETY: Zero is what the C initialisers leave there.
@@ -400,6 +401,7 @@ impl<F: FileSystem> Ops<F> {
         update_time: present!(F::HAS_SET_ATTRIBUTES, setattr::update_time::<F>),
         listxattr: Some(xattr::list::<F>),
         get_inode_acl: Some(acl::get_inode_acl::<F>),
+        set_acl: present!(F::HAS_SET_ACL, acl::set_acl::<F>),
         // SAFETY: As above.
         ..unsafe { core::mem::zeroed() }
     };

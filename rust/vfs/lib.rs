@@ -82,4 +82,4 @@ pub use namei::{NewInode, NewXattr, Rename};
 pub use pages::{AddressSpaceOperations, Iomap};
 pub use setattr::SetAttr;
 pub use superblock::{StatFs, SuperOperations};
-pub use xattr::{XattrNamespace, XattrOperations};
+pub use xattr::{XattrFlags, XattrNamespace, XattrOperations};

@@ -192,7 +192,7 @@ impl Made {
 /// # Safety
 ///
 /// `acl` is null or valid.
-unsafe fn entries(acl: *mut ub::posix_acl) -> Result<Option<KVec<AclEntry>>> {
+pub(crate) unsafe fn entries(acl: *mut ub::posix_acl) -> Result<Option<KVec<AclEntry>>> {
     if acl.is_null() {
         return Ok(None);
     }

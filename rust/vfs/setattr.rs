@@ -106,6 +106,11 @@ pub(crate) unsafe extern "C" fn setattr<F: FileSystem>(
             inode.volume().set_attributes(inode.info(), &set)
         })?)??;
         refresh(&inode);
+        if has(ub::ATTR_MODE) && F::HAS_SET_ACL {
+            // An access control list has the permission bits, too.
+            // SAFETY: The inode is locked by the caller.
+            to_result(unsafe { ub::posix_acl_chmod(idmap, dentry, (*inode.as_ptr()).i_mode) })?;
+        }
         sync_if_asked(&inode)?;
         Ok(0)
     })

@@ -4,10 +4,11 @@
 
 use crate::acl::AclEntry;
 use crate::fs::{FileSystem, FileSystemType};
-use crate::inode::Inode;
+use crate::inode::{boxed, refresh, Inode};
+use crate::setattr::sync_if_asked;
 use core::future::Future;
 use core::marker::PhantomData;
-use kernel::error::from_result;
+use kernel::error::{from_result, VTABLE_DEFAULT_ERROR};
 use kernel::ffi::{c_char, c_int, c_void};
 use kernel::prelude::*;
 use upcall::block_on;
@@ -63,6 +64,15 @@ impl XattrNamespace {
     }
 }
 
+/// Whether an attribute that is set has to be there, or must not be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct XattrFlags {
+    /// It must not be there (`EEXIST`).
+    pub create: bool,
+    /// It has to be there (`ENODATA`).
+    pub replace: bool,
+}
+
 /// What `xattr_handler` and access control lists need.
 #[vtable]
 pub trait XattrOperations: FileSystemType {
@@ -88,6 +98,40 @@ pub trait XattrOperations: FileSystemType {
         inode: &Self::Inode,
         default: bool,
     ) -> impl Future<Output = Result<Option<KVec<AclEntry>>>> + Send;
+
+    /// Sets an attribute, or removes it if there is no value. The inode is locked by the caller.
+    fn set_xattr(
+        &self,
+        _inode: &Self::Inode,
+        _namespace: XattrNamespace,
+        _name: &[u8],
+        _value: Option<&[u8]>,
+        _flags: XattrFlags,
+    ) -> impl Future<Output = Result> + Send {
+        async { build_error!(VTABLE_DEFAULT_ERROR) }
+    }
+
+    /// Sets an access control list, or removes it if there are no entries, and the permission bits
+    /// with it if there is a `mode`. The inode is locked by the caller.
+    fn set_acl(
+        &self,
+        _inode: &Self::Inode,
+        _default: bool,
+        _entries: Option<&[AclEntry]>,
+        _mode: Option<u16>,
+    ) -> impl Future<Output = Result> + Send {
+        async { build_error!(VTABLE_DEFAULT_ERROR) }
+    }
+}
+
+/// The namespace of a handler.
+fn namespace_of(flags: c_int) -> XattrNamespace {
+    match flags {
+        f if f == XattrNamespace::User as c_int => XattrNamespace::User,
+        f if f == XattrNamespace::Trusted as c_int => XattrNamespace::Trusted,
+        f if f == XattrNamespace::Gnu as c_int => XattrNamespace::Gnu,
+        _ => XattrNamespace::Security,
+    }
 }
 
 /// A table of pointers to handlers, which ends with a null pointer.
@@ -105,6 +149,7 @@ impl<F: FileSystem> Ops<F> {
             prefix: prefix.to_bytes_with_nul().as_ptr(),
             flags: namespace as c_int,
             get: Some(Self::get),
+            set: present!(F::HAS_SET_XATTR, Self::set),
             // SAFETY: Zero is what the C initialisers leave there.
             ..unsafe { core::mem::zeroed() }
         }
@@ -145,12 +190,7 @@ impl<F: FileSystem> Ops<F> {
                     CStr::from_char_ptr(name),
                 )
             };
-            let namespace = match flags {
-                f if f == XattrNamespace::User as c_int => XattrNamespace::User,
-                f if f == XattrNamespace::Trusted as c_int => XattrNamespace::Trusted,
-                f if f == XattrNamespace::Gnu as c_int => XattrNamespace::Gnu,
-                _ => XattrNamespace::Security,
-            };
+            let namespace = namespace_of(flags);
             let volume = inode.volume();
             let value = block_on(volume.xattr(inode.info(), namespace, name.to_bytes()))??;
             if !buffer.is_null() {
@@ -163,6 +203,47 @@ impl<F: FileSystem> Ops<F> {
                 };
             }
             Ok(c_int::try_from(value.len())?)
+        })
+    }
+
+    /// # Safety
+    ///
+    /// Called by the kernel alone, as the C declaration says.
+    unsafe extern "C" fn set(
+        handler: *const ub::xattr_handler,
+        _idmap: *mut ub::mnt_idmap,
+        _dentry: *mut ub::dentry,
+        inode: *mut ub::inode,
+        name: *const c_char,
+        value: *const c_void,
+        size: usize,
+        flags: c_int,
+    ) -> c_int {
+        from_result(|| {
+            // SAFETY: The VFS passes an inode of ours that is locked, one of our handlers, a name,
+            // and a value of `size` bytes or none.
+            let (inode, namespace, name, value) = unsafe {
+                let bytes = || core::slice::from_raw_parts(value.cast::<u8>(), size);
+                (
+                    Inode::<F>::new(inode),
+                    namespace_of((*handler).flags),
+                    CStr::from_char_ptr(name),
+                    (!value.is_null()).then(bytes),
+                )
+            };
+            let has = |flag: u32| flags & flag as c_int != 0;
+            let flags = XattrFlags {
+                create: has(ub::XATTR_CREATE),
+                replace: has(ub::XATTR_REPLACE),
+            };
+            let (volume, info) = (inode.volume(), inode.info());
+            let name = name.to_bytes();
+            block_on(boxed(|| {
+                volume.set_xattr(info, namespace, name, value, flags)
+            })?)??;
+            refresh(&inode);
+            sync_if_asked(&inode)?;
+            Ok(0)
         })
     }
 }

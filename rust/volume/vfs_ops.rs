@@ -13,7 +13,7 @@ use layout::Ino;
 use vfs::{
     AclEntry, AddressSpaceOperations, Attr, ExportOperations, FileOperations, FileSystemType,
     InodeOperations, Iomap, MountOption, SetAttr, StatFs, SuperOperations, Type, VolumeInfo,
-    XattrNamespace, XattrOperations,
+    XattrFlags, XattrNamespace, XattrOperations,
 };
 
 /// The type, as it is registered.
@@ -211,6 +211,33 @@ impl XattrOperations for Mounted {
             .await?
             .map(convert::acl)
             .transpose()
+    }
+
+    async fn set_xattr(
+        &self,
+        info: &InodeRef,
+        space: XattrNamespace,
+        name: &[u8],
+        value: Option<&[u8]>,
+        flags: XattrFlags,
+    ) -> Result {
+        let flags = aext4::XattrFlags {
+            create: flags.create,
+            replace: flags.replace,
+        };
+        let index = convert::prefix_index(space);
+        self.0.set_xattr(info, index, name, value, flags).await
+    }
+
+    async fn set_acl(
+        &self,
+        info: &InodeRef,
+        default: bool,
+        entries: Option<&[AclEntry]>,
+        mode: Option<u16>,
+    ) -> Result {
+        let entries = entries.map(convert::layout_acl).transpose()?;
+        self.0.set_acl(info, default, entries.as_deref(), mode).await
     }
 }
 

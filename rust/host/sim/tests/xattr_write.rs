@@ -3,7 +3,7 @@
 //! Extended attributes are changed, on a disk that fails and loses power: each change is whole or
 //! absent, nothing is lost of those who share a block or a value, and e2fsck has nothing to say.
 
-use aext4::{Ext4, InitialXattrs, InodeRef, NewXattr, Options, XattrFlags};
+use aext4::{Ext4, InitialXattrs, InodeRef, NewInode, NewXattr, Options, XattrFlags};
 use kernel::machine::{self, Config, Fail, Rng};
 use kernel::prelude::*;
 use layout::xattr_edit::{seal, set_refcount};
@@ -855,5 +855,89 @@ fn a_new_inode_has_attributes_from_the_start() {
             assert_eq!(found[&b"security.selinux"[..]], b"a label\0");
             assert_eq!(found[&b"user.large"[..]], large);
         });
+    }
+}
+
+#[test]
+fn what_is_created_has_attributes_and_leaves_none_when_deleted() {
+    let dir = Scratch::new("xattr-create");
+    for (n, options) in KINDS.iter().enumerate() {
+        let none = free(&plain(&dir, options).store());
+        let image = shared(&dir, options);
+        let values = has_values(options);
+        let large = vec![9; if values { 9000 } else { 400 }];
+        let attrs = [
+            NewXattr {
+                index: 6,
+                name: b"selinux",
+                value: b"a label\0",
+            },
+            NewXattr {
+                index: 1,
+                name: b"large",
+                value: &large,
+            },
+        ];
+        let made = simulate(n as u64, image.store(), |bed| {
+            let volume = mount(bed, true);
+            let root = path(&volume, "");
+            let new = |mode| NewInode {
+                mode,
+                uid: 1,
+                gid: 2,
+                device: None,
+                xattrs: &attrs,
+            };
+            let ext4 = &volume.0;
+            for (name, mode) in [("new", 0o100_644), ("newdir", 0o40_755), ("pipe", 0o10_600)] {
+                let new = new(mode);
+                let create = ext4.create(&root, name.as_bytes(), &new);
+                block_on(create).unwrap().unwrap();
+            }
+            // e2fsck takes a short link for a long one if it has a value elsewhere and no block.
+            let new = NewInode {
+                xattrs: &attrs[..1],
+                ..new(0o777)
+            };
+            let link = ext4.symlink(&root, b"link", b"target", &new);
+            block_on(link).unwrap().unwrap();
+            block_on(ext4.make_read_only()).unwrap().unwrap();
+            bed.device.disk().durable().clone()
+        });
+        let image = Image::write(dir.path("made"), &made);
+        assert_eq!(image.is_clean(), Ok(()), "{options}");
+        let done = simulate(n as u64, made, |bed| {
+            let volume = mount(bed, true);
+            let root = path(&volume, "");
+            for name in ["new", "newdir", "pipe", "link"] {
+                let info = path(&volume, name);
+                let found = block_on(read(&volume, &info)).unwrap().unwrap();
+                assert_eq!(found[&b"security.selinux"[..]], b"a label\0");
+                if name != "link" {
+                    assert_eq!(found[&b"user.large"[..]], large);
+                }
+            }
+            let inode = path(&volume, "link").inode();
+            assert_eq!(inode.fast_symlink(), Some(&b"target"[..]));
+            for name in ["new", "pipe", "link", "f0", "f1", "f3"] {
+                let info = path(&volume, name);
+                let unlink = volume.0.unlink(&root, name.as_bytes(), &info);
+                block_on(unlink).unwrap().unwrap();
+                block_on(volume.0.delete(info)).unwrap().unwrap();
+            }
+            for name in ["newdir", "dir"] {
+                let info = path(&volume, name);
+                let rmdir = volume.0.rmdir(&root, name.as_bytes(), &info);
+                block_on(rmdir).unwrap().unwrap();
+                block_on(volume.0.delete(info)).unwrap().unwrap();
+            }
+            block_on(volume.0.make_read_only()).unwrap().unwrap();
+            bed.device.disk().durable().clone()
+        });
+        let image = Image::write(dir.path("done"), &done);
+        assert_eq!(image.is_clean(), Ok(()), "{options}");
+        let left = free(&done);
+        // The four that were there before are gone, too, and each had a block.
+        assert_eq!(left, (none.0 + 4, none.1 + 4), "{options}");
     }
 }
