@@ -446,8 +446,8 @@ impl Ext4 {
         }
         let geo = &self.sb.geo;
         if dir.is_indexed() {
-            let root = self.dir_block(dir, Lblk(0), Holds::Index, 0);
-            let (buffer, about) = KBox::pin(root, gfp())?.await?;
+            let (buffer, about) =
+                disk::pinned(|| self.dir_block(dir, Lblk(0), Holds::Index, 0))?.await?;
             let root = DxRoot::parse(buffer.data(), geo).or_report(self, about)?;
             return Ok(Names::Nokey(Some(root.version)));
         }

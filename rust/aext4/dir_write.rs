@@ -281,7 +281,7 @@ impl Ext4 {
             if let Some(room) = self.find_room(dir, name).await? {
                 return Ok(room);
             }
-            KBox::pin(self.grow_dir(writable, dir, name), disk::gfp())?.await?;
+            disk::pinned(|| self.grow_dir(writable, dir, name))?.await?;
         }
         self.report(&format_args!(
             "inode {}, directory: no room for a name",

@@ -449,7 +449,7 @@ impl Ext4 {
         let info = self.parse_inode(ino, (pblk.0, offset), &buffer, orphan)?;
         let info = if info.look(Inode::is_encrypted_link) && info.inline.is_empty() {
             // Seldom: it is not to make every future larger.
-            KBox::pin(self.with_target(&info), gfp())?.await?
+            disk::pinned(|| self.with_target(&info))?.await?
         } else {
             info
         };

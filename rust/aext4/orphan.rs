@@ -349,8 +349,7 @@ impl Ext4 {
     async fn truncate_orphan(&self, orphan: &InodeRef) -> Result {
         let writable = self.writable()?;
         let _guard = orphan.rwsem.write().await.map_err(|_| ESHUTDOWN)?;
-        let freed = self.free_behind(&writable, orphan, orphan.size());
-        let freed = KBox::pin(freed, gfp())?;
+        let freed = disk::pinned(|| self.free_behind(&writable, orphan, orphan.size()))?;
         freed.await
     }
 }

@@ -53,8 +53,9 @@ impl Ext4 {
             let mut at = 0;
             while let Some(&(offset, ino)) = entries.get(at) {
                 at += 1;
-                let moved = self.adopt(&writable, &file, pblk, offset, ino);
-                if let Some(orphan) = KBox::pin(moved, gfp())?.await? {
+                if let Some(orphan) =
+                    disk::pinned(|| self.adopt(&writable, &file, pblk, offset, ino))?.await?
+                {
                     orphans.push(orphan, gfp())?;
                 }
             }

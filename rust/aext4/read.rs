@@ -42,8 +42,7 @@ impl Ext4 {
             self.read_page(info, offset, block).await?;
         } else {
             // Seldom, and needs memory anyway: it is not to make the future of every read larger.
-            let read = self.read_unaligned(info, offset, count, block);
-            KBox::pin(read, gfp())?.await?;
+            disk::pinned(|| self.read_unaligned(info, offset, count, block))?.await?;
         }
         Ok(count)
     }

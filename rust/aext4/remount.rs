@@ -155,7 +155,7 @@ impl Ext4 {
             checkpoints,
             deletions: Some(deletions),
         });
-        let cleaned = match KBox::pin(volume.clean_orphans(), disk::gfp()) {
+        let cleaned = match disk::pinned(|| volume.clean_orphans()) {
             Ok(clean) => clean.await,
             Err(error) => Err(error.into()),
         };

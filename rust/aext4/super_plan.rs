@@ -52,10 +52,11 @@ impl Ext4 {
         let place = super_offset(SUPER_KIB).ok_or(EINVAL)?;
         let plan = self.plan_super().await?;
         let mut raw = [0; SUPER_SIZE];
-        let read = self
-            .disk
-            .read_raw(place, SUPER_SIZE, |bytes| raw.copy_from_slice(bytes));
-        KBox::pin(read, disk::gfp())?.await?;
+        disk::pinned(|| {
+            self.disk
+                .read_raw(place, SUPER_SIZE, |bytes| raw.copy_from_slice(bytes))
+        })?
+        .await?;
         let (_, pin) = plan.planned.edit(|block| {
             let end = plan.offset.saturating_add(SUPER_SIZE);
             let to = block.get_mut(plan.offset..end);
