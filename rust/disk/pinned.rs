@@ -17,6 +17,9 @@ use kernel::prelude::*;
 #[must_use = "a future does nothing unless it is awaited"]
 pub struct Boxed<F>(Pin<KBox<F>>);
 
+// The future is pinned where the box leads to, wherever the box itself is.
+impl<F> Unpin for Boxed<F> {}
+
 impl<F: Future> Future for Boxed<F> {
     type Output = F::Output;
 
