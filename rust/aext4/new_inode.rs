@@ -37,8 +37,7 @@ use layout::extent::EMPTY_ROOT;
 use layout::inode::I_BLOCK_SIZE;
 use layout::inode_edit::{new_extra_isize, TimeField};
 use layout::{
-    dir_edit, Device, FileType, Geometry, Incompat, Ino, Inode, InodeEdit, InodeFlags, Pblk,
-    RoCompat,
+    dir_edit, Device, FileType, Incompat, Ino, Inode, InodeEdit, InodeFlags, Pblk, RoCompat,
 };
 use upcall::bio::Op;
 
