@@ -36,8 +36,8 @@ use crate::memory;
 use disk::run::Draft;
 use disk::{Buf, Planned};
 use kernel::prelude::*;
-use layout::extent::EMPTY_ROOT;
-use layout::extent_edit::{self, Target};
+use layout::bytes::put_u32;
+use layout::extent_edit::{self, root_of, Target};
 use layout::inode::I_BLOCK_SIZE;
 use layout::inode_edit::SMALL_FILE_MAX;
 use layout::{
@@ -757,27 +757,17 @@ impl MapChange<'_> {
 }
 
 /// The `i_block` of an inode whose only block, number 0, is at `pblk`; `None` if there is none such.
-pub fn first_block(extents: bool, pblk: Pblk, geo: &Geometry) -> Option<Root> {
-    let mut root = match extents {
-        true => EMPTY_ROOT,
-        false => [0; I_BLOCK_SIZE],
-    };
-    let empty = root;
+pub fn first_block(extents: bool, pblk: Pblk) -> Option<Root> {
     if extents {
-        let path = ExtentPath::new(&[&empty], Lblk(0), geo).ok()?;
-        let mut plan = path.map(1, pblk, false).ok()?;
-        plan.place(&[])?;
-        for edit in plan.edits() {
-            edit.apply(&mut root)?;
-        }
-    } else {
-        let path = IndirectPath::new(&[&empty], Lblk(0), geo).ok()?;
-        let mut plan = path.map(1, pblk).ok()?;
-        plan.place(&[])?;
-        for edit in plan.edits() {
-            edit.apply(&mut root)?;
-        }
+        // Not by a plan, which is large: the caller is deep in the kernel's stack.
+        return root_of(&[Extent {
+            lblk: Lblk(0),
+            len: 1,
+            state: layout::ExtentState::Written(pblk),
+        }]);
     }
+    let mut root = [0; I_BLOCK_SIZE];
+    put_u32(&mut root, 0, u32::try_from(pblk.0).ok()?)?;
     Some(root)
 }
 

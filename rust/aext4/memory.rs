@@ -7,6 +7,8 @@
 //!
 //! Dropping one of the futures leaves the vector as it is.
 
+use core::future::Future;
+use core::pin::Pin;
 use disk::gfp;
 use kernel::prelude::*;
 
@@ -35,4 +37,19 @@ pub(crate) async fn boxed<T>(make: impl Fn() -> T) -> Result<KBox<T>> {
             Err(error) => return Err(error.into()),
         }
     }
+}
+
+/// Puts a future on the heap. Not in the caller, whose frame would have room for it for as long as
+/// the future is polled.
+///
+/// Fails with `ENOMEM`; an upcall tries again when there is memory.
+#[inline(never)]
+pub(crate) fn pinned<F: Future>(make: impl FnOnce() -> F) -> Result<Pin<KBox<F>>> {
+    Ok(KBox::pin(make(), gfp())?)
+}
+
+/// Puts a value on the heap. Not in the caller, as [`pinned`].
+#[inline(never)]
+pub(crate) fn kept<T>(value: T) -> Result<KBox<T>> {
+    Ok(KBox::new(value, gfp())?)
 }
