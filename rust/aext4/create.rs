@@ -43,8 +43,10 @@ impl Ext4 {
             FileType::Symlink => return Err(EINVAL),
             _ => Contents::Empty,
         };
-        let make = self.make(dir, name, new, contents);
-        KBox::pin(make, gfp())?.await
+        let made = KBox::pin(self.make(dir, name, new, contents), gfp())?;
+        let made = made.await?;
+        self.sync_names(&[dir]).await?;
+        Ok(made)
     }
 
     /// Makes a symbolic link to `target`. The type in `new.mode` does not count.
@@ -73,7 +75,9 @@ impl Ext4 {
             ..*new
         };
         let make = KBox::pin(self.make(dir, name, &new, Contents::Target(target)), gfp())?;
-        make.await
+        let made = make.await?;
+        self.sync_names(&[dir]).await?;
+        Ok(made)
     }
 
     async fn make(
@@ -85,7 +89,7 @@ impl Ext4 {
     ) -> Result<InodeRef> {
         let is_dir = matches!(contents, Contents::Directory);
         let writable = self.writable()?;
-        let lock = dir.rwsem.write().await.map_err(|_| EIO)?;
+        let _lock = dir.rwsem.write().await.map_err(|_| EIO)?;
         let name = self.check_new(dir, name).await?;
         let room = self.make_room(&writable, dir, name).await?;
         let mut parent = self.plan_name(dir).await?;
@@ -107,16 +111,11 @@ impl Ext4 {
         parent.change(self, change).await?;
         let mut credits = node.credits();
         credits.blocks += parent.credits();
-        let info = {
-            let mut tx = writable.journal.begin(&self.cache, credits).await?;
-            let info = node.apply(self, &mut tx, 0);
-            NamePlan::apply(parent, self, &mut tx, now());
-            info
-        };
-        let info = self.enter_node(info);
-        drop(lock);
-        self.sync_names(&[dir]).await?;
-        Ok(info)
+        let mut tx = writable.journal.begin(&self.cache, credits).await?;
+        let info = node.apply(self, &mut tx, 0);
+        NamePlan::apply(parent, self, &mut tx, now());
+        drop(tx);
+        Ok(self.enter_node(info))
     }
 
     /// Checks that a name can be made in `dir`, whose lock the caller has.

@@ -18,6 +18,7 @@ use crate::ext4::Ext4;
 use crate::inode_info::{InodeInfo, InodeRef};
 use crate::inode_plan::{InodePlan, Writable};
 use crate::map_plan::MapPlan;
+use crate::memory;
 use crate::orphan::OrphanRemove;
 use core::time::Duration;
 use disk::gfp;
@@ -84,14 +85,7 @@ impl Ext4 {
             self.leaving.wake.notify_one();
             return Ok(());
         }
-        loop {
-            // Large, and to be tried again until there is memory: it is in no table any more.
-            match KBox::pin(self.delete_now(&info), gfp()) {
-                Ok(delete) => return delete.await,
-                Err(_) if upcall::on_worker() => upcall::memory_freed().await,
-                Err(error) => return Err(error.into()),
-            }
-        }
+        memory::pinned(|| self.delete_now(&info)).await?.await
     }
 
     /// Takes an inode out of the table if nobody else uses it, or notes that it is being left.
@@ -137,7 +131,11 @@ impl Ext4 {
 
     /// Frees the blocks of an inode, and then the inode.
     async fn free_all(&self, writable: &Writable, info: &InodeInfo) -> Result {
-        let mut until = Lblk::END;
+        let mut until = match self.has_metadata_blocks(info) {
+            // These are freed by small steps, which are not for holes.
+            true => self.mapped_end(info).await?,
+            false => Lblk::END,
+        };
         loop {
             let guard = info.map_lock.write().await.map_err(|_| ESHUTDOWN)?;
             self.drop_pending(info, Lblk(0)).await?;
@@ -156,6 +154,19 @@ impl Ext4 {
             });
             drop((change, tx, guard));
         }
+    }
+
+    /// The first block behind all that are mapped, whatever the size is.
+    async fn mapped_end(&self, info: &InodeInfo) -> Result<Lblk> {
+        let (mut at, mut end) = (Lblk(0), Lblk(0));
+        while at < Lblk::END {
+            let extent = self.map(info, at).await?;
+            at = extent.end();
+            if extent.pblk().is_some() {
+                end = at;
+            }
+        }
+        Ok(end)
     }
 
     /// The last transaction: what is left, and the inode.

@@ -11,6 +11,7 @@ use crate::ext4::Ext4;
 use crate::inode_info::InodeInfo;
 use crate::inode_plan::InodePlan;
 use crate::map_plan::MapPlan;
+use crate::memory;
 use disk::gfp;
 use kernel::prelude::*;
 use layout::extent::EMPTY_ROOT;
@@ -32,7 +33,9 @@ impl Ext4 {
             return Ok(());
         }
         // Seldom, and large.
-        KBox::pin(self.move_out(info, privileged), gfp())?.await
+        memory::pinned(|| self.move_out(info, privileged))
+            .await?
+            .await
     }
 
     async fn move_out(&self, info: &InodeInfo, privileged: bool) -> Result {
@@ -105,6 +108,7 @@ impl Ext4 {
         let len =
             usize::from(geo.inode_size()).saturating_sub(128 + usize::from(inode.extra_isize));
         let mut area = KVec::new();
+        memory::room_for(&mut area, len).await?;
         area.extend_with(len, 0, gfp())?;
         let change = XattrChange {
             index: xattr::INDEX_SYSTEM,

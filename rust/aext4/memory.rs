@@ -39,16 +39,25 @@ pub(crate) async fn boxed<T>(make: impl Fn() -> T) -> Result<KBox<T>> {
     }
 }
 
-/// Puts a future on the heap. Not in the caller, whose frame would have room for it for as long as
-/// the future is polled.
-///
-/// Fails with `ENOMEM`; an upcall tries again when there is memory.
+/// The future that `make` makes, in memory of its own: one that is large is not to be a part of
+/// others.
+pub(crate) async fn pinned<F: Future>(make: impl Fn() -> F) -> Result<Pin<KBox<F>>> {
+    loop {
+        match put(&make) {
+            Ok(made) => return Ok(made),
+            Err(_) if upcall::on_worker() => upcall::memory_freed().await,
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Not in the caller, whose frame would have room for the future for as long as it is polled.
 #[inline(never)]
-pub(crate) fn pinned<F: Future>(make: impl FnOnce() -> F) -> Result<Pin<KBox<F>>> {
+fn put<F: Future>(make: &impl Fn() -> F) -> Result<Pin<KBox<F>>> {
     Ok(KBox::pin(make(), gfp())?)
 }
 
-/// Puts a value on the heap. Not in the caller, as [`pinned`].
+/// Puts a value on the heap. Not in the caller, whose frame would have room for it.
 #[inline(never)]
 pub(crate) fn kept<T>(value: T) -> Result<KBox<T>> {
     Ok(KBox::new(value, gfp())?)

@@ -163,7 +163,8 @@ impl Ext4 {
             [] => None,
             attrs => {
                 let owner = (new.uid, new.gid);
-                let plan = pinned(|| InitialXattrs::plan(self, writable, ino, owner, attrs))?;
+                let plan =
+                    pinned(|| InitialXattrs::plan(self, writable, ino, owner, attrs)).await?;
                 Some(plan.await?)
             }
         };

@@ -23,8 +23,8 @@ use crate::ext4::Ext4;
 use crate::inode_info::InodeInfo;
 use crate::inode_plan::{InodePlan, Writable};
 use crate::map_plan::{MapChange, MapPlan};
+use crate::memory;
 use crate::orphan::{OrphanAdd, OrphanRemove};
-use disk::gfp;
 use kernel::alloc::KVVec;
 use kernel::prelude::*;
 use layout::{DataMap, FileType, Lblk};
@@ -50,7 +50,9 @@ impl Ext4 {
         }
         let _guard = info.rwsem.write().await.map_err(|_| ESHUTDOWN)?;
         // Seldom, and large.
-        KBox::pin(self.truncate_locked(info, size), gfp())?.await
+        memory::pinned(|| self.truncate_locked(info, size))
+            .await?
+            .await
     }
 
     /// As [`truncate`](Self::truncate), with `rwsem` held to write.
@@ -63,6 +65,11 @@ impl Ext4 {
         let old = info.size();
         if size == old && self.sectors(info) == 0 {
             return Ok(());
+        }
+        if size >= old {
+            // The disk may not know yet how long the file was.
+            let _guard = info.map_lock.write().await.map_err(|_| ESHUTDOWN)?;
+            self.drop_pending(info, self.first_behind(size)).await?;
         }
         self.zero_tail(info, size.min(old)).await?;
         if size > old {

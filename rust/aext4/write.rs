@@ -410,7 +410,7 @@ impl Ext4 {
                 }
                 Some(_) => {
                     // Large, and for a run of blocks.
-                    KBox::pin(self.choose(info, lblk), gfp())?.await?;
+                    memory::pinned(|| self.choose(info, lblk)).await?.await?;
                 }
                 None => {
                     let mapping = self.map_bytes(info, pos).await?;
@@ -494,7 +494,9 @@ impl Ext4 {
     async fn goal_behind(&self, info: &InodeInfo, lblk: u32) -> Result<Goal> {
         let before = lblk.checked_sub(1);
         let found = before.and_then(|before| info.pending.lock().find(before));
-        let at = found.zip(before).and_then(|(found, before)| found.at(before));
+        let at = found
+            .zip(before)
+            .and_then(|(found, before)| found.at(before));
         match (at, before) {
             (Some(at), Some(before)) => Ok(Goal::near(Lblk(before), at, Lblk(lblk))),
             _ => self.goal(info, Lblk(lblk)).await,
@@ -507,8 +509,8 @@ impl Ext4 {
     /// the disk becomes as much of it as there is now. What could not be written stays a hole.
     ///
     /// Fails with `EROFS` if the journal was aborted, and with the errors of damage and of the block
-    /// layer. Then the file is as it was, or a part of what was written is mapped; the caller says
-    /// that the rest was not written.
+    /// layer. Then the file is as it was, or a part of what was written is mapped; the rest stays a
+    /// hole.
     ///
     /// # Cancellation
     ///
@@ -521,29 +523,35 @@ impl Ext4 {
         ok: bool,
         size: u64,
     ) -> Result {
-        loop {
-            // Large, and nothing can be done without.
-            match KBox::pin(self.done(info, pos, len, ok, size), gfp()) {
-                Ok(done) => return done.await,
-                Err(_) if upcall::on_worker() => upcall::memory_freed().await,
-                Err(error) => return Err(error.into()),
-            }
-        }
+        let done = memory::pinned(|| self.done(info, pos, len, ok, size)).await?;
+        done.await
     }
 
     async fn done(&self, info: &InodeInfo, pos: u64, len: u64, ok: bool, size: u64) -> Result {
         let end = pos.saturating_add(len);
         let (first, until) = self.blocks_of(pos, end)?;
         let _guard = info.map_lock.write().await.map_err(|_| ESHUTDOWN)?;
-        self.cut_loan(info, first).await?;
-        self.cut_loan(info, until).await?;
-        if !ok {
-            self.drop_loans(info, first, until);
-            return Ok(());
-        }
         let mut at = first;
-        while at < until {
-            at = self.done_step(info, at..until, end.min(size)).await?;
+        let result = match ok {
+            true => self.map_done(info, &mut at, until, end.min(size)).await,
+            false => self.cut_loans(info, first, until).await,
+        };
+        if !ok || result.is_err() {
+            self.drop_loans(info, at, until);
+        }
+        result
+    }
+
+    async fn cut_loans(&self, info: &InodeInfo, first: u32, until: u32) -> Result {
+        self.cut_loan(info, first).await?;
+        self.cut_loan(info, until).await
+    }
+
+    /// Maps what was written from `at` on, which is moved with each transaction.
+    async fn map_done(&self, info: &InodeInfo, at: &mut u32, until: u32, size: u64) -> Result {
+        self.cut_loans(info, *at, until).await?;
+        while *at < until {
+            *at = self.done_step(info, *at..until, size).await?;
         }
         Ok(())
     }
@@ -653,9 +661,8 @@ impl Ext4 {
         // Blocks that the device may still write to are not to be given to others.
         let write = spawner.spawn(async move {
             let _guard = file.rwsem.write().await.map_err(|_| ESHUTDOWN)?;
-            let write = this.write_bytes(&file, pos, &copy, privileged);
-            let write = KBox::pin(write, gfp())?;
-            write.await
+            let write = || this.write_bytes(&file, pos, &copy, privileged);
+            memory::pinned(write).await?.await
         })?;
         write.await?
     }
@@ -672,6 +679,7 @@ impl Ext4 {
             return Err(EBUSY);
         }
         let end = pos.checked_add(bytes.len() as u64).ok_or(EFBIG)?;
+        self.leave_inline(info, privileged).await?;
         let old = info.size();
         if pos > old {
             self.zero_tail(info, old).await?;
@@ -682,8 +690,11 @@ impl Ext4 {
             match self.write_part(info, at, rest, privileged).await {
                 Ok(count) => done += count,
                 Err(error) => {
-                    self.write_undo(info, at..end.next_multiple_of(self.sb.geo.block_size().into()))
-                        .await?;
+                    self.write_undo(
+                        info,
+                        at..end.next_multiple_of(self.sb.geo.block_size().into()),
+                    )
+                    .await?;
                     return match done {
                         0 => Err(error),
                         done => Ok(done),
@@ -786,7 +797,9 @@ fn enter(
     reservation: Reservation,
 ) -> Option<u32> {
     let mut pending = info.pending.lock();
-    let free = pending.next(range.0).is_none_or(|next| next.first > range.1);
+    let free = pending
+        .next(range.0)
+        .is_none_or(|next| next.first > range.1);
     if !free || !info.extents.lock().is_valid(generation) {
         drop(pending);
         return None;

@@ -102,7 +102,9 @@ impl Ext4 {
             return Err(EOPNOTSUPP);
         }
         let allocator = writable.allocator(self);
-        let inode = pinned(|| allocator.loan_inode(near, Hint::default()))?.await?;
+        let inode = pinned(|| allocator.loan_inode(near, Hint::default()))
+            .await?
+            .await?;
         let mut goal = Goal::of_inode(geo, self.sb.groups_per_flex, inode.ino(), true);
         let block_size = geo.block_size() as usize;
         let count = u32::try_from(value.len().div_ceil(block_size)).map_err(|_| E2BIG)?;
@@ -118,7 +120,7 @@ impl Ext4 {
             // So long that the runs suffice.
             let min = left.div_ceil(core::num::NonZero::new(runs).ok_or(ENOSPC)?.get());
             let mut space = Space::User;
-            let loan = pinned(|| allocator.loan_blocks(goal, left, min, &mut space))?.await?;
+            let loan = allocator.loan_blocks(goal, left, min, &mut space).await?;
             let (start, len) = (loan.start(), loan.len().min(left));
             for block in start.0..start.0 + u64::from(len) {
                 let planned = self.cache.plan_new(block).await?;

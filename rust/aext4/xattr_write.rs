@@ -212,13 +212,8 @@ impl Ext4 {
         check(ask.name, ask.value)?;
         let writable = self.writable()?;
         let _lock = info.rwsem.write().await.map_err(|_| EIO)?;
-        let plan = loop {
-            match pinned(|| self.plan_xattr(&writable, info, ask)) {
-                Ok(plan) => break plan.await?,
-                Err(_) if upcall::on_worker() => upcall::memory_freed().await,
-                Err(error) => return Err(error),
-            }
-        };
+        let plan = pinned(|| self.plan_xattr(&writable, info, ask)).await?;
+        let plan = plan.await?;
         let Some(mut plan) = plan else {
             return Ok(());
         };
@@ -323,12 +318,14 @@ impl Ext4 {
         }
         if let Some(value) = ask.value.filter(|_| moves.own_inode()) {
             let owner = (inode.uid, inode.gid);
-            let holder = pinned(|| self.plan_holder(writable, info.ino, owner, value))?.await?;
+            let holder = pinned(|| self.plan_holder(writable, info.ino, owner, value))
+                .await?
+                .await?;
             plan.sectors += self.value_sectors(holder.size());
             plan.holder = Some(holder);
         }
         if let Some(value) = &old_value {
-            plan.sectors -= pinned(|| self.counted_for(&inode, value))?.await?;
+            plan.sectors -= pinned(|| self.counted_for(&inode, value)).await?.await?;
         }
         let new_value = match &plan.holder {
             Some(holder) => Some(holder.value()),
@@ -343,8 +340,9 @@ impl Ext4 {
         }
         if let Some(edit) = edit(Home::Block) {
             let pblk = block.as_ref().map(|(pblk, _)| *pblk);
-            plan.block =
-                pinned(|| self.plan_block(writable, info.ino, &edit, pblk, sharers))?.await?;
+            plan.block = pinned(|| self.plan_block(writable, info.ino, &edit, pblk, sharers))
+                .await?
+                .await?;
         }
         let mut values: KVec<(EaValue, i64)> = KVec::new();
         if sharers > 1 {
@@ -491,7 +489,9 @@ impl Ext4 {
         steps: &mut KVec<ValueStep>,
     ) -> Result {
         for (value, delta) in values.iter().filter(|(_, delta)| *delta != 0) {
-            let step = pinned(|| self.plan_value(writable, inode, value, *delta))?.await?;
+            let step = pinned(|| self.plan_value(writable, inode, value, *delta))
+                .await?
+                .await?;
             room(steps).await?;
             steps.push(step, gfp())?;
         }
@@ -780,7 +780,7 @@ impl InitialXattrs {
                 let value = match to.own_inode {
                     true => {
                         let holder =
-                            pinned(|| volume.plan_holder(writable, ino, owner, attr.value))?;
+                            pinned(|| volume.plan_holder(writable, ino, owner, attr.value)).await?;
                         let holder = holder.await?;
                         let value = holder.value();
                         plan.sectors += volume.value_sectors(holder.size());
@@ -916,7 +916,7 @@ impl Ext4 {
                 flags: XattrFlags::default(),
                 mode: None,
             };
-            pinned(|| self.change_xattr(info, &ask))?.await?;
+            pinned(|| self.change_xattr(info, &ask)).await?.await?;
         }
     }
 

@@ -50,18 +50,20 @@ pub trait DataOperations: FileSystemType {
     /// The map of what is written to from `pos` on, at most `len` bytes: space is reserved where the file
     /// has none. The kind is never a hole.
     ///
-    /// With `nowait` it fails with `EAGAIN` where it would wait for the disk. Fails with `ENOSPC`,
-    /// `EFBIG`, `EROFS`.
+    /// `privileged` says whether that may be space that is kept for those with privilege. With `nowait` it
+    /// fails with `EAGAIN` where it would wait for the disk. Fails with `ENOSPC`, `EFBIG`, `EROFS`.
     fn write_begin(
         &self,
         inode: &Self::Inode,
         pos: u64,
         len: u64,
+        privileged: bool,
         nowait: bool,
     ) -> impl Future<Output = Result<FileMap>>;
 
-    /// Gives back what is reserved from `pos` to `end`, and not being written: nothing will be.
-    fn write_undo(&self, inode: &Self::Inode, pos: u64, end: u64) -> impl Future<Output = ()>;
+    /// Gives back what is reserved from `pos` to `end`, and not being written: nothing will be. What it
+    /// could not give back is reserved until the file becomes shorter.
+    fn write_undo(&self, inode: &Self::Inode, pos: u64, end: u64) -> impl Future<Output = Result>;
 
     /// A number that changes with the file's map, and with what is reserved. Does not sleep.
     fn map_sequence(&self, inode: &Self::Inode) -> u64;

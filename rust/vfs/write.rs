@@ -103,12 +103,18 @@ impl<F: FileSystem> Ops<F> {
             let (inode, iomap) = unsafe { (Inode::<F>::new(inode), &mut *iomap) };
             let (volume, info) = (inode.volume(), inode.info());
             let nowait = flags & ub::IOMAP_NOWAIT != 0;
-            let begun = volume.write_begin(info, pos as u64, len as u64, nowait);
-            fill(
-                volume.disk().device().as_ptr().cast(),
-                &wait(begun, nowait)?,
-                iomap,
-            );
+            let begin = |privileged| {
+                let begun = volume.write_begin(info, pos as u64, len as u64, privileged, nowait);
+                wait(begun, nowait)
+            };
+            let mut map = begin(false);
+            // SAFETY: Process context.
+            if map.is_err_and(|e| e == ENOSPC)
+                && unsafe { ub::capable(ub::CAP_SYS_RESOURCE as c_int) }
+            {
+                map = begin(true);
+            }
+            fill(volume.disk().device().as_ptr().cast(), &map?, iomap);
             Ok(0)
         })
     }
@@ -211,7 +217,7 @@ impl<F: FileSystem> Ops<F> {
         // SAFETY: iomap passes an inode of ours.
         let inode = unsafe { Inode::<F>::new(inode) };
         let (pos, end) = (pos as u64, (pos + len) as u64);
-        // It fails on an upcall's worker alone, which this is not.
+        // Without memory it stays reserved.
         let _ = block_on_nofs(inode.volume().write_undo(inode.info(), pos, end));
     }
 

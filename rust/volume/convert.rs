@@ -54,7 +54,7 @@ pub(crate) fn attr(volume: &Ext4, info: &InodeInfo) -> Attr {
         } else {
             inode.size
         },
-        sectors: inode.sectors,
+        sectors: volume.sectors(info),
         atime: time(inode.atime),
         mtime: time(inode.mtime),
         ctime: time(inode.ctime),

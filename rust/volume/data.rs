@@ -3,12 +3,14 @@
 //! What crate `vfs` needs of files that are written.
 
 use crate::vfs_ops::Mounted;
+use aext4::write::WriteKind;
 use aext4::{Ext4, InodeRef, Mapping, MappingKind};
 use kernel::prelude::*;
+use layout::DataMap;
 use vfs::{DataOperations, FileMap, FileMapKind};
 
 /// A mapping, as the VFS has it.
-fn file_map(map: &Mapping, sequence: u64) -> Result<FileMap> {
+fn file_map(map: &Mapping, sequence: u32) -> Result<FileMap> {
     Ok(FileMap {
         offset: map.offset,
         len: map.len,
@@ -16,9 +18,10 @@ fn file_map(map: &Mapping, sequence: u64) -> Result<FileMap> {
             MappingKind::Hole => FileMapKind::Hole,
             MappingKind::Data(addr) => FileMapKind::Data(addr),
             MappingKind::Unwritten(addr) => FileMapKind::Unwritten(addr),
+            // It has left the inode before anything is written.
             MappingKind::Inline(_) => return Err(EOPNOTSUPP),
         },
-        sequence,
+        sequence: sequence.into(),
     })
 }
 
@@ -27,51 +30,72 @@ impl DataOperations for Mounted {
         &self,
         info: &InodeRef,
         pos: u64,
-        _len: u64,
-        _nowait: bool,
+        len: u64,
+        privileged: bool,
+        nowait: bool,
     ) -> Result<FileMap> {
-        self.writable()?;
-        let map = file_map(&self.map_bytes(info, pos).await?, 0)?;
-        match map.kind {
-            FileMapKind::Data(_) => Ok(map),
-            _ => Err(EOPNOTSUPP),
+        let inline = info.data_map() == DataMap::Inline;
+        if inline && nowait {
+            return Err(EAGAIN);
         }
+        let _leaving = if inline {
+            Some(info.rwsem.write().await.map_err(|_| ESHUTDOWN)?)
+        } else {
+            None
+        };
+        let map = Ext4::write_begin(self, info, pos, len, privileged, nowait).await?;
+        Ok(FileMap {
+            offset: map.offset,
+            len: map.len,
+            kind: match map.kind {
+                WriteKind::Data(addr) => FileMapKind::Data(addr),
+                WriteKind::Unwritten(addr) => FileMapKind::Unwritten(addr),
+                WriteKind::Delayed { new } => FileMapKind::Delayed { new },
+            },
+            sequence: map.sequence.into(),
+        })
     }
 
-    async fn write_undo(&self, _info: &InodeRef, _pos: u64, _end: u64) {}
+    async fn write_undo(&self, info: &InodeRef, pos: u64, end: u64) -> Result {
+        Ext4::write_undo(self, info, pos..end).await
+    }
 
-    fn map_sequence(&self, _info: &InodeRef) -> u64 {
-        0
+    fn map_sequence(&self, info: &InodeRef) -> u64 {
+        Ext4::map_sequence(self, info).into()
     }
 
     async fn map_delayed(&self, info: &InodeRef, pos: u64, _len: u64) -> Result<FileMap> {
-        file_map(&self.map_bytes(info, pos).await?, 0)
+        let sequence = Ext4::map_sequence(self, info);
+        let place = self.place(info, pos).await?;
+        let map = file_map(&place.mapping, sequence)?;
+        if place.pending {
+            let kind = FileMapKind::Delayed { new: false };
+            return Ok(FileMap { kind, ..map });
+        }
+        Ok(map)
     }
 
-    async fn writeback_map(&self, info: &InodeRef, pos: u64, _end: u64) -> Result<FileMap> {
-        file_map(&self.map_bytes(info, pos).await?, 0)
+    async fn writeback_map(&self, info: &InodeRef, pos: u64, end: u64) -> Result<FileMap> {
+        let (map, sequence) = Ext4::writeback_map(self, info, pos, end).await?;
+        file_map(&map, sequence)
     }
 
     async fn direct_begin(
         &self,
         info: &InodeRef,
         pos: u64,
-        _len: u64,
-        _nowait: bool,
+        len: u64,
+        nowait: bool,
     ) -> Result<FileMap> {
         self.writable()?;
-        file_map(&self.map_bytes(info, pos).await?, 0)
+        if nowait && self.map_bytes_cached(info, pos).is_none() {
+            return Err(EAGAIN);
+        }
+        self.map_delayed(info, pos, len).await
     }
 
-    async fn write_done(
-        &self,
-        _info: &InodeRef,
-        _pos: u64,
-        _end: u64,
-        _ok: bool,
-        _size: u64,
-    ) -> Result {
-        Err(EOPNOTSUPP)
+    async fn write_done(&self, info: &InodeRef, pos: u64, end: u64, ok: bool, size: u64) -> Result {
+        Ext4::write_done(self, info, pos, end - pos, ok, size).await
     }
 
     fn disk_size(&self, info: &InodeRef) -> u64 {

@@ -19,8 +19,8 @@ use kernel::prelude::*;
 
 pub mod api;
 mod convert;
-mod names;
 mod data;
+mod names;
 mod vfs_ops;
 
 pub use aext4::{Mapping, MappingKind};
