@@ -36,9 +36,8 @@ use crate::memory;
 use disk::run::Draft;
 use disk::{Buf, Planned};
 use kernel::prelude::*;
-use layout::bytes::{put_bytes, put_u16, put_u32};
-use layout::extent::{EMPTY_ROOT, ENTRY_SIZE};
-use layout::extent_edit::{self, extent_entry, Target};
+use layout::bytes::put_u32;
+use layout::extent_edit::{self, root_of, Target};
 use layout::inode::I_BLOCK_SIZE;
 use layout::inode_edit::SMALL_FILE_MAX;
 use layout::{
@@ -766,22 +765,16 @@ impl MapChange<'_> {
 
 /// The `i_block` of an inode whose only block, number 0, is at `pblk`; `None` if there is none such.
 pub fn first_block(extents: bool, pblk: Pblk) -> Option<Root> {
-    let mut root = match extents {
-        true => EMPTY_ROOT,
-        false => [0; I_BLOCK_SIZE],
-    };
     if extents {
-        let first = Extent {
+        // Not by a plan, which is large: the caller is deep in the kernel's stack.
+        return root_of(&[Extent {
             lblk: Lblk(0),
             len: 1,
             state: ExtentState::Written(pblk),
-        };
-        // The root has one entry, behind the header.
-        put_u16(&mut root, 2, 1)?;
-        put_bytes(&mut root, ENTRY_SIZE, &extent_entry(&first)?)?;
-    } else {
-        put_u32(&mut root, 0, u32::try_from(pblk.0).ok()?)?;
+        }]);
     }
+    let mut root = [0; I_BLOCK_SIZE];
+    put_u32(&mut root, 0, u32::try_from(pblk.0).ok()?)?;
     Some(root)
 }
 

@@ -49,3 +49,9 @@ pub(crate) async fn pinned<F: Future>(make: impl Fn() -> F) -> Result<Boxed<F>> 
         }
     }
 }
+
+/// Puts a value on the heap. Not in the caller, whose frame would have room for it.
+#[inline(never)]
+pub(crate) fn kept<T>(value: T) -> Result<KBox<T>> {
+    Ok(KBox::new(value, gfp())?)
+}

@@ -106,7 +106,7 @@ pub(crate) struct NodePlan {
     info: NewInfo,
     /// Its block, and that as one of metadata.
     block: Option<(Loan, Option<Planned>)>,
-    xattrs: Option<InitialXattrs>,
+    xattrs: Option<KBox<InitialXattrs>>,
     parent: Ino,
 }
 
@@ -210,7 +210,7 @@ impl Ext4 {
         contents: Contents<'_>,
         links: u16,
         first: Option<Pblk>,
-        xattrs: &Option<InitialXattrs>,
+        xattrs: &Option<KBox<InitialXattrs>>,
     ) -> Result {
         let geo = &self.sb.geo;
         let file_type = FileType::from_mode(new.mode).ok_or(EINVAL)?;
