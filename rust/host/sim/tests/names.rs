@@ -2,20 +2,26 @@
 
 //! Names come, go and move, on volumes of all kinds: the tree is what a model says, whatever fails.
 
-use aext4::{Ext4, InodeInfo, InodeRef, NewInode, Options, Rename};
+use aext4::{Ext4, InodeInfo, InodeRef, NewInode, Options, Rename, XattrFlags};
 use kernel::machine::{self, Config, Fail, Rng};
 use kernel::prelude::*;
-use layout::{Device, FileType, Ino};
-use sim::e2fs::{Image, Scratch};
+use layout::{DataMap, Device, FileType, Ino};
+use sim::e2fs::{run, Image, Scratch};
 use sim::volume::Volume;
 use sim::{dropped_after, simulate, simulate_on, Bed};
 use simdisk::Store;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
+use std::future::Future;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use upcall::block_on;
 use upcall::simulation::jitter;
+
+const CRC: layout::CrcFns = layout::CrcFns {
+    crc32c: disk::checksum::crc32c,
+    crc16: disk::checksum::crc16,
+};
 
 /// What is made, and what e2fsprogs is told to make for it.
 const KINDS: [&str; 10] = [
@@ -224,6 +230,8 @@ struct World {
     volume: Volume,
     model: Model,
     inodes: BTreeMap<usize, InodeRef>,
+    /// Inodes without names that are still in use, and whether they are files that never had one.
+    open: Vec<(InodeRef, bool)>,
     rng: Rng,
     /// What the names begin with that it makes.
     prefix: &'static str,
@@ -256,6 +264,7 @@ impl World {
             volume,
             model: Model::new(),
             inodes: BTreeMap::from([(0, root), (1, lost)]),
+            open: Vec::new(),
             rng: Rng::new(seed),
             prefix: "",
             shared: 2,
@@ -360,8 +369,48 @@ impl World {
     /// One operation. Gives what came of it, and what must have.
     async fn step(&mut self, among: u64) -> (&'static str, Result, Result) {
         let ext4 = self.ext4();
-        match self.rng.below(20) {
+        match self.rng.below(23) {
             16..=19 => self.rename(among).await,
+            20 => {
+                let dir = self.some_dir();
+                let new = new_inode(0o100_600);
+                let made = ext4.tmpfile(&self.inodes[&dir], &new).await;
+                let made = made.map(|made| {
+                    assert!(made.is_deleted());
+                    self.open.push((made, true));
+                });
+                ("tmpfile", made, Ok(()))
+            }
+            21 => {
+                let Some(inode) = self.some_open() else {
+                    return ("none", Ok(()), Ok(()));
+                };
+                ("let go", ext4.delete(inode.0).await, Ok(()))
+            }
+            22 => {
+                // One that never had a name gets one.
+                let Some(inode) = self.some_open() else {
+                    return ("none", Ok(()), Ok(()));
+                };
+                if !inode.1 {
+                    self.open.push(inode);
+                    return ("none", Ok(()), Ok(()));
+                }
+                let dir = self.some_dir();
+                let name = self.some_name(among);
+                let there = self.model.names(dir).contains_key(&name);
+                let expected = if there { Err(EEXIST) } else { Ok(()) };
+                let parent = self.inodes[&dir].clone();
+                let result = ext4.link(&parent, &name, &inode.0).await;
+                match result {
+                    Ok(()) => {
+                        let id = self.model.add(dir, &name, Kind::File);
+                        self.inodes.insert(id, inode.0);
+                    }
+                    Err(_) => self.open.push(inode),
+                }
+                ("link what had no name", result, expected)
+            }
             0..=6 => {
                 let dir = self.some_dir();
                 let name = self.some_name(among);
@@ -557,11 +606,35 @@ impl World {
         (what, result, expected)
     }
 
-    /// The last user of something without a name lets go of it.
+    /// One of those in use without a name.
+    fn some_open(&mut self) -> Option<(InodeRef, bool)> {
+        let count = self.open.len() as u64;
+        let at = self.rng.below(count.max(1)) as usize;
+        (count > 0).then(|| self.open.remove(at))
+    }
+
+    /// The last user of something without a name lets go of it, soon.
     async fn forget(&mut self, id: usize) {
         self.model.nodes.remove(&id);
         let inode = self.inodes.remove(&id).expect("an inode");
+        if self.rng.below(3) == 0 {
+            if inode.is_dir() {
+                // Nothing is made in it any more.
+                let (ext4, new) = (self.ext4(), new_inode(0o100_600));
+                let made = ext4.create(&inode, b"x", &new).await;
+                assert_eq!(made.map(drop), Err(ENOENT));
+            }
+            self.open.push((inode, false));
+            return;
+        }
         self.ext4().delete(inode).await.expect("it is deleted");
+    }
+
+    /// Lets go of all.
+    async fn let_go(&mut self) {
+        while let Some((inode, _)) = self.some_open() {
+            self.ext4().delete(inode).await.expect("it is deleted");
+        }
     }
 
     async fn steps(&mut self, count: u64, among: u64) {
@@ -604,6 +677,7 @@ fn names_are_what_a_model_says_on_every_kind_of_volume() {
             let volume = writable(bed);
             let mut world = block_on(World::new(volume.clone(), n as u64)).unwrap();
             block_on(world.steps(count, 40)).unwrap();
+            block_on(world.let_go()).unwrap();
             let model = world.model.dump();
             assert_eq!(block_on(dump(&volume)).unwrap(), model, "{options}");
             for (what, times) in core::mem::take(&mut world.seen) {
@@ -623,6 +697,12 @@ fn names_are_what_a_model_says_on_every_kind_of_volume() {
     }
     eprintln!("{seen:#?}");
     assert!(seen.len() > 10, "{seen:#?}");
+}
+
+/// What comes of a future within a second.
+async fn timeout<T>(future: impl Future<Output = Option<T>>) -> Option<T> {
+    let within = upcall::timeout(Duration::from_secs(1), future).await;
+    within.ok().flatten()
 }
 
 /// How many levels the index of a directory has: 0 without one.
@@ -867,6 +947,7 @@ fn several_tasks_change_the_same_directories() {
                         jitter().await;
                         world.steps(10, 120).await;
                     }
+                    world.let_go().await;
                     world.model.dump()
                 };
                 tasks.push(bed.scope().spawn(work).expect("a task"));
@@ -897,6 +978,176 @@ fn of_task(dump: &str, task: usize) -> Vec<&str> {
     dump.lines().filter(|line| path(line)).collect()
 }
 
+#[test]
+fn names_in_an_inode_move_to_a_block_when_they_are_too_many() {
+    let dir = Scratch::new("names-inline");
+    let source = dir.path("source");
+    for name in COMMON {
+        let path = source.join(std::str::from_utf8(name).unwrap());
+        std::fs::create_dir_all(path).expect("a directory");
+    }
+    let from = source.to_str().unwrap();
+    let (mut stayed, mut moved) = (0, 0);
+    for n in 0..sim::count("NAMES_INLINE", 24) {
+        let size = [256, 512, 1024][n as usize % 3];
+        let more = ["", ",^metadata_csum", ",^extent,^64bit", ",^filetype"][n as usize % 4];
+        let options = format!("-b 1024 -I {size} -O inline_data{more} -d {from}");
+        let image = Image::make(dir.path("image"), 8 << 20, &options);
+        let (model, store) = simulate(n, image.store(), |bed| {
+            let volume = writable(bed);
+            let mut world = block_on(World::new(volume.clone(), n)).unwrap();
+            for name in COMMON {
+                let id = world.model.add(0, name, Kind::Dir(BTreeMap::new()));
+                let node = block_on(volume.path(name)).unwrap().expect("it is there");
+                assert_eq!(node.data_map(), DataMap::Inline, "{options}");
+                if n % 2 == 0 {
+                    let value = [b'v'; 20];
+                    let flags = XattrFlags::default();
+                    let set = volume.0.set_xattr(&node, 1, b"kept", Some(&value), flags);
+                    block_on(set).unwrap().expect("it is set");
+                }
+                world.inodes.insert(id, node);
+            }
+            world.shared = 2 + COMMON.len();
+            block_on(world.steps(30 + n * 4, 30)).unwrap();
+            for id in 2..world.shared {
+                let node = &world.inodes[&id];
+                match node.data_map() {
+                    DataMap::Inline => stayed += 1,
+                    _ => moved += 1,
+                }
+                if n % 2 == 0 {
+                    let value = block_on(volume.0.xattr(node, 1, b"kept")).unwrap();
+                    assert_eq!(&value.expect("it is kept")[..], [b'v'; 20]);
+                }
+            }
+            block_on(world.let_go()).unwrap();
+            let model = world.model.dump();
+            assert_eq!(block_on(dump(&volume)).unwrap(), model, "{options}");
+            drop(world);
+            (model, ended(bed, &volume))
+        });
+        let after = Image::write(dir.path("after"), &store);
+        assert_eq!(after.is_clean(), Ok(()), "{options}");
+        let tree = simulate(n, store, |bed| block_on(dump(&mount(bed))).unwrap());
+        assert_eq!(tree, model, "{options}");
+    }
+    assert!(stayed > 5 && moved > 5, "{stayed} {moved}");
+}
+
+#[test]
+fn a_look_up_beside_a_split_finds_what_is_there() {
+    let dir = Scratch::new("names-beside");
+    // Without a journal what was changed is soon home, and leaves the memory.
+    for (n, options) in [
+        "-b 1024",
+        "-b 1024 -O ^dir_index",
+        "-b 1024 -O ^has_journal",
+    ]
+    .iter()
+    .enumerate()
+    {
+        let image = Image::make(dir.path("image"), 16 << 20, options);
+        let store = simulate(n as u64, image.store(), |bed| {
+            let volume = writable(bed);
+            let root = block_on(volume.0.iget(Ino::ROOT)).unwrap().unwrap();
+            let new = new_inode(0o100_600);
+            let file = block_on(volume.0.create(&root, b"file", &new))
+                .unwrap()
+                .unwrap();
+            let new = new_inode(0o040_755);
+            let dir = block_on(volume.0.create(&root, b"dir", &new))
+                .unwrap()
+                .unwrap();
+            {
+                // Who looks waits for who changes.
+                let lock = dir.rwsem.try_write().expect("it is free");
+                let look = dropped_after(5, volume.0.lookup(&dir, b"name"));
+                assert!(block_on(timeout(look)).unwrap().is_none());
+                let list = dropped_after(5, volume.entries(&dir));
+                assert!(block_on(timeout(list)).unwrap().is_none());
+                drop(lock);
+            }
+            let known = Arc::new(Mutex::new(Vec::<Vec<u8>>::new()));
+            let (made, ext4) = (known.clone(), volume.0.clone());
+            let (to, ino) = (dir.clone(), file.ino);
+            let adds = bed.scope().spawn(async move {
+                for n in 0..400 {
+                    let mut name = format!("{n}-").into_bytes();
+                    name.resize(120, b'n');
+                    ext4.link(&to, &name, &file).await.expect("there is room");
+                    made.lock().unwrap().push(name);
+                    jitter().await;
+                    if n % 3 == 0 {
+                        ext4.sync().await.expect("it is durable");
+                    }
+                }
+            });
+            let mut tasks = vec![adds.expect("a task")];
+            for at in 0..3u64 {
+                let (known, ext4, dir) = (known.clone(), volume.0.clone(), dir.clone());
+                let looks = async move {
+                    let mut rng = Rng::new(at);
+                    for _ in 0..1500 {
+                        jitter().await;
+                        ext4.cache.shrink(1000);
+                        let name = {
+                            let known = known.lock().unwrap();
+                            let count = known.len() as u64;
+                            known.get(rng.below(count.max(1)) as usize).cloned()
+                        };
+                        let Some(name) = name else {
+                            continue;
+                        };
+                        let found = ext4.lookup(&dir, &name).await.expect("a look-up");
+                        assert_eq!(found.expect("it is there").ino, ino);
+                    }
+                };
+                tasks.push(bed.scope().spawn(looks).expect("a task"));
+            }
+            for task in tasks {
+                block_on(task).unwrap().expect("it ends");
+            }
+            drop((root, dir));
+            ended(bed, &volume)
+        });
+        let after = Image::write(dir.path("after"), &store);
+        assert_eq!(after.is_clean(), Ok(()), "{options}");
+    }
+}
+
+#[test]
+fn a_volume_that_is_made_writable_again_has_its_own_superblock() {
+    let dir = Scratch::new("names-super");
+    for (n, options) in ["-b 4096", "-b 1024", "-b 1024 -O ^has_journal"]
+        .iter()
+        .enumerate()
+    {
+        let image = Image::make(dir.path("image"), 16 << 20, options);
+        let store = simulate(n as u64, image.store(), |bed| {
+            let volume = mount(bed);
+            let root = block_on(volume.0.iget(Ino::ROOT)).unwrap().unwrap();
+            for _ in 0..5 {
+                block_on(Ext4::make_writable(&volume.0)).unwrap().unwrap();
+                let new = new_inode(0o100_600);
+                let made = block_on(volume.0.tmpfile(&root, &new)).unwrap().unwrap();
+                block_on(volume.0.sync()).unwrap().unwrap();
+                block_on(volume.0.delete(made)).unwrap().unwrap();
+                block_on(volume.0.make_read_only()).unwrap().unwrap();
+            }
+            bed.device.disk().durable().clone()
+        });
+        let sb = layout::SuperBlock::parse(&store.get(1024, 1024), 1, CRC).expect("it is sound");
+        assert_eq!(sb.last_orphan, None);
+        let after = Image::write(dir.path("after"), &store);
+        assert_eq!(after.is_clean(), Ok(()), "{options}");
+        let (_, said) = run("dumpe2fs", &["-h", after.path().to_str().expect("a path")]);
+        let count = said.lines().find(|line| line.starts_with("Mount count"));
+        let count = count.and_then(|line| line.split_whitespace().last());
+        assert_eq!(count, Some("5"), "{options}: {said}");
+    }
+}
+
 /// What was done before a loss of power.
 #[derive(Default)]
 struct Done {
@@ -925,7 +1176,7 @@ fn a_loss_of_power_leaves_the_tree_after_some_operation() {
             done.lock().unwrap().dumps.push(world.model.dump());
             let (seen, mut rng) = (done.clone(), Rng::new(n));
             bed.device.observe(move |disk| {
-                if !rng.one_in(6) {
+                if !rng.one_in(4) {
                     return;
                 }
                 let states = disk.crash_states(rng.next());
@@ -955,6 +1206,7 @@ fn a_loss_of_power_leaves_the_tree_after_some_operation() {
                     _ => {}
                 }
             }
+            block_on(world.let_go()).unwrap();
             drop(world);
             ended(bed, &volume);
         });
@@ -994,9 +1246,16 @@ async fn prepare(volume: &Volume) {
     let ext4 = &volume.0;
     let root = ext4.iget(Ino::ROOT).await.unwrap();
     let (dir, file) = (new_inode(0o040_755), new_inode(0o100_600));
-    let d = ext4.create(&root, b"d", &dir).await.unwrap();
-    ext4.create(&d, b"sub", &dir).await.unwrap();
-    ext4.create(&d, b"sub2", &dir).await.unwrap();
+    let d = match ext4.lookup(&root, b"d").await.unwrap() {
+        // In its inode, as its directories.
+        Some(d) => d,
+        None => {
+            let d = ext4.create(&root, b"d", &dir).await.unwrap();
+            ext4.create(&d, b"sub", &dir).await.unwrap();
+            ext4.create(&d, b"sub2", &dir).await.unwrap();
+            d
+        }
+    };
     let first = ext4.create(&root, b"file", &file).await.unwrap();
     let other = ext4.create(&root, b"other", &file).await.unwrap();
     ext4.link(&d, b"other too", &other).await.unwrap();
@@ -1014,7 +1273,7 @@ async fn prepare(volume: &Volume) {
 }
 
 /// How many operations [`act`] knows.
-const ACTS: usize = 20;
+const ACTS: usize = 21;
 
 /// One of the operations, on a tree of [`prepare`].
 async fn act(ext4: &Ext4, which: usize) -> Result {
@@ -1112,6 +1371,10 @@ async fn act(ext4: &Ext4, which: usize) -> Result {
             let indexed = find(&root, b"indexed").await?;
             ext4.rename(plain(&indexed, &[b'8'; 255])).await
         }
+        19 => {
+            // It does not fit an inode.
+            ext4.create(&d, &[b'7'; 200], &new_file).await.map(drop)
+        }
         _ => {
             let made = ext4.tmpfile(&root, &new_file).await?;
             ext4.delete(made).await
@@ -1122,7 +1385,15 @@ async fn act(ext4: &Ext4, which: usize) -> Result {
 /// What a test of [`act`] begins with: a disk with a tree, and the trees before and after each
 /// operation.
 fn acts_made(dir: &Scratch, options: &str) -> (Store, String, Vec<String>) {
-    let image = Image::make(dir.path("image"), 8 << 20, options);
+    let mut options = options.to_string();
+    if options.contains("inline_data") {
+        let source = dir.path("source");
+        for name in ["sub", "sub2"] {
+            std::fs::create_dir_all(source.join("d").join(name)).expect("a directory");
+        }
+        options += &format!(" -d {}", source.display());
+    }
+    let image = Image::make(dir.path("image"), 8 << 20, &options);
     let (store, before) = simulate(1, image.store(), |bed| {
         let volume = writable(bed);
         block_on(prepare(&volume)).unwrap();

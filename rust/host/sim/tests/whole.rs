@@ -491,8 +491,6 @@ impl Changer<'_> {
 struct Log {
     /// The tree after each change, and what that was.
     trees: Vec<(Tree, String)>,
-    /// How many of these are promised.
-    synced: usize,
 }
 
 /// A state that the power may leave, with what it is to have.
