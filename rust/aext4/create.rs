@@ -15,7 +15,7 @@ use crate::inode_lock::lock_inodes;
 use crate::journal::{Credits, Transaction};
 use crate::new_inode::{Contents, NewInode};
 use crate::orphan::{OrphanAdd, OrphanRemove};
-use disk::gfp;
+use disk::boxed_future;
 use kernel::prelude::*;
 use layout::dir_edit::Name;
 use layout::inode_edit::links_after_link;
@@ -43,7 +43,7 @@ impl Ext4 {
             FileType::Symlink => return Err(EINVAL),
             _ => Contents::Empty,
         };
-        let made = KBox::pin(self.make(dir, name, new, contents), gfp())?;
+        let made = boxed_future(|| self.make(dir, name, new, contents))?;
         let made = made.await?;
         self.sync_names(&[dir]).await?;
         Ok(made)
@@ -74,7 +74,7 @@ impl Ext4 {
             mode: 0o120_000 | new.mode & 0o7777,
             ..*new
         };
-        let make = KBox::pin(self.make(dir, name, &new, Contents::Target(target)), gfp())?;
+        let make = boxed_future(|| self.make(dir, name, &new, Contents::Target(target)))?;
         let made = make.await?;
         self.sync_names(&[dir]).await?;
         Ok(made)
@@ -99,8 +99,8 @@ impl Ext4 {
             parent.set_links(links.ok_or(EMLINK)?);
         }
         let links = 1 + u16::from(is_dir);
-        let plan = self.plan_node(&writable, dir, name.bytes(), new, contents, links);
-        let node = KBox::pin(plan, gfp())?.await?;
+        let plan = || self.plan_node(&writable, dir, name.bytes(), new, contents, links);
+        let node = boxed_future(plan)?.await?;
         let (ino, file_type) = (node.ino(), node.info().file_type);
         let change = Change::Insert {
             room,
@@ -167,7 +167,7 @@ impl Ext4 {
     pub async fn tmpfile(&self, dir: &InodeInfo, new: &NewInode<'_>) -> Result<InodeRef> {
         match FileType::from_mode(new.mode) {
             None | Some(FileType::Directory | FileType::Symlink) => return Err(EINVAL),
-            Some(_) => KBox::pin(self.make_tmpfile(dir, new), gfp())?.await,
+            Some(_) => boxed_future(|| self.make_tmpfile(dir, new))?.await,
         }
     }
 
@@ -175,8 +175,8 @@ impl Ext4 {
         let writable = self.writable()?;
         let _lock = dir.rwsem.read().await.map_err(|_| EIO)?;
         self.check_dir(dir)?;
-        let plan = self.plan_node(&writable, dir, b"", new, Contents::Empty, 0);
-        let node = KBox::pin(plan, gfp())?.await?;
+        let plan = || self.plan_node(&writable, dir, b"", new, Contents::Empty, 0);
+        let node = boxed_future(plan)?.await?;
         let orphan = self.plan_orphan_add(node.ino()).await?;
         // Its number is free, so it is not on the list.
         let orphan = orphan.ok_or_else(corrupted)?;
@@ -204,7 +204,7 @@ impl Ext4 {
         if inode.is_dir() {
             return Err(EPERM);
         }
-        KBox::pin(self.make_link(dir, name, inode), gfp())?.await?;
+        boxed_future(|| self.make_link(dir, name, inode))?.await?;
         self.sync_names(&[dir]).await
     }
 

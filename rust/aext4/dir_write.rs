@@ -18,7 +18,7 @@ use crate::ext4::Ext4;
 use crate::inode_info::InodeInfo;
 use crate::inode_plan::{InodePlan, Writable};
 use crate::journal::Transaction;
-use disk::{gfp, Planned};
+use disk::{boxed_future, gfp, Planned};
 use kernel::prelude::*;
 use layout::dir::NAME_MAX;
 use layout::dir_edit::{self, Name, Slot};
@@ -281,7 +281,7 @@ impl Ext4 {
             if let Some(room) = self.find_room(dir, name).await? {
                 return Ok(room);
             }
-            KBox::pin(self.grow_dir(writable, dir, name), disk::gfp())?.await?;
+            boxed_future(|| self.grow_dir(writable, dir, name))?.await?;
         }
         self.report(&format_args!(
             "inode {}, directory: no room for a name",

@@ -25,7 +25,7 @@ use crate::ext4::Ext4;
 use crate::map::ExtentCache;
 use crate::pending::Pending;
 use core::ops::Deref;
-use disk::{gfp, Attached, Buf};
+use disk::{boxed_future, gfp, Attached, Buf};
 use kernel::prelude::*;
 use kernel::rbtree::{RBTree, RBTreeNode};
 use kernel::sync::{new_spinlock, Arc, SpinLock};
@@ -449,7 +449,7 @@ impl Ext4 {
         let info = self.parse_inode(ino, (pblk.0, offset), &buffer, orphan)?;
         let info = if info.look(Inode::is_encrypted_link) && info.inline.is_empty() {
             // Seldom: it is not to make every future larger.
-            KBox::pin(self.with_target(&info), gfp())?.await?
+            boxed_future(|| self.with_target(&info))?.await?
         } else {
             info
         };

@@ -43,7 +43,7 @@ pub(crate) async fn boxed<T>(make: impl Fn() -> T) -> Result<KBox<T>> {
 /// others.
 pub(crate) async fn pinned<F: Future>(make: impl Fn() -> F) -> Result<Pin<KBox<F>>> {
     loop {
-        match KBox::pin(make(), gfp()) {
+        match disk::boxed_future(&make) {
             Ok(made) => return Ok(made),
             Err(_) if upcall::on_worker() => upcall::memory_freed().await,
             Err(error) => return Err(error.into()),

@@ -28,7 +28,7 @@ use crate::inode_plan::Writable;
 use crate::journal::{Credits, Transaction};
 use crate::map_plan::first_block;
 use crate::xattr_write::{InitialXattrs, NewXattr};
-use disk::{gfp, vec_with_capacity, Planned};
+use disk::{boxed_future, vec_with_capacity, Planned};
 use kernel::alloc::KVVec;
 use kernel::prelude::*;
 use layout::bytes::put_bytes;
@@ -163,8 +163,8 @@ impl Ext4 {
             [] => None,
             attrs => {
                 let owner = (new.uid, new.gid);
-                let plan = InitialXattrs::plan(self, writable, ino, owner, attrs);
-                Some(KBox::pin(plan, gfp())?.await?)
+                let plan = || InitialXattrs::plan(self, writable, ino, owner, attrs);
+                Some(boxed_future(plan)?.await?)
             }
         };
         let size = usize::from(self.sb.geo.inode_size());

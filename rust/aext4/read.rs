@@ -8,7 +8,7 @@ use crate::ext4::Ext4;
 use crate::inode_info::InodeInfo;
 use crate::map::{Mapping, MappingKind};
 use core::ops::Range;
-use disk::gfp;
+use disk::{boxed_future, gfp};
 use kernel::prelude::*;
 use layout::FileType;
 use upcall::{Block, Blocks};
@@ -42,8 +42,7 @@ impl Ext4 {
             self.read_page(info, offset, block).await?;
         } else {
             // Seldom, and needs memory anyway: it is not to make the future of every read larger.
-            let read = self.read_unaligned(info, offset, count, block);
-            KBox::pin(read, gfp())?.await?;
+            boxed_future(|| self.read_unaligned(info, offset, count, block))?.await?;
         }
         Ok(count)
     }

@@ -23,7 +23,7 @@ use crate::inode_plan::Writable;
 use crate::journal::{Credits, Transaction};
 use crate::new_inode::{Contents, NewInode, NodePlan};
 use crate::orphan::OrphanAdd;
-use disk::gfp;
+use disk::boxed_future;
 use kernel::prelude::*;
 use layout::inode_edit::{links_after_link, links_after_unlink};
 use layout::{Device, Ino};
@@ -75,7 +75,7 @@ impl Ext4 {
     ///
     /// All has been done, or nothing.
     pub async fn rename(&self, rename: Rename<'_>) -> Result {
-        KBox::pin(self.move_name(&rename), gfp())?.await?;
+        boxed_future(|| self.move_name(&rename))?.await?;
         self.sync_names(&[rename.from, rename.to]).await
     }
 
@@ -94,7 +94,7 @@ impl Ext4 {
             true => Some(self.moves.lock().await.map_err(|_| EIO)?),
             false => None,
         };
-        KBox::pin(self.check_loop(rename, across), gfp())?.await?;
+        boxed_future(|| self.check_loop(rename, across))?.await?;
         let (from, to) = (Some(rename.from), Some(rename.to));
         let _locks = lock_inodes([from, to, Some(rename.source), rename.target]).await?;
         if !self.check_rename(rename).await? {
@@ -104,8 +104,8 @@ impl Ext4 {
             Some(_) => None,
             None => Some(self.make_room(&writable, rename.to, new_name).await?),
         };
-        let plan = self.plan_rename(&writable, rename, across, room);
-        let mut plan = KBox::pin(plan, gfp())?.await?;
+        let plan = || self.plan_rename(&writable, rename, across, room);
+        let mut plan = boxed_future(plan)?.await?;
         let mut orphan = None;
         if let Some(target) = rename.target.filter(|_| !rename.exchange) {
             let left = self.links_left(target)?;
@@ -235,8 +235,8 @@ impl Ext4 {
                     ..*new
                 };
                 let contents = Contents::Empty;
-                let node = self.plan_node(writable, from, rename.name, &new, contents, 1);
-                let node = KBox::pin(node, gfp())?;
+                let node = || self.plan_node(writable, from, rename.name, &new, contents, 1);
+                let node = boxed_future(node)?;
                 Some(node.await?)
             }
             None => None,

@@ -17,7 +17,7 @@
 
 use crate::ext4::Ext4;
 use crate::journal::{Credits, Transaction};
-use disk::Planned;
+use disk::{boxed_future, Planned};
 use kernel::prelude::*;
 use layout::super_edit::SuperEdit;
 use layout::superblock::{super_offset, SUPER_KIB, SUPER_SIZE};
@@ -52,10 +52,8 @@ impl Ext4 {
         let place = super_offset(SUPER_KIB).ok_or(EINVAL)?;
         let plan = self.plan_super().await?;
         let mut raw = [0; SUPER_SIZE];
-        let read = self
-            .disk
-            .read_raw(place, SUPER_SIZE, |bytes| raw.copy_from_slice(bytes));
-        KBox::pin(read, disk::gfp())?.await?;
+        let copy = |bytes: &[u8]| raw.copy_from_slice(bytes);
+        boxed_future(|| self.disk.read_raw(place, SUPER_SIZE, copy))?.await?;
         let (_, pin) = plan.planned.edit(|block| {
             let end = plan.offset.saturating_add(SUPER_SIZE);
             let to = block.get_mut(plan.offset..end);

@@ -13,7 +13,7 @@ use crate::inode_info::InodeInfo;
 use crate::inode_lock::lock_inodes;
 use crate::journal::Credits;
 use crate::orphan::OrphanAdd;
-use disk::gfp;
+use disk::boxed_future;
 use kernel::prelude::*;
 use layout::inode_edit::links_after_unlink;
 use layout::{dir_edit, inline_dir_edit, DataMap, Lblk};
@@ -33,7 +33,7 @@ impl Ext4 {
         if child.is_dir() {
             return Err(EISDIR);
         }
-        KBox::pin(self.remove(dir, name, child), gfp())?.await?;
+        boxed_future(|| self.remove(dir, name, child))?.await?;
         self.sync_names(&[dir]).await
     }
 
@@ -48,7 +48,7 @@ impl Ext4 {
         if !child.is_dir() {
             return Err(ENOTDIR);
         }
-        KBox::pin(self.remove(dir, name, child), gfp())?.await?;
+        boxed_future(|| self.remove(dir, name, child))?.await?;
         self.sync_names(&[dir]).await
     }
 
@@ -62,7 +62,7 @@ impl Ext4 {
         let mut parent = self.plan_name(dir).await?;
         parent.change(self, Change::Remove { found }).await?;
         if child.is_dir() {
-            if !KBox::pin(self.is_empty(child), gfp())?.await? {
+            if !boxed_future(|| self.is_empty(child))?.await? {
                 return Err(ENOTEMPTY);
             }
             parent.set_links(links_after_unlink(dir.look(|dir| dir.links), true));

@@ -34,7 +34,7 @@ pub use attached::Attached;
 pub use cache::Cache;
 pub use device::{Disk, Label, Level};
 pub use edit::{Pin, Planned};
-pub use gfp::{gfp, vec_with_capacity};
+pub use gfp::{boxed_future, gfp, vec_with_capacity};
 pub use random::random;
 pub use run::{Draft, Writing};
 pub use version::Buf;
