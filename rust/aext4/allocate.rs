@@ -8,7 +8,7 @@
 use crate::ext4::Ext4;
 use crate::inode_info::InodeInfo;
 use crate::write::WriteKind;
-use disk::gfp;
+use disk::boxed_future;
 use kernel::prelude::*;
 use layout::DataMap;
 
@@ -19,11 +19,13 @@ impl Ext4 {
     ///
     /// Fails with `EOPNOTSUPP` for a file without extents, which has no blocks that read as zeros;
     /// with `ENOSPC`, `EFBIG`, `EROFS`, and with the errors of damage and of the block layer. Then
-    /// there may be blocks for a part of it.
+    /// there may be blocks for a part of it. Unless it was for lack of space a part may stay
+    /// reserved until the file becomes shorter: it is not known whether somebody has written to it
+    /// meanwhile.
     ///
     /// # Cancellation
     ///
-    /// As when it fails; and a part may stay reserved until the file becomes shorter.
+    /// As when it fails.
     pub async fn allocate(&self, info: &InodeInfo, pos: u64, end: u64, privileged: bool) -> Result {
         if info.data_map() != DataMap::Extents {
             return Err(EOPNOTSUPP);
@@ -35,26 +37,14 @@ impl Ext4 {
             let behind = map.offset.saturating_add(map.len);
             match map.kind {
                 WriteKind::Delayed { new: true } => {
-                    let step = KBox::pin(self.allocate_step(info, at, behind.min(end)), gfp())?;
-                    at = step.await?;
+                    let until = behind.min(end);
+                    while at < until {
+                        at = boxed_future(|| self.map_unwritten(info, at, until))?.await?;
+                    }
                 }
                 _ => at = behind,
             }
         }
         Ok(())
-    }
-
-    /// Gives blocks to what was just reserved from `pos` to `end`. Returns up to where it did.
-    async fn allocate_step(&self, info: &InodeInfo, pos: u64, end: u64) -> Result<u64> {
-        let block = u64::from(self.sb.geo.block_size());
-        let (first, until) = (pos / block * block, end.next_multiple_of(block));
-        match self.map_unwritten(info, first, until).await {
-            Ok(done) => Ok(done),
-            Err(error) => {
-                // Nothing is going to be written there.
-                self.write_undo(info, first..until).await?;
-                Err(error)
-            }
-        }
     }
 }
