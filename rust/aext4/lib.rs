@@ -24,6 +24,7 @@
 //! | [`truncate`], [`delete`] | making files longer and shorter; deleting inodes |
 //! | [`freeze`] | stopping all changes for a while, or for ever |
 //! | [`read`], [`write`](mod@write) | contents |
+//! | [`allocate`] | space for contents that come later |
 //! | [`pending`] | what was written, and is not in the map yet |
 //! | [`xattr`] | extended attributes and access control lists |
 //! | [`xattr_write`], [`xattr_value`] | changing them; values that have inodes of their own |
@@ -48,6 +49,7 @@
 #![deny(unsafe_code)]
 
 pub mod alloc;
+pub mod allocate;
 pub mod create;
 pub mod delete;
 pub mod dir;

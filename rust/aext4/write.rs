@@ -551,14 +551,39 @@ impl Ext4 {
     async fn map_done(&self, info: &InodeInfo, at: &mut u32, until: u32, size: u64) -> Result {
         self.cut_loans(info, *at, until).await?;
         while *at < until {
-            *at = self.done_step(info, *at..until, size).await?;
+            *at = self.done_step(info, *at..until, size, false).await?;
         }
         Ok(())
     }
 
+    /// Chooses blocks for what is reserved from `pos` on, and maps them, unwritten, at most to `end`.
+    /// Returns up to where it did.
+    pub(crate) async fn map_unwritten(&self, info: &InodeInfo, pos: u64, end: u64) -> Result<u64> {
+        let (lblk, until) = self.blocks_of(pos, end)?;
+        disk::pinned(|| self.choose(info, lblk))?.await?;
+        let _guard = info.map_lock.write().await.map_err(|_| ESHUTDOWN)?;
+        let found = info.pending.lock().find(lblk);
+        let Some(found) = found.filter(|found| found.at.is_some()) else {
+            // It was written, or given up, meanwhile.
+            return Ok(end);
+        };
+        let until = until.min(found.last.saturating_add(1));
+        self.cut_loans(info, lblk, until).await?;
+        let done = self.done_step(info, lblk..until, 0, true).await?;
+        Ok(u64::from(done) << self.sb.geo.block_bits())
+    }
+
     /// One transaction of [`write_done`](Self::write_done). Returns up to where the file is now as
     /// it should be.
-    async fn done_step(&self, info: &InodeInfo, range: Range<u32>, size: u64) -> Result<u32> {
+    ///
+    /// With `unwritten` what was on its way is mapped as if it were not written, and the rest stays.
+    async fn done_step(
+        &self,
+        info: &InodeInfo,
+        range: Range<u32>,
+        size: u64,
+        unwritten: bool,
+    ) -> Result<u32> {
         let writable = self.writable()?;
         let mut lent = Lent::allowance(info);
         let mut plan = MapPlan::new(self, &writable, info, lent.space())
@@ -581,7 +606,7 @@ impl Ext4 {
                 Some(found) => {
                     if let Some(pblk) = found.at {
                         memory::room(&mut runs).await?;
-                        plan.map(Lblk(at), pblk, found.len(), false).await?;
+                        plan.map(Lblk(at), pblk, found.len(), unwritten).await?;
                         runs.push_within_capacity(found.last).map_err(|_| ENOMEM)?;
                     }
                     at = found.last.saturating_add(1);
@@ -590,7 +615,7 @@ impl Ext4 {
                     let stop = next.map_or(range.end, |next| next.first);
                     let extent = self.map(info, Lblk(at)).await?;
                     let stop = extent.end().0.min(stop);
-                    if extent.is_unwritten() {
+                    if extent.is_unwritten() && !unwritten {
                         plan.convert(Lblk(at), stop - at, false).await?;
                     }
                     at = stop;

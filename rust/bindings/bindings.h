@@ -10,6 +10,7 @@
 #include <linux/crc32c.h>
 #include <linux/errno.h>
 #include <linux/exportfs.h>
+#include <linux/falloc.h>
 #include <linux/ext4.h>
 #include <linux/fiemap.h>
 #include <linux/fileattr.h>

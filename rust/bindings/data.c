@@ -66,6 +66,11 @@ ssize_t upcall_write_sync(struct kiocb *iocb, ssize_t count)
 	return generic_write_sync(iocb, count);
 }
 
+bool upcall_file_is_sync(const struct file *file)
+{
+	return file->f_flags & O_DSYNC;
+}
+
 bool upcall_stable_writes(struct inode *inode)
 {
 	return mapping_stable_writes(inode->i_mapping);

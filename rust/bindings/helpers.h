@@ -182,6 +182,7 @@ void upcall_invalidate_lock(struct inode *inode);
 void upcall_invalidate_unlock(struct inode *inode);
 size_t upcall_iov_iter_count(const struct iov_iter *iter);
 ssize_t upcall_write_sync(struct kiocb *iocb, ssize_t count);
+bool upcall_file_is_sync(const struct file *file);
 bool upcall_stable_writes(struct inode *inode);
 void upcall_write_back_all(struct super_block *sb);
 loff_t upcall_folio_end(struct folio *folio);

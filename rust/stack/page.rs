@@ -5,7 +5,6 @@
 use crate::asynchronous::Ino;
 use core::future::Future;
 use core::ops::Range;
-use disk::gfp;
 use kernel::prelude::*;
 use upcall::{Block, Blocks};
 

@@ -85,15 +85,27 @@ pub trait DataOperations: FileSystemType {
         end: u64,
     ) -> impl Future<Output = Result<FileMap>>;
 
-    /// As [`write_begin`](Self::write_begin), for bytes that go past the page cache: what is new is
-    /// unwritten space. A hole, or what is delayed, is for the caller to write through the page cache.
+    /// As [`write_begin`](Self::write_begin), for bytes that go past the page cache: holes get unwritten
+    /// space if the file can have any. What is a hole still, or delayed, is for the caller to write through
+    /// the page cache.
     fn direct_begin(
         &self,
         inode: &Self::Inode,
         pos: u64,
         len: u64,
+        privileged: bool,
         nowait: bool,
     ) -> impl Future<Output = Result<FileMap>>;
+
+    /// Gives the holes from `pos` to `end` unwritten space. The size stays. Fails with `EOPNOTSUPP` if the
+    /// file can have none.
+    fn allocate(
+        &self,
+        inode: &Self::Inode,
+        pos: u64,
+        end: u64,
+        privileged: bool,
+    ) -> impl Future<Output = Result>;
 
     /// The bytes from `pos` to `end` have been written, if `ok`, to where one of the calls above said:
     /// the map leads to them, and the size on the disk is at least the smaller of `size` and `end`.

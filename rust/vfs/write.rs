@@ -47,6 +47,16 @@ fn wait<T>(future: impl Future<Output = Result<T>>, nowait: bool) -> Result<T> {
     }
 }
 
+/// Calls `f`, and if there is no space once more with the privilege to use what is kept, if the caller has
+/// that.
+pub(crate) fn with_privilege<T>(f: impl Fn(bool) -> Result<T>) -> Result<T> {
+    match f(false) {
+        // SAFETY: Process context.
+        Err(ENOSPC) if unsafe { ub::capable(ub::CAP_SYS_RESOURCE as c_int) } => f(true),
+        result => result,
+    }
+}
+
 impl<F: FileSystem> Ops<F> {
     const BUFFERED: &'static ub::iomap_ops = &ub::iomap_ops {
         iomap_begin: Some(Self::begin),
@@ -103,18 +113,11 @@ impl<F: FileSystem> Ops<F> {
             let (inode, iomap) = unsafe { (Inode::<F>::new(inode), &mut *iomap) };
             let (volume, info) = (inode.volume(), inode.info());
             let nowait = flags & ub::IOMAP_NOWAIT != 0;
-            let begin = |privileged| {
+            let map = with_privilege(|privileged| {
                 let begun = volume.write_begin(info, pos as u64, len as u64, privileged, nowait);
                 wait(begun, nowait)
-            };
-            let mut map = begin(false);
-            // SAFETY: Process context.
-            if map.is_err_and(|e| e == ENOSPC)
-                && unsafe { ub::capable(ub::CAP_SYS_RESOURCE as c_int) }
-            {
-                map = begin(true);
-            }
-            fill(volume.disk().device().as_ptr().cast(), &map?, iomap);
+            })?;
+            fill(volume.disk().device().as_ptr().cast(), &map, iomap);
             Ok(0)
         })
     }
@@ -157,8 +160,10 @@ impl<F: FileSystem> Ops<F> {
             let (inode, iomap) = unsafe { (Inode::<F>::new(inode), &mut *iomap) };
             let (volume, info) = (inode.volume(), inode.info());
             let nowait = flags & ub::IOMAP_NOWAIT != 0;
-            let begun = volume.direct_begin(info, pos as u64, len as u64, nowait);
-            let map = wait(begun, nowait)?;
+            let map = with_privilege(|privileged| {
+                let begun = volume.direct_begin(info, pos as u64, len as u64, privileged, nowait);
+                wait(begun, nowait)
+            })?;
             match map.kind {
                 FileMapKind::Data(_) | FileMapKind::Unwritten(_) => {}
                 _ if nowait => return Err(EAGAIN),

@@ -85,13 +85,28 @@ impl DataOperations for Mounted {
         info: &InodeRef,
         pos: u64,
         len: u64,
+        privileged: bool,
         nowait: bool,
     ) -> Result<FileMap> {
         self.writable()?;
         if nowait && self.map_bytes_cached(info, pos).is_none() {
             return Err(EAGAIN);
         }
-        self.map_delayed(info, pos, len).await
+        let map = self.map_delayed(info, pos, len).await?;
+        if map.kind != FileMapKind::Hole || nowait || info.data_map() != DataMap::Extents {
+            return Ok(map);
+        }
+        let allocated = DataOperations::allocate(self, info, pos, pos + len, privileged).await;
+        let map = self.map_delayed(info, pos, len).await?;
+        match map.kind {
+            FileMapKind::Hole => allocated.and(Ok(map)),
+            // A part is there.
+            _ => Ok(map),
+        }
+    }
+
+    async fn allocate(&self, info: &InodeRef, pos: u64, end: u64, privileged: bool) -> Result {
+        Ext4::allocate(self, info, pos, end, privileged).await
     }
 
     async fn write_done(&self, info: &InodeRef, pos: u64, end: u64, ok: bool, size: u64) -> Result {
