@@ -37,8 +37,7 @@ use layout::extent::EMPTY_ROOT;
 use layout::inode::I_BLOCK_SIZE;
 use layout::inode_edit::{new_extra_isize, TimeField};
 use layout::{
-    dir_edit, Device, FileType, Geometry, Incompat, Ino, Inode, InodeEdit, InodeFlags, Pblk,
-    RoCompat,
+    dir_edit, Device, FileType, Incompat, Ino, Inode, InodeEdit, InodeFlags, Pblk, RoCompat,
 };
 use upcall::bio::Op;
 
@@ -107,7 +106,7 @@ pub(crate) struct NodePlan {
     info: NewInfo,
     /// Its block, and that as one of metadata.
     block: Option<(Loan, Option<Planned>)>,
-    xattrs: Option<InitialXattrs>,
+    xattrs: Option<KBox<InitialXattrs>>,
     parent: Ino,
 }
 
@@ -211,7 +210,7 @@ impl Ext4 {
         contents: Contents<'_>,
         links: u16,
         first: Option<Pblk>,
-        xattrs: &Option<InitialXattrs>,
+        xattrs: &Option<KBox<InitialXattrs>>,
     ) -> Result {
         let geo = &self.sb.geo;
         let file_type = FileType::from_mode(new.mode).ok_or(EINVAL)?;
@@ -255,7 +254,7 @@ impl Ext4 {
             if extents {
                 flags |= InodeFlags::EXTENTS.0;
             }
-            edit.set_block(&root(extents, first, geo).ok_or(ENOSPC)?);
+            edit.set_block(&root(extents, first).ok_or(ENOSPC)?);
         }
         edit.set_flags(InodeFlags(flags));
         match contents {
@@ -290,9 +289,9 @@ impl Ext4 {
 
 /// The root of a map that has one block, or none; `None` if the block's number does not fit.
 #[inline(never)]
-fn root(extents: bool, first: Option<Pblk>, geo: &Geometry) -> Option<[u8; I_BLOCK_SIZE]> {
+fn root(extents: bool, first: Option<Pblk>) -> Option<[u8; I_BLOCK_SIZE]> {
     match first {
-        Some(pblk) => first_block(extents, pblk, geo),
+        Some(pblk) => first_block(extents, pblk),
         None if extents => Some(EMPTY_ROOT),
         None => Some([0; I_BLOCK_SIZE]),
     }

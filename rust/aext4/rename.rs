@@ -24,7 +24,6 @@ use crate::journal::{Credits, Transaction};
 use crate::memory;
 use crate::new_inode::{Contents, NewInode, NodePlan};
 use crate::orphan::OrphanAdd;
-use disk::boxed_future;
 use kernel::prelude::*;
 use layout::inode_edit::{links_after_link, links_after_unlink};
 use layout::{Device, Ino};
@@ -108,7 +107,7 @@ impl Ext4 {
             None => Some(self.make_room(&writable, rename.to, new_name).await?),
         };
         let plan = || self.plan_rename(&writable, rename, across, room);
-        let mut plan = boxed_future(plan)?.await?;
+        let mut plan = disk::pinned(plan)?.await?;
         let mut orphan = None;
         if let Some(target) = rename.target.filter(|_| !rename.exchange) {
             let left = self.links_left(target)?;

@@ -660,6 +660,7 @@ impl Ext4 {
         let (this, file) = (volume.clone(), info.clone());
         // Blocks that the device may still write to are not to be given to others.
         let write = spawner.spawn(async move {
+            let _permit = this.pass_gate().await?;
             let _guard = file.rwsem.write().await.map_err(|_| ESHUTDOWN)?;
             let write = || this.write_bytes(&file, pos, &copy, privileged);
             memory::pinned(write).await?.await

@@ -23,7 +23,7 @@ use crate::ext4::Ext4;
 use crate::inode_info::{InodeInfo, InodeRef};
 use crate::inode_plan::{InodePlan, Writable};
 use crate::journal::{Credits, Transaction};
-use crate::memory::{room, room_for};
+use crate::memory::{kept, pinned, room, room_for};
 use disk::{gfp, vec_with_capacity, Planned};
 use kernel::alloc::KVVec;
 use kernel::prelude::*;
@@ -92,7 +92,7 @@ impl Ext4 {
         near: layout::Ino,
         owner: (u32, u32),
         value: &[u8],
-    ) -> Result<NewHolder> {
+    ) -> Result<KBox<NewHolder>> {
         let geo = &self.sb.geo;
         if !geo.has_incompat(Incompat::EXTENTS) {
             self.disk.log_limited(
@@ -102,7 +102,9 @@ impl Ext4 {
             return Err(EOPNOTSUPP);
         }
         let allocator = writable.allocator(self);
-        let inode = allocator.loan_inode(near, Hint::default()).await?;
+        let inode = pinned(|| allocator.loan_inode(near, Hint::default()))
+            .await?
+            .await?;
         let mut goal = Goal::of_inode(geo, self.sb.groups_per_flex, inode.ino(), true);
         let block_size = geo.block_size() as usize;
         let count = u32::try_from(value.len().div_ceil(block_size)).map_err(|_| E2BIG)?;
@@ -117,9 +119,8 @@ impl Ext4 {
             let runs = u32::try_from(RUNS_MAX - loans.len()).unwrap_or(0);
             // So long that the runs suffice.
             let min = left.div_ceil(core::num::NonZero::new(runs).ok_or(ENOSPC)?.get());
-            let loan = allocator
-                .loan_blocks(goal, left, min, &mut Space::User)
-                .await?;
+            let mut space = Space::User;
+            let loan = allocator.loan_blocks(goal, left, min, &mut space).await?;
             let (start, len) = (loan.start(), loan.len().min(left));
             for block in start.0..start.0 + u64::from(len) {
                 let planned = self.cache.plan_new(block).await?;
@@ -139,7 +140,7 @@ impl Ext4 {
         bytes.extend_from_slice(value, gfp())?;
         let (block, offset) = inode.place().ok_or(EIO)?;
         let table = self.cache.plan(block.0).await?;
-        Ok(NewHolder {
+        kept(NewHolder {
             inode,
             table,
             offset,

@@ -22,7 +22,7 @@ use crate::ext4::Ext4;
 use crate::inode_info::InodeInfo;
 use crate::inode_plan::{InodePlan, Writable};
 use crate::journal::{Credits, Transaction};
-use crate::memory::{boxed, room};
+use crate::memory::{kept, pinned, room};
 use crate::super_plan::SuperPlan;
 use crate::xattr::VALUE_MAX;
 use crate::xattr_value::{NewHolder, ValueStep};
@@ -107,10 +107,10 @@ enum BlockChange {
 ///
 /// Dropping it leaves them as they are.
 struct XattrPlan<'a> {
-    inode: InodePlan,
+    inode: Option<InodePlan>,
     area: Option<KVVec<u8>>,
     block: BlockChange,
-    holder: Option<NewHolder>,
+    holder: Option<KBox<NewHolder>>,
     values: KVec<ValueStep>,
     /// How many sectors more the inode has for values with inodes of their own.
     sectors: i64,
@@ -212,8 +212,9 @@ impl Ext4 {
         check(ask.name, ask.value)?;
         let writable = self.writable()?;
         let _lock = info.rwsem.write().await.map_err(|_| EIO)?;
-        let plan = boxed(|| self.plan_xattr(&writable, info, ask)).await?;
-        let Some(plan) = KBox::into_pin(plan).await? else {
+        let plan = pinned(|| self.plan_xattr(&writable, info, ask)).await?;
+        let plan = plan.await?;
+        let Some(mut plan) = plan else {
             return Ok(());
         };
         let journal = &writable.journal;
@@ -257,11 +258,11 @@ impl Ext4 {
         writable: &Writable,
         info: &InodeInfo,
         ask: &Request<'_>,
-    ) -> Result<Option<XattrPlan<'a>>> {
+    ) -> Result<Option<KBox<XattrPlan<'a>>>> {
         let geo = &self.sb.geo;
         let inode = info.inode();
-        let mut plan = XattrPlan {
-            inode: self.plan_inode(info).await?,
+        let mut plan = kept(XattrPlan {
+            inode: Some(self.plan_inode(info).await?),
             area: None,
             block: BlockChange::Nothing,
             holder: None,
@@ -270,7 +271,7 @@ impl Ext4 {
             mode: ask.mode,
             told: None,
             _counts: None,
-        };
+        })?;
         let raw = self.raw_area(info).await?;
         let block = match inode.xattr_block {
             Some(pblk) => Some((pblk, self.xattr_block(info, pblk).await?)),
@@ -317,12 +318,14 @@ impl Ext4 {
         }
         if let Some(value) = ask.value.filter(|_| moves.own_inode()) {
             let owner = (inode.uid, inode.gid);
-            let holder = self.plan_holder(writable, info.ino, owner, value).await?;
+            let holder = pinned(|| self.plan_holder(writable, info.ino, owner, value))
+                .await?
+                .await?;
             plan.sectors += self.value_sectors(holder.size());
             plan.holder = Some(holder);
         }
         if let Some(value) = &old_value {
-            plan.sectors -= self.counted_for(&inode, value).await?;
+            plan.sectors -= pinned(|| self.counted_for(&inode, value)).await?.await?;
         }
         let new_value = match &plan.holder {
             Some(holder) => Some(holder.value()),
@@ -337,8 +340,8 @@ impl Ext4 {
         }
         if let Some(edit) = edit(Home::Block) {
             let pblk = block.as_ref().map(|(pblk, _)| *pblk);
-            plan.block = self
-                .plan_block(writable, info.ino, &edit, pblk, sharers)
+            plan.block = pinned(|| self.plan_block(writable, info.ino, &edit, pblk, sharers))
+                .await?
                 .await?;
         }
         let mut values: KVec<(EaValue, i64)> = KVec::new();
@@ -486,7 +489,9 @@ impl Ext4 {
         steps: &mut KVec<ValueStep>,
     ) -> Result {
         for (value, delta) in values.iter().filter(|(_, delta)| *delta != 0) {
-            let step = self.plan_value(writable, inode, value, *delta).await?;
+            let step = pinned(|| self.plan_value(writable, inode, value, *delta))
+                .await?
+                .await?;
             room(steps).await?;
             steps.push(step, gfp())?;
         }
@@ -648,15 +653,15 @@ impl XattrPlan<'_> {
     }
 
     /// The attributes are as planned from here on. Does not sleep, and does not fail.
-    fn apply(self, volume: &Ext4, tx: &mut Transaction<'_>, info: &InodeInfo) {
-        volume.tell(tx, self.told);
-        if let Some(holder) = self.holder {
-            holder.apply(volume, tx);
+    fn apply(&mut self, volume: &Ext4, tx: &mut Transaction<'_>, info: &InodeInfo) {
+        volume.tell(tx, self.told.take());
+        if let Some(holder) = self.holder.take() {
+            KBox::into_inner(holder).apply(volume, tx);
         }
         // The block that the inode has from now on, and how many more or fewer it has.
         let mut block = None;
         let mut more = 0;
-        match self.block {
+        match core::mem::replace(&mut self.block, BlockChange::Nothing) {
             BlockChange::Nothing => {}
             BlockChange::Edit(pblk, planned, bytes) => {
                 write_block(volume, tx, planned, pblk, &bytes);
@@ -670,13 +675,16 @@ impl XattrPlan<'_> {
                 block = Some(fresh);
             }
         }
-        for step in self.values {
+        for step in core::mem::take(&mut self.values) {
             step.apply(volume, tx);
         }
         let sectors = self.sectors + more * (i64::from(volume.sb.geo.block_size()) >> 9);
         let inode = info.inode();
         let now = now();
-        self.inode.apply(volume, tx, info, |edit| {
+        let Some(plan) = self.inode.take() else {
+            return;
+        };
+        plan.apply(volume, tx, info, |edit| {
             if let Some(area) = &self.area {
                 let _ = put_area(edit.xattr_area(), area);
             }
@@ -718,7 +726,7 @@ pub struct InitialXattrs {
     area: KVVec<u8>,
     pblk: Option<Pblk>,
     fresh: Option<Fresh>,
-    holders: KVec<NewHolder>,
+    holders: KVec<KBox<NewHolder>>,
     told: Option<SuperPlan>,
     /// How much of the space that the inode takes is theirs.
     sectors: i64,
@@ -739,18 +747,19 @@ impl InitialXattrs {
         ino: Ino,
         owner: (u32, u32),
         attrs: &[NewXattr<'_>],
-    ) -> Result<Self> {
+    ) -> Result<KBox<Self>> {
         let geo = &volume.sb.geo;
         let used = 128 + usize::from(new_extra_isize(&volume.sb));
         let area_len = usize::from(geo.inode_size()).saturating_sub(used);
-        let mut plan = Self {
-            area: volume.zeroed(area_len).await?,
+        let mut area = volume.zeroed(area_len).await?;
+        let mut plan = kept(Self {
+            area: KVVec::new(),
             pblk: None,
             fresh: None,
             holders: KVec::new(),
             told: None,
             sectors: 0,
-        };
+        })?;
         let mut block: Option<KVVec<u8>> = None;
         for attr in attrs {
             check(attr.name, Some(attr.value))?;
@@ -763,14 +772,16 @@ impl InitialXattrs {
                 };
                 let sets = Sets {
                     area_len,
-                    area: XattrSet::in_area(&plan.area, geo).or_report(volume, about)?,
+                    area: XattrSet::in_area(&area, geo).or_report(volume, about)?,
                     block: in_block,
                 };
                 let to = sets.place(attr.index, attr.name, attr.value, geo);
                 let to = to.ok_or(ENOSPC)?;
                 let value = match to.own_inode {
                     true => {
-                        let holder = volume.plan_holder(writable, ino, owner, attr.value).await?;
+                        let holder =
+                            pinned(|| volume.plan_holder(writable, ino, owner, attr.value)).await?;
+                        let holder = holder.await?;
                         let value = holder.value();
                         plan.sectors += volume.value_sectors(holder.size());
                         room(&mut plan.holders).await?;
@@ -798,11 +809,10 @@ impl InitialXattrs {
                     }
                 }
             }
-            if let Some(area) = next_area {
-                plan.area = area;
-            }
+            area = next_area.unwrap_or(area);
             block = next_block.or(block);
         }
+        plan.area = area;
         if let Some(bytes) = block {
             let fresh = volume.plan_fresh(writable, ino, bytes).await?;
             plan.pblk = Some(fresh.loan.start());
@@ -847,7 +857,7 @@ impl InitialXattrs {
             fresh.apply(volume, tx);
         }
         for holder in core::mem::take(&mut self.holders) {
-            holder.apply(volume, tx);
+            KBox::into_inner(holder).apply(volume, tx);
         }
     }
 }
@@ -906,7 +916,7 @@ impl Ext4 {
                 flags: XattrFlags::default(),
                 mode: None,
             };
-            self.change_xattr(info, &ask).await?;
+            pinned(|| self.change_xattr(info, &ask)).await?.await?;
         }
     }
 

@@ -9,8 +9,9 @@
 //! when the file system is told, nothing of what it frees is being written, or can come to be.
 
 use crate::fs::FileSystem;
-use crate::inode::{boxed, Inode};
+use crate::inode::Inode;
 use crate::write::zero_range;
+use disk::pinned;
 use kernel::error::to_result;
 use kernel::prelude::*;
 use upcall::block_on;
@@ -65,7 +66,7 @@ unsafe fn set_size_locked<F: FileSystem>(raw: *mut ub::inode, size: u64) -> Resu
             ))?;
         }
         ub::truncate_setsize(raw, size as i64);
-        block_on(boxed(|| volume.truncate(info, size))?)??;
+        block_on(pinned(|| volume.truncate(info, size))?)??;
         Ok(())
     }
 }
