@@ -166,7 +166,7 @@ impl Ext4 {
     /// There is no such file.
     pub async fn tmpfile(&self, dir: &InodeInfo, new: &NewInode<'_>) -> Result<InodeRef> {
         match FileType::from_mode(new.mode) {
-            None | Some(FileType::Directory | FileType::Symlink) => return Err(EINVAL),
+            None | Some(FileType::Directory | FileType::Symlink) => Err(EINVAL),
             Some(_) => memory::pinned(|| self.make_tmpfile(dir, new)).await?.await,
         }
     }

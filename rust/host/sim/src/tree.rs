@@ -31,22 +31,28 @@ pub const KINDS: [&str; 10] = [
 /// What an inode is, in the model.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Kind {
+    /// A directory, and the numbers of what it has.
     Dir(BTreeMap<Vec<u8>, usize>),
+    /// A file.
     File,
+    /// A link, and its target.
     Link(Vec<u8>),
+    /// Something else, and its device.
     Node(FileType, Option<(u32, u32)>),
 }
 
 /// A tree of names.
 #[derive(Clone, Debug)]
 pub struct Model {
+    /// What there is by number, and how many names it has.
     pub nodes: BTreeMap<usize, (Kind, u32)>,
+    /// The next number.
     pub next: usize,
 }
 
 impl Model {
     /// An empty tree, with "lost+found".
-    pub fn new() -> Self {
+    pub fn with_lost_and_found() -> Self {
         let mut model = Self {
             nodes: BTreeMap::new(),
             next: 0,
@@ -56,6 +62,7 @@ impl Model {
         model
     }
 
+    /// Adds something without a name.
     pub fn node(&mut self, kind: Kind) -> usize {
         let id = self.next;
         self.next += 1;
@@ -63,6 +70,7 @@ impl Model {
         id
     }
 
+    /// The names of a directory, to be changed.
     pub fn dir(&mut self, id: usize) -> &mut BTreeMap<Vec<u8>, usize> {
         match &mut self.nodes.get_mut(&id).expect("a node").0 {
             Kind::Dir(names) => names,
@@ -70,6 +78,7 @@ impl Model {
         }
     }
 
+    /// The names of a directory.
     pub fn names(&self, id: usize) -> &BTreeMap<Vec<u8>, usize> {
         match &self.nodes[&id].0 {
             Kind::Dir(names) => names,
@@ -77,21 +86,25 @@ impl Model {
         }
     }
 
+    /// Whether it is a directory.
     pub fn is_dir(&self, id: usize) -> bool {
         matches!(self.nodes[&id].0, Kind::Dir(_))
     }
 
+    /// Adds something with a name.
     pub fn add(&mut self, dir: usize, name: &[u8], kind: Kind) -> usize {
         let id = self.node(kind);
         self.link(dir, name, id);
         id
     }
 
+    /// Adds a name.
     pub fn link(&mut self, dir: usize, name: &[u8], id: usize) {
         assert!(self.dir(dir).insert(name.to_vec(), id).is_none());
         self.nodes.get_mut(&id).unwrap().1 += 1;
     }
 
+    /// Removes a name. Gives what it led to.
     pub fn unlink(&mut self, dir: usize, name: &[u8]) -> usize {
         let id = self.dir(dir).remove(name).expect("a name");
         let links = &mut self.nodes.get_mut(&id).unwrap().1;
@@ -116,7 +129,7 @@ impl Model {
         out
     }
 
-    pub fn dump_dir(
+    fn dump_dir(
         &self,
         id: usize,
         path: &str,
@@ -206,7 +219,7 @@ pub async fn dump(volume: &Volume) -> String {
 }
 
 /// The target of a link that has it in a block.
-pub async fn target_of(volume: &Volume, node: &InodeInfo) -> Vec<u8> {
+async fn target_of(volume: &Volume, node: &InodeInfo) -> Vec<u8> {
     let extent = volume.0.map(node, layout::Lblk(0)).await.expect("a map");
     let pblk = extent.pblk().expect("a block");
     let run = volume.0.cache.read_run(pblk.0, 1).await.expect("a block");
@@ -218,11 +231,15 @@ pub async fn target_of(volume: &Volume, node: &InodeInfo) -> Vec<u8> {
 
 /// What a test does: a volume, its model, and the inodes by their numbers in the model.
 pub struct World {
+    /// The volume.
     pub volume: Volume,
+    /// The model.
     pub model: Model,
+    /// The inodes by their numbers in the model.
     pub inodes: BTreeMap<usize, InodeRef>,
     /// Inodes without names that are still in use, and whether they are files that never had one.
     pub open: Vec<(InodeRef, bool)>,
+    /// Where random numbers come from.
     pub rng: Rng,
     /// What the names begin with that it makes.
     pub prefix: &'static str,
@@ -232,6 +249,7 @@ pub struct World {
     pub seen: BTreeMap<String, u32>,
 }
 
+/// A new inode with this mode.
 pub fn new_inode(mode: u16) -> NewInode<'static> {
     NewInode {
         mode,
@@ -243,6 +261,7 @@ pub fn new_inode(mode: u16) -> NewInode<'static> {
 }
 
 impl World {
+    /// The tree of a volume that has nothing but "lost+found".
     pub async fn new(volume: Volume, seed: u64) -> Self {
         let root = volume.0.iget(Ino::ROOT).await.expect("the root");
         let lost = volume
@@ -253,7 +272,7 @@ impl World {
             .unwrap();
         Self {
             volume,
-            model: Model::new(),
+            model: Model::with_lost_and_found(),
             inodes: BTreeMap::from([(0, root), (1, lost)]),
             open: Vec::new(),
             rng: Rng::new(seed),
@@ -263,6 +282,7 @@ impl World {
         }
     }
 
+    /// The volume.
     pub fn ext4(&self) -> kernel::sync::Arc<Ext4> {
         self.volume.0.clone()
     }
@@ -281,6 +301,7 @@ impl World {
         dirs[self.rng.below(dirs.len() as u64) as usize]
     }
 
+    /// One of so many names.
     pub fn some_name(&mut self, among: u64) -> Vec<u8> {
         let n = self.rng.below(among);
         // The length is told by the number.
@@ -291,7 +312,7 @@ impl World {
     }
 
     /// A name that is in a directory.
-    pub fn some_child(&mut self) -> Option<(usize, Vec<u8>, usize)> {
+    fn some_child(&mut self) -> Option<(usize, Vec<u8>, usize)> {
         let dir = self.some_dir();
         let names = self.model.names(dir);
         let count = names.len() as u64;
@@ -303,7 +324,7 @@ impl World {
     }
 
     /// Makes something, and says what must come of it.
-    pub async fn make(&mut self, dir: usize, name: &[u8]) -> (Result, Result) {
+    async fn make(&mut self, dir: usize, name: &[u8]) -> (Result, Result) {
         let exists = self.model.names(dir).contains_key(name);
         let expected = if exists { Err(EEXIST) } else { Ok(()) };
         let parent = self.inodes[&dir].clone();
@@ -358,7 +379,7 @@ impl World {
     }
 
     /// One operation. Gives what came of it, and what must have.
-    pub async fn step(&mut self, among: u64) -> (&'static str, Result, Result) {
+    async fn step(&mut self, among: u64) -> (&'static str, Result, Result) {
         let ext4 = self.ext4();
         match self.rng.below(23) {
             16..=19 => self.rename(among).await,
@@ -502,7 +523,7 @@ impl World {
     }
 
     /// Moves something.
-    pub async fn rename(&mut self, among: u64) -> (&'static str, Result, Result) {
+    async fn rename(&mut self, among: u64) -> (&'static str, Result, Result) {
         let Some((from, name, source)) = self.some_child() else {
             return ("none", Ok(()), Ok(()));
         };
@@ -540,9 +561,10 @@ impl World {
             Err(EINVAL)
         } else if goes.is_some_and(|id| id == from || id == to) {
             Err(if exchange { EINVAL } else { ENOTEMPTY })
-        } else if from != to && is_dir(source) && model.is_below(to, source) {
-            Err(EINVAL)
-        } else if from != to && exchange && goes.is_some_and(|id| model.is_below(from, id)) {
+        } else if from != to
+            && (is_dir(source) && model.is_below(to, source)
+                || exchange && goes.is_some_and(|id| model.is_below(from, id)))
+        {
             Err(EINVAL)
         } else if there.is_some() && target.is_none() {
             Err(EEXIST)
@@ -598,14 +620,14 @@ impl World {
     }
 
     /// One of those in use without a name.
-    pub fn some_open(&mut self) -> Option<(InodeRef, bool)> {
+    fn some_open(&mut self) -> Option<(InodeRef, bool)> {
         let count = self.open.len() as u64;
         let at = self.rng.below(count.max(1)) as usize;
         (count > 0).then(|| self.open.remove(at))
     }
 
     /// The last user of something without a name lets go of it, soon.
-    pub async fn forget(&mut self, id: usize) {
+    async fn forget(&mut self, id: usize) {
         self.model.nodes.remove(&id);
         let inode = self.inodes.remove(&id).expect("an inode");
         if self.rng.below(3) == 0 {
@@ -628,6 +650,7 @@ impl World {
         }
     }
 
+    /// So many operations, each with what must come of it.
     pub async fn steps(&mut self, count: u64, among: u64) {
         for n in 0..count {
             let (what, result, expected) = self.step(among).await;
@@ -638,11 +661,13 @@ impl World {
     }
 }
 
+/// Mounts what is on the disk.
 pub fn mount(bed: &Bed) -> Volume {
     let volume = block_on(Volume::mount(bed, Options::default())).expect("no deadlock");
     volume.expect("it mounts")
 }
 
+/// Mounts what is on the disk, for writing.
 pub fn writable(bed: &Bed) -> Volume {
     let volume = mount(bed);
     let made = block_on(Ext4::make_writable(&volume.0)).expect("no deadlock");
