@@ -14,6 +14,7 @@ use sim::volume::Volume;
 use sim::{count, simulate, simulate_on, Bed};
 use simdisk::Store;
 use std::collections::BTreeMap;
+use std::future::Future;
 use std::sync::{Arc, Mutex};
 use upcall::block_on;
 use upcall::simulation::jitter;
@@ -495,4 +496,41 @@ fn a_cut_goes_on_after_a_loss_of_power() {
         }
     }
     assert!(states > 40 && cut > 10, "{states}, {cut}");
+}
+
+#[test]
+fn a_look_that_a_cut_overtakes_finds_nothing_old() {
+    let dir = Scratch::new("map-overtaken");
+    let image = image(&dir, 16 << 20, KINDS[1], 1);
+    let store = simulate_on(Config::new(1), image.store(), |bed| {
+        let volume = writable(bed);
+        block_on(async {
+            let info = volume.path(b"a").await.unwrap();
+            let mut model = Model::new();
+            for n in 0..20 {
+                let mapped = map(&volume.0, &info, &mut model, n * 2, 1, false);
+                mapped.await.unwrap();
+            }
+        })
+        .unwrap();
+        block_on(volume.0.make_read_only()).unwrap().unwrap();
+        bed.device.disk().durable().clone()
+    });
+    simulate_on(Config::new(2), store, |bed| {
+        let volume = writable(bed);
+        block_on(async {
+            let info = volume.path(b"a").await.unwrap();
+            let mut look = Box::pin(volume.0.map(&info, Lblk(4)));
+            // It waits for the leaf, which the cut frees.
+            let pending = std::future::poll_fn(|cx| {
+                std::task::Poll::Ready(look.as_mut().poll(cx).is_pending())
+            });
+            assert!(pending.await);
+            volume.0.truncate(&info, 0).await.unwrap();
+            assert_eq!(look.await.unwrap().pblk(), None);
+            assert_eq!(volume.0.map(&info, Lblk(4)).await.unwrap().pblk(), None);
+        })
+        .unwrap();
+        block_on(volume.0.make_read_only()).unwrap().unwrap();
+    });
 }
