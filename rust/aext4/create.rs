@@ -13,9 +13,9 @@ use crate::ext4::Ext4;
 use crate::inode_info::{InodeInfo, InodeRef};
 use crate::inode_lock::lock_inodes;
 use crate::journal::{Credits, Transaction};
+use crate::memory;
 use crate::new_inode::{Contents, NewInode};
 use crate::orphan::{OrphanAdd, OrphanRemove};
-use disk::boxed_future;
 use kernel::prelude::*;
 use layout::dir_edit::Name;
 use layout::inode_edit::links_after_link;
@@ -43,7 +43,7 @@ impl Ext4 {
             FileType::Symlink => return Err(EINVAL),
             _ => Contents::Empty,
         };
-        let made = boxed_future(|| self.make(dir, name, new, contents))?;
+        let made = memory::pinned(|| self.make(dir, name, new, contents)).await?;
         let made = made.await?;
         self.sync_names(&[dir]).await?;
         Ok(made)
@@ -74,7 +74,7 @@ impl Ext4 {
             mode: 0o120_000 | new.mode & 0o7777,
             ..*new
         };
-        let make = boxed_future(|| self.make(dir, name, &new, Contents::Target(target)))?;
+        let make = memory::pinned(|| self.make(dir, name, &new, Contents::Target(target))).await?;
         let made = make.await?;
         self.sync_names(&[dir]).await?;
         Ok(made)
@@ -100,7 +100,7 @@ impl Ext4 {
         }
         let links = 1 + u16::from(is_dir);
         let plan = || self.plan_node(&writable, dir, name.bytes(), new, contents, links);
-        let node = boxed_future(plan)?.await?;
+        let node = memory::pinned(plan).await?.await?;
         let (ino, file_type) = (node.ino(), node.info().file_type);
         let change = Change::Insert {
             room,
@@ -167,7 +167,7 @@ impl Ext4 {
     pub async fn tmpfile(&self, dir: &InodeInfo, new: &NewInode<'_>) -> Result<InodeRef> {
         match FileType::from_mode(new.mode) {
             None | Some(FileType::Directory | FileType::Symlink) => return Err(EINVAL),
-            Some(_) => boxed_future(|| self.make_tmpfile(dir, new))?.await,
+            Some(_) => memory::pinned(|| self.make_tmpfile(dir, new)).await?.await,
         }
     }
 
@@ -176,7 +176,7 @@ impl Ext4 {
         let _lock = dir.rwsem.read().await.map_err(|_| EIO)?;
         self.check_dir(dir)?;
         let plan = || self.plan_node(&writable, dir, b"", new, Contents::Empty, 0);
-        let node = boxed_future(plan)?.await?;
+        let node = memory::pinned(plan).await?.await?;
         let orphan = self.plan_orphan_add(node.ino()).await?;
         // Its number is free, so it is not on the list.
         let orphan = orphan.ok_or_else(corrupted)?;
@@ -204,7 +204,9 @@ impl Ext4 {
         if inode.is_dir() {
             return Err(EPERM);
         }
-        boxed_future(|| self.make_link(dir, name, inode))?.await?;
+        memory::pinned(|| self.make_link(dir, name, inode))
+            .await?
+            .await?;
         self.sync_names(&[dir]).await
     }
 

@@ -85,6 +85,8 @@ impl Ext4 {
             self.leaving.wake.notify_one();
             return Ok(());
         }
+        // The VFS knows of none of its transactions.
+        let _permit = self.pass_gate().await?;
         memory::pinned(|| self.delete_now(&info)).await?.await
     }
 

@@ -9,7 +9,7 @@
 use crate::error::{corrupted, About, OrReport};
 use crate::ext4::Ext4;
 use crate::inode_info::{InodeInfo, InodeRef};
-use disk::{boxed_future, gfp, Buf};
+use disk::{gfp, Buf};
 use kernel::prelude::*;
 use layout::dir::{is_index_block, NAME_MAX};
 use layout::{
@@ -447,7 +447,7 @@ impl Ext4 {
         let geo = &self.sb.geo;
         if dir.is_indexed() {
             let root = || self.dir_block(dir, Lblk(0), Holds::Index, 0);
-            let (buffer, about) = boxed_future(root)?.await?;
+            let (buffer, about) = disk::pinned(root)?.await?;
             let root = DxRoot::parse(buffer.data(), geo).or_report(self, about)?;
             return Ok(Names::Nokey(Some(root.version)));
         }

@@ -26,7 +26,7 @@ use crate::inode_plan::{InodePlan, Writable};
 use crate::journal::{Credits, Transaction};
 use crate::map_plan::MapPlan;
 use crate::memory;
-use disk::{boxed_future, vec_with_capacity, Buf, Planned};
+use disk::{vec_with_capacity, Buf, Planned};
 use kernel::alloc::KVVec;
 use kernel::prelude::*;
 use layout::dir_edit::{self, Name};
@@ -144,7 +144,7 @@ impl Ext4 {
     /// Appends a block without names.
     async fn append_block(&self, writable: &Writable, dir: &InodeInfo, blocks: u32) -> Result {
         let plan = || self.plan_fresh_blocks(writable, dir, Lblk(blocks), 1);
-        let fresh = boxed_future(plan)?.await?;
+        let fresh = memory::pinned(plan).await?.await?;
         let begun = writable.journal.begin(&self.cache, fresh.credits());
         let mut tx = begun.await?;
         fresh.apply(
@@ -170,7 +170,7 @@ impl Ext4 {
         inline_dir_edit::check_to_block(&names, geo).or_report(self, About::inode(dir.ino))?;
         let area = self.area_without_data(dir).await?;
         let plan = || self.plan_fresh_blocks(writable, dir, Lblk(0), 1);
-        let fresh = boxed_future(plan)?.await?;
+        let fresh = memory::pinned(plan).await?.await?;
         let begun = writable.journal.begin(&self.cache, fresh.credits());
         let mut tx = begun.await?;
         let extents = geo.has_incompat(Incompat::EXTENTS);
@@ -233,7 +233,7 @@ impl Ext4 {
             Full::Split(halves) => halves,
         };
         let plan = || self.plan_fresh_blocks(writable, dir, Lblk(1), 2);
-        let fresh = boxed_future(plan)?.await?;
+        let fresh = memory::pinned(plan).await?.await?;
         let root = self.cache.plan(block).await?;
         let leaves = [Lblk(1), Lblk(2)];
         let credits = fresh.credits().and(Credits::blocks(1));
@@ -283,7 +283,7 @@ impl Ext4 {
         let index = self.plan_index(dir, &leaf, &halves).await?;
         let first = Lblk(self.dir_blocks(dir)?);
         let plan = || self.plan_fresh_blocks(writable, dir, first, count);
-        let fresh = boxed_future(plan)?.await?;
+        let fresh = memory::pinned(plan).await?.await?;
         let lower = self.cache.plan(block).await?;
         let mut credits = fresh.credits();
         credits.blocks += 1 + index.planned.len() as u32;

@@ -18,7 +18,8 @@ use crate::ext4::Ext4;
 use crate::inode_info::InodeInfo;
 use crate::inode_plan::{InodePlan, Writable};
 use crate::journal::Transaction;
-use disk::{boxed_future, gfp, Planned};
+use crate::memory;
+use disk::{gfp, Planned};
 use kernel::prelude::*;
 use layout::dir::NAME_MAX;
 use layout::dir_edit::{self, Name, Slot};
@@ -281,7 +282,9 @@ impl Ext4 {
             if let Some(room) = self.find_room(dir, name).await? {
                 return Ok(room);
             }
-            boxed_future(|| self.grow_dir(writable, dir, name))?.await?;
+            memory::pinned(|| self.grow_dir(writable, dir, name))
+                .await?
+                .await?;
         }
         self.report(&format_args!(
             "inode {}, directory: no room for a name",

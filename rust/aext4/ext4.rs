@@ -13,7 +13,7 @@ use crate::remount::Writing;
 use crate::xattr_write::SharedXattrs;
 use core::fmt;
 use core::ops::Range;
-use disk::{boxed_future, Buf, Cache, Disk, Level};
+use disk::{Buf, Cache, Disk, Level};
 use kernel::alloc::KVVec;
 use kernel::page::PAGE_SIZE;
 use kernel::prelude::*;
@@ -98,7 +98,7 @@ impl Ext4 {
         let (mut sb, torn) = read_super(&disk, &options, silent).await?;
         if sb.needs_recovery() && !options.norecovery() || torn {
             let offset = super_offset(options.sb()).ok_or(EINVAL)?;
-            boxed_future(|| recovery::recover(&disk, &sb, offset, torn))?.await?;
+            disk::pinned(|| recovery::recover(&disk, &sb, offset, torn))?.await?;
             // What was read before is old.
             let (whole, torn) = read_super(&disk, &options, silent).await?;
             if torn {

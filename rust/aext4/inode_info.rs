@@ -25,7 +25,7 @@ use crate::ext4::Ext4;
 use crate::map::ExtentCache;
 use crate::pending::Pending;
 use core::ops::Deref;
-use disk::{boxed_future, gfp, Attached, Buf};
+use disk::{gfp, Attached, Buf};
 use kernel::prelude::*;
 use kernel::rbtree::{RBTree, RBTreeNode};
 use kernel::sync::{new_spinlock, Arc, SpinLock};
@@ -56,8 +56,9 @@ pub struct InodeInfo {
     /// Held to read for what looks at a directory's entries, at attributes, or at more than one
     /// field of the inode; to write for what changes any of them.
     pub rwsem: RwSemaphore<()>,
-    /// Held to read for a look at the map, to write for its change. Taken after `rwsem`, and after
-    /// the locks of folios.
+    /// Held to write for a change of the map, and of what is on its way to the device. Who looks at
+    /// the map needs it only to wait for a change. Taken after `rwsem`, and after the locks of
+    /// folios.
     pub map_lock: RwSemaphore<()>,
     /// The inode as it is now, and the number of the edit that made it so.
     #[pin]
@@ -74,6 +75,8 @@ pub struct InodeInfo {
     pub(crate) pending: SpinLock<Pending>,
     /// How often its map, or what is pending, has changed.
     map_seq: Atomic<u32>,
+    /// How often blocks were taken out of its map.
+    unmaps: Atomic<u32>,
     /// Its VFS inode, if it has one.
     pub attached: Attached,
     /// References but the table's.
@@ -108,6 +111,7 @@ fn new_inode_info(
             extents <- new_spinlock!(ExtentCache::new()),
             pending <- new_spinlock!(Pending::new()),
             map_seq: Atomic::new(0),
+            unmaps: Atomic::new(0),
             attached: Attached::new(),
             users: Atomic::new(1),
             unused,
@@ -165,6 +169,18 @@ impl InodeInfo {
     /// The sequence of its map: what was found of the map counts no more when this is another.
     pub fn map_seq(&self) -> u32 {
         self.map_seq.load(Acquire)
+    }
+
+    /// How often blocks were taken out of its map. Who reads from blocks past the page cache looks
+    /// before it looks at the map, and again when it has read: if the number is another, what was
+    /// read may be what others have written to them.
+    pub(crate) fn unmaps(&self) -> u32 {
+        self.unmaps.load(Acquire)
+    }
+
+    /// Says that blocks are taken out of the map, before they are free.
+    pub(crate) fn count_unmap(&self) {
+        self.unmaps.fetch_add(1, Full);
     }
 
     /// Says that the map, or what is pending, has changed.
@@ -449,7 +465,7 @@ impl Ext4 {
         let info = self.parse_inode(ino, (pblk.0, offset), &buffer, orphan)?;
         let info = if info.look(Inode::is_encrypted_link) && info.inline.is_empty() {
             // Seldom: it is not to make every future larger.
-            boxed_future(|| self.with_target(&info))?.await?
+            disk::pinned(|| self.with_target(&info))?.await?
         } else {
             info
         };

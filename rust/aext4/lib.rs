@@ -37,13 +37,14 @@
 //! 1. the volume's mutex for moves: who moves a name to another directory ([`rename`]);
 //! 2. `rwsem` of inodes, in the order of their numbers: read for entries and attributes, written for
 //!    their change;
-//! 3. `map_lock` of an inode: read for a look at the map, written for its change;
+//! 3. `map_lock` of an inode: written for a change of the map or of what is on its way to the device; read
+//!    by nobody but who waits for a change that is being made ([`map`]);
 //! 4. the mutex of the list of orphans ([`orphan`]);
 //! 5. [`Journal::begin`](journal::Journal::begin);
 //! 6. spinlocks.
 //!
-//! An inode's extent cache, or the table of inodes, or the volume's options: spinlocks, never held across an
-//! `.await` and never with one another. Those of [`alloc`] and [`journal`] are told there.
+//! The table of inodes → an inode; what is pending of an inode → its extent cache; the volume's options:
+//! spinlocks, never held across an `.await`, and with one another only in this order. Those of [`alloc`] and [`journal`] are told there.
 
 #![deny(unsafe_code)]
 

@@ -20,7 +20,7 @@
 use crate::error::{corrupted, errno, About};
 use crate::ext4::Ext4;
 use crate::inode_info::InodeInfo;
-use disk::{boxed_future, Buf};
+use disk::Buf;
 use kernel::alloc::{flags, Flags};
 use kernel::prelude::*;
 use layout::map::{self, Extent, ExtentState, Step, TreeBlock};
@@ -227,7 +227,7 @@ impl Ext4 {
         loop {
             // Seldom, and then the device is waited for: it is not to make the future of every
             // reader larger.
-            match boxed_future(|| self.read_map(info, lblk)) {
+            match disk::pinned(|| self.read_map(info, lblk)) {
                 Ok(read) => return read.await,
                 Err(_) if upcall::on_worker() => upcall::memory_freed().await,
                 Err(error) => return Err(error.into()),

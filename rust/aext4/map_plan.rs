@@ -36,13 +36,15 @@ use crate::memory;
 use disk::run::Draft;
 use disk::{Buf, Planned};
 use kernel::prelude::*;
-use layout::extent::EMPTY_ROOT;
-use layout::extent_edit::{self, Target};
+use layout::bytes::{put_bytes, put_u16, put_u32};
+use layout::extent::{EMPTY_ROOT, ENTRY_SIZE};
+use layout::extent_edit::{self, extent_entry, Target};
 use layout::inode::I_BLOCK_SIZE;
 use layout::inode_edit::SMALL_FILE_MAX;
 use layout::{
-    extent_path, indirect_edit, DataMap, Extent, ExtentPath, ExtentPlan, FileType, Geometry,
-    IndirectPath, IndirectPlan, InodeEdit, InodeFlags, Lblk, Pblk, RoCompat, TreeBlock,
+    extent_path, indirect_edit, DataMap, Extent, ExtentPath, ExtentPlan, ExtentState, FileType,
+    Geometry, Incompat, IndirectPath, IndirectPlan, InodeEdit, InodeFlags, Lblk, Pblk, RoCompat,
+    TreeBlock,
 };
 use upcall::WriteGuard;
 
@@ -600,6 +602,9 @@ impl<'a> MapPlan<'a> {
     /// then the change is dropped.
     pub fn apply(self, tx: &mut Transaction<'_>) -> MapChange<'a> {
         let change = Change::begin(self.info);
+        if !self.frees.is_empty() {
+            self.info.count_unmap();
+        }
         let sectors = self.sectors();
         let (geo, cache) = (self.geo(), &self.volume.cache);
         let Self {
@@ -685,18 +690,21 @@ fn plan_extents(
     runs: &mut KVec<Extent>,
 ) -> layout::Result<(Lblk, Lblk)> {
     let path = ExtentPath::new(nodes, lblk, geo)?;
-    let plan = match what {
-        Do::Map(len, pblk, unwritten) => path.map(len, pblk, unwritten)?,
-        Do::Convert(len, unwritten) => path.convert(len, unwritten)?,
-        Do::Unmap(from, until) => path.unmap(from, until, STEP_RUNS)?,
+    *step = Step::Extents(ExtentPlan::EMPTY);
+    let Step::Extents(plan) = step else {
+        return Ok((lblk, lblk));
     };
+    match what {
+        Do::Map(len, pblk, unwritten) => path.map(len, pblk, unwritten, plan)?,
+        Do::Convert(len, unwritten) => path.convert(len, unwritten, plan)?,
+        Do::Unmap(from, until) => path.unmap(from, until, STEP_RUNS, plan)?,
+    }
     let range = plan.range();
     if let Do::Unmap(..) = what {
         for run in path.extents(range.0, range.1) {
             push_run(runs, run?)?;
         }
     }
-    *step = Step::Extents(plan);
     Ok(range)
 }
 
@@ -757,26 +765,22 @@ impl MapChange<'_> {
 }
 
 /// The `i_block` of an inode whose only block, number 0, is at `pblk`; `None` if there is none such.
-pub fn first_block(extents: bool, pblk: Pblk, geo: &Geometry) -> Option<Root> {
+pub fn first_block(extents: bool, pblk: Pblk) -> Option<Root> {
     let mut root = match extents {
         true => EMPTY_ROOT,
         false => [0; I_BLOCK_SIZE],
     };
-    let empty = root;
     if extents {
-        let path = ExtentPath::new(&[&empty], Lblk(0), geo).ok()?;
-        let mut plan = path.map(1, pblk, false).ok()?;
-        plan.place(&[])?;
-        for edit in plan.edits() {
-            edit.apply(&mut root)?;
-        }
+        let first = Extent {
+            lblk: Lblk(0),
+            len: 1,
+            state: ExtentState::Written(pblk),
+        };
+        // The root has one entry, behind the header.
+        put_u16(&mut root, 2, 1)?;
+        put_bytes(&mut root, ENTRY_SIZE, &extent_entry(&first)?)?;
     } else {
-        let path = IndirectPath::new(&[&empty], Lblk(0), geo).ok()?;
-        let mut plan = path.map(1, pblk).ok()?;
-        plan.place(&[])?;
-        for edit in plan.edits() {
-            edit.apply(&mut root)?;
-        }
+        put_u32(&mut root, 0, u32::try_from(pblk.0).ok()?)?;
     }
     Some(root)
 }
@@ -898,7 +902,11 @@ impl Ext4 {
     /// The largest size that a file can have, with the features that the volume has.
     pub fn max_size(&self, info: &InodeInfo) -> u64 {
         let geo = &self.sb.geo;
-        let extents = info.flags().has(InodeFlags::EXTENTS);
+        // Data in the inode is about to get a map.
+        let extents = match info.data_map() {
+            DataMap::Inline => geo.has_incompat(Incompat::EXTENTS),
+            map => map == DataMap::Extents,
+        };
         let most = geo.max_file_size(extents);
         match geo.has_ro_compat(RoCompat::LARGE_FILE) {
             true => most,

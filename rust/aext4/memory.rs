@@ -8,8 +8,7 @@
 //! Dropping one of the futures leaves the vector as it is.
 
 use core::future::Future;
-use core::pin::Pin;
-use disk::gfp;
+use disk::{gfp, Boxed};
 use kernel::prelude::*;
 
 /// Makes room for one more element.
@@ -41,9 +40,9 @@ pub(crate) async fn boxed<T>(make: impl Fn() -> T) -> Result<KBox<T>> {
 
 /// The future that `make` makes, in memory of its own: one that is large is not to be a part of
 /// others.
-pub(crate) async fn pinned<F: Future>(make: impl Fn() -> F) -> Result<Pin<KBox<F>>> {
+pub(crate) async fn pinned<F: Future>(make: impl Fn() -> F) -> Result<Boxed<F>> {
     loop {
-        match disk::boxed_future(&make) {
+        match disk::pinned(&make) {
             Ok(made) => return Ok(made),
             Err(_) if upcall::on_worker() => upcall::memory_freed().await,
             Err(error) => return Err(error.into()),

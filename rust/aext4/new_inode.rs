@@ -27,8 +27,9 @@ use crate::inode_info::{InodeInfo, InodeRef, NewInfo};
 use crate::inode_plan::Writable;
 use crate::journal::{Credits, Transaction};
 use crate::map_plan::first_block;
+use crate::memory;
 use crate::xattr_write::{InitialXattrs, NewXattr};
-use disk::{boxed_future, vec_with_capacity, Planned};
+use disk::{vec_with_capacity, Planned};
 use kernel::alloc::KVVec;
 use kernel::prelude::*;
 use layout::bytes::put_bytes;
@@ -36,8 +37,7 @@ use layout::extent::EMPTY_ROOT;
 use layout::inode::I_BLOCK_SIZE;
 use layout::inode_edit::{new_extra_isize, TimeField};
 use layout::{
-    dir_edit, Device, FileType, Geometry, Incompat, Ino, Inode, InodeEdit, InodeFlags, Pblk,
-    RoCompat,
+    dir_edit, Device, FileType, Incompat, Ino, Inode, InodeEdit, InodeFlags, Pblk, RoCompat,
 };
 use upcall::bio::Op;
 
@@ -164,7 +164,7 @@ impl Ext4 {
             attrs => {
                 let owner = (new.uid, new.gid);
                 let plan = || InitialXattrs::plan(self, writable, ino, owner, attrs);
-                Some(boxed_future(plan)?.await?)
+                Some(memory::pinned(plan).await?.await?)
             }
         };
         let size = usize::from(self.sb.geo.inode_size());
@@ -254,7 +254,7 @@ impl Ext4 {
             if extents {
                 flags |= InodeFlags::EXTENTS.0;
             }
-            edit.set_block(&root(extents, first, geo).ok_or(ENOSPC)?);
+            edit.set_block(&root(extents, first).ok_or(ENOSPC)?);
         }
         edit.set_flags(InodeFlags(flags));
         match contents {
@@ -289,9 +289,9 @@ impl Ext4 {
 
 /// The root of a map that has one block, or none; `None` if the block's number does not fit.
 #[inline(never)]
-fn root(extents: bool, first: Option<Pblk>, geo: &Geometry) -> Option<[u8; I_BLOCK_SIZE]> {
+fn root(extents: bool, first: Option<Pblk>) -> Option<[u8; I_BLOCK_SIZE]> {
     match first {
-        Some(pblk) => first_block(extents, pblk, geo),
+        Some(pblk) => first_block(extents, pblk),
         None if extents => Some(EMPTY_ROOT),
         None => Some([0; I_BLOCK_SIZE]),
     }

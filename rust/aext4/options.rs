@@ -3,8 +3,8 @@
 //! Mount options: all that ext4 has, since people have them in `fstab` and in superblocks.
 //!
 //! Most of them tell a writer what to do. They are taken, checked and shown as ext4 does it, and
-//! have no further effect. [`FLAGS`] has those that are on or off, in the order in which ext4 shows
-//! them.
+//! have no further effect, but for a few. One is not ext4's: without `unproven` nothing is written.
+//! [`FLAGS`] has those that are on or off, in the order in which ext4 shows them.
 //!
 //! Three layers lie above each other: what the superblock has as bits, what it has as a string, and
 //! what the mount was given. [`Options`] is one layer, or all of them [settled](Settled).

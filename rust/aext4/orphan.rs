@@ -23,7 +23,7 @@ use crate::ext4::Ext4;
 use crate::inode_info::InodeRef;
 use crate::journal::{Credits, Transaction};
 use crate::super_plan::SuperPlan;
-use disk::{boxed_future, gfp, Level, Planned};
+use disk::{gfp, Level, Planned};
 use kernel::alloc::KVVec;
 use kernel::prelude::*;
 use kernel::rbtree::{RBTree, RBTreeNode, RBTreeNodeReservation};
@@ -349,7 +349,7 @@ impl Ext4 {
     async fn truncate_orphan(&self, orphan: &InodeRef) -> Result {
         let writable = self.writable()?;
         let _guard = orphan.rwsem.write().await.map_err(|_| ESHUTDOWN)?;
-        let freed = boxed_future(|| self.free_behind(&writable, orphan, orphan.size()))?;
+        let freed = disk::pinned(|| self.free_behind(&writable, orphan, orphan.size()))?;
         freed.await
     }
 }

@@ -13,7 +13,7 @@ use crate::inode_info::{InodeInfo, InodeRef};
 use crate::inode_plan::{InodePlan, Writable};
 use crate::orphan::OrphanAdd;
 use crate::super_plan::SuperPlan;
-use disk::{boxed_future, gfp, Level};
+use disk::{gfp, Level};
 use kernel::alloc::KVVec;
 use kernel::prelude::*;
 use layout::{orphan_file, Ino, Lblk, Pblk, RoCompat, SuperBlock};
@@ -54,7 +54,7 @@ impl Ext4 {
             while let Some(&(offset, ino)) = entries.get(at) {
                 at += 1;
                 let moved = || self.adopt(&writable, &file, pblk, offset, ino);
-                if let Some(orphan) = boxed_future(moved)?.await? {
+                if let Some(orphan) = disk::pinned(moved)?.await? {
                     orphans.push(orphan, gfp())?;
                 }
             }

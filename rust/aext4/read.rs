@@ -8,7 +8,7 @@ use crate::ext4::Ext4;
 use crate::inode_info::InodeInfo;
 use crate::map::{Mapping, MappingKind};
 use core::ops::Range;
-use disk::{boxed_future, gfp};
+use disk::gfp;
 use kernel::prelude::*;
 use layout::FileType;
 use upcall::{Block, Blocks};
@@ -42,7 +42,7 @@ impl Ext4 {
             self.read_page(info, offset, block).await?;
         } else {
             // Seldom, and needs memory anyway: it is not to make the future of every read larger.
-            boxed_future(|| self.read_unaligned(info, offset, count, block))?.await?;
+            disk::pinned(|| self.read_unaligned(info, offset, count, block))?.await?;
         }
         Ok(count)
     }
@@ -85,6 +85,7 @@ impl Ext4 {
             let stop = end.next_multiple_of(u64::from(self.sb.geo.block_size()));
             let mut at = pos;
             while at < stop {
+                let unmaps = info.unmaps();
                 let mapping = self.map_bytes(info, at).await?;
                 let skip = at - mapping.offset;
                 let len = (mapping.len - skip).min(stop - at);
@@ -94,6 +95,10 @@ impl Ext4 {
                         block
                             .read(self.disk.device(), start + skip, to, len as usize)
                             .await?;
+                        if info.unmaps() != unmaps {
+                            // The blocks may be others' by now.
+                            continue;
+                        }
                     }
                     _ => {
                         let bytes = block.as_mut_slice().get_mut(to..to + len as usize);
@@ -137,6 +142,7 @@ impl Ext4 {
                     continue;
                 }
             }
+            let unmaps = info.unmaps();
             let mapping = self.map_bytes(info, at).await?;
             let skip = at - mapping.offset;
             let mut len = (mapping.len - skip).min(stop - at);
@@ -149,6 +155,10 @@ impl Ext4 {
                     blocks
                         .read(self.disk.device(), place + skip, to, len as usize)
                         .await?;
+                    if info.unmaps() != unmaps {
+                        // The blocks may be others' by now.
+                        continue;
+                    }
                 }
                 _ => {
                     let (mut done, len) = (0, len as usize);

@@ -20,7 +20,7 @@ use crate::ext4::{kept_back, read_groups, Ext4};
 use crate::journal::{Committed, Journal, Log};
 use crate::recovery;
 use core::time::Duration;
-use disk::{boxed_future, Level};
+use disk::Level;
 use kernel::prelude::*;
 use kernel::sync::Arc;
 use layout::journal::JournalSuper;
@@ -155,7 +155,7 @@ impl Ext4 {
             checkpoints,
             deletions: Some(deletions),
         });
-        let cleaned = match boxed_future(|| volume.clean_orphans()) {
+        let cleaned = match disk::pinned(|| volume.clean_orphans()) {
             Ok(clean) => clean.await,
             Err(error) => Err(error.into()),
         };

@@ -21,9 +21,9 @@ use crate::inode_info::{InodeInfo, NewInfo};
 use crate::inode_lock::lock_inodes;
 use crate::inode_plan::Writable;
 use crate::journal::{Credits, Transaction};
+use crate::memory;
 use crate::new_inode::{Contents, NewInode, NodePlan};
 use crate::orphan::OrphanAdd;
-use disk::boxed_future;
 use kernel::prelude::*;
 use layout::inode_edit::{links_after_link, links_after_unlink};
 use layout::{Device, Ino};
@@ -75,7 +75,7 @@ impl Ext4 {
     ///
     /// All has been done, or nothing.
     pub async fn rename(&self, rename: Rename<'_>) -> Result {
-        boxed_future(|| self.move_name(&rename))?.await?;
+        memory::pinned(|| self.move_name(&rename)).await?.await?;
         self.sync_names(&[rename.from, rename.to]).await
     }
 
@@ -94,7 +94,9 @@ impl Ext4 {
             true => Some(self.moves.lock().await.map_err(|_| EIO)?),
             false => None,
         };
-        boxed_future(|| self.check_loop(rename, across))?.await?;
+        memory::pinned(|| self.check_loop(rename, across))
+            .await?
+            .await?;
         let (from, to) = (Some(rename.from), Some(rename.to));
         let _locks = lock_inodes([from, to, Some(rename.source), rename.target]).await?;
         if !self.check_rename(rename).await? {
@@ -105,7 +107,7 @@ impl Ext4 {
             None => Some(self.make_room(&writable, rename.to, new_name).await?),
         };
         let plan = || self.plan_rename(&writable, rename, across, room);
-        let mut plan = boxed_future(plan)?.await?;
+        let mut plan = disk::pinned(plan)?.await?;
         let mut orphan = None;
         if let Some(target) = rename.target.filter(|_| !rename.exchange) {
             let left = self.links_left(target)?;
@@ -236,7 +238,7 @@ impl Ext4 {
                 };
                 let contents = Contents::Empty;
                 let node = || self.plan_node(writable, from, rename.name, &new, contents, 1);
-                let node = boxed_future(node)?;
+                let node = memory::pinned(node).await?;
                 Some(node.await?)
             }
             None => None,

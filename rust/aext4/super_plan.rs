@@ -17,7 +17,7 @@
 
 use crate::ext4::Ext4;
 use crate::journal::{Credits, Transaction};
-use disk::{boxed_future, Planned};
+use disk::Planned;
 use kernel::prelude::*;
 use layout::super_edit::SuperEdit;
 use layout::superblock::{super_offset, SUPER_KIB, SUPER_SIZE};
@@ -53,7 +53,7 @@ impl Ext4 {
         let plan = self.plan_super().await?;
         let mut raw = [0; SUPER_SIZE];
         let copy = |bytes: &[u8]| raw.copy_from_slice(bytes);
-        boxed_future(|| self.disk.read_raw(place, SUPER_SIZE, copy))?.await?;
+        disk::pinned(|| self.disk.read_raw(place, SUPER_SIZE, copy))?.await?;
         let (_, pin) = plan.planned.edit(|block| {
             let end = plan.offset.saturating_add(SUPER_SIZE);
             let to = block.get_mut(plan.offset..end);

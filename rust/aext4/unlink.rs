@@ -12,8 +12,8 @@ use crate::ext4::Ext4;
 use crate::inode_info::InodeInfo;
 use crate::inode_lock::lock_inodes;
 use crate::journal::Credits;
+use crate::memory;
 use crate::orphan::OrphanAdd;
-use disk::boxed_future;
 use kernel::prelude::*;
 use layout::inode_edit::links_after_unlink;
 use layout::{dir_edit, inline_dir_edit, DataMap, Lblk};
@@ -33,7 +33,9 @@ impl Ext4 {
         if child.is_dir() {
             return Err(EISDIR);
         }
-        boxed_future(|| self.remove(dir, name, child))?.await?;
+        memory::pinned(|| self.remove(dir, name, child))
+            .await?
+            .await?;
         self.sync_names(&[dir]).await
     }
 
@@ -48,7 +50,9 @@ impl Ext4 {
         if !child.is_dir() {
             return Err(ENOTDIR);
         }
-        boxed_future(|| self.remove(dir, name, child))?.await?;
+        memory::pinned(|| self.remove(dir, name, child))
+            .await?
+            .await?;
         self.sync_names(&[dir]).await
     }
 
@@ -62,7 +66,7 @@ impl Ext4 {
         let mut parent = self.plan_name(dir).await?;
         parent.change(self, Change::Remove { found }).await?;
         if child.is_dir() {
-            if !boxed_future(|| self.is_empty(child))?.await? {
+            if !memory::pinned(|| self.is_empty(child)).await?.await? {
                 return Err(ENOTEMPTY);
             }
             parent.set_links(links_after_unlink(dir.look(|dir| dir.links), true));

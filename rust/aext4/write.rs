@@ -28,7 +28,7 @@ use crate::map_plan::MapPlan;
 use crate::memory;
 use crate::pending::{self, Found, Freed, Memory, Shape};
 use core::ops::Range;
-use disk::{boxed_future, gfp, vec_with_capacity, Cache};
+use disk::{gfp, pinned, vec_with_capacity, Cache};
 use kernel::alloc::KVVec;
 use kernel::prelude::*;
 use kernel::sync::Arc;
@@ -560,7 +560,7 @@ impl Ext4 {
     /// Returns up to where it did.
     pub(crate) async fn map_unwritten(&self, info: &InodeInfo, pos: u64, end: u64) -> Result<u64> {
         let (lblk, until) = self.blocks_of(pos, end)?;
-        boxed_future(|| self.choose(info, lblk))?.await?;
+        pinned(|| self.choose(info, lblk))?.await?;
         let _guard = info.map_lock.write().await.map_err(|_| ESHUTDOWN)?;
         let found = info.pending.lock().find(lblk);
         let Some(found) = found.filter(|found| found.at.is_some()) else {
@@ -685,6 +685,7 @@ impl Ext4 {
         let (this, file) = (volume.clone(), info.clone());
         // Blocks that the device may still write to are not to be given to others.
         let write = spawner.spawn(async move {
+            let _permit = this.pass_gate().await?;
             let _guard = file.rwsem.write().await.map_err(|_| ESHUTDOWN)?;
             let write = || this.write_bytes(&file, pos, &copy, privileged);
             memory::pinned(write).await?.await

@@ -1,10 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Allocations: their flags, and what is allocated in upcalls and threads alike.
+//! The flags of allocations.
 
 use crate::sys;
-use core::future::Future;
-use core::pin::Pin;
 use kernel::alloc::{Flags, KVVec};
 use kernel::prelude::*;
 use upcall::Spawner;
@@ -20,15 +18,6 @@ pub fn gfp() -> Flags {
     } else {
         GFP_KERNEL
     }
-}
-
-/// Puts the future that `make` makes in memory of its own. Fails with `ENOMEM`.
-///
-/// It is made in the frame of this function, which is gone when the future is polled. Futures are
-/// large, and the stack of a thread deep in the VFS is not.
-#[inline(never)]
-pub fn boxed_future<F: Future>(make: impl FnOnce() -> F) -> Result<Pin<KBox<F>>> {
-    Ok(KBox::pin(make(), gfp())?)
 }
 
 /// An empty vector with room for `capacity` elements. Waits for memory; on a worker it lets the

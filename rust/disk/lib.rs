@@ -11,7 +11,8 @@
 //! | [`version`] | [`Buf`]: an immutable version of a block, and the pool of their memory |
 //! | [`run`] | [`Draft`], [`Writing`]: runs of blocks past the cache |
 //! | [`edit`] | [`Pin`], [`Planned`]: blocks that stay, and are changed |
-//! | `gfp` | allocations: their flags, and futures in memory of their own |
+//! | [`pinned`](mod@pinned) | [`Boxed`]: large futures, on the heap |
+//! | `gfp` | the flags of allocations |
 //! | `wait` | waiting for a block that somebody else reads |
 //! | [`attached`] | what of a file is in the page cache, for those without a VFS inode |
 //! | [`checksum`], [`time`] | the kernel's checksums, and its clock |
@@ -31,6 +32,7 @@ pub mod checksum;
 pub mod device;
 pub mod edit;
 mod gfp;
+pub mod pinned;
 pub mod random;
 pub mod run;
 mod sys;
@@ -42,7 +44,8 @@ pub use attached::Attached;
 pub use cache::Cache;
 pub use device::{Disk, Label, Level};
 pub use edit::{Pin, Planned};
-pub use gfp::{boxed_future, gfp, vec_with_capacity};
+pub use gfp::{gfp, vec_with_capacity};
+pub use pinned::{pinned, Boxed};
 pub use random::random;
 pub use run::{Draft, Writing};
 pub use version::Buf;

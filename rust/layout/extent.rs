@@ -13,7 +13,8 @@ use super::map::{Extent, ExtentState, Step, Tree, TreeBlock};
 use super::units::{Lblk, Pblk};
 
 pub(super) const MAGIC: u16 = 0xf30a;
-pub(super) const ENTRY_SIZE: usize = 12;
+/// The size of an entry, and of the header, in bytes.
+pub const ENTRY_SIZE: usize = 12;
 const SHORT: &str = "extent node: buffer too short";
 
 /// The deepest tree that ext4 makes: five levels of index below the inode.

@@ -20,7 +20,7 @@ impl ExtentPath<'_> {
     ///
     /// [`Kind::Corrupt`](super::Kind::Corrupt), also if the block is mapped, or the tree cannot
     /// grow.
-    pub fn map(&self, len: u32, pblk: Pblk, unwritten: bool) -> Result<ExtentPlan> {
+    pub fn map(&self, len: u32, pblk: Pblk, unwritten: bool, plan: &mut ExtentPlan) -> Result<()> {
         let (leaf, lblk) = (self.leaf()?, self.lblk);
         let left = self.at_or_before(leaf)?;
         if left.is_some_and(|(_, left)| lblk < left.end()) || lblk >= leaf.node.end() {
@@ -41,7 +41,7 @@ impl ExtentPath<'_> {
             "extent: block {} with {} blocks is not on the volume",
         )?;
         let splice = join(leaf.pos, 0, [Some(new), None, None], left, right);
-        self.change(splice, (lblk, new.end()))
+        self.change(splice, (lblk, new.end()), plan)
     }
 
     /// Plans to make `len` mapped blocks from the path's block on written, or unwritten.
@@ -54,7 +54,7 @@ impl ExtentPath<'_> {
     ///
     /// [`Kind::Corrupt`](super::Kind::Corrupt), also if the block is a hole or has that state, or
     /// the tree cannot grow.
-    pub fn convert(&self, len: u32, unwritten: bool) -> Result<ExtentPlan> {
+    pub fn convert(&self, len: u32, unwritten: bool, plan: &mut ExtentPlan) -> Result<()> {
         let (leaf, lblk) = (self.leaf()?, self.lblk);
         let found = self.at_or_before(leaf)?;
         let Some((i, old)) =
@@ -109,7 +109,7 @@ impl ExtentPath<'_> {
                 new: [head, middle, tail],
             },
         };
-        self.change(splice, (lblk, end))
+        self.change(splice, (lblk, end), plan)
     }
 
     /// Plans to unmap the blocks from `from` up to `until`, exclusive, as far as the leaf is in
@@ -123,7 +123,13 @@ impl ExtentPath<'_> {
     ///
     /// [`Kind::Corrupt`](super::Kind::Corrupt), also if the tree cannot grow, as a hole in the
     /// middle of an extent demands.
-    pub fn unmap(&self, from: Lblk, until: Lblk, extents: u16) -> Result<ExtentPlan> {
+    pub fn unmap(
+        &self,
+        from: Lblk,
+        until: Lblk,
+        extents: u16,
+        plan: &mut ExtentPlan,
+    ) -> Result<()> {
         let leaf = self.leaf()?;
         let until = until.min(leaf.node.end());
         let from = from.max(self.start()?).min(until);
@@ -139,7 +145,8 @@ impl ExtentPath<'_> {
             None => 0,
         };
         let Some(count) = last.checked_sub(first).filter(|&n| n > 0 && extents > 0) else {
-            return Ok(ExtentPlan::empty((from, until)));
+            plan.reset((from, until));
+            return Ok(());
         };
         let (first, from) = match count > extents {
             true => {
@@ -160,7 +167,7 @@ impl ExtentPath<'_> {
             cut,
             new,
         };
-        self.change(splice, (from, until))
+        self.change(splice, (from, until), plan)
     }
 
     /// Plans to cut the extent that has the path's block in two, of which the second starts there.
@@ -169,16 +176,17 @@ impl ExtentPath<'_> {
     /// # Errors
     ///
     /// [`Kind::Corrupt`](super::Kind::Corrupt), also if the tree cannot grow.
-    pub fn split_at(&self) -> Result<ExtentPlan> {
+    pub fn split_at(&self, plan: &mut ExtentPlan) -> Result<()> {
         let (leaf, lblk) = (self.leaf()?, self.lblk);
         let found = self.at_or_before(leaf)?.filter(|(_, e)| e.covers(lblk));
         let range = (lblk, lblk);
         let Some((at, old)) = found.filter(|(_, e)| e.lblk < lblk) else {
-            return Ok(ExtentPlan::empty(range));
+            plan.reset(range);
+            return Ok(());
         };
         let (head, tail) = (clip(&old, old.lblk, lblk), clip(&old, lblk, old.end()));
         let new = [head, tail, None];
-        self.change(Splice { at, cut: 1, new }, range)
+        self.change(Splice { at, cut: 1, new }, range, plan)
     }
 
     /// Plans to move the leaf's extents that start at or behind `from` by `delta` blocks of the
@@ -194,7 +202,7 @@ impl ExtentPath<'_> {
     ///
     /// [`Kind::Corrupt`](super::Kind::Corrupt), also if the place is not free, as far as this leaf
     /// and the nodes above tell, or lies outside a file.
-    pub fn shift(&self, from: Lblk, delta: i64) -> Result<ExtentPlan> {
+    pub fn shift(&self, from: Lblk, delta: i64, plan: &mut ExtentPlan) -> Result<()> {
         let leaf = self.leaf()?;
         let range = (from.max(self.start()?).min(self.end()), self.end());
         // The first extent that starts at `from` or behind.
@@ -203,7 +211,8 @@ impl ExtentPath<'_> {
             None => 0,
         };
         let Some(last) = leaf.node.len().checked_sub(1).filter(|&n| n >= at) else {
-            return Ok(ExtentPlan::empty(range));
+            plan.reset(range);
+            return Ok(());
         };
         let outside = "extent tree: a block would leave the file";
         let first = shifted(leaf.node.entry_lblk(at)?, delta).or_short(outside)?;
@@ -224,29 +233,29 @@ impl ExtentPath<'_> {
         let mut edit = NodeEdit::nothing(Target::Level(depth), depth, 0, leaf.node.len());
         edit.at = at;
         edit.delta = delta;
-        let mut plan = ExtentPlan::empty(range);
+        plan.reset(range);
         if delta != 0 {
-            let above = self.settle(edit, &mut plan)?;
-            self.carry(above, &mut plan)?;
+            let above = self.settle(edit, plan)?;
+            self.carry(above, plan)?;
         }
-        Ok(plan)
+        Ok(())
     }
 
     /// Plans to move the leaf's only level into the root, where the root has a single entry and
-    /// room for what that node has; `None` if it has not.
+    /// room for what that node has. Returns whether it is so.
     ///
     /// # Errors
     ///
     /// [`Kind::Corrupt`](super::Kind::Corrupt).
-    pub fn shrink(&self) -> Result<Option<ExtentPlan>> {
+    pub fn shrink(&self, plan: &mut ExtentPlan) -> Result<bool> {
         let root = self.level(0)?;
         if root.node.depth() == 0 || root.node.len() != 1 {
-            return Ok(None);
+            return Ok(false);
         }
         let child = self.level(1)?;
         let count = child.node.len();
         if count > root.node.max() || usize::from(count) > NEW_ENTRIES {
-            return Ok(None);
+            return Ok(false);
         }
         let mut edit = NodeEdit::nothing(Target::Level(0), 0, child.node.depth(), 1);
         edit.cut = 1;
@@ -254,10 +263,10 @@ impl ExtentPath<'_> {
             let entry = self.raw_entry(child, i)?;
             edit.push(entry, None)?;
         }
-        let mut plan = ExtentPlan::empty((Lblk(0), Lblk(0)));
+        plan.reset((Lblk(0), Lblk(0)));
         plan.push(edit)?;
         plan.free(child.pblk);
-        Ok(Some(plan))
+        Ok(true)
     }
 }
 

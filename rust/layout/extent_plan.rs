@@ -58,6 +58,8 @@ pub(super) struct Above {
 }
 
 /// A planned change of an extent tree.
+///
+/// It is large, so what plans a change fills one that the caller has, on the heap.
 #[derive(Clone, Copy, Debug)]
 pub struct ExtentPlan {
     edits: [Option<NodeEdit>; MAX_EDITS],
@@ -70,8 +72,13 @@ pub struct ExtentPlan {
 
 impl ExtentPath<'_> {
     /// Plans a change of the leaf, and what follows from it.
-    pub(super) fn change(&self, splice: Splice, range: (Lblk, Lblk)) -> Result<ExtentPlan> {
-        let mut plan = ExtentPlan::empty(range);
+    pub(super) fn change(
+        &self,
+        splice: Splice,
+        range: (Lblk, Lblk),
+        plan: &mut ExtentPlan,
+    ) -> Result<()> {
+        plan.reset(range);
         let depth = self.depth();
         let leaf = self.leaf()?;
         let mut edit = NodeEdit::nothing(Target::Level(depth), depth, 0, leaf.node.len());
@@ -81,9 +88,8 @@ impl ExtentPath<'_> {
             let entry = extent_entry(extent).or_short("extent tree: an extent is too long")?;
             edit.push(entry, None)?;
         }
-        let above = self.settle(edit, &mut plan)?;
-        self.carry(above, &mut plan)?;
-        Ok(plan)
+        let above = self.settle(edit, plan)?;
+        self.carry(above, plan)
     }
 
     /// Carries a change of the leaf up to the root.
@@ -272,15 +278,26 @@ impl NodeEdit {
 }
 
 impl ExtentPlan {
-    pub(super) fn empty(range: (Lblk, Lblk)) -> Self {
-        Self {
-            edits: [None; MAX_EDITS],
-            len: 0,
-            range,
-            fresh: 0,
-            freed: [None; MAX_LEVELS],
-            placed: false,
+    /// A plan that changes nothing.
+    pub const EMPTY: Self = Self {
+        edits: [None; MAX_EDITS],
+        len: 0,
+        range: (Lblk(0), Lblk(0)),
+        fresh: 0,
+        freed: [None; MAX_LEVELS],
+        placed: false,
+    };
+
+    /// Makes it one that changes nothing of a range.
+    pub(super) fn reset(&mut self, range: (Lblk, Lblk)) {
+        for edit in &mut self.edits {
+            *edit = None;
         }
+        self.len = 0;
+        self.range = range;
+        self.fresh = 0;
+        self.freed = [None; MAX_LEVELS];
+        self.placed = false;
     }
 
     pub(super) fn push(&mut self, edit: NodeEdit) -> Result<()> {

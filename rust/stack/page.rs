@@ -5,7 +5,7 @@
 use crate::asynchronous::Ino;
 use core::future::Future;
 use core::ops::Range;
-use disk::{boxed_future, gfp};
+use disk::gfp;
 use kernel::prelude::*;
 use upcall::{Block, Blocks};
 
@@ -41,7 +41,7 @@ pub(crate) async fn read<R: ReadPage>(
         reader.read_page(ino, offset, block).await
     } else {
         // Seldom, and needs memory anyway: it is not to make the future of every read larger.
-        boxed_future(|| read_unaligned(reader, ino, offset, block))?.await
+        disk::pinned(|| read_unaligned(reader, ino, offset, block))?.await
     }
 }
 

@@ -3,10 +3,11 @@
 //! Access control lists, and the file system's for the VFS.
 
 use crate::fs::FileSystem;
-use crate::inode::{boxed, refresh, result_pointer, Inode};
+use crate::inode::{refresh, result_pointer, Inode};
 use crate::namei::entries;
 use crate::setattr::sync_if_asked;
 use core::ptr::null_mut;
+use disk::pinned;
 use kernel::error::{from_result, to_result};
 use kernel::ffi::c_int;
 use kernel::prelude::*;
@@ -104,7 +105,7 @@ pub(crate) unsafe extern "C" fn set_acl<F: FileSystem>(
         // SAFETY: The list is valid.
         let entries = unsafe { entries(acl) }?;
         let (volume, info) = (inode.volume(), inode.info());
-        let set = boxed(|| volume.set_acl(info, default, entries.as_deref(), mode))?;
+        let set = pinned(|| volume.set_acl(info, default, entries.as_deref(), mode))?;
         block_on(set)??;
         // SAFETY: The inode is locked, and the list is valid.
         unsafe { ub::set_cached_acl(raw, kind, acl) };

@@ -4,12 +4,15 @@
 
 use crate::dir;
 use crate::fs::{FileSystem, FileSystemType};
-use crate::inode::{get, result_pointer, InodeRef};
+use crate::inode::{get, result_pointer, Inode, InodeRef};
 use crate::superblock::SuperBlock;
 use core::future::Future;
 use core::marker::PhantomData;
+use disk::pinned;
+use kernel::error::from_result;
 use kernel::ffi::c_int;
 use kernel::prelude::*;
+use upcall::block_on;
 use upcall_bindings as ub;
 
 /// What `export_operations` need, and whoever has an inode's number.
@@ -30,9 +33,24 @@ impl<F: FileSystem> Ops<F> {
         fh_to_dentry: Some(Self::fh_to_dentry),
         fh_to_parent: Some(Self::fh_to_parent),
         get_parent: Some(dir::get_parent::<F>),
+        commit_metadata: present!(F::HAS_SYNC_INODE, Self::commit_metadata),
         // SAFETY: Zero is what the C initialisers leave there.
         ..unsafe { core::mem::zeroed() }
     };
+
+    /// Before the server of NFS says that something was changed.
+    ///
+    /// # Safety
+    ///
+    /// Called by the kernel alone, as the C declaration says.
+    unsafe extern "C" fn commit_metadata(inode: *mut ub::inode) -> c_int {
+        from_result(|| {
+            // SAFETY: The VFS passes an inode of ours.
+            let inode = unsafe { Inode::<F>::new(inode) };
+            block_on(pinned(|| inode.volume().sync_inode(inode.info(), false))?)??;
+            Ok(0)
+        })
+    }
 
     /// # Safety
     ///

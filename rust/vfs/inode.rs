@@ -21,9 +21,8 @@ use crate::superblock::SuperBlock;
 use crate::{acl, dir, file, pages, xattr};
 use core::future::Future;
 use core::mem::ManuallyDrop;
-use core::pin::Pin;
 use core::ptr::NonNull;
-use disk::{Attached, Level};
+use disk::{pinned, Attached, Level};
 use kernel::error::{Error, VTABLE_DEFAULT_ERROR};
 use kernel::ffi::{c_char, c_int, c_long, c_uint, c_void};
 use kernel::prelude::*;
@@ -138,7 +137,7 @@ pub(crate) unsafe extern "C" fn evict<F: FileSystem>(inode: *mut ub::inode) {
         if let Some(info) = left {
             // If it fails the inode stays on the disk's list of those to delete.
             let volume = SuperBlock::<F>::new((*inode).i_sb).volume();
-            let _ = boxed(|| volume.evict(info)).and_then(block_on);
+            let _ = pinned(|| volume.evict(info)).and_then(block_on);
         }
         ub::clear_inode(inode);
     }
@@ -333,12 +332,6 @@ pub(crate) fn refresh<F: FileSystem>(inode: &Inode<'_, F>) {
         ub::upcall_inode_mirror(raw, &c_attr(&inode.volume().attr(inode.info())));
         ub::upcall_inode_state_unlock(raw);
     }
-}
-
-/// Puts a future on the heap: it is large, and its caller is deep in the VFS.
-#[inline(never)]
-pub(crate) fn boxed<T: Future>(make: impl FnOnce() -> T) -> Result<Pin<KBox<T>>> {
-    Ok(KBox::pin(make(), disk::gfp())?)
 }
 
 /// The VFS's inode flags for `FS_*_FL`.

@@ -19,11 +19,9 @@ use crate::inode::{self, InodeBox};
 use crate::ioends::IoEnds;
 use crate::superblock::{self, Mounted, SuperBlock};
 use crate::{export, xattr};
-use core::future::Future;
 use core::marker::PhantomData;
-use core::pin::Pin;
 use core::ptr::{null_mut, NonNull};
-use disk::{Disk, Label, Level};
+use disk::{pinned, Disk, Label, Level};
 use kernel::error::{from_result, to_result};
 use kernel::ffi::c_int;
 use kernel::prelude::*;
@@ -304,7 +302,7 @@ impl<F: FileSystem> Ops<F> {
                 Label::new(F::NAME, name.to_bytes()),
             )
         };
-        let fs = block_on(boxed_mount::<F>(disk, options, silent)?)??;
+        let fs = block_on(pinned(|| F::mount(disk, options, silent))?)??;
         IoEnds::start(&ioends, &fs, &scope.spawner())?;
         let info = fs.info();
         let root = info.root;
@@ -347,7 +345,7 @@ impl<F: FileSystem> Ops<F> {
             (*sb).s_root = root;
             if !ub::upcall_sb_rdonly(sb) {
                 let volume = SuperBlock::<F>::new(sb).volume();
-                block_on(boxed_make_writable(volume)?)??;
+                block_on(pinned(|| volume.make_writable())?)??;
             }
         }
         Ok(())
@@ -397,7 +395,7 @@ impl<F: FileSystem> Ops<F> {
                 let old = volume.options();
                 volume.remount(KBox::into_inner(options))?;
                 let changed = match (was, becomes) {
-                    (true, false) => block_on(boxed_make_writable(volume)?)?,
+                    (true, false) => block_on(pinned(|| volume.make_writable())?)?,
                     (false, true) => Self::end_writing(&sb),
                     _ => Ok(()),
                 };
@@ -422,22 +420,4 @@ impl<F: FileSystem> Ops<F> {
         }
         block_on(sb.volume().make_read_only())?
     }
-}
-
-/// Puts the future that makes a volume writable on the heap.
-#[inline(never)]
-fn boxed_make_writable<F: FileSystem>(
-    volume: &F,
-) -> Result<Pin<KBox<impl Future<Output = Result> + use<'_, F>>>> {
-    Ok(KBox::pin(volume.make_writable(), GFP_KERNEL)?)
-}
-
-/// Puts the future of a mount on the heap: it is large, and mounting goes deep.
-#[inline(never)]
-fn boxed_mount<F: FileSystem>(
-    disk: Disk,
-    options: F::Options,
-    silent: bool,
-) -> Result<Pin<KBox<impl Future<Output = Result<F>>>>> {
-    Ok(KBox::pin(F::mount(disk, options, silent), GFP_KERNEL)?)
 }

@@ -21,10 +21,11 @@
 use crate::acl::AclEntry;
 use crate::dir::name_bytes;
 use crate::fs::FileSystem;
-use crate::inode::{attach, boxed, get, refresh, result_pointer, Inode, InodeRef};
+use crate::inode::{attach, get, refresh, result_pointer, Inode, InodeRef};
 use crate::superblock::SuperBlock;
 use crate::xattr::XattrNamespace;
 use core::ptr::{null, null_mut, NonNull};
+use disk::pinned;
 use kernel::error::{from_result, to_result};
 use kernel::ffi::{c_char, c_int, c_uint, c_void};
 use kernel::prelude::*;
@@ -288,8 +289,8 @@ unsafe fn make<F: FileSystem>(
         let fresh = Fresh::prepare(idmap, &dir, qstr, mode, device)?;
         let new = &fresh.new;
         let info = match target {
-            Some(target) => block_on(boxed(|| volume.symlink(dir.info(), name, target, new))?)??,
-            None => block_on(boxed(|| volume.create(dir.info(), name, new))?)??,
+            Some(target) => block_on(pinned(|| volume.symlink(dir.info(), name, target, new))?)??,
+            None => block_on(pinned(|| volume.create(dir.info(), name, new))?)??,
         };
         refresh(&dir);
         let made = fresh.publish(dir.superblock(), info).inspect_err(|_| {
@@ -442,7 +443,7 @@ pub(crate) unsafe extern "C" fn tmpfile<F: FileSystem>(
             let dir = Inode::<F>::new(dir);
             let fresh = Fresh::prepare(idmap, &dir, null(), mode | S_IFREG, (0, 0))?;
             let volume = dir.volume();
-            let info = block_on(boxed(|| volume.tmpfile(dir.info(), &fresh.new))?)??;
+            let info = block_on(pinned(|| volume.tmpfile(dir.info(), &fresh.new))?)??;
             match fresh.publish(dir.superblock(), info)? {
                 Made::New(inode) => {
                     ub::unlock_new_inode(inode.as_ptr());
@@ -469,7 +470,7 @@ pub(crate) unsafe extern "C" fn link<F: FileSystem>(
         unsafe {
             let (dir, inode) = (Inode::<F>::new(dir), Inode::<F>::new((*old).d_inode));
             let (volume, name) = (dir.volume(), name(dentry).1);
-            block_on(boxed(|| volume.link(dir.info(), name, inode.info()))?)??;
+            block_on(pinned(|| volume.link(dir.info(), name, inode.info()))?)??;
             refresh(&dir);
             refresh(&inode);
             ub::ihold(inode.as_ptr());
@@ -517,9 +518,9 @@ unsafe fn remove<F: FileSystem>(
     };
     let volume = dir.volume();
     if is_dir {
-        block_on(boxed(|| volume.rmdir(dir.info(), name, child.info()))?)??;
+        block_on(pinned(|| volume.rmdir(dir.info(), name, child.info()))?)??;
     } else {
-        block_on(boxed(|| volume.unlink(dir.info(), name, child.info()))?)??;
+        block_on(pinned(|| volume.unlink(dir.info(), name, child.info()))?)??;
     }
     refresh(&dir);
     refresh(&child);
@@ -565,7 +566,7 @@ pub(crate) unsafe extern "C" fn rename<F: FileSystem>(
                 exchange: flags & ub::RENAME_EXCHANGE != 0,
                 whiteout: whiteout.as_ref().map(|fresh| &fresh.new),
             };
-            block_on(boxed(|| from.volume().rename(rename))?)??;
+            block_on(pinned(|| from.volume().rename(rename))?)??;
             for inode in [Some(&from), Some(&to), Some(&source), target.as_ref()] {
                 inode.map(refresh);
             }

@@ -9,8 +9,9 @@
 //! when the file system is told, nothing of what it frees is being written, or can come to be.
 
 use crate::fs::FileSystem;
-use crate::inode::{boxed, refresh, Inode};
+use crate::inode::{refresh, Inode};
 use crate::write::{with_privilege, zero_range};
+use disk::pinned;
 use kernel::error::to_result;
 use kernel::ffi::{c_int, c_long};
 use kernel::prelude::*;
@@ -66,7 +67,7 @@ unsafe fn set_size_locked<F: FileSystem>(raw: *mut ub::inode, size: u64) -> Resu
             ))?;
         }
         ub::truncate_setsize(raw, size as i64);
-        block_on(boxed(|| volume.truncate(info, size))?)??;
+        block_on(pinned(|| volume.truncate(info, size))?)??;
         Ok(())
     }
 }
@@ -118,7 +119,7 @@ unsafe fn fallocate_locked<F: FileSystem>(
         let inode = Inode::<F>::new(raw);
         let (volume, info) = (inode.volume(), inode.info());
         with_privilege(|privileged| {
-            block_on(boxed(|| {
+            block_on(pinned(|| {
                 volume.allocate(info, pos as u64, end as u64, privileged)
             })?)?
         })?;
@@ -127,7 +128,7 @@ unsafe fn fallocate_locked<F: FileSystem>(
         }
         refresh(&inode);
         if ub::upcall_file_is_sync(file) || ub::upcall_inode_is_sync(raw) {
-            block_on(boxed(|| volume.sync_inode(info, false))?)??;
+            block_on(pinned(|| volume.sync_inode(info, false))?)??;
         }
         Ok(())
     }

@@ -14,11 +14,12 @@
 
 use crate::attr::Time;
 use crate::fs::FileSystem;
-use crate::inode::{boxed, refresh, Inode};
+use crate::inode::{refresh, Inode};
 use crate::resize;
 use core::future::Future;
 use core::pin::pin;
 use core::task::{Context, Poll, Waker};
+use disk::pinned;
 use kernel::error::{from_result, to_result};
 use kernel::ffi::{c_int, c_long, c_uint};
 use kernel::prelude::*;
@@ -101,7 +102,9 @@ pub(crate) unsafe extern "C" fn setattr<F: FileSystem>(
                 set.ctime = Some(now);
             }
         }
-        block_on(boxed(|| inode.volume().set_attributes(inode.info(), &set))?)??;
+        block_on(pinned(|| {
+            inode.volume().set_attributes(inode.info(), &set)
+        })?)??;
         refresh(&inode);
         if has(ub::ATTR_MODE) && F::HAS_SET_ACL {
             // An access control list has the permission bits, too.
@@ -144,7 +147,7 @@ pub(crate) unsafe extern "C" fn update_time<F: FileSystem>(
                 ..SetAttr::default()
             },
         };
-        let change = boxed(|| inode.volume().set_attributes(inode.info(), &set))?;
+        let change = pinned(|| inode.volume().set_attributes(inode.info(), &set))?;
         if flags & ub::UPCALL_IOCB_NOWAIT as c_uint != 0 {
             at_once(change).ok_or(EAGAIN)??;
         } else {
@@ -185,7 +188,9 @@ pub(crate) unsafe extern "C" fn fileattr_set<F: FileSystem>(
             ctime: Some(unsafe { now(inode.as_ptr()) }),
             ..SetAttr::default()
         };
-        block_on(boxed(|| inode.volume().set_attributes(inode.info(), &set))?)??;
+        block_on(pinned(|| {
+            inode.volume().set_attributes(inode.info(), &set)
+        })?)??;
         refresh(&inode);
         sync_if_asked(&inode)?;
         Ok(0)

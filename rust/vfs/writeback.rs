@@ -17,8 +17,9 @@
 
 use crate::data::{FileMap, FileMapKind};
 use crate::fs::FileSystem;
-use crate::inode::{boxed, Inode};
+use crate::inode::Inode;
 use core::marker::PhantomData;
+use disk::pinned;
 use kernel::error::to_result;
 use kernel::ffi::{c_int, c_uint};
 use kernel::prelude::*;
@@ -169,7 +170,7 @@ pub(crate) unsafe extern "C" fn fsync<F: FileSystem>(
             to_result(ub::file_write_and_wait_range(file, start, end))?;
             let inode = Inode::<F>::new((*file).f_inode);
             let volume = inode.volume();
-            let sync = boxed(|| volume.sync_inode(inode.info(), datasync != 0))?;
+            let sync = pinned(|| volume.sync_inode(inode.info(), datasync != 0))?;
             let synced = block_on(sync)?;
             let told = to_result(ub::file_check_and_advance_wb_err(file));
             synced.and(told)

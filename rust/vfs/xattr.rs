@@ -4,10 +4,11 @@
 
 use crate::acl::AclEntry;
 use crate::fs::{FileSystem, FileSystemType};
-use crate::inode::{boxed, refresh, Inode};
+use crate::inode::{refresh, Inode};
 use crate::setattr::sync_if_asked;
 use core::future::Future;
 use core::marker::PhantomData;
+use disk::pinned;
 use kernel::error::{from_result, VTABLE_DEFAULT_ERROR};
 use kernel::ffi::{c_char, c_int, c_void};
 use kernel::prelude::*;
@@ -238,7 +239,7 @@ impl<F: FileSystem> Ops<F> {
             };
             let (volume, info) = (inode.volume(), inode.info());
             let name = name.to_bytes();
-            block_on(boxed(|| {
+            block_on(pinned(|| {
                 volume.set_xattr(info, namespace, name, value, flags)
             })?)??;
             refresh(&inode);

@@ -5,6 +5,7 @@
 use crate::convert;
 use crate::vfs_ops::Mounted;
 use aext4::new_inode::NewInode;
+use aext4::rename::Rename;
 use aext4::xattr_write::NewXattr;
 use aext4::{Ext4, InodeRef};
 use disk::gfp;
@@ -120,5 +121,28 @@ impl DirOperations for Mounted {
 
     async fn rmdir(&self, dir: &InodeRef, name: &[u8], child: &InodeRef) -> Result {
         self.0.rmdir(dir, name, child).await
+    }
+
+    async fn rename(&self, rename: vfs::Rename<'_, InodeRef>) -> Result {
+        let prepared = match rename.whiteout {
+            Some(new) => Some(Prepared::new(self, new).await?),
+            None => None,
+        };
+        let xattrs = match &prepared {
+            Some(prepared) => prepared.xattrs()?,
+            None => KVec::new(),
+        };
+        let whiteout = prepared.as_ref().map(|prepared| prepared.inode(&xattrs));
+        let rename = Rename {
+            from: rename.from,
+            name: rename.name,
+            source: rename.source,
+            to: rename.to,
+            new_name: rename.new_name,
+            target: rename.target.map(|target| &**target),
+            exchange: rename.exchange,
+            whiteout: whiteout.as_ref(),
+        };
+        self.0.rename(rename).await
     }
 }

@@ -237,7 +237,9 @@ impl XattrOperations for Mounted {
         mode: Option<u16>,
     ) -> Result {
         let entries = entries.map(convert::layout_acl).transpose()?;
-        self.0.set_acl(info, default, entries.as_deref(), mode).await
+        self.0
+            .set_acl(info, default, entries.as_deref(), mode)
+            .await
     }
 }
 

@@ -17,6 +17,8 @@ pub mod device;
 pub mod edit;
 #[path = "../../../disk/gfp.rs"]
 mod gfp;
+#[path = "../../../disk/pinned.rs"]
+pub mod pinned;
 #[path = "../../../disk/random.rs"]
 pub mod random;
 #[path = "../../../disk/run.rs"]
@@ -34,7 +36,8 @@ pub use attached::Attached;
 pub use cache::Cache;
 pub use device::{Disk, Label, Level};
 pub use edit::{Pin, Planned};
-pub use gfp::{boxed_future, gfp, vec_with_capacity};
+pub use gfp::{gfp, vec_with_capacity};
+pub use pinned::{pinned, Boxed};
 pub use random::random;
 pub use run::{Draft, Writing};
 pub use version::Buf;

@@ -14,6 +14,18 @@ use layout_host::layout::*;
 /// What the blocks of a file are: where each lies, and whether it is unwritten.
 type Model = BTreeMap<u32, (u64, bool)>;
 
+/// The plan that `fill` makes.
+fn planned(fill: impl FnOnce(&mut ExtentPlan) -> Result<()>) -> Result<ExtentPlan> {
+    let mut plan = ExtentPlan::EMPTY;
+    fill(&mut plan)?;
+    Ok(plan)
+}
+
+fn planned_shrink(path: &ExtentPath<'_>) -> Result<Option<ExtentPlan>> {
+    let mut plan = ExtentPlan::EMPTY;
+    Ok(path.shrink(&mut plan)?.then_some(plan))
+}
+
 /// A file with an extent tree, and the blocks of the volume that hold it.
 struct File {
     geo: Geometry,
@@ -114,7 +126,9 @@ impl File {
     }
 
     fn map(&mut self, lblk: u32, len: u32, pblk: u64, unwritten: bool) -> Result<u32> {
-        let (from, end) = self.edit(Lblk(lblk), |path| path.map(len, Pblk(pblk), unwritten))?;
+        let (from, end) = self.edit(Lblk(lblk), |path| {
+            planned(|plan| path.map(len, Pblk(pblk), unwritten, plan))
+        })?;
         assert!(from == lblk && end > lblk && end <= lblk.saturating_add(len));
         for i in lblk..end {
             let old = self
@@ -126,7 +140,9 @@ impl File {
     }
 
     fn convert(&mut self, lblk: u32, len: u32, unwritten: bool) -> Result<u32> {
-        let (from, end) = self.edit(Lblk(lblk), |path| path.convert(len, unwritten))?;
+        let (from, end) = self.edit(Lblk(lblk), |path| {
+            planned(|plan| path.convert(len, unwritten, plan))
+        })?;
         assert!(from == lblk && end > lblk && end <= lblk.saturating_add(len));
         for i in lblk..end {
             let block = self.model.get_mut(&i).expect("it is mapped");
@@ -140,7 +156,7 @@ impl File {
     fn unmap(&mut self, from: u32, until: u32, most: u16) -> Result<u32> {
         let mut freed = Vec::new();
         let (start, end) = self.edit(Lblk(until - 1), |path| {
-            let plan = path.unmap(Lblk(from), Lblk(until), most)?;
+            let plan = planned(|plan| path.unmap(Lblk(from), Lblk(until), most, plan))?;
             let (start, end) = plan.range();
             for extent in path.extents(start, end) {
                 freed.push(extent?);
@@ -176,7 +192,9 @@ impl File {
         let mut at = from + len;
         while at < u32::MAX {
             let delta = -i64::from(len);
-            let (_, end) = self.edit(Lblk(at), |path| path.shift(Lblk(at), delta))?;
+            let (_, end) = self.edit(Lblk(at), |path| {
+                planned(|plan| path.shift(Lblk(at), delta, plan))
+            })?;
             assert!(end > at);
             at = end;
         }
@@ -188,12 +206,14 @@ impl File {
 
     /// Puts a hole into the file: what is behind its start moves to the end.
     fn insert(&mut self, from: u32, len: u32) -> Result<()> {
-        self.edit(Lblk(from), |path| path.split_at())?;
+        self.edit(Lblk(from), |path| planned(|plan| path.split_at(plan)))?;
         let mut end = u32::MAX;
         while end > from {
             let last = Lblk(end - 1);
             let delta = i64::from(len);
-            let (start, _) = self.edit(last, |path| path.shift(Lblk(from), delta))?;
+            let (start, _) = self.edit(last, |path| {
+                planned(|plan| path.shift(Lblk(from), delta, plan))
+            })?;
             assert!(start < end && start >= from);
             end = start;
         }
@@ -498,11 +518,11 @@ fn a_tree_shrinks_into_the_inode() {
     }
     let shrink = |file: &mut File| -> bool {
         let mut done = true;
-        let result = file.edit(Lblk(0), |path| match path.shrink()? {
+        let result = file.edit(Lblk(0), |path| match planned_shrink(path)? {
             Some(plan) => Ok(plan),
             None => {
                 done = false;
-                path.unmap(Lblk(0), Lblk(0), 1)
+                planned(|plan| path.unmap(Lblk(0), Lblk(0), 1, plan))
             }
         });
         result.expect("it is sound");
@@ -543,9 +563,9 @@ fn ranges_are_taken_out_and_put_in() {
     let ends = std::cell::Cell::new((Lblk(0), Lblk(0)));
     let shift = |file: &mut File, from: Lblk, delta| {
         file.edit(leaf, |path| {
-            let slack = path.shift(Lblk(0), 0)?;
+            let slack = planned(|plan| path.shift(Lblk(0), 0, plan))?;
             ends.set(slack.range());
-            path.shift(from, delta)
+            planned(|plan| path.shift(from, delta, plan))
         })
     };
     shift(&mut file, leaf, 0).expect("nothing moves");
@@ -575,13 +595,17 @@ fn ranges_are_taken_out_and_put_in() {
     ] {
         let last = Lblk(u32::MAX - 1);
         let e = file
-            .edit(last, |path| path.shift(Lblk(from), delta))
+            .edit(last, |path| {
+                planned(|plan| path.shift(Lblk(from), delta, plan))
+            })
             .expect_err("a refusal");
         assert_eq!(e.kind, Kind::Corrupt);
     }
     assert!(before == (file.root, file.blocks.clone()));
-    file.edit(Lblk(u32::MAX - 1), |path| path.shift(Lblk(2_000_000), 3))
-        .expect("there is room");
+    file.edit(Lblk(u32::MAX - 1), |path| {
+        planned(|plan| path.shift(Lblk(2_000_000), 3, plan))
+    })
+    .expect("there is room");
 }
 
 #[test]
@@ -596,7 +620,7 @@ fn wrong_bytes_never_panic() {
         }
         file
     };
-    let mut planned = 0;
+    let mut made = 0;
     for _ in 0..30_000 {
         let lblk = Lblk(match rng.one_in(3) {
             true => rng.wild() as u32,
@@ -616,20 +640,19 @@ fn wrong_bytes_never_panic() {
         let (a, b) = (Lblk(rng.wild() as u32), Lblk(rng.wild() as u32));
         let _ = path.extents(a, b).count();
         let plans = [
-            path.map(rng.wild() as u32, Pblk(rng.wild()), rng.one_in(2)),
-            path.map(1, Pblk(5000), rng.one_in(2)),
-            path.convert(rng.wild() as u32, rng.one_in(2)),
-            path.unmap(a, b, rng.u32() as u16),
-            path.unmap(Lblk(0), Lblk::END, u16::MAX),
-            path.split_at(),
-            path.shift(a, rng.wild() as i64),
-            path.shift(lblk, -3),
-            path.shrink()
-                .and_then(|plan| plan.ok_or(Error::corrupt(""))),
+            planned(|plan| path.map(rng.wild() as u32, Pblk(rng.wild()), rng.one_in(2), plan)),
+            planned(|plan| path.map(1, Pblk(5000), rng.one_in(2), plan)),
+            planned(|plan| path.convert(rng.wild() as u32, rng.one_in(2), plan)),
+            planned(|plan| path.unmap(a, b, rng.u32() as u16, plan)),
+            planned(|plan| path.unmap(Lblk(0), Lblk::END, u16::MAX, plan)),
+            planned(|plan| path.split_at(plan)),
+            planned(|plan| path.shift(a, rng.wild() as i64, plan)),
+            planned(|plan| path.shift(lblk, -3, plan)),
+            planned_shrink(&path).and_then(|plan| plan.ok_or(Error::corrupt(""))),
         ];
         for mut plan in plans.into_iter().filter_map(Result::ok) {
             plan.place(&[Pblk(9000); 7]).expect("enough blocks");
-            planned += 1;
+            made += 1;
             for edit in plan.edits() {
                 // What is no source is left alone; what looks like it is edited within its bytes.
                 let source = usize::from(edit.source);
@@ -648,5 +671,5 @@ fn wrong_bytes_never_panic() {
             }
         }
     }
-    assert!(planned > 10_000, "{planned} plans");
+    assert!(made > 10_000, "{made} plans");
 }

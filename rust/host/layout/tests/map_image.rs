@@ -14,6 +14,13 @@ use layout_host::layout::extent_edit::{seal, Target};
 use layout_host::layout::group_edit::init_block_bitmap;
 use layout_host::layout::*;
 
+/// The plan that `fill` makes.
+fn planned(fill: impl FnOnce(&mut ExtentPlan) -> Result<()>) -> Result<ExtentPlan> {
+    let mut plan = ExtentPlan::EMPTY;
+    fill(&mut plan)?;
+    Ok(plan)
+}
+
 /// An image and a file in it.
 struct Disk {
     image: Image,
@@ -246,7 +253,9 @@ impl Disk {
         let (pblk, got) = self.take(len);
         let unwritten = self.rng.one_in(3);
         let (_, end) = match self.extents {
-            true => self.extent_edit(Lblk(lblk), |path| path.map(got, pblk, unwritten)),
+            true => self.extent_edit(Lblk(lblk), |path| {
+                planned(|plan| path.map(got, pblk, unwritten, plan))
+            }),
             false => self.indirect_edit(Lblk(lblk), |path| path.map(got, pblk)),
         };
         let used = end - lblk;
@@ -261,8 +270,8 @@ impl Disk {
     fn convert(&mut self, lblk: u32) {
         let len = 1 + self.rng.below(5) as u32;
         self.extent_edit(Lblk(lblk), |path| {
-            path.convert(len, false)
-                .or_else(|_| path.convert(len, true))
+            planned(|plan| path.convert(len, false, plan))
+                .or_else(|_| planned(|plan| path.convert(len, true, plan)))
         });
     }
 
@@ -273,7 +282,7 @@ impl Disk {
             let last = Lblk(until - 1);
             let (start, _) = match self.extents {
                 true => self.extent_edit(last, |path| {
-                    let plan = path.unmap(Lblk(from), Lblk(until), 5)?;
+                    let plan = planned(|plan| path.unmap(Lblk(from), Lblk(until), 5, plan))?;
                     gone = path.extents(plan.range().0, plan.range().1).collect();
                     Ok(plan)
                 }),

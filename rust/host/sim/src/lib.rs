@@ -9,6 +9,7 @@ pub mod e2fs;
 pub mod hostile;
 pub mod image;
 pub mod python;
+pub mod tree;
 pub mod volume;
 
 use kernel::machine::{self, Config, Rng};

@@ -6,14 +6,17 @@ use aext4::alloc::Space;
 use aext4::inode_plan::InodePlan;
 use aext4::map_plan::MapPlan;
 use aext4::{Ext4, InodeInfo, Options};
-use kernel::machine::{self, Rng};
+use kernel::machine::{self, Config, Rng};
 use kernel::prelude::*;
 use layout::{ExtentState, Lblk, Pblk};
 use sim::e2fs::{Image, Scratch};
 use sim::volume::Volume;
-use sim::{count, simulate, Bed};
+use sim::{count, simulate, simulate_on, Bed};
+use simdisk::Store;
 use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 use upcall::block_on;
+use upcall::simulation::jitter;
 
 const KINDS: [&str; 6] = [
     "-b 4096 -I 256",
@@ -321,3 +324,179 @@ fn files_are_cut_as_the_model_is() {
         }
     }
 }
+
+/// What is known of the blocks of a file while somebody changes its map.
+#[derive(Default)]
+struct Known {
+    /// How many changes have begun, and ended.
+    begun: u64,
+    ended: u64,
+    model: Model,
+}
+
+/// Looks a block up again and again. What is found when nothing has changed must be the model's.
+async fn look(volume: Volume, known: Arc<Mutex<Known>>, seed: u64) -> Result<u64> {
+    let mut rng = Rng::new(seed);
+    let info = volume.path(b"a").await?;
+    let mut judged = 0;
+    loop {
+        let (before, over) = {
+            let known = known.lock().unwrap();
+            (known.begun, known.begun == u64::MAX)
+        };
+        if over {
+            return Ok(judged);
+        }
+        let at = rng.below(900) as u32;
+        let extent = volume.0.map(&info, Lblk(at)).await?;
+        let found = extent.from(Lblk(at)).and_then(|extent| extent.pblk());
+        {
+            let known = known.lock().unwrap();
+            if known.begun == before && known.ended == before {
+                let is = known.model.get(&at).map(|(pblk, _)| Pblk(*pblk));
+                assert_eq!(found, is, "block {at}");
+                judged += 1;
+            }
+        }
+        if rng.one_in(30) {
+            volume.0.cache.shrink(100);
+        }
+        jitter().await;
+    }
+}
+
+#[test]
+fn who_looks_while_the_map_changes_finds_nothing_old() {
+    let dir = Scratch::new("map-look");
+    for seed in 0..count("SIM_LOOKS", 8) {
+        let image = image(&dir, 16 << 20, KINDS[1 + (seed % 4) as usize], 2);
+        simulate(seed, image.store(), |bed| {
+            let volume = writable(bed);
+            let known = Arc::new(Mutex::new(Known::default()));
+            let tasks: Vec<_> = (0..3)
+                .map(|n| look(volume.clone(), known.clone(), seed * 9 + n))
+                .map(|look| bed.scope().spawn(look).unwrap())
+                .collect();
+            block_on(async {
+                let mut rng = Rng::new(seed);
+                let info = volume.path(b"a").await.unwrap();
+                let mut model = Model::new();
+                for _ in 0..120 {
+                    known.lock().unwrap().begun += 1;
+                    let at = rng.below(900) as u32;
+                    if rng.one_in(3) {
+                        let until = at + 1 + rng.below(60) as u32;
+                        unmap(&volume.0, &info, &mut model, at, until).await;
+                    } else if !model.contains_key(&at) {
+                        let next = model.range(at..).next().map_or(900, |(next, _)| *next);
+                        let len = (next - at).min(1 + rng.below(3) as u32);
+                        let mapped = map(&volume.0, &info, &mut model, at, len, false);
+                        mapped.await.unwrap();
+                    }
+                    {
+                        let mut known = known.lock().unwrap();
+                        known.model = model.clone();
+                        known.ended += 1;
+                    }
+                    let pause = std::time::Duration::from_micros(rng.below(400));
+                    upcall::sleep(pause).await;
+                }
+                known.lock().unwrap().begun = u64::MAX;
+            })
+            .unwrap();
+            for task in tasks {
+                let judged = block_on(task).unwrap().unwrap().unwrap();
+                assert!(judged > 20, "{judged}");
+            }
+            block_on(volume.0.make_read_only()).unwrap().unwrap();
+        });
+    }
+}
+
+#[test]
+fn a_cut_goes_on_after_a_loss_of_power() {
+    let dir = Scratch::new("map-orphan");
+    let (mut states, mut cut) = (0, 0);
+    for seed in 0..count("SIM_CUTS", 4) {
+        let options = KINDS[[1, 2, 4, 0][(seed % 4) as usize]];
+        let image = image(&dir, 16 << 20, options, 1);
+        let lost = Arc::new(Mutex::new(Vec::<Store>::new()));
+        let old = simulate_on(Config::new(seed), image.store(), |bed| {
+            let volume = writable(bed);
+            let old = block_on(async {
+                let info = volume.path(b"a").await.unwrap();
+                let mut model = Model::new();
+                for n in 0..500 {
+                    let mapped = map(&volume.0, &info, &mut model, n * 2, 1, false);
+                    mapped.await.unwrap();
+                }
+                volume.0.sync().await.unwrap();
+                info.size()
+            })
+            .unwrap();
+            let (all_lost, mut rng) = (lost.clone(), Rng::new(seed));
+            bed.device.observe(move |disk| {
+                let all = disk.crash_states(rng.next());
+                let share = all.len() as u64 / 3 + 1;
+                let some = all.states().filter(|_| rng.one_in(share));
+                let stores = some.map(|crash| all.store(crash));
+                all_lost.lock().unwrap().extend(stores);
+            });
+            block_on(async {
+                let info = volume.path(b"a").await.unwrap();
+                let (cut, syncs) = (volume.0.truncate(&info, 1000), async {
+                    for _ in 0..12 {
+                        upcall::yield_now().await;
+                        volume.0.sync().await.unwrap();
+                    }
+                });
+                let mut both = upcall::join_all([
+                    Box::pin(async { cut.await }) as Work<'_>,
+                    Box::pin(async {
+                        syncs.await;
+                        Ok(())
+                    }),
+                ])
+                .unwrap()
+                .await
+                .unwrap();
+                while let Some(done) = both.pop() {
+                    done.unwrap();
+                }
+                volume.0.sync().await.unwrap();
+            })
+            .unwrap();
+            bed.device.observe(|_| ());
+            block_on(volume.0.make_read_only()).unwrap().unwrap();
+            old
+        });
+        for store in core::mem::take(&mut *lost.lock().unwrap()) {
+            states += 1;
+            let after = simulate_on(Config::new(states), store, |bed| {
+                let volume = writable(bed);
+                block_on(async {
+                    let info = volume.path(b"a").await.unwrap();
+                    assert!([old, 1000].contains(&info.size()), "{}", info.size());
+                    assert!(!volume.0.is_orphan(info.ino).await.unwrap());
+                    if info.size() == 1000 {
+                        cut += 1;
+                        let block = u64::from(volume.0.sb.geo.block_size());
+                        // One of data, and those of a tree that leads to it.
+                        assert!(volume.0.sectors(&info) <= block / 512 * 3);
+                    }
+                })
+                .unwrap();
+                block_on(volume.0.make_read_only()).unwrap().unwrap();
+                machine::take_log();
+                bed.device.disk().durable().clone()
+            });
+            if states % 4 == 0 {
+                let after = Image::write(dir.path("after"), &after);
+                assert_eq!(after.is_clean(), Ok(()), "state {states}, {options}");
+            }
+        }
+    }
+    assert!(states > 40 && cut > 10, "{states}, {cut}");
+}
+
+type Work<'a> = std::pin::Pin<Box<dyn std::future::Future<Output = Result> + 'a>>;
