@@ -8,6 +8,7 @@
 use crate::ext4::Ext4;
 use crate::inode_info::InodeInfo;
 use crate::write::WriteKind;
+use disk::pinned;
 use kernel::prelude::*;
 use layout::DataMap;
 
@@ -38,7 +39,7 @@ impl Ext4 {
                 WriteKind::Delayed { new: true } => {
                     let until = behind.min(end);
                     while at < until {
-                        at = disk::pinned(|| self.map_unwritten(info, at, until))?.await?;
+                        at = pinned(|| self.map_unwritten(info, at, until))?.await?;
                     }
                 }
                 _ => at = behind,

@@ -28,7 +28,7 @@ use crate::map_plan::MapPlan;
 use crate::memory;
 use crate::pending::{self, Found, Freed, Memory, Shape};
 use core::ops::Range;
-use disk::{gfp, vec_with_capacity, Cache};
+use disk::{gfp, pinned, vec_with_capacity, Cache};
 use kernel::alloc::KVVec;
 use kernel::prelude::*;
 use kernel::sync::Arc;
@@ -560,7 +560,7 @@ impl Ext4 {
     /// Returns up to where it did.
     pub(crate) async fn map_unwritten(&self, info: &InodeInfo, pos: u64, end: u64) -> Result<u64> {
         let (lblk, until) = self.blocks_of(pos, end)?;
-        disk::pinned(|| self.choose(info, lblk))?.await?;
+        pinned(|| self.choose(info, lblk))?.await?;
         let _guard = info.map_lock.write().await.map_err(|_| ESHUTDOWN)?;
         let found = info.pending.lock().find(lblk);
         let Some(found) = found.filter(|found| found.at.is_some()) else {
