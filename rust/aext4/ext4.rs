@@ -173,12 +173,22 @@ impl Ext4 {
         self.cache.read(pblk.0, ahead).await
     }
 
-    /// Logs a line, at most ten in five seconds, and stops the machine if `errors=panic` says so.
+    /// Logs a line, at most ten in five seconds, and does what `errors=` says: with `panic` it stops
+    /// the machine, with `remount-ro` nothing is written any more. Process context.
     pub fn report(&self, what: &dyn core::fmt::Display) {
         self.disk.log_limited(Level::Error, format_args!("{what}"));
-        let on_error = self.on_error();
-        if on_error == OnError::Panic {
-            self.disk.panic();
+        match self.on_error() {
+            OnError::Panic => self.disk.panic(),
+            OnError::ReadOnly => {
+                let aborted = self.journal().is_some_and(|journal| journal.abort(EIO));
+                if aborted {
+                    self.disk.log(
+                        Level::Error,
+                        format_args!("errors=remount-ro: nothing is written any more"),
+                    );
+                }
+            }
+            OnError::Continue => {}
         }
     }
 

@@ -275,3 +275,34 @@ fn what_was_synced_is_there_after_a_loss_of_power() {
     }
     assert!(states > 100, "{states}");
 }
+
+#[test]
+fn damage_ends_writing_if_errors_say_so() {
+    let dir = Scratch::new("attributes-damage");
+    for (options, result) in [("remount-ro", Err(EROFS)), ("continue", Ok(()))] {
+        let image = image(&dir, KINDS[0]);
+        // A name that leads to an inode that is not in use.
+        image.debugfs("link file lost\nlink <200> gone\n");
+        simulate(5, image.store(), |bed| {
+            let mut mount = Options::default();
+            assert_eq!(mount.set("errors", Some(options)), Ok(true));
+            let volume = block_on(Volume::mount(bed, mount)).unwrap().unwrap();
+            block_on(Ext4::make_writable(&volume.0)).unwrap().unwrap();
+            let info = block_on(volume.path(b"/file")).unwrap().unwrap();
+            let set = SetAttributes {
+                uid: Some(5),
+                ..Default::default()
+            };
+            assert_eq!(
+                block_on(volume.0.set_attributes(&info, &set)).unwrap(),
+                Ok(())
+            );
+            let gone = block_on(volume.path(b"/gone")).unwrap();
+            assert!(gone.is_err());
+            let after = block_on(volume.0.set_attributes(&info, &set)).unwrap();
+            assert_eq!(after, result, "errors={options}");
+            let _ = block_on(volume.0.make_read_only()).unwrap();
+            machine::take_log();
+        });
+    }
+}
