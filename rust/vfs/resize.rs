@@ -10,7 +10,7 @@
 
 use crate::fs::FileSystem;
 use crate::inode::{refresh, Inode};
-use crate::write::{with_privilege, zero_range};
+use crate::write::{with_privilege, zero_behind, zero_range};
 use disk::pinned;
 use kernel::error::to_result;
 use kernel::ffi::{c_int, c_long};
@@ -50,7 +50,7 @@ unsafe fn set_size_locked<F: FileSystem>(raw: *mut ub::inode, size: u64) -> Resu
         let mask = (1u64 << (*raw).i_blkbits) - 1;
         // What is behind the end in the last block is zeros whenever it can be seen.
         let zeroed = if size > old {
-            zero_range::<F>(raw, old as i64, (size - old) as i64)?
+            zero_behind::<F>(raw, old as i64, size as i64)?
         } else if size & mask != 0 {
             zero_range::<F>(raw, size as i64, (mask + 1 - (size & mask)) as i64)?
         } else {

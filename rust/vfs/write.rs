@@ -271,7 +271,7 @@ impl<F: FileSystem> Ops<F> {
                 let size = ub::upcall_i_size_read(inode);
                 if (*iocb).ki_pos > size {
                     ub::upcall_invalidate_lock(inode);
-                    let zeroed = zero_range::<F>(inode, size, (*iocb).ki_pos - size);
+                    let zeroed = zero_behind::<F>(inode, size, (*iocb).ki_pos);
                     ub::upcall_invalidate_unlock(inode);
                     zeroed?;
                 }
@@ -501,6 +501,28 @@ pub(crate) unsafe fn zero_range<F: FileSystem>(
     // SAFETY: By the function's contract.
     to_result(unsafe { ub::iomap_zero_range(inode, pos, len, &mut did, ops, write, null_mut()) })?;
     Ok(did)
+}
+
+/// Zeroes what there may be between the end of a file, `size`, and `until`, where it will go on.
+///
+/// That is in the page that has the end: a program may have written there by a mapping. What is in
+/// the pages behind was never written, whether there is space for it or not.
+///
+/// # Safety
+///
+/// As for [`zero_range`].
+pub(crate) unsafe fn zero_behind<F: FileSystem>(
+    inode: *mut ub::inode,
+    size: i64,
+    until: i64,
+) -> Result<bool> {
+    const PAGE: i64 = kernel::page::PAGE_SIZE as i64;
+    let rest = (PAGE - size % PAGE) % PAGE;
+    match rest.min(until.saturating_sub(size)) {
+        // SAFETY: By the function's contract.
+        len @ 1.. => unsafe { zero_range::<F>(inode, size, len) },
+        _ => Ok(false),
+    }
 }
 
 /// The operations that reserve nothing, and see what is delayed.
