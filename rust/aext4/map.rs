@@ -230,7 +230,7 @@ impl Ext4 {
             match disk::pinned(|| self.read_map(info, lblk)) {
                 Ok(read) => return read.await,
                 Err(_) if upcall::on_worker() => upcall::memory_freed().await,
-                Err(error) => return Err(error.into()),
+                Err(error) => return Err(error),
             }
         }
     }

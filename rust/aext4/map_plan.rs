@@ -108,6 +108,10 @@ struct Node {
 }
 
 /// One step of a plan, which is large.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "a plan has one on the heap, for all its steps"
+)]
 enum Step {
     None,
     Extents(ExtentPlan),

@@ -45,7 +45,7 @@ pub(crate) async fn pinned<F: Future>(make: impl Fn() -> F) -> Result<Boxed<F>> 
         match disk::pinned(&make) {
             Ok(made) => return Ok(made),
             Err(_) if upcall::on_worker() => upcall::memory_freed().await,
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(error),
         }
     }
 }

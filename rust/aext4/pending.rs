@@ -354,7 +354,7 @@ impl Pending {
     /// Takes the run out that ends with `last`, which is loaned. What is not the loan is dropped
     /// without the lock.
     pub(crate) fn remove_loaned(&mut self, shape: Shape, last: u32) -> (Option<Loan>, Freed) {
-        if !self.runs.get(&last).is_some_and(|run| run.loan.is_some()) {
+        if self.runs.get(&last).is_none_or(|run| run.loan.is_none()) {
             return (None, Freed::default());
         }
         let mut freed = Freed::default();

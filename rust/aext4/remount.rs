@@ -157,7 +157,7 @@ impl Ext4 {
         });
         let cleaned = match disk::pinned(|| volume.clean_orphans()) {
             Ok(clean) => clean.await,
-            Err(error) => Err(error.into()),
+            Err(error) => Err(error),
         };
         if cleaned.is_err() {
             // The error of this one says less.

@@ -54,7 +54,7 @@ impl Ext4 {
         let mut raw = [0; SUPER_SIZE];
         let copy = |bytes: &[u8]| raw.copy_from_slice(bytes);
         disk::pinned(|| self.disk.read_raw(place, SUPER_SIZE, copy))?.await?;
-        let (_, pin) = plan.planned.edit(|block| {
+        let ((), pin) = plan.planned.edit(|block| {
             let end = plan.offset.saturating_add(SUPER_SIZE);
             let to = block.get_mut(plan.offset..end);
             if let Some(to) = to {

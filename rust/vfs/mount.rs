@@ -385,7 +385,8 @@ impl<F: FileSystem> Ops<F> {
                 };
                 let options = core::mem::replace(&mut (*fc).fs_private, null_mut());
                 let mut options = KBox::from_raw(options.cast::<F::Options>());
-                if !becomes && !(F::asked_to_write(&mut options) && F::HAS_MAKE_WRITABLE) {
+                let may_write = becomes || F::asked_to_write(&mut options) && F::HAS_MAKE_WRITABLE;
+                if !may_write {
                     volume.disk().log(
                         Level::Error,
                         format_args!("{READ_ONLY}, cannot remount read-write"),

@@ -207,8 +207,9 @@ impl<F: FileSystem> Ops<F> {
             let end = (pos + len + mask) & !mask;
             if start < end {
                 ub::upcall_invalidate_lock(inode);
-                let punch = Some(Self::punch as _);
-                ub::iomap_write_delalloc_release(inode, start, end, flags, iomap, punch);
+                let punch: unsafe extern "C" fn(*mut ub::inode, i64, i64, *mut ub::iomap) =
+                    Self::punch;
+                ub::iomap_write_delalloc_release(inode, start, end, flags, iomap, Some(punch));
                 ub::upcall_invalidate_unlock(inode);
             }
         }
