@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Changing the entries of a directory: [`DirPlan`].
+//! Changing the entries of a directory: [`NamePlan`].
 //!
 //! A name is found again when it is planned to change it, and has to lead where the caller thinks.
 //! Room for a new one is made before ([`dir_grow`](crate::dir_grow)), by transactions of its own:

@@ -5,7 +5,7 @@
 //! Whoever writes asks [`Ext4::write_begin`] first: the place is mapped, or it is reserved, and a
 //! later failure for lack of space is excluded. When the data is to go to the device
 //! [`Ext4::writeback_map`] says where to, and when it is there, or is not, [`Ext4::write_done`]. See
-//! [`pending`](crate::pending).
+//! [`pending`].
 //!
 //! # What a look is worth
 //!

@@ -2,7 +2,7 @@
 
 //! VFS inodes, attached to the file system's.
 //!
-//! A VFS inode and the file system's inode ([`FileSystem::Inode`]) are allocated together with a
+//! A VFS inode and the file system's inode ([`FileSystemType::Inode`](crate::fs::FileSystemType::Inode)) are allocated together with a
 //! count of readahead that is under way, in an [`InodeBox`].
 //!
 //! # Life

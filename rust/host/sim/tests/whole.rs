@@ -650,7 +650,7 @@ fn recovered(seed: u64, log: &Log, lost: &Lost, options: &str) -> (usize, Store)
 #[test]
 fn a_volume_survives_one_loss_of_power_after_the_other() {
     let dir = Scratch::new("whole");
-    let runs = sim::count("UPCALL_WHOLE", 4);
+    let runs = sim::count("UPCALL_WHOLE", 12);
     let (mut states, mut lives) = (0, 0);
     for run in 0..runs {
         let options = KINDS[(run % 4) as usize];
