@@ -2,8 +2,8 @@
 
 //! VFS inodes, attached to the file system's.
 //!
-//! A VFS inode and the file system's inode ([`FileSystemType::Inode`](crate::fs::FileSystemType::Inode)) are allocated together with a
-//! count of readahead that is under way, in an [`InodeBox`].
+//! A VFS inode and the file system's inode ([`Inode`](crate::fs::FileSystemType::Inode)) are allocated
+//! together with a count of readahead that is under way, in an [`InodeBox`].
 //!
 //! # Life
 //!
