@@ -2,10 +2,10 @@
 
 //! [`DataOperations`]: what a file system provides for files that are written.
 //!
-//! A write reserves space ([`write_begin`](DataOperations::write_begin)) and leaves the bytes in the page
-//! cache. Writeback asks for a place ([`writeback_map`](DataOperations::writeback_map)), sends the bytes
-//! there, and says when they are there ([`write_done`](DataOperations::write_done)): only then does the file's
-//! map lead to them.
+//! A write reserves space ([`write_begin`](DataOperations::write_begin)) and leaves the bytes in
+//! the page cache. Writeback asks for a place ([`writeback_map`](DataOperations::writeback_map)),
+//! sends the bytes there, and says when they are there
+//! ([`write_done`](DataOperations::write_done)): only then does the file's map lead to them.
 
 use crate::fs::FileSystemType;
 use core::future::Future;
@@ -43,15 +43,17 @@ pub struct FileMap {
 
 /// What `file_operations` and `address_space_operations` need of files that are written.
 ///
-/// Positions are in bytes; those of `write_undo`, `writeback_map` and `write_done` are multiples of the
-/// block size. The futures can be dropped at any point, and what they were to do then has not begun,
-/// or goes on. They take no lock of the VFS, and wait for no folio: callers have folios locked.
+/// Positions are in bytes; those of `write_undo`, `writeback_map` and `write_done` are multiples of
+/// the block size. The futures can be dropped at any point, and what they were to do then has not
+/// begun, or goes on. They take no lock of the VFS, and wait for no folio: callers have folios
+/// locked.
 pub trait DataOperations: FileSystemType {
-    /// The map of what is written to from `pos` on, at most `len` bytes: space is reserved where the file
-    /// has none. The kind is never a hole.
+    /// The map of what is written to from `pos` on, at most `len` bytes: space is reserved where
+    /// the file has none. The kind is never a hole.
     ///
-    /// `privileged` says whether that may be space that is kept for those with privilege. With `nowait` it
-    /// fails with `EAGAIN` where it would wait for the disk. Fails with `ENOSPC`, `EFBIG`, `EROFS`.
+    /// `privileged` says whether that may be space that is kept for those with privilege. With
+    /// `nowait` it fails with `EAGAIN` where it would wait for the disk. Fails with `ENOSPC`,
+    /// `EFBIG`, `EROFS`.
     fn write_begin(
         &self,
         inode: &Self::Inode,
@@ -61,8 +63,8 @@ pub trait DataOperations: FileSystemType {
         nowait: bool,
     ) -> impl Future<Output = Result<FileMap>>;
 
-    /// Gives back what is reserved from `pos` to `end`, and not being written: nothing will be. What it
-    /// could not give back is reserved until the file becomes shorter.
+    /// Gives back what is reserved from `pos` to `end`, and not being written: nothing will be.
+    /// What it could not give back is reserved until the file becomes shorter.
     fn write_undo(&self, inode: &Self::Inode, pos: u64, end: u64) -> impl Future<Output = Result>;
 
     /// A number that changes with the file's map, and with what is reserved. Does not sleep.
@@ -76,8 +78,8 @@ pub trait DataOperations: FileSystemType {
         len: u64,
     ) -> impl Future<Output = Result<FileMap>>;
 
-    /// Where the bytes from `pos` on are to be written, at most to `end`: what is reserved gets space.
-    /// A hole if nothing is reserved; never delayed.
+    /// Where the bytes from `pos` on are to be written, at most to `end`: what is reserved gets
+    /// space. A hole if nothing is reserved; never delayed.
     fn writeback_map(
         &self,
         inode: &Self::Inode,
@@ -85,9 +87,9 @@ pub trait DataOperations: FileSystemType {
         end: u64,
     ) -> impl Future<Output = Result<FileMap>>;
 
-    /// As [`write_begin`](Self::write_begin), for bytes that go past the page cache: holes get unwritten
-    /// space if the file can have any. What is a hole still, or delayed, is for the caller to write through
-    /// the page cache.
+    /// As [`write_begin`](Self::write_begin), for bytes that go past the page cache: holes get
+    /// unwritten space if the file can have any. What is a hole still, or delayed, is for the
+    /// caller to write through the page cache.
     fn direct_begin(
         &self,
         inode: &Self::Inode,
@@ -97,8 +99,8 @@ pub trait DataOperations: FileSystemType {
         nowait: bool,
     ) -> impl Future<Output = Result<FileMap>>;
 
-    /// Gives the holes from `pos` to `end` unwritten space. The size stays. Fails with `EOPNOTSUPP` if the
-    /// file can have none.
+    /// Gives the holes from `pos` to `end` unwritten space. The size stays. Fails with `EOPNOTSUPP`
+    /// if the file can have none.
     fn allocate(
         &self,
         inode: &Self::Inode,
@@ -107,9 +109,9 @@ pub trait DataOperations: FileSystemType {
         privileged: bool,
     ) -> impl Future<Output = Result>;
 
-    /// The bytes from `pos` to `end` have been written, if `ok`, to where one of the calls above said:
-    /// the map leads to them, and the size on the disk is at least the smaller of `size` and `end`.
-    /// Otherwise their space is given back.
+    /// The bytes from `pos` to `end` have been written, if `ok`, to where one of the calls above
+    /// said: the map leads to them, and the size on the disk is at least the smaller of `size` and
+    /// `end`. Otherwise their space is given back.
     ///
     /// What is mapped already stays.
     fn write_done(
@@ -124,7 +126,7 @@ pub trait DataOperations: FileSystemType {
     /// The size that the disk knows, or will with the next commit. Does not sleep.
     fn disk_size(&self, inode: &Self::Inode) -> u64;
 
-    /// Gives the file this size: what is behind it, reserved or mapped, is freed. The page cache has none
-    /// of it any more, and none of it is being written.
+    /// Gives the file this size: what is behind it, reserved or mapped, is freed. The page cache
+    /// has none of it any more, and none of it is being written.
     fn truncate(&self, inode: &Self::Inode, size: u64) -> impl Future<Output = Result>;
 }

@@ -2,16 +2,17 @@
 
 //! VFS inodes, attached to the file system's.
 //!
-//! A VFS inode and the file system's inode ([`Inode`](crate::fs::FileSystemType::Inode)) are allocated
-//! together with a count of readahead that is under way, in an [`InodeBox`].
+//! A VFS inode and the file system's inode ([`Inode`](crate::fs::FileSystemType::Inode)) are
+//! allocated together with a count of readahead that is under way, in an [`InodeBox`].
 //!
 //! # Life
 //!
 //! `alloc` makes the box without the latter, [`get`] attaches it before the VFS inode is published,
-//! and `free`, an RCU callback, drops it: path walks under RCU may look at a link's target until then.
-//! Of an inode that is deleted `evict` hands it over, but for links: so nobody else uses it, and it can be
-//! deleted at once. `evict` waits until no readahead uses the inode. Readahead holds folio locks, for which
-//! `truncate_inode_pages` waits as well, but it goes on using the inode after it released the last of them.
+//! and `free`, an RCU callback, drops it: path walks under RCU may look at a link's target until
+//! then. Of an inode that is deleted `evict` hands it over, but for links: so nobody else uses it,
+//! and it can be deleted at once. `evict` waits until no readahead uses the inode. Readahead holds
+//! folio locks, for which `truncate_inode_pages` waits as well, but it goes on using the inode
+//! after it released the last of them.
 
 use crate::attr::{Attr, FileType};
 use crate::fs::{FileSystem, FileSystemType};
@@ -44,8 +45,8 @@ pub trait InodeOperations: FileSystemType {
         async { build_error!(VTABLE_DEFAULT_ERROR) }
     }
 
-    /// Waits until what was changed of an inode is durable; with `datasync` that is what leads to its
-    /// contents.
+    /// Waits until what was changed of an inode is durable; with `datasync` that is what leads to
+    /// its contents.
     fn sync_inode(
         &self,
         _inode: &Self::Inode,
@@ -441,7 +442,8 @@ impl<F: FileSystem> Ops<F> {
         raw: *mut ub::inode,
         done: *mut ub::delayed_call,
     ) -> *const c_char {
-        // SAFETY: The VFS passes a link of ours; what `page_get_link` returns is a string or an error.
+        // SAFETY: The VFS passes a link of ours; what `page_get_link` returns is a string or an
+        // error.
         unsafe {
             let link = ub::page_get_link(dentry, raw, done);
             if !ub::upcall_link_is_empty(link, done) {

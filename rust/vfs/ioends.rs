@@ -4,18 +4,19 @@
 //!
 //! # Concurrency
 //!
-//! A bio that ends, in any context, puts its ioend on a lock-free list, and wakes the volume's upcall
-//! with the first. The upcall takes the list, and for each run of bytes of one file that follow each
-//! other calls [`write_done`](crate::DataOperations::write_done); then a work item of a workqueue ends the writeback of the
-//! folios, which may sleep. Nothing on the way allocates but `write_done` itself, which waits for
-//! reclaim: of clean memory, since whoever allocates here may not wait for writeback.
+//! A bio that ends, in any context, puts its ioend on a lock-free list, and wakes the volume's
+//! upcall with the first. The upcall takes the list, and for each run of bytes of one file that
+//! follow each other calls [`write_done`](crate::DataOperations::write_done); then a work item of a
+//! workqueue ends the writeback of the folios, which may sleep. Nothing on the way allocates but
+//! `write_done` itself, which waits for reclaim: of clean memory, since whoever allocates here may
+//! not wait for writeback.
 //!
 //! The folios keep their inode: `evict` waits until their writeback has ended. So when a
 //! volume's inodes are gone, so are its ioends; what is left is a completion that is about to wake,
 //! for which [`IoEnds`] waits for a grace period when it is dropped.
 //!
-//! The waker is in a slot of its own under a spinlock that completions take. The upcall looks at the
-//! list again after it has put the waker there, so no ioend that came in between is missed.
+//! The waker is in a slot of its own under a spinlock that completions take. The upcall looks at
+//! the list again after it has put the waker there, so no ioend that came in between is missed.
 //!
 //! # Cancellation
 //!
@@ -94,7 +95,8 @@ impl IoEnds {
     ///
     /// # Safety
     ///
-    /// The ioend is of an inode of the volume whose ioends these are, and its bio is not submitted yet.
+    /// The ioend is of an inode of the volume whose ioends these are, and its bio is not submitted
+    /// yet.
     pub(crate) unsafe fn route(&self, ioend: *mut ub::iomap_ioend) {
         // SAFETY: By the function's contract. The volume outlives what its inodes have under way.
         unsafe { ub::upcall_ioend_route(ioend, self.raw.get()) };
@@ -112,7 +114,8 @@ impl IoEnds {
 
     /// # Safety
     ///
-    /// Called by the end of a bio, in an RCU read section, with the structure that is in an [`IoEnds`].
+    /// Called by the end of a bio, in an RCU read section, with the structure that is in an
+    /// [`IoEnds`].
     unsafe extern "C" fn wake(raw: *mut ub::upcall_ioends) {
         // SAFETY: By the function's contract. The read section keeps it.
         let this = unsafe { &*raw.byte_sub(offset_of!(Self, raw)).cast::<Self>() };
@@ -193,8 +196,8 @@ impl Taker {
     }
 
     fn next_run(&self) -> Option<Run> {
-        // SAFETY: Initialised; we are the upcall, and the last run was ended. An ioend that has not ended keeps
-        // its inode.
+        // SAFETY: Initialised; we are the upcall, and the last run was ended. An ioend that has not
+        // ended keeps its inode.
         unsafe {
             let ioend = ub::upcall_ioends_next_run(self.0.raw.get());
             let ioend = NonNull::new(ioend)?.as_ptr();

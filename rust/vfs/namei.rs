@@ -7,16 +7,16 @@
 //!
 //! # New inodes
 //!
-//! The VFS inode is made first, without a number: owner, permissions, and the attributes that security
-//! modules want, are worked out with it. The file system makes its inode of them, and only then the VFS
-//! inode gets its number and is entered into the VFS's table, since that may wait for the eviction of one
-//! that had the number before. In between somebody with a file handle may have got another VFS inode
-//! for the new inode. Then ours goes, and that one is used.
+//! The VFS inode is made first, without a number: owner, permissions, and the attributes that
+//! security modules want, are worked out with it. The file system makes its inode of them, and only
+//! then the VFS inode gets its number and is entered into the VFS's table, since that may wait for
+//! the eviction of one that had the number before. In between somebody with a file handle may have
+//! got another VFS inode for the new inode. Then ours goes, and that one is used.
 //!
 //! # Locks
 //!
-//! The VFS has locked the directories, and what is removed, replaced or linked. The futures take none
-//! of its locks.
+//! The VFS has locked the directories, and what is removed, replaced or linked. The futures take
+//! none of its locks.
 
 use crate::acl::AclEntry;
 use crate::dir::name_bytes;
@@ -329,8 +329,8 @@ unsafe fn make_file<F: FileSystem>(
     })
 }
 
-/// `create`, as the kernel's series has it: with or without the last argument, which says that there
-/// must not be such a file, and of which the VFS takes care.
+/// `create`, as the kernel's series has it: with or without the last argument, which says that
+/// there must not be such a file, and of which the VFS takes care.
 pub(crate) trait Create<F> {
     /// The function.
     const CREATE: Self;
@@ -544,8 +544,8 @@ pub(crate) unsafe extern "C" fn rename<F: FileSystem>(
         if flags & !(ub::RENAME_NOREPLACE | ub::RENAME_EXCHANGE | ub::RENAME_WHITEOUT) != 0 {
             return Err(EINVAL);
         }
-        // SAFETY: The VFS passes directories of ours, locked, and dentries of them; the first has an
-        // inode.
+        // SAFETY: The VFS passes directories of ours, locked, and dentries of them; the first has
+        // an inode.
         unsafe {
             let (from, to) = (Inode::<F>::new(from), Inode::<F>::new(to));
             let source = Inode::<F>::new((*old).d_inode);

@@ -57,7 +57,20 @@ pub trait AddressSpaceOperations: FileSystemType {
 }
 
 /// What iomap has for an address where there is none: `IOMAP_NULL_ADDR`.
-const NO_ADDRESS: u64 = u64::MAX;
+pub(crate) const NO_ADDRESS: u64 = u64::MAX;
+
+/// What iomap calls for a map.
+type Begin =
+    unsafe extern "C" fn(*mut ub::inode, i64, i64, c_uint, *mut ub::iomap, *mut ub::iomap) -> c_int;
+
+/// The operations that find a map, and have nothing to do at its end.
+pub(crate) const fn begin_only(begin: Begin) -> ub::iomap_ops {
+    ub::iomap_ops {
+        iomap_begin: Some(begin),
+        // SAFETY: Zero is what the C initialisers leave there.
+        ..unsafe { core::mem::zeroed() }
+    }
+}
 
 /// The functions that C calls.
 struct Ops<F>(PhantomData<F>);
@@ -78,23 +91,11 @@ impl<F: FileSystem> Ops<F> {
         ..unsafe { core::mem::zeroed() }
     };
 
-    const BLOCKING: &'static ub::iomap_ops = &ub::iomap_ops {
-        iomap_begin: Some(Self::begin_blocking),
-        // SAFETY: As above.
-        ..unsafe { core::mem::zeroed() }
-    };
+    const BLOCKING: &'static ub::iomap_ops = &begin_only(Self::begin_blocking);
 
-    const XATTR: &'static ub::iomap_ops = &ub::iomap_ops {
-        iomap_begin: Some(Self::begin_xattr),
-        // SAFETY: As above.
-        ..unsafe { core::mem::zeroed() }
-    };
+    const XATTR: &'static ub::iomap_ops = &begin_only(Self::begin_xattr);
 
-    const FOUND: &'static ub::iomap_ops = &ub::iomap_ops {
-        iomap_begin: Some(Self::begin_found),
-        // SAFETY: As above.
-        ..unsafe { core::mem::zeroed() }
-    };
+    const FOUND: &'static ub::iomap_ops = &begin_only(Self::begin_found);
 
     /// # Safety
     ///

@@ -109,8 +109,8 @@ pub(crate) struct Mounted<F> {
 }
 
 impl<F: FileSystem> Mounted<F> {
-    /// Leaves the disk in order, and ends the scope. Nobody uses the volume any more, and the device
-    /// is open.
+    /// Leaves the disk in order, and ends the scope. Nobody uses the volume any more, and the
+    /// device is open.
     pub(crate) fn end(&mut self) {
         if F::HAS_MAKE_READ_ONLY && self.scope.is_some() {
             // Inodes that were evicted are free after a grace period, and those without links are
@@ -175,7 +175,8 @@ impl<F: FileSystem> Ops<F> {
         ..unsafe { core::mem::zeroed() }
     };
 
-    /// `FIFREEZE`. A volume that cannot be written to can be frozen, too: the VFS counts who holds it.
+    /// `FIFREEZE`. A volume that cannot be written to can be frozen, too: the VFS counts who holds
+    /// it.
     ///
     /// # Safety
     ///
@@ -226,8 +227,8 @@ impl<F: FileSystem> Ops<F> {
         unsafe { SuperBlock::<F>::new(sb) }.volume().shut_down();
     }
 
-    /// `umount -f`: what is under way ends as the device ends it, and what needs the device later fails with
-    /// `ESHUTDOWN`.
+    /// `umount -f`: what is under way ends as the device ends it, and what needs the device later
+    /// fails with `ESHUTDOWN`.
     ///
     /// # Safety
     ///
@@ -251,7 +252,8 @@ impl<F: FileSystem> Ops<F> {
     ///
     /// Called by the kernel alone, as the C declaration says.
     unsafe extern "C" fn put_super(sb: *mut ub::super_block) {
-        // SAFETY: Called once, after the inodes were evicted; nobody else uses `s_fs_info`. The device is open.
+        // SAFETY: Called once, after the inodes were evicted; nobody else uses `s_fs_info`. The
+        // device is open.
         unsafe {
             (*(*sb).s_fs_info.cast::<Mounted<F>>()).end();
             // What programs read of the device meanwhile is what they find on the disk from now on.
@@ -266,7 +268,8 @@ impl<F: FileSystem> Ops<F> {
         sb: *mut ub::super_block,
         sc: *mut ub::shrink_control,
     ) -> c_long {
-        // SAFETY: The shrinker passes a mounted superblock of ours. What is cached is charged to no group.
+        // SAFETY: The shrinker passes a mounted superblock of ours. What is cached is charged to no
+        // group.
         unsafe {
             if ub::upcall_shrinks_all(sc) {
                 SuperBlock::<F>::new(sb).volume().nr_cached_objects() as c_long

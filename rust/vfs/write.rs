@@ -6,21 +6,24 @@
 //!
 //! # Concurrency
 //!
-//! A write holds the inode's lock, exclusively unless it goes past the page cache to whole blocks that are
-//! below the end of the file. No folio is locked when its space is reserved, but in a fault of a shared mapping:
-//! there `begin` runs with the folio locked, and all of it allocates without recursion into file systems.
+//! A write holds the inode's lock, exclusively unless it goes past the page cache to whole blocks
+//! that are below the end of the file. No folio is locked when its space is reserved, but in a
+//! fault of a shared mapping: there `begin` runs with the folio locked, and all of it allocates
+//! without recursion into file systems.
 //!
-//! iomap asks again, with the folio locked, whether the map that `begin` gave is still true: writeback changes
-//! it meanwhile, and a folio that was reclaimed after it must not be filled with zeros.
+//! iomap asks again, with the folio locked, whether the map that `begin` gave is still true:
+//! writeback changes it meanwhile, and a folio that was reclaimed after it must not be filled with
+//! zeros.
 //!
-//! What a short write reserved in vain is given back under the `invalidate_lock`, so that no fault makes a page
-//! dirty there meanwhile. Zeroing reserves nothing.
+//! What a short write reserved in vain is given back under the `invalidate_lock`, so that no fault
+//! makes a page dirty there meanwhile. Zeroing reserves nothing.
 //!
 //! The end of a direct write runs where the caller waits, or in a workqueue of the superblock.
 
-use crate::data::FileMapKind;
+use crate::data::{FileMap, FileMapKind};
 use crate::fs::FileSystem;
 use crate::inode::{refresh, Inode};
+use crate::pages::begin_only;
 use crate::writeback::fill;
 use core::future::Future;
 use core::marker::PhantomData;
@@ -47,8 +50,8 @@ fn wait<T>(future: impl Future<Output = Result<T>>, nowait: bool) -> Result<T> {
     }
 }
 
-/// Calls `f`, and if there is no space once more with the privilege to use what is kept, if the caller has
-/// that.
+/// Calls `f`, and if there is no space once more with the privilege to use what is kept, if the
+/// caller has that.
 pub(crate) fn with_privilege<T>(f: impl Fn(bool) -> Result<T>) -> Result<T> {
     match f(false) {
         // SAFETY: Process context.
@@ -65,17 +68,9 @@ impl<F: FileSystem> Ops<F> {
         ..unsafe { core::mem::zeroed() }
     };
 
-    const DELAYED: &'static ub::iomap_ops = &ub::iomap_ops {
-        iomap_begin: Some(Self::begin_delayed),
-        // SAFETY: As above.
-        ..unsafe { core::mem::zeroed() }
-    };
+    const DELAYED: &'static ub::iomap_ops = &begin_only(Self::begin_delayed);
 
-    const DIRECT: &'static ub::iomap_ops = &ub::iomap_ops {
-        iomap_begin: Some(Self::begin_direct),
-        // SAFETY: As above.
-        ..unsafe { core::mem::zeroed() }
-    };
+    const DIRECT: &'static ub::iomap_ops = &begin_only(Self::begin_direct);
 
     const WRITE: &'static ub::iomap_write_ops = &ub::iomap_write_ops {
         iomap_valid: Some(Self::valid),
@@ -97,6 +92,27 @@ impl<F: FileSystem> Ops<F> {
         ..unsafe { core::mem::zeroed() }
     };
 
+    /// Tells iomap the map that `find` finds, which is told whether it must not wait.
+    ///
+    /// # Safety
+    ///
+    /// `inode` is one of ours that is in use, and `iomap` a structure to fill.
+    unsafe fn fill_found(
+        inode: *mut ub::inode,
+        flags: c_uint,
+        iomap: *mut ub::iomap,
+        find: impl FnOnce(&F, &F::Inode, bool) -> Result<FileMap>,
+    ) -> c_int {
+        from_result(|| {
+            // SAFETY: By the function's contract.
+            let (inode, iomap) = unsafe { (Inode::<F>::new(inode), &mut *iomap) };
+            let nowait = flags & ub::IOMAP_NOWAIT != 0;
+            let map = find(inode.volume(), inode.info(), nowait)?;
+            fill(inode.volume(), &map, iomap);
+            Ok(0)
+        })
+    }
+
     /// # Safety
     ///
     /// Called by iomap alone, as the C declaration says.
@@ -108,18 +124,14 @@ impl<F: FileSystem> Ops<F> {
         iomap: *mut ub::iomap,
         _source: *mut ub::iomap,
     ) -> c_int {
-        from_result(|| {
-            // SAFETY: iomap passes an inode of ours, and a structure to fill.
-            let (inode, iomap) = unsafe { (Inode::<F>::new(inode), &mut *iomap) };
-            let (volume, info) = (inode.volume(), inode.info());
-            let nowait = flags & ub::IOMAP_NOWAIT != 0;
-            let map = with_privilege(|privileged| {
+        let find = |volume: &F, info: &F::Inode, nowait| {
+            with_privilege(|privileged| {
                 let begun = volume.write_begin(info, pos as u64, len as u64, privileged, nowait);
                 wait(begun, nowait)
-            })?;
-            fill(volume.disk().device().as_ptr().cast(), &map, iomap);
-            Ok(0)
-        })
+            })
+        };
+        // SAFETY: iomap passes an inode of ours, and a structure to fill.
+        unsafe { Self::fill_found(inode, flags, iomap, find) }
     }
 
     /// # Safety
@@ -133,15 +145,11 @@ impl<F: FileSystem> Ops<F> {
         iomap: *mut ub::iomap,
         _source: *mut ub::iomap,
     ) -> c_int {
-        from_result(|| {
-            // SAFETY: iomap passes an inode of ours, and a structure to fill.
-            let (inode, iomap) = unsafe { (Inode::<F>::new(inode), &mut *iomap) };
-            let (volume, info) = (inode.volume(), inode.info());
-            let found = volume.map_delayed(info, pos as u64, len as u64);
-            let map = wait(found, flags & ub::IOMAP_NOWAIT != 0)?;
-            fill(volume.disk().device().as_ptr().cast(), &map, iomap);
-            Ok(0)
-        })
+        let find = |volume: &F, info: &F::Inode, nowait| {
+            wait(volume.map_delayed(info, pos as u64, len as u64), nowait)
+        };
+        // SAFETY: iomap passes an inode of ours, and a structure to fill.
+        unsafe { Self::fill_found(inode, flags, iomap, find) }
     }
 
     /// # Safety
@@ -155,24 +163,20 @@ impl<F: FileSystem> Ops<F> {
         iomap: *mut ub::iomap,
         _source: *mut ub::iomap,
     ) -> c_int {
-        from_result(|| {
-            // SAFETY: iomap passes an inode of ours, and a structure to fill.
-            let (inode, iomap) = unsafe { (Inode::<F>::new(inode), &mut *iomap) };
-            let (volume, info) = (inode.volume(), inode.info());
-            let nowait = flags & ub::IOMAP_NOWAIT != 0;
+        let find = |volume: &F, info: &F::Inode, nowait| {
             let map = with_privilege(|privileged| {
                 let begun = volume.direct_begin(info, pos as u64, len as u64, privileged, nowait);
                 wait(begun, nowait)
             })?;
             match map.kind {
-                FileMapKind::Data(_) | FileMapKind::Unwritten(_) => {}
-                _ if nowait => return Err(EAGAIN),
+                FileMapKind::Data(_) | FileMapKind::Unwritten(_) => Ok(map),
+                _ if nowait => Err(EAGAIN),
                 // The page cache takes it.
-                _ => return Err(ENOTBLK),
+                _ => Err(ENOTBLK),
             }
-            fill(volume.disk().device().as_ptr().cast(), &map, iomap);
-            Ok(0)
-        })
+        };
+        // SAFETY: iomap passes an inode of ours, and a structure to fill.
+        unsafe { Self::fill_found(inode, flags, iomap, find) }
     }
 
     /// Gives back what a short write reserved.
@@ -246,13 +250,13 @@ impl<F: FileSystem> Ops<F> {
         unsafe { ub::upcall_page_mkwrite(fault, Self::BUFFERED) }
     }
 
-    /// What comes before a write, with the inode's lock held: how many bytes it may write, none among them;
-    /// zeros between the end of the file and its start; times and privileges.
+    /// What comes before a write, with the inode's lock held: how many bytes it may write, none
+    /// among them; zeros between the end of the file and its start; times and privileges.
     ///
     /// # Safety
     ///
-    /// The request is one to write a file of ours, and the inode's lock is held: exclusively if it is to
-    /// grow.
+    /// The request is one to write a file of ours, and the inode's lock is held: exclusively if it
+    /// is to grow.
     unsafe fn prepare(iocb: *mut ub::kiocb, from: *mut ub::iov_iter) -> Result<usize> {
         // SAFETY: By the function's contract.
         unsafe {
@@ -449,8 +453,8 @@ impl<F: FileSystem> Ops<F> {
         error: c_int,
         flags: c_uint,
     ) -> c_int {
-        // SAFETY: iomap passes a request to write to a file of ours; one that makes the file grow has the
-        // inode's lock.
+        // SAFETY: iomap passes a request to write to a file of ours; one that makes the file grow
+        // has the inode's lock.
         unsafe {
             if error != 0 || size == 0 {
                 return error;
@@ -463,8 +467,8 @@ impl<F: FileSystem> Ops<F> {
             let end = pos + size as u64;
             let grows = end > ub::upcall_i_size_read(raw) as u64;
             if grows || flags & ub::IOMAP_DIO_UNWRITTEN != 0 {
-                // A file that does not grow may have a larger size than the disk knows, and writeback
-                // to come tells the disk.
+                // A file that does not grow may have a larger size than the disk knows, and
+                // writeback to come tells the disk.
                 let size = if grows { end } else { 0 };
                 let (first, behind) = (pos & !mask, (end + mask) & !mask);
                 let done = volume.write_done(info, first, behind, true, size);

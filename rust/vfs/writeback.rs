@@ -6,18 +6,19 @@
 //!
 //! # Concurrency
 //!
-//! `writepages` runs in the flusher's threads and in those that sync. It has one folio locked when it asks for
-//! the file's map, and the folios before it are under writeback; it waits for the future, which takes the
-//! map lock and may read metadata, but waits for no folio. Allocations do not recurse into file systems.
-//! A map that was found is used as long as its sequence number is the file's: truncation changes it, and waits
-//! for the folios that are under writeback before.
+//! `writepages` runs in the flusher's threads and in those that sync. It has one folio locked when
+//! it asks for the file's map, and the folios before it are under writeback; it waits for the
+//! future, which takes the map lock and may read metadata, but waits for no folio. Allocations do
+//! not recurse into file systems. A map that was found is used as long as its sequence number is
+//! the file's: truncation changes it, and waits for the folios that are under writeback before.
 //!
-//! What ends where a transaction is needed, for space that was new, or since the file has grown, goes through
-//! [`ioends`](crate::ioends); the rest ends in the completion of its bio.
+//! What ends where a transaction is needed, for space that was new, or since the file has grown,
+//! goes through [`ioends`](crate::ioends); the rest ends in the completion of its bio.
 
 use crate::data::{FileMap, FileMapKind};
 use crate::fs::FileSystem;
 use crate::inode::Inode;
+use crate::pages::NO_ADDRESS;
 use core::marker::PhantomData;
 use disk::pinned;
 use kernel::error::to_result;
@@ -25,9 +26,6 @@ use kernel::ffi::{c_int, c_uint};
 use kernel::prelude::*;
 use upcall::{block_on, block_on_nofs};
 use upcall_bindings as ub;
-
-/// What iomap has for an address where there is none: `IOMAP_NULL_ADDR`.
-const NO_ADDRESS: u64 = u64::MAX;
 
 /// The functions that C calls.
 struct Ops<F>(PhantomData<F>);
@@ -90,7 +88,7 @@ impl<F: FileSystem> Ops<F> {
         // As far as more may follow: iomap cuts it to what is dirty.
         let end = size.next_multiple_of(block).max(pos + block);
         let map = block_on_nofs(volume.writeback_map(info, pos, end))??;
-        fill(volume.disk().device().as_ptr().cast(), &map, iomap);
+        fill(volume, &map, iomap);
         Ok(())
     }
 
@@ -115,7 +113,7 @@ impl<F: FileSystem> Ops<F> {
 }
 
 /// Tells iomap what `map` says.
-pub(crate) fn fill(device: *mut ub::block_device, map: &FileMap, iomap: &mut ub::iomap) {
+pub(crate) fn fill<F: FileSystem>(volume: &F, map: &FileMap, iomap: &mut ub::iomap) {
     let (kind, addr, flags) = match map.kind {
         FileMapKind::Hole => (ub::IOMAP_HOLE, NO_ADDRESS, 0),
         FileMapKind::Data(addr) => (ub::IOMAP_MAPPED, addr, 0),
@@ -131,7 +129,7 @@ pub(crate) fn fill(device: *mut ub::block_device, map: &FileMap, iomap: &mut ub:
     iomap.flags = flags as u16;
     iomap.offset = map.offset as i64;
     iomap.length = map.len;
-    iomap.bdev = device;
+    iomap.bdev = volume.disk().device().as_ptr().cast();
     iomap.validity_cookie = map.sequence;
 }
 
