@@ -33,6 +33,7 @@ const LAST_ERROR: ErrorAt = ErrorAt {
 };
 const ERROR_COUNT: usize = 0x194;
 const STATE: usize = 0x3a;
+const LAST_ORPHAN: usize = 0xe8;
 const CHECKSUM: usize = 0x3fc;
 
 /// Where the superblock keeps what it tells of an error.
@@ -82,6 +83,13 @@ pub struct ErrorRecord<'a> {
     pub line: u32,
     /// Its kind.
     pub code: ErrorCode,
+}
+
+/// Returns the head of the list of orphans and the state bits of a raw superblock; `None` if it is
+/// too short.
+pub fn orphans(raw: &[u8]) -> Option<(Option<Ino>, u16)> {
+    let head = get_u32(raw, LAST_ORPHAN)?;
+    Some(((head != 0).then_some(Ino(head)), get_u16(raw, STATE)?))
 }
 
 /// An editor of the superblock's bytes.
@@ -208,12 +216,12 @@ impl<'a> SuperEdit<'a> {
 
     /// Sets the head of the list of orphans; `None` if it is empty.
     pub fn set_last_orphan(&mut self, ino: Option<Ino>) {
-        self.put32(0xe8, ino.map_or(0, |ino| ino.0));
+        self.put32(LAST_ORPHAN, ino.map_or(0, |ino| ino.0));
     }
 
     /// Returns the head of the list of orphans.
     pub fn last_orphan(&self) -> Option<Ino> {
-        Some(self.get32(0xe8)).filter(|&n| n != 0).map(Ino)
+        Some(self.get32(LAST_ORPHAN)).filter(|&n| n != 0).map(Ino)
     }
 
     /// Sets how many KiB were written over the volume's life.
