@@ -17,19 +17,15 @@ use crate::alloc::{InodeFree, Space};
 use crate::ext4::Ext4;
 use crate::inode_info::{InodeInfo, InodeRef};
 use crate::inode_plan::{InodePlan, Writable};
-use crate::map_plan::MapPlan;
+use crate::map_plan::{MapPlan, CREDITS_MAX};
 use crate::memory;
 use crate::orphan::OrphanRemove;
 use core::time::Duration;
-use disk::gfp;
 use kernel::prelude::*;
 use kernel::rbtree::RBTreeNodeReservation;
 use layout::{DataMap, Ino, Lblk};
 use upcall::atomic::{Acquire, Atomic, Release};
 use upcall::Notify;
-
-/// How many blocks one transaction that frees some edits at most, about.
-const CREDITS_MAX: u32 = 96;
 
 /// How long the task waits before it looks at inodes again that are being left.
 const LOOK_FIRST: Duration = Duration::from_millis(10);
@@ -79,7 +75,7 @@ impl Ext4 {
         if !info.is_deleted() || self.journal().is_none() {
             return Ok(());
         }
-        let memory = leaving_node().await?;
+        let memory = memory::tree_node().await?;
         if !self.take_out(&info, memory) {
             drop(info);
             self.leaving.wake.notify_one();
@@ -241,17 +237,6 @@ impl Ext4 {
             }
         }
         left
-    }
-}
-
-/// Memory for an inode that is being left.
-async fn leaving_node() -> Result<LeavingMemory> {
-    loop {
-        match LeavingMemory::new(gfp()) {
-            Ok(node) => return Ok(node),
-            Err(_) if upcall::on_worker() => upcall::memory_freed().await,
-            Err(error) => return Err(error),
-        }
     }
 }
 

@@ -21,20 +21,18 @@ use crate::dir::Holds;
 use crate::dir_write::Leaf;
 use crate::error::{About, OrReport};
 use crate::ext4::Ext4;
+use crate::inline_write::clear_inline;
 use crate::inode_info::InodeInfo;
 use crate::inode_plan::{InodePlan, Writable};
 use crate::journal::{Credits, Transaction};
-use crate::map_plan::MapPlan;
+use crate::map_plan::{empty_root, MapPlan};
 use crate::memory;
 use disk::{vec_with_capacity, Buf, Planned};
 use kernel::alloc::KVVec;
 use kernel::prelude::*;
 use layout::dir_edit::{self, Name};
 use layout::dir_split::{self, split_entries, Full, Split, SplitEntry};
-use layout::extent::EMPTY_ROOT;
 use layout::htree_edit::{self, fresh_blocks, IndexPlan};
-use layout::inode::I_BLOCK_SIZE;
-use layout::xattr_edit::put_area;
 use layout::{inline_dir_edit, Compat, DataMap, Incompat, InodeEdit, InodeFlags, Lblk};
 use upcall::WriteGuard;
 
@@ -92,10 +90,7 @@ impl Ext4 {
     ) -> Result<Fresh<'a>> {
         let geo = &self.sb.geo;
         let lock = dir.map_lock.write().await.map_err(|_| ESHUTDOWN)?;
-        let extents = match dir.data_map() {
-            DataMap::Inline => geo.has_incompat(Incompat::EXTENTS),
-            map => map == DataMap::Extents,
-        };
+        let extents = self.maps_by_extents(dir);
         let end = u64::from(first.0) + u64::from(count);
         let size = end << geo.block_bits();
         let wide = geo.has_incompat(Incompat::LARGEDIR);
@@ -104,10 +99,7 @@ impl Ext4 {
         }
         let mut map = match dir.data_map() {
             DataMap::Inline => {
-                let root = match extents {
-                    true => EMPTY_ROOT,
-                    false => [0; I_BLOCK_SIZE],
-                };
+                let root = empty_root(extents);
                 MapPlan::with_root(self, writable, dir, Space::User, extents, root).await?
             }
             _ => MapPlan::new(self, writable, dir, Space::User).await?,
@@ -173,17 +165,8 @@ impl Ext4 {
         let fresh = memory::pinned(plan).await?.await?;
         let begun = writable.journal.begin(&self.cache, fresh.credits());
         let mut tx = begun.await?;
-        let extents = geo.has_incompat(Incompat::EXTENTS);
-        let change = |edit: &mut InodeEdit<'_>| {
-            let mut flags = edit.flags().0 & !InodeFlags::INLINE_DATA.0;
-            if extents {
-                flags |= InodeFlags::EXTENTS.0;
-            }
-            edit.set_flags(InodeFlags(flags));
-            if put_area(edit.xattr_area(), &area).is_none() {
-                kernel::warn_on!(true);
-            }
-        };
+        let extents = self.maps_by_extents(dir);
+        let change = |edit: &mut InodeEdit<'_>| clear_inline(edit, extents, &area);
         fresh.apply(self, &mut tx, dir, change, |tx, blocks| {
             edit_fresh(tx, blocks, |block| {
                 inline_dir_edit::to_block(&names, dir.ino, block, geo)?;

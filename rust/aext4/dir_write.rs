@@ -19,7 +19,7 @@ use crate::inode_info::InodeInfo;
 use crate::inode_plan::{InodePlan, Writable};
 use crate::journal::Transaction;
 use crate::memory;
-use disk::{gfp, Planned};
+use disk::Planned;
 use kernel::prelude::*;
 use layout::dir::NAME_MAX;
 use layout::dir_edit::{self, Name, Slot};
@@ -184,7 +184,7 @@ impl Ext4 {
     /// Plans what happens to an inode, whose lock the caller has.
     pub(crate) async fn plan_name<'a>(&self, info: &'a InodeInfo) -> Result<KBox<NamePlan<'a>>> {
         let inode = self.plan_inode(info).await?;
-        boxed(NamePlan {
+        memory::boxed(|| NamePlan {
             info,
             inode,
             changes: [None, None],
@@ -387,17 +387,6 @@ impl<'a> NamePlan<'a> {
         if !done {
             // What was planned is not there any more: somebody has changed it without the lock.
             kernel::warn_on!(true);
-        }
-    }
-}
-
-/// A box of this. On a worker it waits for memory.
-pub(crate) async fn boxed<T>(value: T) -> Result<KBox<T>> {
-    loop {
-        match KBox::<T>::new_uninit(gfp()) {
-            Ok(memory) => return Ok(KBox::write(memory, value)),
-            Err(_) if upcall::on_worker() => upcall::memory_freed().await,
-            Err(error) => return Err(error.into()),
         }
     }
 }

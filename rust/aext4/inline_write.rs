@@ -10,14 +10,13 @@ use crate::error::{About, OrReport};
 use crate::ext4::Ext4;
 use crate::inode_info::InodeInfo;
 use crate::inode_plan::InodePlan;
-use crate::map_plan::MapPlan;
+use crate::map_plan::{empty_root, MapPlan};
 use crate::memory;
 use disk::gfp;
 use kernel::prelude::*;
-use layout::extent::EMPTY_ROOT;
 use layout::xattr::{self, XattrSet};
 use layout::xattr_edit::{put_area, Home, SetEdit, XattrChange};
-use layout::{DataMap, FileType, Incompat, InodeFlags, Lblk, Pblk};
+use layout::{DataMap, FileType, InodeEdit, InodeFlags, Lblk, Pblk};
 use upcall::bio::Op;
 
 impl Ext4 {
@@ -44,19 +43,12 @@ impl Ext4 {
             return Ok(());
         }
         let writable = self.writable()?;
-        let geo = &self.sb.geo;
         let size = usize::try_from(info.size()).unwrap_or(usize::MAX);
         let data = info.inline.get(..size.min(info.inline.len()));
         let data = data.unwrap_or_default();
-        let mut space = match privileged {
-            true => Space::Root,
-            false => Space::User,
-        };
-        let extents = geo.has_incompat(Incompat::EXTENTS);
-        let root = match extents {
-            true => EMPTY_ROOT,
-            false => [0; 60],
-        };
+        let mut space = Space::of(privileged);
+        let extents = self.maps_by_extents(info);
+        let root = empty_root(extents);
         let mut loan = None;
         if data.iter().any(|byte| *byte != 0) {
             let goal = self.first_goal(info);
@@ -84,12 +76,7 @@ impl Ext4 {
         let mut tx = writable.journal.begin(&self.cache, credits).await?;
         let change = plan.apply(&mut tx);
         inode.apply(self, &mut tx, info, |edit| {
-            let mut flags = edit.flags().0 & !InodeFlags::INLINE_DATA.0;
-            if extents {
-                flags |= InodeFlags::EXTENTS.0;
-            }
-            edit.set_flags(InodeFlags(flags));
-            let _ = put_area(edit.xattr_area(), &area);
+            clear_inline(edit, extents, &area);
             change.put(edit);
         });
         drop(change);
@@ -119,5 +106,19 @@ impl Ext4 {
             .write(&mut area)
             .or_report(self, about)?;
         Ok(area)
+    }
+}
+
+/// The inode has no data in it any more, but a map: `area` is what its attributes are without that.
+/// May run under a spinlock.
+pub(crate) fn clear_inline(edit: &mut InodeEdit<'_>, extents: bool, area: &[u8]) {
+    let mut flags = edit.flags().0 & !InodeFlags::INLINE_DATA.0;
+    if extents {
+        flags |= InodeFlags::EXTENTS.0;
+    }
+    edit.set_flags(InodeFlags(flags));
+    if put_area(edit.xattr_area(), area).is_none() {
+        // It was made for this inode.
+        kernel::warn_on!(true);
     }
 }

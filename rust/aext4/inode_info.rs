@@ -23,6 +23,7 @@ use crate::delete::LeavingMemory;
 use crate::error::{corrupted, About, OrReport};
 use crate::ext4::Ext4;
 use crate::map::ExtentCache;
+use crate::memory;
 use crate::pending::Pending;
 use core::ops::Deref;
 use disk::{gfp, Attached, Buf};
@@ -392,12 +393,7 @@ impl Deref for NewInfo {
 impl Ext4 {
     /// Makes the `InodeInfo` of a new inode, which will be at `place`.
     pub(crate) async fn new_info(&self, inode: Inode, place: (u64, u32)) -> Result<NewInfo> {
-        loop {
-            match self.try_new_info(&inode, place) {
-                Err(ENOMEM) if upcall::on_worker() => upcall::memory_freed().await,
-                made => return made,
-            }
-        }
+        memory::retry(|| self.try_new_info(&inode, place)).await
     }
 
     fn try_new_info(&self, inode: &Inode, place: (u64, u32)) -> Result<NewInfo> {

@@ -37,6 +37,7 @@ use disk::run::Draft;
 use disk::{Buf, Planned};
 use kernel::prelude::*;
 use layout::bytes::put_u32;
+use layout::extent::EMPTY_ROOT;
 use layout::extent_edit::{self, root_of, Target};
 use layout::inode::I_BLOCK_SIZE;
 use layout::inode_edit::SMALL_FILE_MAX;
@@ -45,10 +46,12 @@ use layout::{
     Geometry, Incompat, IndirectPath, IndirectPlan, InodeEdit, InodeFlags, Lblk, Pblk, RoCompat,
     TreeBlock,
 };
-use upcall::WriteGuard;
 
 /// The most levels below a root.
 const DEPTH_MAX: usize = extent_path::MAX_LEVELS - 1;
+
+/// How many blocks a transaction that changes a map edits at most, about.
+pub(crate) const CREDITS_MAX: u32 = 96;
 
 /// How many runs one step of a plan unmaps at most.
 const STEP_RUNS: u16 = 8;
@@ -57,7 +60,7 @@ const STEP_RUNS: u16 = 8;
 const STEP_REVOKES: u32 = 512;
 
 /// The size of `i_block`.
-type Root = [u8; I_BLOCK_SIZE];
+pub(crate) type Root = [u8; I_BLOCK_SIZE];
 
 /// A change of an inode's map.
 ///
@@ -767,6 +770,14 @@ impl MapChange<'_> {
     }
 }
 
+/// The `i_block` of an inode without blocks.
+pub(crate) fn empty_root(extents: bool) -> Root {
+    match extents {
+        true => EMPTY_ROOT,
+        false => [0; I_BLOCK_SIZE],
+    }
+}
+
 /// The `i_block` of an inode whose only block, number 0, is at `pblk`; `None` if there is none such.
 pub fn first_block(extents: bool, pblk: Pblk) -> Option<Root> {
     if extents {
@@ -782,101 +793,7 @@ pub fn first_block(extents: bool, pblk: Pblk) -> Option<Root> {
     Some(root)
 }
 
-/// One more block at the end of a directory, planned.
-///
-/// # Cancellation
-///
-/// Dropping it leaves the directory as it is.
-pub struct Append<'a> {
-    map: MapPlan<'a>,
-    block: Planned,
-    /// The number of the block in the directory.
-    pub lblk: Lblk,
-    /// The size of the directory with it.
-    pub size: u64,
-    _lock: WriteGuard<'a, ()>,
-}
-
-/// What becomes of an inode that got a block: see [`Append::apply`].
-#[must_use = "the inode is to be changed, too"]
-pub struct Appended<'a> {
-    change: MapChange<'a>,
-    size: u64,
-    _lock: WriteGuard<'a, ()>,
-}
-
-impl Append<'_> {
-    /// What applying it takes of the transaction's credits: with the block's edit, without the
-    /// inode's.
-    pub fn credits(&self) -> Credits {
-        self.map.credits().and(Credits::blocks(1))
-    }
-}
-
-impl<'a> Append<'a> {
-    /// The block is the directory's from here on. Does not sleep, and does not fail.
-    ///
-    /// The caller fills the block, which is all zero, and changes the inode by [`Appended::put`],
-    /// in the same transaction; and only then drops what this returns.
-    pub fn apply(self, tx: &mut Transaction<'_>) -> (Appended<'a>, Planned) {
-        let appended = Appended {
-            change: self.map.apply(tx),
-            size: self.size,
-            _lock: self._lock,
-        };
-        (appended, self.block)
-    }
-}
-
-impl Appended<'_> {
-    /// Changes the inode: its map, its size, and the space that it takes. Called within
-    /// [`InodePlan::apply`](crate::inode_plan::InodePlan::apply).
-    pub fn put(&self, edit: &mut InodeEdit<'_>) {
-        self.change.put(edit);
-        edit.set_size(self.size);
-    }
-}
-
 impl Ext4 {
-    /// Plans to append one block to a directory, whose `rwsem` the caller writes. It takes the
-    /// `map_lock`; the map may be searched meanwhile, also by the caller.
-    ///
-    /// Fails with `ENOSPC`, with `EFBIG` if the directory can have no more, and with the errors of
-    /// damage and of the block layer.
-    ///
-    /// # Cancellation
-    ///
-    /// The directory stays as it is.
-    pub async fn plan_append<'a>(
-        &'a self,
-        writable: &'a Writable,
-        info: &'a InodeInfo,
-    ) -> Result<Append<'a>> {
-        let _lock = info.map_lock.write().await.map_err(|_| ESHUTDOWN)?;
-        let geo = &self.sb.geo;
-        let (size, extents) = info.look(|inode| (inode.size, inode.data_map() == DataMap::Extents));
-        let bits = geo.block_bits();
-        let size = size.next_multiple_of(1 << bits).saturating_add(1 << bits);
-        if size > geo.max_file_size(extents) {
-            return Err(EFBIG);
-        }
-        let lblk = u32::try_from((size >> bits).saturating_sub(1)).map_err(|_| EFBIG)?;
-        let lblk = Lblk(lblk);
-        let goal = self.goal(info, lblk).await?;
-        let allocator = writable.allocator(self);
-        let loan = allocator.loan_blocks(goal, 1, 1, &mut Space::User).await?;
-        let block = self.cache.plan_new(loan.start().0).await?;
-        let mut map = MapPlan::new(self, writable, info, Space::User).await?;
-        map.map_loan(lblk, loan, false).await?;
-        Ok(Append {
-            map,
-            block,
-            lblk,
-            size,
-            _lock,
-        })
-    }
-
     /// Where block `lblk` of a file should be: behind the block in front of it, if that is mapped.
     pub async fn goal(&self, info: &InodeInfo, lblk: Lblk) -> Result<Goal> {
         if let Some(before) = lblk.0.checked_sub(1).map(Lblk) {
@@ -896,15 +813,18 @@ impl Ext4 {
         Goal::of_inode(&self.sb.geo, per_flex, info.ino, regular)
     }
 
+    /// Whether extents map an inode, or will when its data has left it.
+    pub(crate) fn maps_by_extents(&self, info: &InodeInfo) -> bool {
+        match info.data_map() {
+            DataMap::Inline => self.sb.geo.has_incompat(Incompat::EXTENTS),
+            map => map == DataMap::Extents,
+        }
+    }
+
     /// The largest size that a file can have, with the features that the volume has.
     pub fn max_size(&self, info: &InodeInfo) -> u64 {
         let geo = &self.sb.geo;
-        // Data in the inode is about to get a map.
-        let extents = match info.data_map() {
-            DataMap::Inline => geo.has_incompat(Incompat::EXTENTS),
-            map => map == DataMap::Extents,
-        };
-        let most = geo.max_file_size(extents);
+        let most = geo.max_file_size(self.maps_by_extents(info));
         match geo.has_ro_compat(RoCompat::LARGE_FILE) {
             true => most,
             false => most.min(SMALL_FILE_MAX),

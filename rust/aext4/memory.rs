@@ -10,6 +10,22 @@
 use core::future::Future;
 use disk::{gfp, Boxed};
 use kernel::prelude::*;
+use kernel::rbtree::RBTreeNodeReservation;
+
+/// What `attempt` makes, which has no memory at times.
+pub(crate) async fn retry<T>(attempt: impl Fn() -> Result<T>) -> Result<T> {
+    loop {
+        match attempt() {
+            Err(ENOMEM) if upcall::on_worker() => upcall::memory_freed().await,
+            made => return made,
+        }
+    }
+}
+
+/// The memory of an element of a tree.
+pub(crate) async fn tree_node<K, V>() -> Result<RBTreeNodeReservation<K, V>> {
+    retry(|| RBTreeNodeReservation::new(gfp())).await
+}
 
 /// Makes room for one more element.
 pub(crate) async fn room<T>(vec: &mut KVec<T>) -> Result {
@@ -27,27 +43,16 @@ pub(crate) async fn room_for<T>(vec: &mut KVec<T>, count: usize) -> Result {
     }
 }
 
-/// A box of what `make` makes.
-pub(crate) async fn boxed<T>(make: impl Fn() -> T) -> Result<KBox<T>> {
-    loop {
-        match KBox::new(make(), gfp()) {
-            Ok(made) => return Ok(made),
-            Err(_) if upcall::on_worker() => upcall::memory_freed().await,
-            Err(error) => return Err(error.into()),
-        }
-    }
+/// A box of what `make` makes, when there is memory for it.
+pub(crate) async fn boxed<T>(make: impl FnOnce() -> T) -> Result<KBox<T>> {
+    let memory = retry(|| Ok(KBox::<T>::new_uninit(gfp())?)).await?;
+    Ok(KBox::write(memory, make()))
 }
 
 /// The future that `make` makes, in memory of its own: one that is large is not to be a part of
 /// others.
 pub(crate) async fn pinned<F: Future>(make: impl Fn() -> F) -> Result<Boxed<F>> {
-    loop {
-        match disk::pinned(&make) {
-            Ok(made) => return Ok(made),
-            Err(_) if upcall::on_worker() => upcall::memory_freed().await,
-            Err(error) => return Err(error),
-        }
-    }
+    retry(|| disk::pinned(&make)).await
 }
 
 /// Puts a value on the heap. Not in the caller, whose frame would have room for it.

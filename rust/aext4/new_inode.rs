@@ -26,14 +26,14 @@ use crate::ext4::Ext4;
 use crate::inode_info::{InodeInfo, InodeRef, NewInfo};
 use crate::inode_plan::Writable;
 use crate::journal::{Credits, Transaction};
-use crate::map_plan::first_block;
+use crate::map_plan::{empty_root, first_block, Root};
 use crate::memory;
+use crate::set_attributes::{OF_ALL, OF_DIRECTORIES};
 use crate::xattr_write::{InitialXattrs, NewXattr};
 use disk::{vec_with_capacity, Planned};
 use kernel::alloc::KVVec;
 use kernel::prelude::*;
 use layout::bytes::put_bytes;
-use layout::extent::EMPTY_ROOT;
 use layout::inode::I_BLOCK_SIZE;
 use layout::inode_edit::{new_extra_isize, TimeField};
 use layout::{
@@ -54,18 +54,6 @@ const INHERITED: u32 = 0x7
     | InodeFlags::PROJINHERIT.0
     | InodeFlags::CASEFOLD.0
     | InodeFlags::DAX.0;
-
-/// Those of them that mean something only for directories.
-const OF_DIRECTORIES: u32 = InodeFlags::DIRSYNC.0
-    | InodeFlags::TOPDIR.0
-    | InodeFlags::CASEFOLD.0
-    | InodeFlags::PROJINHERIT.0;
-
-/// Those of them that what is neither a directory nor a file has.
-const OF_ALL: u32 = InodeFlags::NODUMP.0 | InodeFlags::NOATIME.0;
-
-/// What the numbers of owners become that do not fit, with the option for 16 bits.
-const OVERFLOW_ID: u32 = 65534;
 
 /// What a new inode is to be.
 #[derive(Clone, Copy, Debug)]
@@ -217,13 +205,8 @@ impl Ext4 {
         let (parent_flags, parent_project) = dir.look(|dir| (dir.flags, dir.project));
         let mut edit = InodeEdit::init(raw, new_extra_isize(&self.sb), geo).ok_or(EINVAL)?;
         edit.set_mode(new.mode);
-        let uid16 = self.flags().uid16();
-        let id = |id: u32| match id {
-            0x1_0000.. if uid16 => OVERFLOW_ID,
-            id => id,
-        };
-        edit.set_uid(id(new.uid));
-        edit.set_gid(id(new.gid));
+        edit.set_uid(self.stored_id(new.uid));
+        edit.set_gid(self.stored_id(new.gid));
         edit.set_links(links);
         edit.set_generation(disk::random() as u32);
         let time = now();
@@ -289,11 +272,10 @@ impl Ext4 {
 
 /// The root of a map that has one block, or none; `None` if the block's number does not fit.
 #[inline(never)]
-fn root(extents: bool, first: Option<Pblk>) -> Option<[u8; I_BLOCK_SIZE]> {
+fn root(extents: bool, first: Option<Pblk>) -> Option<Root> {
     match first {
         Some(pblk) => first_block(extents, pblk),
-        None if extents => Some(EMPTY_ROOT),
-        None => Some([0; I_BLOCK_SIZE]),
+        None => Some(empty_root(extents)),
     }
 }
 

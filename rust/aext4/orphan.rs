@@ -22,18 +22,15 @@ use crate::error::{About, OrReport};
 use crate::ext4::Ext4;
 use crate::inode_info::InodeRef;
 use crate::journal::{Credits, Transaction};
+use crate::memory;
 use crate::super_plan::SuperPlan;
 use disk::{gfp, Level, Planned};
 use kernel::alloc::KVVec;
 use kernel::prelude::*;
 use kernel::rbtree::{RBTree, RBTreeNode, RBTreeNodeReservation};
-use layout::super_edit::SuperEdit;
+use layout::super_edit::{self, SuperEdit};
 use layout::{Ino, InodeEdit, SuperBlock};
 use upcall::MutexGuard;
-
-/// Where a superblock has its state, and the head of the list.
-const STATE: usize = 0x3a;
-const LAST_ORPHAN: usize = 0xe8;
 
 /// The orphans of a volume, as they are in memory.
 pub struct OrphanList {
@@ -154,7 +151,7 @@ impl Ext4 {
     ///
     /// The list stays as it is.
     pub async fn plan_orphan_add(&self, ino: Ino) -> Result<Option<OrphanAdd<'_>>> {
-        let memory = memory().await?;
+        let memory = memory::tree_node().await?;
         let list = self.orphans.lock().await.map_err(|_| EROFS)?;
         if list.has(ino.0) {
             return Ok(None);
@@ -299,7 +296,9 @@ impl Ext4 {
         *list = OrphanList::new();
         let mut orphans = KVVec::new();
         let plan = self.plan_super().await?;
-        let (head, state) = plan.look(head_of).flatten().ok_or(EIO)?;
+        let found = plan.look(super_edit::orphans).flatten();
+        let (head, state) = found.ok_or(EIO)?;
+        let head = head.map_or(0, |ino| ino.0);
         drop(plan);
         if head != 0 && state & SuperBlock::STATE_ERROR != 0 {
             // As ext4: e2fsck is needed anyway, and finds what they have.
@@ -327,7 +326,7 @@ impl Ext4 {
                     break;
                 }
             };
-            list.append(last, next, memory().await?);
+            list.append(last, next, memory::tree_node().await?);
             last = Some(next);
             next = orphan.look(|inode| inode.dtime);
             orphans.push(orphan, gfp())?;
@@ -351,22 +350,5 @@ impl Ext4 {
         let _guard = orphan.rwsem.write().await.map_err(|_| ESHUTDOWN)?;
         let freed = disk::pinned(|| self.free_behind(&writable, orphan, orphan.size()))?;
         freed.await
-    }
-}
-
-/// The head of the list, and the state, in a raw superblock.
-fn head_of(raw: &[u8]) -> Option<(u32, u16)> {
-    let head = layout::bytes::get_u32(raw, LAST_ORPHAN)?;
-    Some((head, layout::bytes::get_u16(raw, STATE)?))
-}
-
-/// Memory for an orphan. On a worker it waits for it.
-async fn memory() -> Result<Memory> {
-    loop {
-        match Memory::new(gfp()) {
-            Ok(memory) => return Ok(memory),
-            Err(_) if upcall::on_worker() => upcall::memory_freed().await,
-            Err(error) => return Err(error),
-        }
     }
 }

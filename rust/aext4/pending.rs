@@ -27,7 +27,7 @@
 //! held to write; what is reserved, under the spinlock alone.
 
 use crate::alloc::{Loan, Reservation};
-use disk::gfp;
+use crate::memory;
 use kernel::prelude::*;
 use kernel::rbtree::{RBTree, RBTreeNode, RBTreeNodeReservation};
 use layout::Pblk;
@@ -109,13 +109,7 @@ impl Shape {
 
 /// Memory for a run. On a worker it waits for it.
 pub(crate) async fn memory() -> Result<Memory> {
-    loop {
-        match RBTreeNodeReservation::new(gfp()) {
-            Ok(node) => return Ok(Memory(node)),
-            Err(_) if upcall::on_worker() => upcall::memory_freed().await,
-            Err(error) => return Err(error),
-        }
-    }
+    Ok(Memory(memory::tree_node().await?))
 }
 
 impl Found {

@@ -14,7 +14,7 @@
 //! looked at again.
 
 use crate::dir::Found;
-use crate::dir_write::{boxed, check_name, now, Change, NamePlan, Room};
+use crate::dir_write::{check_name, now, Change, NamePlan, Room};
 use crate::error::corrupted;
 use crate::ext4::Ext4;
 use crate::inode_info::{InodeInfo, NewInfo};
@@ -291,7 +291,7 @@ impl Ext4 {
         if let (Some(links), Some(to_plan)) = (more, &mut to_plan) {
             to_plan.set_links(links);
         }
-        boxed(Plan {
+        memory::boxed(|| Plan {
             from: from_plan,
             to: to_plan,
             source: source_plan,

@@ -11,7 +11,7 @@ use layout::inode_edit::TimeField;
 use layout::{FileType, Inode, InodeEdit, InodeFlags, RoCompat};
 
 /// The permission bits of a mode.
-const PERMISSIONS: u16 = 0o7777;
+pub(crate) const PERMISSIONS: u16 = 0o7777;
 
 /// The flags that a user may change, of those that ext4 lets change.
 const MODIFIABLE: u32 = 0x7
@@ -31,16 +31,18 @@ const REFUSED: u32 =
     InodeFlags::JOURNAL_DATA.0 | InodeFlags::EXTENTS.0 | InodeFlags::DAX.0 | InodeFlags::CASEFOLD.0;
 
 /// What only directories can have.
-const OF_DIRECTORIES: u32 =
-    InodeFlags::DIRSYNC.0 | InodeFlags::TOPDIR.0 | InodeFlags::PROJINHERIT.0;
+pub(crate) const OF_DIRECTORIES: u32 = InodeFlags::DIRSYNC.0
+    | InodeFlags::TOPDIR.0
+    | InodeFlags::CASEFOLD.0
+    | InodeFlags::PROJINHERIT.0;
 
 /// What all that are neither directories nor files can have.
-const OF_ALL: u32 = InodeFlags::NODUMP.0 | InodeFlags::NOATIME.0;
+pub(crate) const OF_ALL: u32 = InodeFlags::NODUMP.0 | InodeFlags::NOATIME.0;
 
 /// Where the field for the project ends in an inode.
 const PROJECT_END: u16 = 0xa0;
 
-/// What the upper halves of the owner's numbers make them, where the volume keeps none.
+/// What the number of an owner becomes that does not fit, with the option for 16 bits.
 const OVERFLOW_ID: u32 = 65534;
 
 /// Attributes that are to change.
@@ -85,21 +87,21 @@ impl Ext4 {
         if project.is_some() {
             self.check_project(&inode)?;
         }
-        let uid16 = self.flags().uid16();
-        let id = move |id: u32| match id {
-            0x1_0000.. if uid16 => OVERFLOW_ID,
-            id => id,
-        };
+        let (uid, gid) = (set.uid, set.gid);
+        let owners = (
+            uid.map(|id| self.stored_id(id)),
+            gid.map(|id| self.stored_id(id)),
+        );
         let set = *set;
         let change = move |edit: &mut InodeEdit<'_>| {
             if let Some(mode) = set.mode {
                 edit.set_mode(inode.mode & !PERMISSIONS | mode & PERMISSIONS);
             }
-            if let Some(uid) = set.uid {
-                edit.set_uid(id(uid));
+            if let Some(uid) = owners.0 {
+                edit.set_uid(uid);
             }
-            if let Some(gid) = set.gid {
-                edit.set_gid(id(gid));
+            if let Some(gid) = owners.1 {
+                edit.set_gid(gid);
             }
             if let Some(project) = project {
                 edit.set_project(project);
@@ -126,6 +128,14 @@ impl Ext4 {
         let mut tx = journal.begin(&self.cache, InodePlan::CREDITS).await?;
         plan.apply(self, &mut tx, info, change);
         Ok(())
+    }
+
+    /// What the volume keeps of an owner's number: with the option for 16 bits only one that fits.
+    pub(crate) fn stored_id(&self, id: u32) -> u32 {
+        match id {
+            0x1_0000.. if self.flags().uid16() => OVERFLOW_ID,
+            id => id,
+        }
     }
 
     /// The flags that the inode has if a user wants it to have `wanted`: what he cannot change, or

@@ -22,16 +22,13 @@ use crate::alloc::Space;
 use crate::ext4::Ext4;
 use crate::inode_info::InodeInfo;
 use crate::inode_plan::{InodePlan, Writable};
-use crate::map_plan::{MapChange, MapPlan};
+use crate::map_plan::{MapChange, MapPlan, CREDITS_MAX};
 use crate::memory;
 use crate::orphan::{OrphanAdd, OrphanRemove};
 use kernel::alloc::KVVec;
 use kernel::prelude::*;
 use layout::{DataMap, FileType, Lblk};
 use upcall::bio::Op;
-
-/// How many blocks one transaction that frees some edits at most, about.
-const CREDITS_MAX: u32 = 96;
 
 impl Ext4 {
     /// Sets the size of a file. What is behind it is freed, what was pending is dropped, and what

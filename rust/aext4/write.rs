@@ -4,8 +4,8 @@
 //!
 //! Whoever writes asks [`Ext4::write_begin`] first: the place is mapped, or it is reserved, and a
 //! later failure for lack of space is excluded. When the data is to go to the device
-//! [`Ext4::writeback_map`] says where to, and when it is there, or is not, [`Ext4::write_done`]. See
-//! [`pending`].
+//! [`Ext4::writeback_map`] says where to, and when it is there, or is not, [`Ext4::write_done`].
+//! See [`pending`].
 //!
 //! # What a look is worth
 //!
@@ -15,8 +15,8 @@
 //! # Concurrency
 //!
 //! `write_begin` takes no lock that others hold while they wait, but for a file whose data is in
-//! its inode: whoever writes to such a one has `rwsem` to write. It is called with folios locked, as
-//! `writeback_map` is. That, and `write_done`, take the `map_lock`; whoever has it waits for the
+//! its inode: whoever writes to such a one has `rwsem` to write. It is called with folios locked,
+//! as `writeback_map` is. That, and `write_done`, take the `map_lock`; whoever has it waits for the
 //! device, for memory and for the journal, never for a folio.
 
 use crate::alloc::{Allocator, Goal, Loan, Reservation, Space};
@@ -24,7 +24,7 @@ use crate::ext4::Ext4;
 use crate::inode_info::{InodeInfo, InodeRef};
 use crate::inode_plan::InodePlan;
 use crate::map::{Mapping, MappingKind};
-use crate::map_plan::MapPlan;
+use crate::map_plan::{MapPlan, CREDITS_MAX};
 use crate::memory;
 use crate::pending::{self, Found, Freed, Memory, Shape};
 use core::ops::Range;
@@ -34,9 +34,6 @@ use kernel::prelude::*;
 use kernel::sync::Arc;
 use layout::{DataMap, Extent, ExtentState, Lblk};
 use upcall::bio::Op;
-
-/// How many blocks one transaction that maps some edits at most, about.
-const CREDITS_MAX: u32 = 96;
 
 /// Where something is to be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -266,10 +263,7 @@ impl Ext4 {
                 _ => return Ok(None),
             };
         }
-        let space = match privileged {
-            true => Space::Root,
-            false => Space::User,
-        };
+        let space = Space::of(privileged);
         let allocator = writable.allocator(self);
         let memory = pending::memory().await?;
         let reservation = loop {
@@ -508,9 +502,9 @@ impl Ext4 {
     /// many parts; `size` is what the file's size was when the data was submitted, and the size on
     /// the disk becomes as much of it as there is now. What could not be written stays a hole.
     ///
-    /// Fails with `EROFS` if the journal was aborted, and with the errors of damage and of the block
-    /// layer. Then the file is as it was, or a part of what was written is mapped; the rest stays a
-    /// hole.
+    /// Fails with `EROFS` if the journal was aborted, and with the errors of damage and of the
+    /// block layer. Then the file is as it was, or a part of what was written is mapped; the rest
+    /// stays a hole.
     ///
     /// # Cancellation
     ///
@@ -556,8 +550,8 @@ impl Ext4 {
         Ok(())
     }
 
-    /// Chooses blocks for what is reserved from `pos` on, and maps them, unwritten, at most to `end`.
-    /// Returns up to where it did.
+    /// Chooses blocks for what is reserved from `pos` on, and maps them, unwritten, at most to
+    /// `end`. Returns up to where it did.
     pub(crate) async fn map_unwritten(&self, info: &InodeInfo, pos: u64, end: u64) -> Result<u64> {
         let (lblk, until) = self.blocks_of(pos, end)?;
         pinned(|| self.choose(info, lblk))?.await?;
@@ -576,7 +570,8 @@ impl Ext4 {
     /// One transaction of [`write_done`](Self::write_done). Returns up to where the file is now as
     /// it should be.
     ///
-    /// With `unwritten` what was on its way is mapped as if it were not written, and the rest stays.
+    /// With `unwritten` what was on its way is mapped as if it were not written, and the rest
+    /// stays.
     async fn done_step(
         &self,
         info: &InodeInfo,
@@ -663,8 +658,8 @@ impl Ext4 {
     /// What was written is on the device, and the file has it; it is durable after
     /// [`sync_inode`](Self::sync_inode).
     ///
-    /// Fails with `EBUSY` if the file has a VFS inode, with `ENOSPC`, `EFBIG`, `EROFS`, and with the
-    /// errors of damage and of the block layer.
+    /// Fails with `EBUSY` if the file has a VFS inode, with `ENOSPC`, `EFBIG`, `EROFS`, and with
+    /// the errors of damage and of the block layer.
     ///
     /// # Cancellation
     ///

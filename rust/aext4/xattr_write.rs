@@ -23,6 +23,7 @@ use crate::inode_info::InodeInfo;
 use crate::inode_plan::{InodePlan, Writable};
 use crate::journal::{Credits, Transaction};
 use crate::memory::{kept, pinned, room};
+use crate::set_attributes::PERMISSIONS;
 use crate::super_plan::SuperPlan;
 use crate::xattr::VALUE_MAX;
 use crate::xattr_value::{NewHolder, ValueStep};
@@ -39,9 +40,6 @@ use layout::{
 };
 use upcall::atomic::{Atomic, Relaxed};
 use upcall::{Mutex, MutexGuard};
-
-/// The permission bits of a mode.
-const PERMISSIONS: u16 = 0o7777;
 
 /// Whether an attribute has to be there, or must not be.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -23,6 +23,16 @@ pub enum Space<'a> {
     Reserved(&'a mut Reservation),
 }
 
+impl Space<'_> {
+    /// What somebody may have, with privilege or without.
+    pub fn of(privileged: bool) -> Self {
+        match privileged {
+            true => Self::Root,
+            false => Self::User,
+        }
+    }
+}
+
 /// Blocks that are promised, and not chosen. Given back by drop, in process context.
 pub struct Reservation {
     groups: Arc<Groups>,

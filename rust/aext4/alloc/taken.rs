@@ -6,7 +6,7 @@
 //! Runs of blocks, or inodes, in a tree of each shard of groups. They do not overlap. Their memory
 //! is there before they are: nothing is allocated under the shard's lock.
 
-use disk::gfp;
+use crate::memory;
 use kernel::prelude::*;
 use kernel::rbtree::{RBTree, RBTreeNode, RBTreeNodeReservation};
 use layout::bitmap::{self, BitRun};
@@ -40,13 +40,7 @@ pub(super) type Removed = RBTreeNode<u64, Taken>;
 
 /// Memory for a run. On a worker it waits for it.
 pub(super) async fn node() -> Result<Node> {
-    loop {
-        match Node::new(gfp()) {
-            Ok(node) => return Ok(node),
-            Err(_) if upcall::on_worker() => upcall::memory_freed().await,
-            Err(error) => return Err(error),
-        }
-    }
+    memory::tree_node().await
 }
 
 /// The first run that ends at `from` or behind: its first block, its last, and its kind.

@@ -58,6 +58,7 @@ pub mod replay;
 pub mod running;
 pub mod transaction;
 
+use crate::memory;
 use core::time::Duration;
 use disk::gfp;
 use kernel::alloc::KVVec;
@@ -390,13 +391,7 @@ async fn no_memory() {
 
 /// What the waiters of a transaction wait for.
 async fn latch() -> Result<Arc<Notify>> {
-    loop {
-        match Arc::new(Notify::new(), gfp()) {
-            Ok(latch) => return Ok(latch),
-            Err(_) if upcall::on_worker() => upcall::memory_freed().await,
-            Err(error) => return Err(error.into()),
-        }
-    }
+    memory::retry(|| Ok(Arc::new(Notify::new(), gfp())?)).await
 }
 
 /// Not in `start`, which is compiled into whatever module polls it: lockdep would have the locks'
