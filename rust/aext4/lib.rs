@@ -24,7 +24,7 @@
 //! | [`truncate`], [`delete`] | making files longer and shorter; deleting inodes |
 //! | [`freeze`] | stopping all changes for a while, or for ever |
 //! | [`read`], [`write`](mod@write) | contents |
-//! | [`allocate`] | space for contents that come later |
+//! | [`fallocate`] | space for contents that come later, holes, zeros, ranges taken out and put in |
 //! | [`pending`] | what was written, and is not in the map yet |
 //! | [`xattr`] | extended attributes and access control lists |
 //! | [`xattr_write`], [`xattr_value`] | changing them; values that have inodes of their own |
@@ -49,7 +49,6 @@
 #![deny(unsafe_code)]
 
 pub mod alloc;
-pub mod allocate;
 pub mod create;
 pub mod delete;
 pub mod dir;
@@ -57,6 +56,7 @@ mod dir_grow;
 mod dir_write;
 pub mod error;
 pub mod ext4;
+pub mod fallocate;
 pub mod freeze;
 pub mod inline_write;
 pub mod inode_info;
