@@ -4,7 +4,7 @@
 
 use crate::fs::{FileSystem, FileSystemType};
 use crate::inode::Inode;
-use crate::{pages, resize, write, writeback};
+use crate::{fallocate, pages, write, writeback};
 use core::marker::PhantomData;
 use kernel::ffi::{c_int, c_long, c_uint, c_ulong};
 use kernel::prelude::*;
@@ -111,7 +111,7 @@ impl<F: FileSystem> Ops<F> {
         fsync: Some(writeback::fsync::<F>),
         get_unmapped_area: Some(ub::thp_get_unmapped_area),
         splice_read: Some(ub::filemap_splice_read),
-        fallocate: Some(resize::fallocate::<F>),
+        fallocate: Some(fallocate::fallocate::<F>),
         splice_write: Some(ub::iter_file_splice_write),
         unlocked_ioctl: Some(ioctl::<F>),
         compat_ioctl: COMPAT_IOCTL,

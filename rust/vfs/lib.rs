@@ -21,7 +21,7 @@
 //! | [`file`](mod@file) | `read`, `lseek`, `ioctl`, direct reads |
 //! | [`write`](mod@write) | `write`, direct writes, shared mappings |
 //! | [`writeback`], [`ioends`] | from the page cache to the device, and what comes after; `fsync` |
-//! | [`resize`] | a file's size |
+//! | [`resize`], [`fallocate`] | a file's size, and its space |
 //! | [`pages`] | the page cache: readahead that only starts work, iomap |
 //! | [`permission`] | what credentials permit |
 //! | [`mount_ref`] | keeping a volume mounted from Rust |
@@ -50,6 +50,7 @@ mod attr;
 mod data;
 mod dir;
 mod export;
+mod fallocate;
 mod file;
 pub mod fs;
 mod inode;
