@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Direct reads, which nobody waits for if he asked not to.
+//!
+//! C header: [`include/linux/iomap.h`](srctree/include/linux/iomap.h).
+//!
+//! A read with `IOCB_NOWAIT` whose map is not in memory would fail with `EAGAIN`, and io_uring
+//! would hand it to a thread, which waits. Such a read is put off instead, if its caller can be
+//! told of the end: an upcall reads the map, and then a thread of a workqueue, which waits for
+//! nothing most often, sends the bios. The caller has its memory ready when the read is sent, as
+//! for any direct read: that thread uses the caller's address space meanwhile.
+//!
+//! # Concurrency
+//!
+//! A read that was put off keeps the caller's file open, since the caller keeps it until it is
+//! told; so the volume stays mounted, and the inode in memory. It takes the inode's lock in the
+//! thread that sends it, and never in the upcall. It finds the file as it is then: one that was
+//! cut meanwhile reads as cut.
+//!
+//! The caller is told when both the bios have ended and the thread is done with the file, in the
+//! context of whichever is later, an interrupt's too.
+//!
+//! # Cancellation
+//!
+//! If the upcall's future is dropped (without memory, or by `umount -f`) the read ends with
+//! `EAGAIN`: io_uring asks once more, from a thread that waits, and that gets the error.
+
+use crate::fs::FileSystem;
+use crate::inode::Inode;
+use crate::pages;
+use core::ptr::NonNull;
+use kernel::prelude::*;
+use upcall_bindings as ub;
+
+/// A read that was put off. Dropping it ends the read with `EAGAIN`.
+struct Postponed(NonNull<ub::upcall_dio>);
+
+// SAFETY: It is used by one thread at a time, and belongs to none.
+unsafe impl Send for Postponed {}
+
+impl Postponed {
+    /// Sends it, by a thread. Any context.
+    fn send(self) {
+        // SAFETY: It was not ended yet, and is not used again.
+        unsafe { ub::upcall_dio_send(self.0.as_ptr()) };
+        core::mem::forget(self);
+    }
+}
+
+impl Drop for Postponed {
+    fn drop(&mut self) {
+        // SAFETY: It was not ended yet, and is not used again.
+        unsafe { ub::upcall_dio_fail(self.0.as_ptr(), EAGAIN.to_errno()) };
+    }
+}
+
+/// Whether the map of the bytes from `pos` to `end` is in memory.
+fn is_cached<F: FileSystem>(inode: &Inode<'_, F>, pos: u64, end: u64) -> bool {
+    let mut at = pos;
+    while at < end {
+        match inode.volume().map_cached(inode.info(), at, end - at) {
+            Some(map) => at = F::map_end(&map),
+            None => return false,
+        }
+    }
+    true
+}
+
+/// Reads from a file past the page cache.
+///
+/// # Safety
+///
+/// `iocb` and `to` are a direct read of the file `inode`, as the VFS passes it.
+pub(crate) unsafe fn read<F: FileSystem>(
+    inode: &Inode<'_, F>,
+    iocb: *mut ub::kiocb,
+    to: *mut ub::iov_iter,
+) -> isize {
+    let again = EAGAIN.to_errno() as isize;
+    // SAFETY: By the function's contract.
+    unsafe {
+        let nowait = (*iocb).ki_flags & ub::UPCALL_IOCB_NOWAIT != 0;
+        if !nowait || (*iocb).ki_complete.is_none() {
+            return read_now(inode, iocb, to, nowait);
+        }
+        let pos = (*iocb).ki_pos as u64;
+        let len = ub::upcall_iov_iter_count(to) as u64;
+        let size = ub::upcall_i_size_read(inode.as_ptr()) as u64;
+        let end = size.min(pos.saturating_add(len));
+        // What fails half-way may not be put off. One block is in one part of the map.
+        let block = u64::from(inode.volume().info().block_size);
+        let mut try_now = len <= block || is_cached(inode, pos, end);
+        // The second time the map is there: it came between the first and the look.
+        for _ in 0..2 {
+            if !try_now {
+                break;
+            }
+            // A read that fails leaves the iterator anywhere.
+            let before = core::ptr::read(to);
+            let read = read_now(inode, iocb, to, nowait);
+            if read != again {
+                return read;
+            }
+            core::ptr::write(to, before);
+            try_now = is_cached(inode, pos, end);
+        }
+        if try_now {
+            // It is something else that it would have to wait for.
+            return again;
+        }
+        postpone(inode, iocb, to, pos..end).map_or(again, |()| -(ub::EIOCBQUEUED as isize))
+    }
+}
+
+/// # Safety
+///
+/// As for [`read`].
+unsafe fn read_now<F: FileSystem>(
+    inode: &Inode<'_, F>,
+    iocb: *mut ub::kiocb,
+    to: *mut ub::iov_iter,
+    nowait: bool,
+) -> isize {
+    // SAFETY: By the function's contract.
+    unsafe {
+        if !ub::upcall_inode_lock_shared(inode.as_ptr(), nowait) {
+            return EAGAIN.to_errno() as isize;
+        }
+        let read = ub::upcall_dio_read(iocb, to, pages::blocking::<F>());
+        ub::upcall_inode_unlock_shared(inode.as_ptr());
+        read
+    }
+}
+
+/// Puts a read off until the map of `range` is in memory. `None` if that cannot be; else the read
+/// is not the caller's any more.
+///
+/// # Safety
+///
+/// As for [`read`], and the caller waits to be told of the end.
+unsafe fn postpone<F: FileSystem>(
+    inode: &Inode<'_, F>,
+    iocb: *mut ub::kiocb,
+    to: *mut ub::iov_iter,
+    range: core::ops::Range<u64>,
+) -> Option<()> {
+    // SAFETY: By the function's contract.
+    let postponed = unsafe { ub::upcall_dio_take(iocb, to, pages::blocking::<F>()) };
+    let postponed = Postponed(NonNull::new(postponed)?);
+    let (volume, info) = (inode.volume().clone(), inode.info().clone());
+    let spawner = inode.volume().disk().spawner();
+    // Without memory the future, and with it the read, is dropped here.
+    let _ = spawner.spawn(async move {
+        let mut at = range.start;
+        while at < range.end {
+            match volume.map(&info, at, range.end - at).await {
+                Ok(map) => at = F::map_end(&map),
+                // Whoever sends the read meets the error, too.
+                Err(_) => break,
+            }
+        }
+        postponed.send();
+    });
+    Some(())
+}
