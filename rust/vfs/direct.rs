@@ -85,11 +85,11 @@ pub(crate) unsafe fn read<F: FileSystem>(
         }
         let pos = (*iocb).ki_pos as u64;
         let len = ub::upcall_iov_iter_count(to) as u64;
-        let size = ub::upcall_i_size_read(inode.as_ptr()) as u64;
-        let end = size.min(pos.saturating_add(len));
+        let end = || pos.saturating_add(len).min(ub::upcall_i_size_read(inode.as_ptr()) as u64);
         // What fails half-way may not be put off. One block is in one part of the map.
-        let block = u64::from(inode.volume().info().block_size);
-        let mut try_now = len <= block || is_cached(inode, pos, end);
+        let last = pos.saturating_add(len.saturating_sub(1));
+        let one_block = (pos ^ last) >> (*inode.as_ptr()).i_blkbits == 0;
+        let mut try_now = one_block || is_cached(inode, pos, end());
         // The second time the map is there: it came between the first and the look.
         for _ in 0..2 {
             if !try_now {
@@ -102,13 +102,13 @@ pub(crate) unsafe fn read<F: FileSystem>(
                 return read;
             }
             core::ptr::write(to, before);
-            try_now = is_cached(inode, pos, end);
+            try_now = is_cached(inode, pos, end());
         }
         if try_now {
             // It is something else that it would have to wait for.
             return again;
         }
-        postpone(inode, iocb, to, pos..end).map_or(again, |()| -(ub::EIOCBQUEUED as isize))
+        postpone(inode, iocb, to, pos..end()).map_or(again, |()| -(ub::EIOCBQUEUED as isize))
     }
 }
 
