@@ -103,8 +103,8 @@ static void upcall_dio_work(struct work_struct *work)
 }
 
 /*
- * Puts a read off, in the thread that asked for it.  From then on it is completed by what ends it
- * here.  NULL without memory, or if the pages that it reads to belong to nobody who waits for it.
+ * Puts a read off, in the thread that asked for it.  From then on it is completed by what is sent.
+ * NULL without memory, or if what it reads to may not be there any more when it is sent.
  */
 struct upcall_dio *upcall_dio_take(struct kiocb *iocb, const struct iov_iter *to,
 				   const struct iomap_ops *ops)
@@ -142,13 +142,4 @@ struct upcall_dio *upcall_dio_take(struct kiocb *iocb, const struct iov_iter *to
 void upcall_dio_send(struct upcall_dio *dio)
 {
 	queue_work(upcall_dio_queue, &dio->work);
-}
-
-/* Ends it unread.  Any context. */
-void upcall_dio_fail(struct upcall_dio *dio, int error)
-{
-	if (dio->mm)
-		mmput_async(dio->mm);
-	refcount_set(&dio->users, 1);
-	upcall_dio_complete(&dio->iocb, error);
 }

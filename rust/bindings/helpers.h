@@ -179,7 +179,6 @@ ssize_t upcall_dio_read(struct kiocb *iocb, struct iov_iter *to, const struct io
 struct upcall_dio *upcall_dio_take(struct kiocb *iocb, const struct iov_iter *to,
 				   const struct iomap_ops *ops);
 void upcall_dio_send(struct upcall_dio *dio);
-void upcall_dio_fail(struct upcall_dio *dio, int error);
 
 /* Files that are written */
 bool upcall_inode_lock(struct inode *inode, bool nowait);

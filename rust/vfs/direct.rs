@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Direct reads, which nobody waits for if he asked not to.
+//! Direct reads. Those that are asynchronous do not wait for metadata.
 //!
 //! C header: [`include/linux/iomap.h`](srctree/include/linux/iomap.h).
 //!
-//! A read with `IOCB_NOWAIT` whose map is not in memory would fail with `EAGAIN`, and io_uring
-//! would hand it to a thread, which waits. Such a read is put off instead, if its caller can be
-//! told of the end: an upcall reads the map, and then a thread of a workqueue, which waits for
-//! nothing most often, sends the bios. The caller has its memory ready when the read is sent, as
-//! for any direct read: that thread uses the caller's address space meanwhile.
+//! An asynchronous read whose map is not in memory would make AIO wait, and io_uring, which says
+//! `IOCB_NOWAIT`, would hand it to a thread that waits. Such a read is put off instead: an upcall
+//! reads the map, and then a thread of a workqueue sends the bios, which seldom waits. It uses the
+//! caller's address space meanwhile.
 //!
 //! # Concurrency
 //!
@@ -22,8 +21,8 @@
 //!
 //! # Cancellation
 //!
-//! If the upcall's future is dropped (without memory, or by `umount -f`) the read ends with
-//! `EAGAIN`: io_uring asks once more, from a thread that waits, and that gets the error.
+//! If the upcall's future is dropped (without memory, or by `umount -f`) the read is sent, and the
+//! thread that sends it waits for the map, or meets the error.
 
 use crate::fs::FileSystem;
 use crate::inode::Inode;
@@ -32,25 +31,16 @@ use core::ptr::NonNull;
 use kernel::prelude::*;
 use upcall_bindings as ub;
 
-/// A read that was put off. Dropping it ends the read with `EAGAIN`.
+/// A read that was put off. A thread sends it when this is dropped, in any context.
 struct Postponed(NonNull<ub::upcall_dio>);
 
 // SAFETY: It is used by one thread at a time, and belongs to none.
 unsafe impl Send for Postponed {}
 
-impl Postponed {
-    /// Sends it, by a thread. Any context.
-    fn send(self) {
-        // SAFETY: It was not ended yet, and is not used again.
-        unsafe { ub::upcall_dio_send(self.0.as_ptr()) };
-        core::mem::forget(self);
-    }
-}
-
 impl Drop for Postponed {
     fn drop(&mut self) {
-        // SAFETY: It was not ended yet, and is not used again.
-        unsafe { ub::upcall_dio_fail(self.0.as_ptr(), EAGAIN.to_errno()) };
+        // SAFETY: It was not sent yet, and is not used again.
+        unsafe { ub::upcall_dio_send(self.0.as_ptr()) };
     }
 }
 
@@ -80,12 +70,17 @@ pub(crate) unsafe fn read<F: FileSystem>(
     // SAFETY: By the function's contract.
     unsafe {
         let nowait = (*iocb).ki_flags & ub::UPCALL_IOCB_NOWAIT != 0;
-        if !nowait || (*iocb).ki_complete.is_none() {
+        if (*iocb).ki_complete.is_none() {
             return read_now(inode, iocb, to, nowait);
         }
+        let queued = -(ub::EIOCBQUEUED as isize);
         let pos = (*iocb).ki_pos as u64;
         let len = ub::upcall_iov_iter_count(to) as u64;
         let end = || pos.saturating_add(len).min(ub::upcall_i_size_read(inode.as_ptr()) as u64);
+        if !nowait {
+            let waits = is_cached(inode, pos, end()) || !postpone(inode, iocb, to, pos..end());
+            return if waits { read_now(inode, iocb, to, nowait) } else { queued };
+        }
         // What fails half-way may not be put off. One block is in one part of the map.
         let last = pos.saturating_add(len.saturating_sub(1));
         let one_block = (pos ^ last) >> (*inode.as_ptr()).i_blkbits == 0;
@@ -108,7 +103,10 @@ pub(crate) unsafe fn read<F: FileSystem>(
             // It is something else that it would have to wait for.
             return again;
         }
-        postpone(inode, iocb, to, pos..end()).map_or(again, |()| -(ub::EIOCBQUEUED as isize))
+        match postpone(inode, iocb, to, pos..end()) {
+            true => queued,
+            false => again,
+        }
     }
 }
 
@@ -132,8 +130,8 @@ unsafe fn read_now<F: FileSystem>(
     }
 }
 
-/// Puts a read off until the map of `range` is in memory. `None` if that cannot be; else the read
-/// is not the caller's any more.
+/// Puts a read off until the map of `range` is in memory. If that cannot be it returns `false`;
+/// else the read is not the caller's any more.
 ///
 /// # Safety
 ///
@@ -143,13 +141,15 @@ unsafe fn postpone<F: FileSystem>(
     iocb: *mut ub::kiocb,
     to: *mut ub::iov_iter,
     range: core::ops::Range<u64>,
-) -> Option<()> {
+) -> bool {
     // SAFETY: By the function's contract.
     let postponed = unsafe { ub::upcall_dio_take(iocb, to, pages::blocking::<F>()) };
-    let postponed = Postponed(NonNull::new(postponed)?);
+    let Some(postponed) = NonNull::new(postponed).map(Postponed) else {
+        return false;
+    };
     let (volume, info) = (inode.volume().clone(), inode.info().clone());
     let spawner = inode.volume().disk().spawner();
-    // Without memory the future, and with it the read, is dropped here.
+    // Without memory the future is dropped here, and the read sent.
     let _ = spawner.spawn(async move {
         let mut at = range.start;
         while at < range.end {
@@ -159,7 +159,7 @@ unsafe fn postpone<F: FileSystem>(
                 Err(_) => break,
             }
         }
-        postponed.send();
+        drop(postponed);
     });
-    Some(())
+    true
 }
