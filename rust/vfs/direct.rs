@@ -76,10 +76,17 @@ pub(crate) unsafe fn read<F: FileSystem>(
         let queued = -(ub::EIOCBQUEUED as isize);
         let pos = (*iocb).ki_pos as u64;
         let len = ub::upcall_iov_iter_count(to) as u64;
-        let end = || pos.saturating_add(len).min(ub::upcall_i_size_read(inode.as_ptr()) as u64);
+        let end = || {
+            pos.saturating_add(len)
+                .min(ub::upcall_i_size_read(inode.as_ptr()) as u64)
+        };
         if !nowait {
             let waits = is_cached(inode, pos, end()) || !postpone(inode, iocb, to, pos..end());
-            return if waits { read_now(inode, iocb, to, nowait) } else { queued };
+            return if waits {
+                read_now(inode, iocb, to, nowait)
+            } else {
+                queued
+            };
         }
         // What fails half-way may not be put off. One block is in one part of the map.
         let last = pos.saturating_add(len.saturating_sub(1));
