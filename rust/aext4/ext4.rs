@@ -299,7 +299,7 @@ impl fmt::Display for Unsupported<'_> {
 }
 
 /// Reads the superblock, where the options say it is. Tells whether it may have been written in
-/// part when the power went: its checksum is wrong, and the volume needs recovery.
+/// part when the power went: its checksum is wrong, and there is a journal that may have it.
 async fn read_super(disk: &Disk, options: &Options, silent: bool) -> Result<(SuperBlock, bool)> {
     let mut raw = [0; SUPER_SIZE];
     let Some(offset) = super_offset(options.sb()).filter(|pos| *pos < disk.size()) else {
@@ -323,7 +323,9 @@ async fn read_super(disk: &Disk, options: &Options, silent: bool) -> Result<(Sup
     let mut torn = None;
     if parsed.is_err_and(|error| error.kind == layout::Kind::Checksum) && !options.norecovery() {
         let sb = SuperBlock::parse_torn(&raw, options.sb(), CRC).ok();
-        torn = sb.filter(|sb| sb.needs_recovery() && sb.check_device(disk.size()).is_ok());
+        torn = sb.filter(|sb| {
+            sb.journal_ino.is_some() && !disk.is_read_only() && sb.check_device(disk.size()).is_ok()
+        });
     }
     if let Some(sb) = torn {
         disk.log(

@@ -77,6 +77,7 @@ pub mod remount;
 pub mod rename;
 pub mod set_attributes;
 pub mod super_plan;
+mod super_write;
 pub mod truncate;
 pub mod unlink;
 pub mod write;

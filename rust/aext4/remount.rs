@@ -6,26 +6,32 @@
 //!
 //! | after | there is |
 //! |---|---|
-//! | the journal's superblock says where the log begins | a volume that is clean, whose log is not looked at |
-//! | the volume's says that it needs recovery | a volume whose recovery finds nothing |
+//! | the log, which is empty, has a copy of the new superblock | a volume that is clean |
+//! | a part of the superblock | a wrong checksum: the mount takes the copy |
+//! | the superblock, which says that it needs recovery | a volume whose recovery finds nothing |
+//! | the journal's superblock says where the log begins | the same |
 //! | (changes, commits) | see [`journal`](crate::journal) |
 //! | the log is home, and its superblock says that it is empty | a volume whose recovery finds nothing |
-//! | the volume's does not say that it needs recovery any more | a volume that is clean |
+//! | the log has a copy of the new superblock | the same |
+//! | a part of the superblock | a wrong checksum: the mount takes the copy |
+//! | the superblock, which does not say that it needs recovery any more | a volume that is clean |
 //!
-//! Without a journal the superblock says that the volume is in use instead. e2fsck looks at it
-//! after a loss of power.
+//! The copy is that of [`doublewrite`](crate::journal::doublewrite). Without a journal there is
+//! none, and the superblock says that the volume is in use instead: e2fsck looks at it after a loss
+//! of power.
 
 use crate::alloc::{Groups, Kept};
 use crate::ext4::{kept_back, read_groups, Ext4};
-use crate::journal::{Committed, Journal, Log};
-use crate::recovery;
+use crate::journal::{doublewrite, Committed, Journal, Log};
+use crate::super_write::SuperWrite;
+use crate::{memory, recovery};
 use core::time::Duration;
 use disk::Level;
 use kernel::prelude::*;
 use kernel::sync::Arc;
 use layout::journal::JournalSuper;
 use layout::super_edit::SuperEdit;
-use layout::superblock::{super_offset, SUPER_KIB, SUPER_SIZE};
+use layout::superblock::{super_offset, SUPER_KIB};
 use layout::{Compat, Incompat, RoCompat, SuperBlock};
 use upcall::JoinHandle;
 
@@ -106,12 +112,22 @@ impl Ext4 {
             };
             log.head.update(&volume.cache, skip).await?;
         }
-        let has_log = log.is_some();
         let wide = geo.has_incompat(Incompat::B64);
         let checksums = geo.csum().metadata();
+        if let Some(log) = &mut log {
+            log.head
+                .update(&volume.cache, |sb, raw| {
+                    let (next, head) = (sb.sequence.wrapping_add(1), sb.next_block());
+                    sb.set_rules(raw, wide, checksums);
+                    sb.set_empty(raw, next, head);
+                })
+                .await?;
+        }
+        memory::pinned(|| volume.mark_in_use(log.as_ref()))
+            .await?
+            .await?;
         let journal = Journal::start(log, &volume.cache, wide, checksums).await?;
         journal.set_barrier(volume.flags().barrier());
-        volume.mark_in_use(has_log).await?;
         volume.refresh_super().await?;
         let spawner = volume.disk.spawner();
         let (this, engine, released) = (volume.clone(), journal.clone(), groups.clone());
@@ -196,7 +212,8 @@ impl Ext4 {
         let checkpoints = writing.checkpoints.await?;
         commits.and(checkpoints)?;
         journal.empty(&self.cache).await?;
-        self.mark_clean(journal.has_log(), &writing.groups).await
+        let clean = memory::pinned(|| self.mark_clean(journal, &writing.groups)).await?;
+        clean.await
     }
 
     /// Refuses volumes that cannot be written to, by name.
@@ -250,57 +267,63 @@ impl Ext4 {
     }
 
     /// Says on the disk that the volume is in use.
-    async fn mark_in_use(&self, has_log: bool) -> Result {
+    async fn mark_in_use(&self, log: Option<&Log>) -> Result {
         let now = disk::time::now();
-        self.edit_super(move |edit| {
-            edit.count_mount();
-            edit.set_mount_time(u64::try_from(now.secs).unwrap_or(0));
-            edit.set_write_time(u64::try_from(now.secs).unwrap_or(0));
-            if has_log {
-                let mut features = edit.features();
-                features.incompat = features.incompat.or(Incompat::RECOVER);
-                edit.set_features(features);
-            } else {
-                edit.set_state(edit.state() & !SuperBlock::STATE_CLEAN);
-            }
-        })
-        .await
+        let write = self
+            .prepare_super(|edit| {
+                edit.count_mount();
+                edit.set_mount_time(u64::try_from(now.secs).unwrap_or(0));
+                edit.set_write_time(u64::try_from(now.secs).unwrap_or(0));
+                if log.is_some() {
+                    let mut features = edit.features();
+                    features.incompat = features.incompat.or(Incompat::RECOVER);
+                    edit.set_features(features);
+                } else {
+                    edit.set_state(edit.state() & !SuperBlock::STATE_CLEAN);
+                }
+            })
+            .await?;
+        if let Some(log) = log.filter(|_| self.sb.geo.csum().metadata()) {
+            let (cache, barrier) = (&self.cache, self.flags().barrier());
+            let sb = &log.head.sb;
+            doublewrite::write(cache, &log.blocks, sb, barrier, write.block, &write.buf).await?;
+        }
+        write.write(&self.disk).await
     }
 
-    /// Says on the disk that the volume is not in use any more.
-    async fn mark_clean(&self, has_log: bool, groups: &Groups) -> Result {
+    /// Says on the disk that the volume is not in use any more. The log is empty.
+    async fn mark_clean(&self, journal: &Journal, groups: &Groups) -> Result {
         // What was found clean, and is without errors, is clean again.
         let clean = self.sb.state & SuperBlock::STATE_CLEAN;
         let now = disk::time::now();
         // The sums of the descriptors, which are home.
         let counters = groups.counters();
-        self.edit_super(move |edit| {
-            edit.set_write_time(u64::try_from(now.secs).unwrap_or(0));
-            edit.set_free_blocks(counters.free);
-            edit.set_free_inodes(u32::try_from(counters.free_inodes).unwrap_or(u32::MAX));
-            if has_log {
-                let mut features = edit.features();
-                features.incompat = features.incompat.without(Incompat::RECOVER);
-                edit.set_features(features);
-            } else {
-                edit.set_state(edit.state() | clean);
-            }
-        })
-        .await
-    }
-
-    /// Changes the superblock, and waits until it is on stable media.
-    async fn edit_super(&self, change: impl FnOnce(&mut SuperEdit<'_>) + Send + 'static) -> Result {
-        let csum = *self.sb.geo.csum();
-        let offset = super_offset(SUPER_KIB).ok_or(EINVAL)?;
-        self.disk
-            .edit_raw(offset, SUPER_SIZE, move |raw| {
-                if let Some(mut edit) = SuperEdit::new(raw) {
-                    change(&mut edit);
-                    edit.seal(&csum);
+        let write = self
+            .prepare_super(|edit| {
+                edit.set_write_time(u64::try_from(now.secs).unwrap_or(0));
+                edit.set_free_blocks(counters.free);
+                edit.set_free_inodes(u32::try_from(counters.free_inodes).unwrap_or(u32::MAX));
+                if journal.has_log() {
+                    let mut features = edit.features();
+                    features.incompat = features.incompat.without(Incompat::RECOVER);
+                    edit.set_features(features);
+                } else {
+                    edit.set_state(edit.state() | clean);
                 }
             })
-            .await
+            .await?;
+        if self.sb.geo.csum().metadata() {
+            journal
+                .doublewrite(&self.cache, write.block, &write.buf)
+                .await?;
+        }
+        write.write(&self.disk).await
+    }
+
+    /// The superblock, with a change.
+    async fn prepare_super(&self, change: impl FnOnce(&mut SuperEdit<'_>)) -> Result<SuperWrite> {
+        let place = super_offset(SUPER_KIB).ok_or(EINVAL)?;
+        SuperWrite::prepare(&self.disk, &self.cache, &self.sb.geo, place, change).await
     }
 
     fn commit_interval(&self) -> Duration {

@@ -13,6 +13,7 @@
 //! | [`running`] | what the changes since the last commit have in common |
 //! | [`commit`] | writing them to the log |
 //! | [`checkpoint`] | writing home what the log has, so that its space is free |
+//! | [`doublewrite`] | a copy of the superblock in an empty log, while it is written in place |
 //!
 //! # How a change becomes durable
 //!
@@ -53,6 +54,7 @@
 
 pub mod checkpoint;
 pub mod commit;
+pub mod doublewrite;
 pub mod log;
 pub mod replay;
 pub mod running;
@@ -148,10 +150,7 @@ impl Journal {
         {
             // Numbers are used once in the life of a volume.
             first = sb.sb.sequence.wrapping_add(1);
-            head = match sb.sb.head {
-                block if (sb.sb.first..sb.sb.end).contains(&block) => block,
-                _ => sb.sb.first,
-            };
+            head = sb.sb.next_block();
             sb.update(cache, |sb, raw| {
                 sb.set_rules(raw, wide, checksums);
                 sb.set_tail(raw, head, first);
@@ -360,6 +359,24 @@ impl Journal {
     pub async fn checkpoint_all(&self, cache: &disk::Cache) -> Result {
         while self.checkpoint(cache).await? {}
         self.check()
+    }
+
+    /// Writes a copy of a block to the log, which is [empty](Self::empty): see
+    /// [`doublewrite`](doublewrite::write).
+    pub(crate) async fn doublewrite(
+        &self,
+        cache: &disk::Cache,
+        block: u64,
+        buf: &disk::Buf,
+    ) -> Result {
+        let home = self.home.lock().await?;
+        match (&self.log, &*home) {
+            (Some(ring), Some(LogSuper { sb, .. })) => {
+                let barrier = self.barrier.load(Relaxed);
+                doublewrite::write(cache, &ring.blocks, sb, barrier, block, buf).await
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Writes home all that the log has, and says that it is empty. The loops are over.
