@@ -4,6 +4,7 @@
 
 use crate::delete::Leaving;
 use crate::error::{corrupted, refuse_mount};
+use crate::error_record::{ErrorLog, Recorder};
 use crate::freeze::Gate;
 use crate::inode_info::{InodeTable, Unused};
 use crate::options::{Flags, Options, Settled};
@@ -13,7 +14,7 @@ use crate::remount::Writing;
 use crate::xattr_write::SharedXattrs;
 use core::fmt;
 use core::ops::Range;
-use disk::{Buf, Cache, Disk, Level};
+use disk::{Buf, Cache, Disk, Level, Planned};
 use kernel::alloc::KVVec;
 use kernel::page::PAGE_SIZE;
 use kernel::prelude::*;
@@ -76,6 +77,12 @@ pub struct Ext4 {
     /// What there is while the volume is writable.
     #[pin]
     pub(crate) writing: SpinLock<Option<Writing>>,
+    /// What is known of errors.
+    #[pin]
+    pub(crate) errors: SpinLock<ErrorLog>,
+    pub(crate) recorder: Recorder,
+    /// Nothing is read or written any more.
+    pub(crate) shut_down: Atomic<bool>,
     /// What deletes inodes that were left.
     pub(crate) leaving: Leaving,
     /// What is passed by changes of which the VFS does not know.
@@ -130,6 +137,7 @@ impl Ext4 {
         let overhead = sb.overhead(counted, journal);
         let statfs = statfs(&sb, &groups, overhead);
         let unused = Unused::new()?;
+        let errors = ErrorLog::new(&sb);
         let volume = Arc::pin_init(
             pin_init!(Self {
                 disk,
@@ -143,6 +151,9 @@ impl Ext4 {
                 flags: Atomic::new(options.options.flags().0),
                 options <- new_spinlock!(options),
                 writing <- new_spinlock!(None),
+                errors <- new_spinlock!(errors),
+                recorder: Recorder::new(),
+                shut_down: Atomic::new(false),
                 leaving: Leaving::new(),
                 gate: Gate::new(),
                 frozen: Atomic::new(false),
@@ -160,36 +171,34 @@ impl Ext4 {
             volume.report(&format_args!("the root is not a directory in use"));
             return Err(corrupted());
         }
+        volume.log_errors();
         Ok(volume)
     }
 
     /// Metadata block `pblk`, which lies on the volume. Fails as [`Cache::read`] does.
     pub async fn block(&self, pblk: Pblk) -> Result<Buf> {
-        self.cache.read(pblk.0, pblk.0..pblk.0).await
+        self.block_ahead(pblk, pblk.0..pblk.0).await
     }
 
     /// As [`block`](Self::block). If the block has to be read, the blocks `ahead` are read with it.
     pub async fn block_ahead(&self, pblk: Pblk, ahead: Range<u64>) -> Result<Buf> {
-        self.cache.read(pblk.0, ahead).await
+        let read = self.cache.read(pblk.0, ahead).await;
+        read.inspect_err(|error| self.report_unread(pblk.0, *error))
     }
 
-    /// Logs a line, at most ten in five seconds, and does what `errors=` says: with `panic` it stops
-    /// the machine, with `remount-ro` nothing is written any more. Process context.
-    pub fn report(&self, what: &dyn core::fmt::Display) {
-        self.disk.log_limited(Level::Error, format_args!("{what}"));
-        match self.on_error() {
-            OnError::Panic => self.disk.panic(),
-            OnError::ReadOnly => {
-                let aborted = self.journal().is_some_and(|journal| journal.abort(EIO));
-                if aborted {
-                    self.disk.log(
-                        Level::Error,
-                        format_args!("errors=remount-ro: nothing is written any more"),
-                    );
-                }
-            }
-            OnError::Continue => {}
+    /// Plans to change metadata block `block`. Fails as [`Cache::plan`] does.
+    pub(crate) async fn plan_edit(&self, block: u64) -> Result<Planned> {
+        let planned = self.cache.plan(block).await;
+        planned.inspect_err(|error| self.report_unread(block, *error))
+    }
+
+    /// Fails with `EIO` if the volume was shut down, and with `EROFS` if nothing is written to it any
+    /// more since an error was found.
+    pub fn check_alive(&self) -> Result {
+        if self.is_shut_down() {
+            return Err(EIO);
         }
+        self.journal().map_or(Ok(()), |journal| journal.check())
     }
 
     /// Whether one of `len` blocks from `pblk` on holds metadata of fixed place, which no file's map
@@ -241,14 +250,20 @@ impl Ext4 {
         Flags(self.flags.load(Relaxed))
     }
 
-    fn on_error(&self) -> OnError {
+    /// What is done when an error is found.
+    pub(crate) fn on_error(&self) -> OnError {
         let options = self.options.lock();
         options.options.on_error().unwrap_or(self.sb.on_error)
     }
 
     /// Writes the options that differ from the default.
     pub fn show_options(&self, out: &mut dyn fmt::Write) -> fmt::Result {
-        self.options.lock().show(&self.sb, out)
+        self.options.lock().show(&self.sb, out)?;
+        match self.check_alive() {
+            Err(EIO) => out.write_str(",shutdown"),
+            Err(_) => out.write_str(",emergency_ro"),
+            Ok(()) => Ok(()),
+        }
     }
 
     /// Space and inodes, used and free.

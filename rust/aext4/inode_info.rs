@@ -26,7 +26,7 @@ use crate::map::ExtentCache;
 use crate::memory;
 use crate::pending::Pending;
 use core::ops::Deref;
-use disk::{gfp, Attached, Buf};
+use disk::{gfp, Attached, Buf, Level};
 use kernel::prelude::*;
 use kernel::rbtree::{RBTree, RBTreeNode};
 use kernel::sync::{new_spinlock, Arc, SpinLock};
@@ -536,7 +536,11 @@ impl Ext4 {
             return Err(ENOKEY);
         }
         if info.flags().has(InodeFlags::VERITY) {
-            self.report(&format_args!("inode {}: verity is not supported", info.ino));
+            let ino = info.ino;
+            self.disk.log_limited(
+                Level::Error,
+                format_args!("inode {ino}: verity is not supported"),
+            );
             return Err(EOPNOTSUPP);
         }
         Ok(())

@@ -56,6 +56,7 @@ pub mod dir;
 mod dir_grow;
 mod dir_write;
 pub mod error;
+pub mod error_record;
 pub mod ext4;
 pub mod freeze;
 pub mod inline_write;

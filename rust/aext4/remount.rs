@@ -55,8 +55,9 @@ pub struct Writing {
     /// What commits, and what writes home.
     commits: JoinHandle<Result>,
     checkpoints: JoinHandle<Result>,
-    /// What deletes inodes that were left.
+    /// What deletes inodes that were left, and what records errors.
     deletions: Option<JoinHandle<Result>>,
+    recorder: Option<JoinHandle<Result>>,
 }
 
 impl Ext4 {
@@ -139,12 +140,14 @@ impl Ext4 {
                 }
             };
             let result = engine.commit_loop(&this.cache, interval, ended).await;
-            this.journal_ended("commit", result)
+            this.journal_ended(&engine, "commit", result);
+            result
         })?;
         let (this, engine) = (volume.clone(), journal.clone());
         let checkpoints = spawner.spawn(async move {
             let result = engine.checkpoint_loop(&this.cache).await;
-            this.journal_ended("checkpoint", result)
+            this.journal_ended(&engine, "checkpoint", result);
+            result
         });
         let checkpoints = match checkpoints {
             Ok(checkpoints) => checkpoints,
@@ -154,23 +157,18 @@ impl Ext4 {
                 return Err(error);
             }
         };
-        let this = volume.clone();
-        volume.leaving.start();
-        let deletions = match spawner.spawn(async move { this.delete_loop().await }) {
-            Ok(deletions) => deletions,
-            Err(error) => {
-                journal.stop();
-                let _ = (commits.await, checkpoints.await);
-                return Err(error);
-            }
-        };
         *volume.writing.lock() = Some(Writing {
-            journal,
+            journal: journal.clone(),
             groups,
             commits,
             checkpoints,
-            deletions: Some(deletions),
+            deletions: None,
+            recorder: None,
         });
+        if let Err(error) = Self::start_tasks(volume, &journal) {
+            let _ = volume.make_read_only().await;
+            return Err(error);
+        }
         let cleaned = match disk::pinned(|| volume.clean_orphans()) {
             Ok(clean) => clean.await,
             Err(error) => Err(error),
@@ -180,6 +178,24 @@ impl Ext4 {
             let _ = volume.make_read_only().await;
         }
         cleaned
+    }
+
+    /// Starts what changes the volume by itself.
+    fn start_tasks(volume: &Arc<Self>, journal: &Arc<Journal>) -> Result {
+        let spawner = volume.disk.spawner();
+        let this = volume.clone();
+        volume.leaving.start();
+        let deletions = spawner.spawn(async move { this.delete_loop().await })?;
+        if let Some(writing) = &mut *volume.writing.lock() {
+            writing.deletions = Some(deletions);
+        }
+        let (this, journal) = (volume.clone(), journal.clone());
+        volume.recorder.start();
+        let recorder = spawner.spawn(async move { this.record_loop(&journal).await })?;
+        if let Some(writing) = &mut *volume.writing.lock() {
+            writing.recorder = Some(recorder);
+        }
+        Ok(())
     }
 
     /// Makes the volume read-only: what was changed is committed and written home, the log is
@@ -192,16 +208,18 @@ impl Ext4 {
     ///
     /// Not to be dropped.
     pub async fn make_read_only(&self) -> Result {
-        // What was left is deleted while that is possible.
-        let deletions = {
-            let mut writing = self.writing.lock();
-            (*writing)
-                .as_mut()
-                .and_then(|writing| writing.deletions.take())
+        // What was left is deleted, and errors are recorded, while that is possible.
+        let (deletions, recorder) = match &mut *self.writing.lock() {
+            Some(writing) => (writing.deletions.take(), writing.recorder.take()),
+            None => (None, None),
         };
         if let Some(deletions) = deletions {
             self.leaving.stop();
             deletions.await??;
+        }
+        if let Some(recorder) = recorder {
+            self.recorder.stop();
+            recorder.await??;
         }
         let Some(writing) = self.writing.lock().take() else {
             return Ok(());
@@ -210,8 +228,19 @@ impl Ext4 {
         journal.stop();
         let commits = writing.commits.await?;
         let checkpoints = writing.checkpoints.await?;
-        commits.and(checkpoints)?;
-        journal.empty(&self.cache).await?;
+        let mut ended = commits.and(checkpoints);
+        if ended.is_ok() {
+            ended = journal.empty(&self.cache).await;
+            if let Err(error) = ended {
+                journal.abort(error);
+                self.journal_ended(journal, "checkpoint", ended);
+            }
+        }
+        if ended.is_err() {
+            let record = memory::pinned(|| self.record_errors(journal)).await?;
+            record.await;
+            return ended;
+        }
         let clean = memory::pinned(|| self.mark_clean(journal, &writing.groups)).await?;
         clean.await
     }
@@ -321,26 +350,15 @@ impl Ext4 {
     }
 
     /// The superblock, with a change.
-    async fn prepare_super(&self, change: impl FnOnce(&mut SuperEdit<'_>)) -> Result<SuperWrite> {
+    pub(crate) async fn prepare_super(
+        &self,
+        change: impl FnOnce(&mut SuperEdit<'_>),
+    ) -> Result<SuperWrite> {
         let place = super_offset(SUPER_KIB).ok_or(EINVAL)?;
         SuperWrite::prepare(&self.disk, &self.cache, &self.sb.geo, place, change).await
     }
 
     fn commit_interval(&self) -> Duration {
         Duration::from_secs(self.options().commit_interval().into())
-    }
-
-    /// One of the loops is over: with an error nothing is written any more.
-    fn journal_ended(&self, what: &str, result: Result) -> Result {
-        if let Err(error) = result {
-            self.disk.log(
-                Level::Error,
-                format_args!(
-                    "error {} in a {what}: nothing is written any more",
-                    error.to_errno()
-                ),
-            );
-        }
-        result
     }
 }

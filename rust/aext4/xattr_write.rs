@@ -438,7 +438,7 @@ impl Ext4 {
         };
         Ok(match (pblk, bytes) {
             (Some(pblk), Some(bytes)) if sharers == 1 => {
-                BlockChange::Edit(pblk, self.cache.plan(pblk.0).await?, bytes)
+                BlockChange::Edit(pblk, self.plan_edit(pblk.0).await?, bytes)
             }
             (pblk, bytes) => {
                 let fresh = match bytes {
@@ -472,7 +472,7 @@ impl Ext4 {
     /// Plans to leave the block at `pblk`, which so many share.
     async fn plan_leave(&self, writable: &Writable, pblk: Pblk, sharers: u32) -> Result<Left> {
         if sharers > 1 {
-            return Ok(Left::Shared(pblk, self.cache.plan(pblk.0).await?));
+            return Ok(Left::Shared(pblk, self.plan_edit(pblk.0).await?));
         }
         let free = writable.allocator(self).plan_free(pblk, 1).await?;
         Ok(Left::Free(pblk, free))

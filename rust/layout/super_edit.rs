@@ -299,6 +299,11 @@ impl<'a> SuperEdit<'a> {
         self.set_state(self.state() | SuperBlock::STATE_ERROR);
     }
 
+    /// Counts `more` errors of which nothing else is recorded.
+    pub fn count_errors(&mut self, more: u32) {
+        self.put32(ERROR_COUNT, self.get32(ERROR_COUNT).saturating_add(more));
+    }
+
     fn put_error(&mut self, at: &ErrorAt, error: &ErrorRecord<'_>) {
         // A time of 0 would count as none.
         self.put_time(at.time, error.time.max(1));

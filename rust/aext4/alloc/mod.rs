@@ -71,6 +71,9 @@ pub trait Watch: Send + Sync {
 
     /// Says that the volume is damaged.
     fn report(&self, what: &dyn fmt::Display);
+
+    /// Says that a block of metadata cannot be read; other errors are no news.
+    fn report_unread(&self, block: u64, error: Error);
 }
 
 /// Who allocates: what it needs of the volume.
@@ -118,9 +121,9 @@ impl<'a> Allocator<'a> {
         let state = self.groups.state(group).ok_or(EINVAL)?;
         let bitmap = match state.has(uninit) {
             true => self.plan_unread(block).await?,
-            false => self.cache.plan(block.0).await?,
+            false => self.plan_read(block).await?,
         };
-        let desc = self.cache.plan(desc.0).await?;
+        let desc = self.plan_read(desc).await?;
         let plans = Plans { bitmap, desc };
         let unread = plans.bitmap.buf().filter(|buf| !buf.is_verified());
         if let Some(buf) = unread.filter(|_| !state.has(uninit)) {
@@ -137,6 +140,11 @@ impl<'a> Allocator<'a> {
             }
         }
         Ok(plans)
+    }
+
+    async fn plan_read(&self, block: Pblk) -> Result<Planned> {
+        let planned = self.cache.plan(block.0).await;
+        planned.inspect_err(|error| self.watch.report_unread(block.0, *error))
     }
 
     /// Plans to change a block whose bytes on the disk do not count. It may be that somebody has

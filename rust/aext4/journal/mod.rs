@@ -195,11 +195,32 @@ impl Journal {
         first
     }
 
-    /// Fails with `EROFS` if the journal was aborted.
+    /// Fails with `EROFS` if the journal was aborted, and with `EIO` if that was a shutdown.
     pub fn check(&self) -> Result {
+        match self.aborted() {
+            None => Ok(()),
+            Some(ESHUTDOWN) => Err(EIO),
+            Some(_) => Err(EROFS),
+        }
+    }
+
+    /// Why the journal was aborted, if it was.
+    pub fn aborted(&self) -> Option<Error> {
         match self.aborted.load(Acquire) {
-            0 => Ok(()),
-            _ => Err(EROFS),
+            0 => None,
+            errno => Some(Error::from_errno(errno)),
+        }
+    }
+
+    /// Says in the log's superblock why the journal was aborted, for the next mount.
+    ///
+    /// Fails with the errors of the block layer.
+    pub(crate) async fn record_errno(&self, cache: &disk::Cache, why: Error) -> Result {
+        let errno = u32::from_ne_bytes(why.to_errno().to_ne_bytes());
+        let mut home = self.home.lock().await?;
+        match &mut *home {
+            Some(sb) => sb.update(cache, |sb, raw| sb.set_errno(raw, errno)).await,
+            None => Ok(()),
         }
     }
 
@@ -283,7 +304,7 @@ impl Journal {
 
     /// Commits whenever somebody waits, or `interval` after the first change; `ended` is told of
     /// each commit. Returns when [`stop`](Self::stop) was called; with the error for which it has
-    /// aborted the journal; or with `EROFS` if somebody else did.
+    /// aborted the journal; or as [`check`](Self::check) if somebody else did.
     ///
     /// # Cancellation
     ///
