@@ -3,14 +3,17 @@
 //! A mounted volume: superblock, groups, and what is reported about it.
 
 use crate::delete::Leaving;
+use crate::discard::Discarder;
 use crate::error::{corrupted, refuse_mount};
 use crate::error_record::{ErrorLog, Recorder};
 use crate::freeze::Gate;
 use crate::inode_info::{InodeTable, Unused};
+use crate::journal::Freed;
 use crate::options::{Flags, Options, Settled};
 use crate::orphan::OrphanList;
 use crate::recovery;
 use crate::remount::Writing;
+use crate::super_plan::SuperPlan;
 use crate::xattr_write::SharedXattrs;
 use core::fmt;
 use core::ops::Range;
@@ -25,6 +28,9 @@ use layout::group::Zone;
 use layout::superblock::{super_offset, OnError, SUPER_SIZE};
 use layout::{CrcFns, Geometry, Group, GroupDesc, Ino, Pblk, SuperBlock};
 use upcall::{join_all, Mutex};
+
+/// How long a label is, at most, in bytes.
+pub const LABEL_SIZE: usize = 16;
 
 /// How many blocks of an inode table are read at once, at most.
 const ITABLE_READAHEAD_MAX: u64 = 256;
@@ -83,6 +89,13 @@ pub struct Ext4 {
     pub(crate) recorder: Recorder,
     /// Nothing is read or written any more.
     pub(crate) shut_down: Atomic<bool>,
+    /// What the device is to forget.
+    #[pin]
+    pub(crate) released: SpinLock<KVVec<Freed>>,
+    pub(crate) discarder: Discarder,
+    /// The label as it is now.
+    #[pin]
+    label: SpinLock<[u8; LABEL_SIZE]>,
     /// What deletes inodes that were left.
     pub(crate) leaving: Leaving,
     /// What is passed by changes of which the VFS does not know.
@@ -138,6 +151,10 @@ impl Ext4 {
         let statfs = statfs(&sb, &groups, overhead);
         let unused = Unused::new()?;
         let errors = ErrorLog::new(&sb);
+        let mut label = [0; LABEL_SIZE];
+        for (to, from) in label.iter_mut().zip(sb.label()) {
+            *to = *from;
+        }
         let volume = Arc::pin_init(
             pin_init!(Self {
                 disk,
@@ -154,6 +171,9 @@ impl Ext4 {
                 errors <- new_spinlock!(errors),
                 recorder: Recorder::new(),
                 shut_down: Atomic::new(false),
+                released <- new_spinlock!(KVVec::new()),
+                discarder: Discarder::new(),
+                label <- new_spinlock!(label),
                 leaving: Leaving::new(),
                 gate: Gate::new(),
                 frozen: Atomic::new(false),
@@ -248,6 +268,41 @@ impl Ext4 {
     /// The options that are on or off.
     pub fn flags(&self) -> Flags {
         Flags(self.flags.load(Relaxed))
+    }
+
+    /// The device cannot discard.
+    pub(crate) fn end_discard(&self) {
+        let mut options = self.options.lock();
+        options.options.end_discard();
+        self.flags.store(options.options.flags().0, Relaxed);
+    }
+
+    /// The label, with zeros behind it.
+    pub fn label(&self) -> [u8; LABEL_SIZE] {
+        *self.label.lock()
+    }
+
+    /// Changes the label: its first 16 bytes count. It is durable when this returns.
+    ///
+    /// Fails with `EROFS`, and with the errors of the journal and of the block layer.
+    ///
+    /// # Cancellation
+    ///
+    /// It is the old one or the new one.
+    pub async fn set_label(&self, label: &[u8]) -> Result {
+        let writable = self.writable()?;
+        let plan = self.plan_super().await?;
+        let mut new = [0; LABEL_SIZE];
+        for (to, from) in new.iter_mut().zip(label) {
+            *to = *from;
+        }
+        {
+            let journal = &writable.journal;
+            let mut tx = journal.begin(&self.cache, SuperPlan::CREDITS).await?;
+            plan.apply(self, &mut tx, |edit| edit.set_label(&new));
+            *self.label.lock() = new;
+        }
+        self.sync().await
     }
 
     /// What is done when an error is found.

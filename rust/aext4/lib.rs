@@ -55,6 +55,7 @@ pub mod delete;
 pub mod dir;
 mod dir_grow;
 mod dir_write;
+mod discard;
 pub mod error;
 pub mod error_record;
 pub mod ext4;

@@ -58,6 +58,8 @@ pub struct Writing {
     /// What deletes inodes that were left, and what records errors.
     deletions: Option<JoinHandle<Result>>,
     recorder: Option<JoinHandle<Result>>,
+    /// What tells the device which blocks are free again.
+    discards: Option<JoinHandle<Result>>,
 }
 
 impl Ext4 {
@@ -138,6 +140,7 @@ impl Ext4 {
                 for freed in &end.freed {
                     released.release(freed);
                 }
+                this.note_released(&end.freed);
             };
             let result = engine.commit_loop(&this.cache, interval, ended).await;
             this.journal_ended(&engine, "commit", result);
@@ -164,6 +167,7 @@ impl Ext4 {
             checkpoints,
             deletions: None,
             recorder: None,
+            discards: None,
         });
         if let Err(error) = Self::start_tasks(volume, &journal) {
             let _ = volume.make_read_only().await;
@@ -188,6 +192,12 @@ impl Ext4 {
         let deletions = spawner.spawn(async move { this.delete_loop().await })?;
         if let Some(writing) = &mut *volume.writing.lock() {
             writing.deletions = Some(deletions);
+        }
+        let this = volume.clone();
+        volume.discarder.start();
+        let discards = spawner.spawn(async move { this.discard_loop().await })?;
+        if let Some(writing) = &mut *volume.writing.lock() {
+            writing.discards = Some(discards);
         }
         let (this, journal) = (volume.clone(), journal.clone());
         volume.recorder.start();
@@ -228,6 +238,10 @@ impl Ext4 {
         journal.stop();
         let commits = writing.commits.await?;
         let checkpoints = writing.checkpoints.await?;
+        if let Some(discards) = writing.discards {
+            self.discarder.stop();
+            discards.await??;
+        }
         let mut ended = commits.and(checkpoints);
         if ended.is_ok() {
             ended = journal.empty(&self.cache).await;
@@ -276,6 +290,13 @@ impl Ext4 {
                 format_args!("a volume that is mounted by a backup superblock is not written to"),
             );
             return Err(EROFS);
+        }
+        if self.options().journals_data() {
+            self.disk.log(
+                Level::Error,
+                format_args!("data=journal is not supported: use data=ordered"),
+            );
+            return Err(EINVAL);
         }
         if self.sb.needs_recovery() {
             self.disk.log(

@@ -19,6 +19,7 @@
 //! | [`listing`] | directory entries on their way to who lists a directory |
 //! | [`data`] | [`DataOperations`]: what it provides for files that are written |
 //! | [`file`](mod@file) | `read`, `lseek`, `ioctl`, direct reads |
+//! | [`admin`] | `ioctl`s of who administers a volume |
 //! | [`write`](mod@write) | `write`, direct writes, shared mappings |
 //! | [`writeback`], [`ioends`] | from the page cache to the device, and what comes after; `fsync` |
 //! | [`resize`] | a file's size |
@@ -46,6 +47,7 @@ macro_rules! present {
 }
 
 mod acl;
+mod admin;
 mod attr;
 mod data;
 mod dir;

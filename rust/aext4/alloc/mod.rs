@@ -10,6 +10,7 @@
 //! | [`space`] | what is promised before it is chosen, and what is kept back |
 //! | [`goal`] | where a file's next block should be |
 //! | [`blocks`], [`free`] | taking and freeing blocks |
+//! | [`trim`] | telling the device which blocks are free |
 //! | [`inodes`], `orlov` | taking and freeing inodes, and in which group |
 //!
 //! # How something is taken
@@ -42,6 +43,7 @@ pub mod inodes;
 mod orlov;
 pub mod space;
 mod taken;
+pub mod trim;
 
 pub use blocks::Loan;
 pub use free::FreePlan;
@@ -203,9 +205,13 @@ impl<'a> Allocator<'a> {
         corrupted()
     }
 
-    /// Waits for the commit that releases blocks, if there are such. Returns whether it is worth
-    /// another try.
+    /// Waits for the commit that releases blocks, if there are such, and for those that the device
+    /// is forgetting. Returns whether it is worth another try.
     async fn released(&self, round: u32) -> Result<bool> {
+        if self.groups.trimming.try_lock().is_err() {
+            drop(self.groups.trimming.lock().await);
+            return Ok(true);
+        }
         let held = || self.groups.counters().held;
         let before = held();
         let Some(journal) = self.journal.filter(|_| before > 0 && round < COMMITS_MAX) else {
