@@ -11,7 +11,7 @@
 
 use crate::ext4::Ext4;
 use kernel::prelude::*;
-use kernel::sync::atomic::{Full, Release};
+use kernel::sync::atomic::{Acquire, Full, Release};
 use upcall::{Permit, Semaphore};
 
 /// What a freeze takes.
@@ -63,11 +63,17 @@ impl Ext4 {
         }
     }
 
-    /// Nothing is written any more, as if the power were off: changes fail, and who waits for one
-    /// to become durable does, too. Process context.
+    /// Nothing is read or written any more, as if the power were off: who waits for a change to
+    /// become durable fails. Process context.
     pub fn shut_down(&self) {
+        self.shut_down.store(true, Release);
         if let Some(journal) = self.journal() {
             journal.abort(ESHUTDOWN);
         }
+    }
+
+    /// Whether the volume was shut down.
+    pub fn is_shut_down(&self) -> bool {
+        self.shut_down.load(Acquire)
     }
 }

@@ -26,7 +26,7 @@ use crate::map::ExtentCache;
 use crate::memory;
 use crate::pending::Pending;
 use core::ops::Deref;
-use disk::{gfp, Attached, Buf};
+use disk::{gfp, Attached, Buf, Level};
 use kernel::prelude::*;
 use kernel::rbtree::{RBTree, RBTreeNode};
 use kernel::sync::{new_spinlock, Arc, SpinLock};
@@ -78,6 +78,8 @@ pub struct InodeInfo {
     map_seq: Atomic<u32>,
     /// How often blocks were taken out of its map.
     unmaps: Atomic<u32>,
+    /// It was emptied, so that what replaces its contents goes to the disk when it is closed.
+    flush_on_close: Atomic<bool>,
     /// Its VFS inode, if it has one.
     pub attached: Attached,
     /// References but the table's.
@@ -113,6 +115,7 @@ fn new_inode_info(
             pending <- new_spinlock!(Pending::new()),
             map_seq: Atomic::new(0),
             unmaps: Atomic::new(0),
+            flush_on_close: Atomic::new(false),
             attached: Attached::new(),
             users: Atomic::new(1),
             unused,
@@ -130,6 +133,16 @@ impl InodeInfo {
     /// What `look` says of the inode as it is now. It is called under a spinlock.
     pub fn look<R>(&self, look: impl FnOnce(&Inode) -> R) -> R {
         look(&self.inode.lock().1)
+    }
+
+    /// It was emptied, and something may replace its contents.
+    pub(crate) fn set_flush_on_close(&self) {
+        self.flush_on_close.store(true, Release);
+    }
+
+    /// Whether it was emptied since this was asked last.
+    pub fn take_flush_on_close(&self) -> bool {
+        self.flush_on_close.xchg(false, Full)
     }
 
     /// The size in bytes.
@@ -536,7 +549,11 @@ impl Ext4 {
             return Err(ENOKEY);
         }
         if info.flags().has(InodeFlags::VERITY) {
-            self.report(&format_args!("inode {}: verity is not supported", info.ino));
+            let ino = info.ino;
+            self.disk.log_limited(
+                Level::Error,
+                format_args!("inode {ino}: verity is not supported"),
+            );
             return Err(EOPNOTSUPP);
         }
         Ok(())

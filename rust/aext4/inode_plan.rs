@@ -47,6 +47,10 @@ impl Watch for Ext4 {
     fn report(&self, what: &dyn fmt::Display) {
         Ext4::report(self, what);
     }
+
+    fn report_unread(&self, block: u64, error: Error) {
+        Ext4::report_unread(self, block, error);
+    }
 }
 
 /// An inode that is in memory to be changed.
@@ -60,7 +64,8 @@ pub struct InodePlan {
 }
 
 impl Ext4 {
-    /// What changes the volume. Fails with `EROFS` if it is not writable.
+    /// What changes the volume. Fails with `EROFS` if it is not writable, and with `EIO` if it was
+    /// shut down.
     pub fn writable(&self) -> Result<Writable> {
         let writing = self.writing.lock();
         let writing = writing.as_ref().ok_or(EROFS)?;
@@ -78,7 +83,7 @@ impl Ext4 {
     /// The inode stays as it is.
     pub async fn plan_inode(&self, info: &InodeInfo) -> Result<InodePlan> {
         let (block, offset) = info.place;
-        let planned = self.cache.plan(block).await?;
+        let planned = self.plan_edit(block).await?;
         Ok(InodePlan { planned, offset })
     }
 
@@ -107,12 +112,10 @@ impl Ext4 {
     }
 
     async fn sync_to(&self, journal: &Journal, tid: Option<u32>) -> Result {
+        journal.check()?;
         let flushed = match tid {
             Some(tid) => journal.sync_device(tid).await?,
-            None => {
-                journal.check().map_err(|_| EIO)?;
-                !self.flags().barrier()
-            }
+            None => !self.flags().barrier(),
         };
         if flushed {
             return Ok(());

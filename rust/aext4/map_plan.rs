@@ -541,7 +541,7 @@ impl<'a> MapPlan<'a> {
             let place = self.path.get(level).copied().ok_or(EINVAL)?;
             let node = self.nodes.get_mut(place).ok_or(EINVAL)?;
             if let (None, Some(old)) = (&node.new, &node.old) {
-                let planned = self.volume.cache.plan(node.block).await?;
+                let planned = self.volume.plan_edit(node.block).await?;
                 let draft = self.volume.cache.draft_of(old).await?;
                 node.new = Some((planned, draft));
                 self.credits = self.credits.and(Credits::blocks(1));

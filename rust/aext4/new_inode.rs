@@ -127,7 +127,7 @@ impl Ext4 {
         let loan = allocator.loan_inode(dir.ino, hint).await?;
         let ino = loan.ino();
         let (block, offset) = loan.place().ok_or(EIO)?;
-        let table = self.cache.plan(block.0).await?;
+        let table = self.plan_edit(block.0).await?;
         let place = (block.0, offset);
         let own = match contents {
             Contents::Empty => None,

@@ -47,6 +47,9 @@ impl Ext4 {
             return Err(EINVAL);
         }
         let _guard = info.rwsem.write().await.map_err(|_| ESHUTDOWN)?;
+        if size == 0 && self.flags().auto_da_alloc() {
+            info.set_flush_on_close();
+        }
         // Seldom, and large.
         memory::pinned(|| self.truncate_locked(info, size))
             .await?

@@ -97,7 +97,7 @@ impl Ext4 {
         sharers: u32,
     ) -> Result<Left> {
         if sharers > 1 {
-            return Ok(Left::Shared(pblk, self.cache.plan(pblk.0).await?));
+            return Ok(Left::Shared(pblk, self.plan_edit(pblk.0).await?));
         }
         let free = writable.allocator(self).plan_free(pblk, 1).await?;
         Ok(Left::Free(pblk, free))

@@ -139,7 +139,7 @@ impl Ext4 {
         let mut bytes = vec_with_capacity(spawner, value.len()).await?;
         bytes.extend_from_slice(value, gfp())?;
         let (block, offset) = inode.place().ok_or(EIO)?;
-        let table = self.cache.plan(block.0).await?;
+        let table = self.plan_edit(block.0).await?;
         kept(NewHolder {
             inode,
             table,

@@ -365,7 +365,7 @@ impl Ext4 {
         };
         Ok(match (pblk, bytes) {
             (Some(pblk), Some(bytes)) if sharers == 1 => {
-                BlockChange::Edit(pblk, self.cache.plan(pblk.0).await?, bytes)
+                BlockChange::Edit(pblk, self.plan_edit(pblk.0).await?, bytes)
             }
             (pblk, bytes) => {
                 let fresh = match bytes {

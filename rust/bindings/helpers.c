@@ -431,6 +431,14 @@ bool upcall_bdev_read_only(struct block_device *bdev)
 	return bdev_read_only(bdev);
 }
 
+/* What a discard should be a multiple of, in bytes; 0 if the device knows none. */
+unsigned int upcall_discard_granularity(struct block_device *bdev)
+{
+	if (!bdev_max_discard_sectors(bdev))
+		return 0;
+	return max(bdev_discard_granularity(bdev), 1U);
+}
+
 /*
  * Changes bytes of the device in its own cache, where programs read and write them too, and writes
  * them to stable media.

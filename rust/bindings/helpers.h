@@ -97,6 +97,7 @@ struct file *upcall_open_bdev(const char *path, bool write);
 struct block_device *upcall_file_bdev(struct file *file);
 u64 upcall_bdev_size(struct block_device *bdev);
 bool upcall_bdev_read_only(struct block_device *bdev);
+unsigned int upcall_discard_granularity(struct block_device *bdev);
 int upcall_edit_buffer(struct block_device *bdev, u64 pos,
 		       void (*change)(void *arg, u8 *bytes), void *arg);
 unsigned int upcall_dma_alignment(struct block_device *bdev);

@@ -31,6 +31,11 @@ pub trait DirOperations: FileSystemType {
         false
     }
 
+    /// Whether a file's contents go to the disk before it replaces another one by a rename.
+    fn flush_on_replace(&self) -> bool {
+        false
+    }
+
     /// Makes a file, a directory, a device, a pipe or a socket, by the mode.
     ///
     /// Fails with `EEXIST`, `ENOSPC`, `EMLINK`, `ENAMETOOLONG`, `EROFS`.

@@ -20,6 +20,7 @@
 //! | [`data`] | [`DataOperations`]: what it provides for files that are written |
 //! | [`file`](mod@file) | `read`, `lseek`, `ioctl` |
 //! | [`direct`] | direct reads, which do not wait for metadata |
+//! | [`admin`] | `ioctl`s of who administers a volume |
 //! | [`write`](mod@write) | `write`, direct writes, shared mappings |
 //! | [`writeback`], [`ioends`] | from the page cache to the device, and what comes after; `fsync` |
 //! | [`resize`], [`fallocate`] | a file's size, and its space |
@@ -47,6 +48,7 @@ macro_rules! present {
 }
 
 mod acl;
+mod admin;
 mod attr;
 mod data;
 mod dir;

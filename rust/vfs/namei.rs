@@ -566,6 +566,11 @@ pub(crate) unsafe extern "C" fn rename<F: FileSystem>(
                 exchange: flags & ub::RENAME_EXCHANGE != 0,
                 whiteout: whiteout.as_ref().map(|fresh| &fresh.new),
             };
+            if target.is_some() && !rename.exchange && from.volume().flush_on_replace() {
+                // After a loss of power the name leads to the old contents or to the new ones. An
+                // error is for who syncs the file.
+                ub::filemap_write_and_wait_range((*(*old).d_inode).i_mapping, 0, i64::MAX);
+            }
             block_on(pinned(|| from.volume().rename(rename))?)??;
             for inode in [Some(&from), Some(&to), Some(&source), target.as_ref()] {
                 inode.map(refresh);

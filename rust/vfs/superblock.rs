@@ -73,8 +73,24 @@ pub trait SuperOperations: FileSystemType {
     /// Space and inodes, used and free.
     fn statfs(&self) -> StatFs;
 
-    /// The volume's label, at most 255 bytes without zeros.
-    fn label(&self) -> &[u8];
+    /// Whether [`shut_down`](Self::shut_down) was called.
+    fn is_shut_down(&self) -> bool {
+        false
+    }
+
+    /// The volume's label, with zeros behind it.
+    fn label(&self) -> [u8; 16];
+
+    /// Changes the label.
+    fn set_label(&self, _label: &[u8]) -> impl Future<Output = Result> {
+        async { Err(ENOTTY) }
+    }
+
+    /// Lets the device forget the free bytes among `len` from `start` on, in runs of at least `min`.
+    /// Returns how many these were.
+    fn trim(&self, _start: u64, _len: u64, _min: u64) -> impl Future<Output = Result<u64>> {
+        async { Err(ENOTTY) }
+    }
 
     /// How many objects (inodes, blocks) are kept in memory. Does not sleep.
     fn nr_cached_objects(&self) -> usize;

@@ -86,6 +86,10 @@ impl DirOperations for Mounted {
         self.flags().group_of_dir()
     }
 
+    fn flush_on_replace(&self) -> bool {
+        self.flags().auto_da_alloc()
+    }
+
     async fn create(&self, dir: &InodeRef, name: &[u8], new: &vfs::NewInode) -> Result<InodeRef> {
         let prepared = Prepared::new(self, new).await?;
         let xattrs = prepared.xattrs()?;

@@ -110,8 +110,20 @@ impl SuperOperations for Mounted {
         convert::statfs(self)
     }
 
-    fn label(&self) -> &[u8] {
-        self.sb.label()
+    fn is_shut_down(&self) -> bool {
+        self.0.is_shut_down()
+    }
+
+    fn label(&self) -> [u8; 16] {
+        self.0.label()
+    }
+
+    async fn set_label(&self, label: &[u8]) -> Result {
+        self.0.set_label(label).await
+    }
+
+    async fn trim(&self, start: u64, len: u64, min: u64) -> Result<u64> {
+        self.0.trim(start, len, min).await
     }
 
     fn nr_cached_objects(&self) -> usize {
@@ -155,7 +167,14 @@ impl InodeOperations for Mounted {
 #[vtable]
 impl FileOperations for Mounted {
     fn may_open(&self, info: &InodeRef) -> Result {
+        if self.0.is_shut_down() {
+            return Err(EIO);
+        }
         self.check_readable(info)
+    }
+
+    fn flush_on_close(&self, info: &InodeRef) -> bool {
+        info.take_flush_on_close()
     }
 }
 

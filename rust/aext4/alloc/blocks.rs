@@ -373,6 +373,23 @@ pub(super) fn passable(error: Error) -> Result<Error> {
 }
 
 impl Loan {
+    /// A run that was taken, by its group's lock.
+    pub(super) fn new(
+        groups: Arc<Groups>,
+        group: Group,
+        start: Pblk,
+        len: u32,
+        plans: Plans,
+    ) -> Self {
+        Self {
+            groups,
+            group,
+            start,
+            len,
+            plans: Some(plans),
+        }
+    }
+
     /// The first block.
     pub fn start(&self) -> Pblk {
         self.start
