@@ -25,6 +25,7 @@
 //! | [`freeze`] | stopping all changes for a while, or for ever |
 //! | [`read`], [`write`](mod@write) | contents |
 //! | [`allocate`] | space for contents that come later |
+//! | [`unattached`] | changing the contents of files that no program has, by tasks |
 //! | [`pending`] | what was written, and is not in the map yet |
 //! | [`xattr`] | extended attributes and access control lists |
 //! | [`xattr_write`], [`xattr_value`] | changing them; values that have inodes of their own |
@@ -78,6 +79,7 @@ pub mod rename;
 pub mod set_attributes;
 pub mod super_plan;
 pub mod truncate;
+pub mod unattached;
 pub mod unlink;
 pub mod write;
 pub mod xattr;
@@ -86,7 +88,7 @@ pub mod xattr_write;
 
 pub use dir::DirContext;
 pub use ext4::{Ext4, StatFs};
-pub use inode_info::{InodeInfo, InodeRef};
+pub use inode_info::{Handle, InodeInfo, InodeRef};
 pub use map::{Mapping, MappingKind};
 pub use new_inode::NewInode;
 pub use options::Options;

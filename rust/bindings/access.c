@@ -106,29 +106,33 @@ bool upcall_has_pages(const struct inode *inode)
 }
 
 /*
- * Copies len bytes of a file from pos on, if they lie in one folio that is up to date.  The caller
- * keeps the inode's memory.  Does not sleep.
+ * Copies len bytes of a file from pos on, if they lie in one folio that is up to date.  Says whether
+ * the cache has nothing of them, so that they are on the device.  The caller keeps the inode's memory.
+ * Does not sleep.
  */
-bool upcall_copy_cached(struct inode *inode, u64 pos, void *to, size_t len)
+enum upcall_cached upcall_copy_cached(struct inode *inode, u64 pos, void *to, size_t len)
 {
 	struct address_space *mapping = &inode->i_data;
+	enum upcall_cached found = UPCALL_CACHED_IN_PART;
 	struct folio *folio;
 	size_t offset;
-	bool copied = false;
 
 	if (!upcall_has_pages(inode))
-		return false;
+		return UPCALL_NOT_CACHED;
 	folio = filemap_get_folio(mapping, pos >> PAGE_SHIFT);
 	if (IS_ERR(folio))
-		return false;
+		return UPCALL_NOT_CACHED;
 	offset = offset_in_folio(folio, pos);
 	/* Up to date as a whole, with the barrier that belongs to it. */
 	if (folio_test_uptodate(folio) && len <= folio_size(folio) - offset) {
 		memcpy_from_folio(to, folio, offset, len);
-		copied = true;
+		found = UPCALL_COPIED;
+	} else if (!folio_test_dirty(folio) && !folio_test_writeback(folio)) {
+		/* What it has is what the device has, or will be read from there. */
+		found = UPCALL_NOT_CACHED;
 	}
 	folio_put(folio);
-	return copied;
+	return found;
 }
 
 const struct path *upcall_file_path(const struct file *file)

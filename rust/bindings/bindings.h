@@ -20,6 +20,7 @@
 #include <linux/fs_parser.h>
 #include <linux/huge_mm.h>
 #include <linux/iomap.h>
+#include <linux/mount.h>
 #include <linux/namei.h>
 #include <linux/pagemap.h>
 #include <linux/posix_acl.h>
@@ -62,4 +63,6 @@ const u32 RUST_CONST_HELPER_UPCALL_FS_IOC32_GETVERSION = FS_IOC32_GETVERSION;
 const u32 RUST_CONST_HELPER_UPCALL_EXT4_IOC_GETFSUUID = EXT4_IOC_GETFSUUID;
 const u32 RUST_CONST_HELPER_UPCALL_FS_IOC_GETFSLABEL = FS_IOC_GETFSLABEL;
 const u32 RUST_CONST_HELPER_UPCALL_LOOKUP_FOLLOW = LOOKUP_FOLLOW;
+const u32 RUST_CONST_HELPER_LOOKUP_REVAL = LOOKUP_REVAL;
+const u32 RUST_CONST_HELPER_LOOKUP_RCU = LOOKUP_RCU;
 const u32 RUST_CONST_HELPER_UPCALL_LOOKUP_DIRECTORY = LOOKUP_DIRECTORY;

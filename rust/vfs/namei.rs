@@ -149,8 +149,13 @@ impl Fresh {
         if unsafe { ub::upcall_insert_inode(self.inode.as_ptr(), ino.into()) } != 0 {
             return Ok(Made::Found(get(sb, ino)?));
         }
-        // SAFETY: The inode is new and locked.
-        unsafe { attach(sb, self.inode.as_non_null(), info) };
+        // SAFETY: The inode is new and locked, and goes if it cannot be filled.
+        unsafe {
+            if let Err(error) = attach(sb, self.inode.as_non_null(), info) {
+                ub::iget_failed(self.inode.into_raw());
+                return Err(error);
+            }
+        }
         Ok(Made::New(self.inode))
     }
 }
@@ -268,6 +273,15 @@ unsafe fn name<'a>(dentry: *mut ub::dentry) -> (*const ub::qstr, &'a [u8]) {
     }
 }
 
+/// What the VFS is told when a name is there that its dentry says is not: somebody made it past the
+/// VFS, which comes again and looks it up.
+fn unexpected(error: Error) -> Error {
+    match error {
+        EEXIST => ESTALE,
+        error => error,
+    }
+}
+
 /// Makes a new inode with the name `dentry`: a link to `target`, if there is one.
 ///
 /// # Safety
@@ -289,9 +303,10 @@ unsafe fn make<F: FileSystem>(
         let fresh = Fresh::prepare(idmap, &dir, qstr, mode, device)?;
         let new = &fresh.new;
         let info = match target {
-            Some(target) => block_on(pinned(|| volume.symlink(dir.info(), name, target, new))?)??,
-            None => block_on(pinned(|| volume.create(dir.info(), name, new))?)??,
+            Some(target) => block_on(pinned(|| volume.symlink(dir.info(), name, target, new))?)?,
+            None => block_on(pinned(|| volume.create(dir.info(), name, new))?)?,
         };
+        let info = info.map_err(unexpected)?;
         refresh(&dir);
         let made = fresh.publish(dir.superblock(), info).inspect_err(|_| {
             // The file is there, and this dentry says that it is not.
@@ -470,7 +485,7 @@ pub(crate) unsafe extern "C" fn link<F: FileSystem>(
         unsafe {
             let (dir, inode) = (Inode::<F>::new(dir), Inode::<F>::new((*old).d_inode));
             let (volume, name) = (dir.volume(), name(dentry).1);
-            block_on(pinned(|| volume.link(dir.info(), name, inode.info()))?)??;
+            block_on(pinned(|| volume.link(dir.info(), name, inode.info()))?)?.map_err(unexpected)?;
             refresh(&dir);
             refresh(&inode);
             ub::ihold(inode.as_ptr());
@@ -566,7 +581,7 @@ pub(crate) unsafe extern "C" fn rename<F: FileSystem>(
                 exchange: flags & ub::RENAME_EXCHANGE != 0,
                 whiteout: whiteout.as_ref().map(|fresh| &fresh.new),
             };
-            block_on(pinned(|| from.volume().rename(rename))?)??;
+            block_on(pinned(|| from.volume().rename(rename))?)?.map_err(unexpected)?;
             for inode in [Some(&from), Some(&to), Some(&source), target.as_ref()] {
                 inode.map(refresh);
             }
