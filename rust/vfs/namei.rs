@@ -55,6 +55,36 @@ pub struct NewInode {
     pub xattrs: KVec<NewXattr>,
 }
 
+impl NewInode {
+    /// Of root's, with nothing but this mode: type and permissions.
+    pub fn with_mode(mode: u16) -> Self {
+        Self {
+            mode,
+            uid: 0,
+            gid: 0,
+            device: (0, 0),
+            acl: None,
+            default_acl: None,
+            xattrs: KVec::new(),
+        }
+    }
+
+    /// A file of root's with these permissions.
+    pub fn file(permissions: u16) -> Self {
+        Self::with_mode(S_IFREG | permissions)
+    }
+
+    /// A directory of root's with these permissions.
+    pub fn directory(permissions: u16) -> Self {
+        Self::with_mode(S_IFDIR | permissions)
+    }
+
+    /// The same of somebody's.
+    pub fn owned_by(self, uid: u32, gid: u32) -> Self {
+        Self { uid, gid, ..self }
+    }
+}
+
 /// An extended attribute of a new inode.
 pub struct NewXattr {
     /// What its name begins with.
@@ -104,15 +134,8 @@ impl Fresh {
         mode: u16,
         device: (u32, u32),
     ) -> Result<Self> {
-        let mut new = NewInode {
-            mode,
-            uid: 0,
-            gid: 0,
-            device,
-            acl: None,
-            default_acl: None,
-            xattrs: KVec::new(),
-        };
+        let mut new = NewInode::with_mode(mode);
+        new.device = device;
         let grpid = dir.volume().group_of_dir();
         // SAFETY: By the function's contract. The VFS inode is ours.
         unsafe {
