@@ -85,7 +85,12 @@ impl Ext4 {
         let Some(journal) = self.journal() else {
             return Ok(());
         };
-        let permits = self.gate.permits.acquire(ALL).await.map_err(|_| ESHUTDOWN)?;
+        let permits = self
+            .gate
+            .permits
+            .acquire(ALL)
+            .await
+            .map_err(|_| ESHUTDOWN)?;
         self.sync().await?;
         journal.checkpoint_all(&self.cache).await?;
         self.frozen.store(true, Release);

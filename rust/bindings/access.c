@@ -100,6 +100,21 @@ bool upcall_cred_capable(const struct cred *cred, int cap)
 	return able;
 }
 
+bool upcall_cred_in_group(const struct cred *cred, u32 gid)
+{
+	const struct cred *old = override_creds(cred);
+	bool member = in_group_p(make_kgid(&init_user_ns, gid));
+
+	revert_creds(old);
+	return member;
+}
+
+void upcall_cred_owners(const struct cred *cred, u32 *uid, u32 *gid)
+{
+	*uid = from_kuid(&init_user_ns, cred->fsuid);
+	*gid = from_kgid(&init_user_ns, cred->fsgid);
+}
+
 bool upcall_has_pages(const struct inode *inode)
 {
 	return READ_ONCE(inode->i_data.nrpages) != 0;

@@ -106,14 +106,14 @@ struct vfsmount *upcall_held_mount(const struct upcall_held_path *held)
  * An inode as an open file, with the rights of the kernel.  Takes over a reference on the inode, also
  * if it fails.  May sleep.
  */
-struct file *upcall_open_inode(struct vfsmount *mnt, struct inode *inode, bool write)
+struct file *upcall_open_inode(struct vfsmount *mnt, struct inode *inode, int flags)
 {
 	struct path path = { .mnt = mnt, .dentry = d_obtain_alias(inode) };
 	struct file *file;
 
 	if (IS_ERR(path.dentry))
 		return ERR_CAST(path.dentry);
-	file = dentry_open(&path, (write ? O_RDWR : O_RDONLY) | O_LARGEFILE, current_cred());
+	file = dentry_open(&path, flags | O_LARGEFILE, current_cred());
 	dput(path.dentry);
 	return file;
 }
@@ -122,14 +122,6 @@ struct file *upcall_open_inode(struct vfsmount *mnt, struct inode *inode, bool w
 void upcall_close_inode(struct file *file)
 {
 	__fput_sync(file);
-}
-
-/* Writes at *pos, or at the end if append.  Returns how many bytes; *pos is behind them. */
-ssize_t upcall_file_write(struct file *file, const void *bytes, size_t len, loff_t *pos, bool append)
-{
-	if (append)
-		file->f_flags |= O_APPEND;
-	return kernel_write(file, bytes, len, pos);
 }
 
 int upcall_file_truncate(struct file *file, loff_t size)

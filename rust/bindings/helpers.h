@@ -260,9 +260,8 @@ bool upcall_has_dirty(const struct inode *inode);
 void upcall_prune(struct inode *inode);
 struct upcall_held_path;
 struct vfsmount *upcall_held_mount(const struct upcall_held_path *held);
-struct file *upcall_open_inode(struct vfsmount *mnt, struct inode *inode, bool write);
+struct file *upcall_open_inode(struct vfsmount *mnt, struct inode *inode, int flags);
 void upcall_close_inode(struct file *file);
-ssize_t upcall_file_write(struct file *file, const void *bytes, size_t len, loff_t *pos, bool append);
 int upcall_file_truncate(struct file *file, loff_t size);
 void upcall_write_inodes(struct super_block *sb);
 
@@ -277,6 +276,8 @@ bool upcall_permitted(const struct cred *cred, u32 uid, u32 gid, u16 mode,
 		      const struct upcall_acl_entry *acl, unsigned int count, unsigned int want);
 void upcall_acl_get(const struct posix_acl *acl, unsigned int i, struct upcall_acl_entry *to);
 bool upcall_cred_capable(const struct cred *cred, int cap);
+bool upcall_cred_in_group(const struct cred *cred, u32 gid);
+void upcall_cred_owners(const struct cred *cred, u32 *uid, u32 *gid);
 bool upcall_has_pages(const struct inode *inode);
 enum upcall_cached { UPCALL_NOT_CACHED, UPCALL_COPIED, UPCALL_CACHED_IN_PART };
 enum upcall_cached upcall_copy_cached(struct inode *inode, u64 pos, void *to, size_t len);

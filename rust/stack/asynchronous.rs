@@ -361,7 +361,9 @@ pub trait AsyncStackable: Layer<Kind = Asynchronous> + Send + Sync {
         block: &mut Block,
     ) -> impl Future<Output = Result<usize>> + Send {
         async move {
-            let (_, count) = self.write_bytes(ino, Some(offset), block.as_slice()).await?;
+            let (_, count) = self
+                .write_bytes(ino, Some(offset), block.as_slice())
+                .await?;
             Ok(count)
         }
     }
@@ -379,7 +381,9 @@ pub trait AsyncStackable: Layer<Kind = Asynchronous> + Send + Sync {
             let want = blocks.check_range(&range)?;
             let mut bytes = KVVec::with_capacity(want, gfp())?;
             for n in 0..want.div_ceil(Block::SIZE) {
-                let page = blocks.page(n).get(..(want - n * Block::SIZE).min(Block::SIZE));
+                let page = blocks
+                    .page(n)
+                    .get(..(want - n * Block::SIZE).min(Block::SIZE));
                 bytes.extend_from_slice(page.ok_or(EINVAL)?, gfp())?;
             }
             let (_, count) = self.write_bytes(ino, Some(range.start), &bytes).await?;

@@ -267,12 +267,7 @@ impl<S: Stackable + ?Sized> AsyncStackable for Direct<'_, S> {
         self.0.change(change)
     }
 
-    async fn write_bytes(
-        &self,
-        ino: Ino,
-        pos: Option<u64>,
-        bytes: &[u8],
-    ) -> Result<(u64, usize)> {
+    async fn write_bytes(&self, ino: Ino, pos: Option<u64>, bytes: &[u8]) -> Result<(u64, usize)> {
         self.0.write_bytes(ino, pos, bytes)
     }
 

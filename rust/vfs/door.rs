@@ -54,18 +54,28 @@ fn grab<F: FileSystem>(info: &F::Inode) -> Option<InodeRef> {
     NonNull::new(inode).map(|inode| unsafe { InodeRef::from_raw(inode) })
 }
 
+/// For what a file is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OpenFor {
+    /// To be read.
+    Reading,
+    /// To be changed.
+    Writing,
+    /// To be written to at its end.
+    Appending,
+}
+
 /// A file of the VFS, open for as long as a closure runs.
 pub struct OpenFile(NonNull<ub::file>);
 
 impl OpenFile {
-    /// Writes at byte `pos`, or at the end. Returns where, and how many bytes. May sleep.
-    pub fn write(&self, pos: Option<u64>, bytes: &[u8]) -> Result<(u64, usize)> {
-        let mut at = i64::try_from(pos.unwrap_or(0)).map_err(|_| EFBIG)?;
+    /// Writes at byte `pos`, or wherever the end is of a file that was opened for appending. Returns
+    /// where, and how many bytes. May sleep.
+    pub fn write(&self, pos: u64, bytes: &[u8]) -> Result<(u64, usize)> {
+        let mut at = i64::try_from(pos).map_err(|_| EFBIG)?;
         let (file, from) = (self.0.as_ptr(), bytes.as_ptr().cast());
         // SAFETY: The file is open for writing, and the bytes are as many as it says.
-        let count = unsafe {
-            ub::upcall_file_write(file, from, bytes.len(), &mut at, pos.is_none())
-        };
+        let count = unsafe { ub::kernel_write(file, from, bytes.len(), &mut at) };
         to_result(count.min(0) as c_int)?;
         Ok((at as u64 - count as u64, count as usize))
     }
@@ -98,7 +108,11 @@ impl OpenFile {
     pub fn allocate(&self, pos: u64, len: u64, keep_size: bool) -> Result {
         let narrow = |n| i64::try_from(n).map_err(|_| EFBIG);
         let (pos, len) = (narrow(pos)?, narrow(len)?);
-        let mode = if keep_size { ub::FALLOC_FL_KEEP_SIZE } else { 0 };
+        let mode = if keep_size {
+            ub::FALLOC_FL_KEEP_SIZE
+        } else {
+            0
+        };
         // SAFETY: The file is open for writing.
         to_result(unsafe { ub::vfs_fallocate(self.0.as_ptr(), mode as c_int, pos, len) })
     }
@@ -147,13 +161,19 @@ impl<F: FileSystem> MountRef<F> {
     pub async fn with_file<T: Send + 'static>(
         this: &Arc<Self>,
         ino: u32,
-        write: bool,
+        how: OpenFor,
         work: impl FnOnce(&OpenFile) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let job = Self::blocking(this, move |this| {
             let inode = get(&this.superblock(), ino)?;
+            let flags = match how {
+                OpenFor::Reading => ub::O_RDONLY,
+                OpenFor::Writing => ub::O_RDWR,
+                OpenFor::Appending => ub::O_RDWR | ub::O_APPEND,
+            };
+            let raw = inode.into_raw();
             // SAFETY: The mount is held, and the reference on the inode goes along.
-            let file = unsafe { ub::upcall_open_inode(this.vfsmount(), inode.into_raw(), write) };
+            let file = unsafe { ub::upcall_open_inode(this.vfsmount(), raw, flags as c_int) };
             let file = OpenFile(NonNull::new(from_err_ptr(file)?).ok_or(EIO)?);
             work(&file)
         });

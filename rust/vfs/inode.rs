@@ -134,7 +134,10 @@ pub(crate) unsafe extern "C" fn evict<F: FileSystem>(inode: *mut ub::inode) {
         ub::upcall_users_wait(&raw mut (*this).reading);
         // By the file system's count: the VFS's may not know yet of a change that did not come by it.
         let volume = SuperBlock::<F>::new((*inode).i_sb).volume();
-        let deleted = (*this).info.as_ref().is_some_and(|info| volume.attr(info).nlink == 0);
+        let deleted = (*this)
+            .info
+            .as_ref()
+            .is_some_and(|info| volume.attr(info).nlink == 0);
         let left = match &(*this).info {
             Some(info) if F::HAS_EVICT && deleted => {
                 if volume.fast_link(info).is_some() {

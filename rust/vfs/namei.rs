@@ -508,7 +508,8 @@ pub(crate) unsafe extern "C" fn link<F: FileSystem>(
         unsafe {
             let (dir, inode) = (Inode::<F>::new(dir), Inode::<F>::new((*old).d_inode));
             let (volume, name) = (dir.volume(), name(dentry).1);
-            block_on(pinned(|| volume.link(dir.info(), name, inode.info()))?)?.map_err(unexpected)?;
+            block_on(pinned(|| volume.link(dir.info(), name, inode.info()))?)?
+                .map_err(unexpected)?;
             refresh(&dir);
             refresh(&inode);
             ub::ihold(inode.as_ptr());

@@ -23,14 +23,14 @@
 use crate::change::{into_block, into_blocks};
 use crate::convert;
 use crate::vfs_ops::Mounted;
-use aext4::{Ext4, InodeRef};
 use aext4::Mapping;
+use aext4::{Ext4, InodeRef};
 use core::ops::Range;
 use disk::gfp;
 use kernel::fs::File;
 use kernel::prelude::*;
-use layout::Ino as Number;
 use kernel::sync::Arc;
+use layout::Ino as Number;
 use stack::{AsyncStackable, Asynchronous, Change, Layer, OpenInode, Sync as Durable};
 use upcall::{Block, Blocks};
 use vfs::{
@@ -246,12 +246,7 @@ impl AsyncStackable for Volume {
         disk::pinned(|| self.make_change(change.clone()))?.await
     }
 
-    async fn write_bytes(
-        &self,
-        ino: Ino,
-        pos: Option<u64>,
-        bytes: &[u8],
-    ) -> Result<(u64, usize)> {
+    async fn write_bytes(&self, ino: Ino, pos: Option<u64>, bytes: &[u8]) -> Result<(u64, usize)> {
         disk::pinned(|| self.put_bytes(ino, pos, bytes))?.await
     }
 

@@ -33,7 +33,7 @@ use kernel::alloc::KVVec;
 use kernel::prelude::*;
 use stack::{Change, Ino, OpenInode, RenameFlags, Sync as Durable};
 use upcall::{Block, Blocks, Permit};
-use vfs::door::{names_changed, refresh_attached};
+use vfs::door::{names_changed, refresh_attached, OpenFor};
 use vfs::{AclEntry, MountRef, NewInode, SetAttr, Time, XattrFlags, XattrNamespace};
 
 /// The bits of a mode that access control lists have, too.
@@ -74,7 +74,11 @@ impl Volume {
         self.0.begin_change().await
     }
 
-    fn about<'a>(&'a self, dirs: [Option<&'a InodeRef>; 2], inode: Option<&'a InodeRef>) -> About<'a> {
+    fn about<'a>(
+        &'a self,
+        dirs: [Option<&'a InodeRef>; 2],
+        inode: Option<&'a InodeRef>,
+    ) -> About<'a> {
         About {
             volume: &self.0,
             dirs,
@@ -357,7 +361,10 @@ impl Volume {
             Err(EBUSY) => {}
             done => return done.map(|()| ino),
         }
-        MountRef::with_file(&self.0, ino.0, true, move |file| file.truncate(size)).await?;
+        MountRef::with_file(&self.0, ino.0, OpenFor::Writing, move |file| {
+            file.truncate(size)
+        })
+        .await?;
         Ok(ino)
     }
 
@@ -369,7 +376,7 @@ impl Volume {
             done => return done.map(|()| ino),
         }
         let (pos, len) = (range.start, range.end.saturating_sub(range.start));
-        MountRef::with_file(&self.0, ino.0, true, move |file| {
+        MountRef::with_file(&self.0, ino.0, OpenFor::Writing, move |file| {
             file.allocate(pos, len, keep_size)
         })
         .await?;
@@ -397,14 +404,21 @@ impl Volume {
         }
         let mut copy: KVVec<u8> = vec_with_capacity(self.0.disk.spawner(), bytes.len()).await?;
         copy.extend_from_slice(bytes, gfp())?;
-        MountRef::with_file(&self.0, ino.0, true, move |file| file.write(pos, &copy)).await
+        let how = match pos {
+            Some(_) => OpenFor::Writing,
+            None => OpenFor::Appending,
+        };
+        MountRef::with_file(&self.0, ino.0, how, move |file| {
+            file.write(pos.unwrap_or(0), &copy)
+        })
+        .await
     }
 
     /// Reads by the VFS what the page cache has in part.
     pub(crate) async fn read_by_vfs(&self, ino: Ino, pos: u64, len: usize) -> Result<KVVec<u8>> {
         let mut bytes: KVVec<u8> = vec_with_capacity(self.0.disk.spawner(), len).await?;
         bytes.resize(len, 0, gfp())?;
-        MountRef::with_file(&self.0, ino.0, false, move |file| {
+        MountRef::with_file(&self.0, ino.0, OpenFor::Reading, move |file| {
             let count = file.read(pos, &mut bytes)?;
             bytes.truncate(count);
             Ok(bytes)

@@ -139,11 +139,7 @@ impl InodeOperations for Mounted {
         self.0.sync_inode(info).await
     }
 
-    async fn while_unchanged(
-        &self,
-        info: &InodeRef,
-        attach: &mut (dyn FnMut() + Send),
-    ) -> Result {
+    async fn while_unchanged(&self, info: &InodeRef, attach: &mut (dyn FnMut() + Send)) -> Result {
         let _lock = info.rwsem.read().await.map_err(|_| ESHUTDOWN)?;
         attach();
         Ok(())
