@@ -82,6 +82,8 @@ pub struct InodeInfo {
     flush_on_close: Atomic<bool>,
     /// Its VFS inode, if it has one.
     pub attached: Attached,
+    /// Handles of the Rust API, which keep it usable when it has no links any more.
+    handles: Atomic<usize>,
     /// References but the table's.
     users: Atomic<usize>,
     /// How many inodes of the table have no users.
@@ -117,6 +119,7 @@ fn new_inode_info(
             unmaps: Atomic::new(0),
             flush_on_close: Atomic::new(false),
             attached: Attached::new(),
+            handles: Atomic::new(0),
             users: Atomic::new(1),
             unused,
         }),
@@ -178,6 +181,11 @@ impl InodeInfo {
     /// Whether nothing leads to it any more: it is deleted with its last user.
     pub fn is_deleted(&self) -> bool {
         self.look(|inode| inode.links == 0)
+    }
+
+    /// Whether somebody who has its number may use it: it has links, or somebody has a handle on it.
+    pub fn is_usable(&self) -> bool {
+        self.handles.load(Acquire) > 0 || !self.is_deleted()
     }
 
     /// The sequence of its map: what was found of the map counts no more when this is another.
@@ -277,6 +285,33 @@ impl Drop for InodeRef {
         if self.0.users.fetch_sub(1, Full) == 1 {
             self.0.unused.0.fetch_add(1, Relaxed);
         }
+    }
+}
+
+/// A handle on an inode: its number can be used as long as there is one, also if the inode has no
+/// links any more. With the last user the inode is deleted then; who takes its last link away notes
+/// that, so a handle may be dropped in any context.
+pub struct Handle(InodeRef);
+
+impl Handle {
+    /// Makes one more handle on an inode that is [usable](InodeInfo::is_usable).
+    pub fn new(info: InodeRef) -> Self {
+        info.handles.fetch_add(1, Relaxed);
+        Self(info)
+    }
+}
+
+impl Deref for Handle {
+    type Target = InodeRef;
+
+    fn deref(&self) -> &InodeRef {
+        &self.0
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.0.handles.fetch_sub(1, Release);
     }
 }
 
@@ -507,7 +542,7 @@ impl Ext4 {
             return Err(ESTALE);
         }
         let info = self.iget(ino).await?;
-        if info.is_deleted() {
+        if !info.is_usable() {
             return Err(ESTALE);
         }
         if info.flags().has(InodeFlags::EA_INODE) {

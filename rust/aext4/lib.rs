@@ -25,6 +25,7 @@
 //! | [`freeze`] | stopping all changes for a while, or for ever |
 //! | [`read`], [`write`](mod@write) | contents |
 //! | [`fallocate`] | space for contents that come later, holes, zeros, ranges taken out and put in |
+//! | [`unattached`] | changing the contents of files that no program has, by tasks |
 //! | [`pending`] | what was written, and is not in the map yet |
 //! | [`xattr`] | extended attributes and access control lists |
 //! | [`xattr_write`], [`xattr_block`], [`xattr_value`] | changing them; blocks; values as inodes |
@@ -82,6 +83,7 @@ pub mod set_attributes;
 pub mod super_plan;
 mod super_write;
 pub mod truncate;
+pub mod unattached;
 pub mod unlink;
 pub mod write;
 pub mod xattr;
@@ -93,7 +95,7 @@ pub mod xattr_write;
 
 pub use dir::DirContext;
 pub use ext4::{Ext4, StatFs};
-pub use inode_info::{InodeInfo, InodeRef};
+pub use inode_info::{Handle, InodeInfo, InodeRef};
 pub use map::{Mapping, MappingKind};
 pub use new_inode::NewInode;
 pub use options::Options;

@@ -177,6 +177,7 @@ impl Ext4 {
             Ok(clean) => clean.await,
             Err(error) => Err(error),
         };
+        volume.gate.open();
         if cleaned.is_err() {
             // The error of this one says less.
             let _ = volume.make_read_only().await;
@@ -209,7 +210,8 @@ impl Ext4 {
     }
 
     /// Makes the volume read-only: what was changed is committed and written home, the log is
-    /// empty, and the disk says that the volume is not in use. Nobody changes anything any more.
+    /// empty, and the disk says that the volume is not in use. The VFS lets nobody change anything any
+    /// more; other changes that have begun are waited for, and later ones fail.
     ///
     /// Fails with the error for which the journal was aborted. Then the log has what it has, and
     /// the next mount recovers it.
@@ -218,6 +220,7 @@ impl Ext4 {
     ///
     /// Not to be dropped.
     pub async fn make_read_only(&self) -> Result {
+        self.gate.shut().await?;
         // What was left is deleted, and errors are recorded, while that is possible.
         let (deletions, recorder) = match &mut *self.writing.lock() {
             Some(writing) => (writing.deletions.take(), writing.recorder.take()),

@@ -21,17 +21,15 @@
 
 use crate::alloc::{Allocator, Goal, Loan, Reservation, Space};
 use crate::ext4::Ext4;
-use crate::inode_info::{InodeInfo, InodeRef};
+use crate::inode_info::InodeInfo;
 use crate::inode_plan::InodePlan;
 use crate::map::{Mapping, MappingKind};
 use crate::map_plan::{MapPlan, CREDITS_MAX};
 use crate::memory;
 use crate::pending::{self, Found, Freed, Memory, Shape};
 use core::ops::Range;
-use disk::{gfp, pinned, vec_with_capacity, Cache};
-use kernel::alloc::KVVec;
+use disk::{pinned, vec_with_capacity, Cache};
 use kernel::prelude::*;
-use kernel::sync::Arc;
 use layout::{DataMap, Extent, ExtentState, Lblk};
 use upcall::bio::Op;
 
@@ -654,53 +652,16 @@ impl Ext4 {
         Ok(at)
     }
 
-    /// Writes to a file that has no VFS inode. Returns how many bytes were written, which are fewer
-    /// than there are only if something failed behind them. Times are the caller's.
-    ///
-    /// What was written is on the device, and the file has it; it is durable after
-    /// [`sync_inode`](Self::sync_inode).
-    ///
-    /// Fails with `EBUSY` if the file has a VFS inode, with `ENOSPC`, `EFBIG`, `EROFS`, and with
-    /// the errors of damage and of the block layer.
-    ///
-    /// # Cancellation
-    ///
-    /// Dropping the future lets the write go on alone, or not begin.
-    pub async fn write_at(
-        volume: &Arc<Self>,
-        info: &InodeRef,
-        pos: u64,
-        bytes: &[u8],
-        privileged: bool,
-    ) -> Result<usize> {
-        if bytes.is_empty() {
-            return Ok(0);
-        }
-        let spawner = volume.disk.spawner();
-        let mut copy: KVVec<u8> = vec_with_capacity(spawner, bytes.len()).await?;
-        copy.extend_from_slice(bytes, gfp())?;
-        let (this, file) = (volume.clone(), info.clone());
-        // Blocks that the device may still write to are not to be given to others.
-        let write = spawner.spawn(async move {
-            let _permit = this.pass_gate().await?;
-            let _guard = file.rwsem.write().await.map_err(|_| ESHUTDOWN)?;
-            let write = || this.write_bytes(&file, pos, &copy, privileged);
-            memory::pinned(write).await?.await
-        })?;
-        write.await?
-    }
-
-    async fn write_bytes(
+    /// Writes to a file that has no VFS inode, with its `rwsem` held to write. Returns how many bytes
+    /// were written, which are fewer than there are only if something failed behind them. Blocks that
+    /// the device may still write to are not to be given to others: not to be dropped.
+    pub(crate) async fn write_bytes(
         &self,
         info: &InodeInfo,
         pos: u64,
         bytes: &[u8],
         privileged: bool,
     ) -> Result<usize> {
-        self.check_regular(info)?;
-        if info.attached.is_set() {
-            return Err(EBUSY);
-        }
         let end = pos.checked_add(bytes.len() as u64).ok_or(EFBIG)?;
         self.leave_inline(info, privileged).await?;
         let old = info.size();

@@ -20,6 +20,7 @@
 #include <linux/fs_parser.h>
 #include <linux/huge_mm.h>
 #include <linux/iomap.h>
+#include <linux/mount.h>
 #include <linux/namei.h>
 #include <linux/pagemap.h>
 #include <linux/posix_acl.h>
@@ -65,4 +66,6 @@ const u32 RUST_CONST_HELPER_UPCALL_FS_IOC_SETFSLABEL = FS_IOC_SETFSLABEL;
 const u32 RUST_CONST_HELPER_UPCALL_FITRIM = FITRIM;
 const u32 RUST_CONST_HELPER_UPCALL_EXT4_IOC_SHUTDOWN = EXT4_IOC_SHUTDOWN;
 const u32 RUST_CONST_HELPER_UPCALL_LOOKUP_FOLLOW = LOOKUP_FOLLOW;
+const u32 RUST_CONST_HELPER_LOOKUP_REVAL = LOOKUP_REVAL;
+const u32 RUST_CONST_HELPER_LOOKUP_RCU = LOOKUP_RCU;
 const u32 RUST_CONST_HELPER_UPCALL_LOOKUP_DIRECTORY = LOOKUP_DIRECTORY;

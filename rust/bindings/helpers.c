@@ -246,6 +246,11 @@ struct upcall_held_path *upcall_hold_path(const struct path *path, bool wait)
 	return held;
 }
 
+const struct path *upcall_held_path(const struct upcall_held_path *held)
+{
+	return &held->path;
+}
+
 /* Lets go of it: later, in another thread, or at once. */
 void upcall_let_go(struct upcall_held_path *held, bool later)
 {

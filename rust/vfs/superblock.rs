@@ -119,6 +119,8 @@ pub struct StatFs {
 pub(crate) struct Mounted<F> {
     pub(crate) fs: F,
     pub(crate) scope: Option<Scope>,
+    /// For changes past the VFS that need it: its blocking work may wait for what the other scope does.
+    pub(crate) door: Option<Scope>,
     pub(crate) cache: *mut ub::kmem_cache,
     /// Behind `scope`, whose upcall uses it.
     pub(crate) ioends: Arc<IoEnds>,
@@ -128,6 +130,7 @@ impl<F: FileSystem> Mounted<F> {
     /// Leaves the disk in order, and ends the scope. Nobody uses the volume any more, and the
     /// device is open.
     pub(crate) fn end(&mut self) {
+        self.door = None;
         if F::HAS_MAKE_READ_ONLY && self.scope.is_some() {
             // Inodes that were evicted are free after a grace period, and those without links are
             // deleted then.
@@ -261,6 +264,9 @@ impl<F: FileSystem> Ops<F> {
                 sb.volume().shut_down();
             }
             scope.cancel();
+            if let Some(door) = &sb.mounted().door {
+                door.cancel();
+            }
         }
     }
 

@@ -98,7 +98,6 @@ impl SuperOperations for Mounted {
     }
 
     async fn evict(&self, info: InodeRef) -> Result {
-        let _open = self.0.pass_gate().await?;
         self.0.delete(info).await
     }
 
@@ -150,6 +149,12 @@ impl InodeOperations for Mounted {
 
     async fn sync_inode(&self, info: &InodeRef, _datasync: bool) -> Result {
         self.0.sync_inode(info).await
+    }
+
+    async fn while_unchanged(&self, info: &InodeRef, attach: &mut (dyn FnMut() + Send)) -> Result {
+        let _lock = info.rwsem.read().await.map_err(|_| ESHUTDOWN)?;
+        attach();
+        Ok(())
     }
 
     fn attached(info: &InodeRef) -> &Attached {
