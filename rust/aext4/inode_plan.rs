@@ -76,6 +76,12 @@ impl Ext4 {
         })
     }
 
+    /// Fails with `EROFS` if the volume is not writable.
+    pub fn check_writing(&self) -> Result {
+        let writing = self.writing.lock();
+        writing.as_ref().ok_or(EROFS)?.journal.check()
+    }
+
     /// Plans to change an inode.
     ///
     /// # Cancellation
@@ -143,7 +149,7 @@ impl InodePlan {
             let mut edit = InodeEdit::new(raw, geo)?;
             change(&mut edit);
             edit.seal(info.ino);
-            let inode = Inode::parse_orphan(raw, info.ino, geo).ok()?;
+            let inode = Inode::parse_sealed(raw, info.ino, geo).ok()?;
             Some((info.next_edit(), inode))
         });
         match parsed {

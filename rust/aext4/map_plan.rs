@@ -666,12 +666,7 @@ impl<'a> MapPlan<'a> {
             if extents && extent_edit::seal(draft.data_mut(), &info.owner, geo).is_none() {
                 kernel::warn_on!(true);
             }
-            let new = draft.data();
-            tx.edit(planned, |block| {
-                if block.len() == new.len() {
-                    block.copy_from_slice(new);
-                }
-            });
+            tx.replace(planned, draft);
         }
         while let Some(loan) = loans.pop() {
             loan.apply(tx);

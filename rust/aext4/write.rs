@@ -440,26 +440,49 @@ impl Ext4 {
 
     /// Where byte `pos` of a file is, with what is pending: for who tells users about it.
     pub async fn place(&self, info: &InodeInfo, pos: u64) -> Result<Place> {
-        let lblk = u32::try_from(pos >> self.sb.geo.block_bits()).unwrap_or(u32::MAX);
         loop {
-            let sequence = info.map_seq();
-            let (found, next) = {
-                let pending = info.pending.lock();
-                (pending.find(lblk), pending.next(lblk))
+            let (sequence, next) = self.look_pending(info, pos);
+            let mapping = match self.pending_at(pos, &next) {
+                Some(place) => return Ok(place),
+                None => self.map_bytes(info, pos).await?,
             };
-            if let Some(found) = found {
-                return Ok(Place {
-                    mapping: self.on_its_way(&found),
-                    pending: true,
-                });
-            }
-            let mapping = self.map_bytes(info, pos).await?;
             if info.map_seq() == sequence {
-                return Ok(Place {
-                    mapping: self.before(mapping, next),
-                    pending: false,
-                });
+                return Ok(self.not_pending(mapping, next));
             }
+        }
+    }
+
+    /// As [`place`](Self::place), with what is in memory alone. Does not wait.
+    pub fn place_cached(&self, info: &InodeInfo, pos: u64) -> Option<Place> {
+        let (sequence, next) = self.look_pending(info, pos);
+        if let Some(place) = self.pending_at(pos, &next) {
+            return Some(place);
+        }
+        let mapping = self.map_bytes_cached(info, pos)?;
+        (info.map_seq() == sequence).then(|| self.not_pending(mapping, next))
+    }
+
+    /// The first run that is pending and has byte `pos`, or is behind it, and the sequence before.
+    fn look_pending(&self, info: &InodeInfo, pos: u64) -> (u32, Option<Found>) {
+        let lblk = u32::try_from(pos >> self.sb.geo.block_bits()).unwrap_or(u32::MAX);
+        let sequence = info.map_seq();
+        let next = info.pending.lock().next(lblk);
+        (sequence, next)
+    }
+
+    fn pending_at(&self, pos: u64, next: &Option<Found>) -> Option<Place> {
+        let lblk = pos >> self.sb.geo.block_bits();
+        let found = next.as_ref().filter(|next| u64::from(next.first) <= lblk)?;
+        Some(Place {
+            mapping: self.on_its_way(found),
+            pending: true,
+        })
+    }
+
+    fn not_pending(&self, mapping: Mapping, next: Option<Found>) -> Place {
+        Place {
+            mapping: self.before(mapping, next),
+            pending: false,
         }
     }
 

@@ -87,16 +87,19 @@ pub trait DataOperations: FileSystemType {
         end: u64,
     ) -> impl Future<Output = Result<FileMap>>;
 
+    /// As [`direct_begin`](Self::direct_begin), with what is in memory alone: `None` if that is not
+    /// enough. Fails with `EROFS`. Does not sleep.
+    fn direct_cached(&self, inode: &Self::Inode, pos: u64) -> Result<Option<FileMap>>;
+
     /// As [`write_begin`](Self::write_begin), for bytes that go past the page cache: holes get
     /// unwritten space if the file can have any. What is a hole still, or delayed, is for the
-    /// caller to write through the page cache.
+    /// caller to write through the page cache. Called after [`direct_cached`](Self::direct_cached).
     fn direct_begin(
         &self,
         inode: &Self::Inode,
         pos: u64,
         len: u64,
         privileged: bool,
-        nowait: bool,
     ) -> impl Future<Output = Result<FileMap>>;
 
     /// Gives the holes from `pos` to `end` unwritten space. The size stays. Fails with `EOPNOTSUPP`

@@ -236,7 +236,7 @@ impl<F: FileSystem> Ops<F> {
             }
             let inode = (*(*iocb).ki_filp).f_inode;
             let this = Inode::<F>::new(inode);
-            if !this.volume().attr(this.info()).direct_io {
+            if !this.volume().is_direct(this.info()) {
                 (*iocb).ki_flags &= !ub::UPCALL_IOCB_DIRECT;
                 return ub::generic_file_read_iter(iocb, to);
             }

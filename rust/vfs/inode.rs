@@ -36,6 +36,9 @@ pub trait InodeOperations: FileSystemType {
     /// The attributes of an inode.
     fn attr(&self, inode: &Self::Inode) -> Attr;
 
+    /// Whether direct IO reaches the device; otherwise it goes through the page cache.
+    fn is_direct(&self, inode: &Self::Inode) -> bool;
+
     /// Changes attributes, all or none. A time is rounded to what the inode can have.
     fn set_attributes(
         &self,
@@ -533,7 +536,7 @@ impl<F: FileSystem> Ops<F> {
                     // Blocks are encrypted as a whole.
                     (*stat).dio_mem_align = inode.volume().info().block_size;
                     (*stat).dio_offset_align = (*stat).dio_mem_align;
-                } else if attr.direct_io {
+                } else if inode.volume().is_direct(inode.info()) {
                     (*stat).dio_mem_align = ub::upcall_dma_alignment(disk.device().as_ptr().cast());
                     (*stat).dio_offset_align = disk.logical_block_size();
                 }

@@ -80,20 +80,22 @@ impl DataOperations for Mounted {
         file_map(&map, sequence)
     }
 
+    fn direct_cached(&self, info: &InodeRef, pos: u64) -> Result<Option<FileMap>> {
+        self.check_writing()?;
+        let sequence = Ext4::map_sequence(self, info);
+        let place = self.place_cached(info, pos).filter(|place| !place.pending);
+        place.map(|place| file_map(&place.mapping, sequence)).transpose()
+    }
+
     async fn direct_begin(
         &self,
         info: &InodeRef,
         pos: u64,
         len: u64,
         privileged: bool,
-        nowait: bool,
     ) -> Result<FileMap> {
-        self.writable()?;
-        if nowait && self.map_bytes_cached(info, pos).is_none() {
-            return Err(EAGAIN);
-        }
         let map = self.map_delayed(info, pos, len).await?;
-        if map.kind != FileMapKind::Hole || nowait || info.data_map() != DataMap::Extents {
+        if map.kind != FileMapKind::Hole || info.data_map() != DataMap::Extents {
             return Ok(map);
         }
         let allocated = DataOperations::allocate(self, info, pos, pos + len, privileged).await;

@@ -142,6 +142,10 @@ impl InodeOperations for Mounted {
         convert::attr(self, info)
     }
 
+    fn is_direct(&self, info: &InodeRef) -> bool {
+        convert::is_direct(info)
+    }
+
     async fn set_attributes(&self, info: &InodeRef, set: &SetAttr) -> Result {
         let set = convert::set_attributes(set);
         self.0.set_attributes(info, &set).await
