@@ -113,6 +113,10 @@ impl DataOperations for Mounted {
         Ext4::write_done(self, info, pos, end - pos, ok, size).await
     }
 
+    fn map_is_durable(&self, info: &InodeRef) -> bool {
+        Ext4::map_is_durable(self, info)
+    }
+
     fn disk_size(&self, info: &InodeRef) -> u64 {
         info.size()
     }
