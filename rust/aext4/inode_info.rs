@@ -482,6 +482,7 @@ impl Ext4 {
         if let Some(journal) = self.journal() {
             // Somebody may have changed it, and let go of it: who syncs it waits for that.
             let tid = journal.running_tid();
+            info.set_changed_in(tid);
             info.set_map_changed_in(tid);
         }
         // Allocated, and freed, outside of the lock.
