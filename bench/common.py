@@ -143,10 +143,10 @@ def mean(values):
     return sum(values) / len(values)
 
 
-def twice(engines):
+def twice(engines, limit=SPREAD_LIMIT):
     """Runs each of ENGINES, {name: function that gives a Cost}, twice and by turns.
 
-    An engine whose two runs are too far apart has both rejected and is run twice again.
+    An engine whose two runs are more than LIMIT percent apart has both rejected and is run twice again.
     Returns {name: (costs, spread in percent)}.
     """
     costs = {}
@@ -158,7 +158,7 @@ def twice(engines):
             for name in todo:
                 costs[name].append(engines[name]())
         apart = {name: spread([cost.ns_per_op for cost in costs[name]]) for name in engines}
-        todo = [name for name in engines if apart[name] > SPREAD_LIMIT]
+        todo = [name for name in engines if apart[name] > limit]
         if not todo:
             break
         for name in todo:

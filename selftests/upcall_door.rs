@@ -5,6 +5,8 @@
 //! Writing a command to the debugfs file `upcall_door/run` runs it for the writer's thread, and fails with the error
 //! of what was asked. Reading the file gives what the last one said.
 
+#[path = "upcall_door/changes.rs"]
+mod changes;
 #[path = "upcall_door/dump.rs"]
 mod dump;
 #[path = "upcall_door/hammer.rs"]
@@ -19,7 +21,7 @@ use kernel::str::CString;
 use kernel::sync::Arc;
 use kernel::uaccess::UserSliceReader;
 use kernel::{fmt, InPlaceModule};
-use stack::{AsyncStackable, Blocking, Permitted, Stackable};
+use stack::{AsyncStackable, Blocking, OpenInode, Permitted, Stackable};
 use upcall::{block_on, Block, Mutex, Scope};
 use vfs::permission::current_credentials;
 use volume::{Ino, Volume};
@@ -57,6 +59,8 @@ struct Runner(Mutex<State>);
 struct State {
     /// Goes first: its tasks use the volume.
     hammer: Option<hammer::Hammer>,
+    churn: Option<changes::Churn>,
+    kept: KVVec<OpenInode>,
     volume: Option<Arc<Volume>>,
     said: Text,
 }
@@ -144,7 +148,24 @@ impl State {
             }
             "close" => {
                 self.hammer = None;
+                self.churn = None;
+                self.kept = KVVec::new();
                 self.volume = None;
+            }
+            "change" => {
+                let volume = self.volume.as_ref().ok_or(ENODEV)?;
+                changes::change(volume, &mut self.kept, rest, &mut out)?;
+            }
+            "release" => self.kept = KVVec::new(),
+            "churn" => {
+                let tasks = number(words.next())?;
+                self.churn = Some(changes::Churn::new(self.volume()?, tasks)?);
+            }
+            // Cancelled wherever the tasks are
+            "churn-drop" => self.churn = None,
+            "churned" => {
+                let churn = self.churn.take().ok_or(EINVAL)?;
+                churn.stop(&mut out)?;
             }
             "dump" => {
                 let in_flight = number(words.next())? as usize;

@@ -86,6 +86,24 @@ impl Ext4 {
         memory::pinned(|| self.delete_now(&info)).await?.await
     }
 
+    /// Memory for [`leave`](Self::leave), to be had before an inode loses its last name.
+    ///
+    /// # Cancellation
+    ///
+    /// It is free again.
+    pub async fn leaving_memory(&self) -> Result<LeavingMemory> {
+        memory::tree_node().await
+    }
+
+    /// Notes that an inode without links is being left: a task of the volume deletes it when nobody
+    /// uses it any more. For who cannot wait for [`delete`](Self::delete). Does not sleep.
+    pub fn leave(&self, info: &InodeInfo, memory: LeavingMemory) {
+        if info.is_deleted() && self.journal().is_some() {
+            self.inodes.lock().set_leaving(info.ino, memory);
+            self.leaving.wake.notify_one();
+        }
+    }
+
     /// Takes an inode out of the table if nobody else uses it, or notes that it is being left.
     fn take_out(&self, info: &InodeRef, memory: LeavingMemory) -> bool {
         let mut table = self.inodes.lock();
@@ -136,7 +154,7 @@ impl Ext4 {
         };
         loop {
             let guard = info.map_lock.write().await.map_err(|_| ESHUTDOWN)?;
-            self.drop_pending(info, Lblk(0)).await?;
+            self.drop_pending(info, Lblk(0)..Lblk::END).await?;
             let mut map = MapPlan::new(self, writable, info, Space::Must).await?;
             until = map.unmap(Lblk(0), until, CREDITS_MAX).await?;
             if until == Lblk(0) {
@@ -240,5 +258,5 @@ impl Ext4 {
     }
 }
 
-/// An inode's number, as a key.
-pub(crate) type LeavingMemory = RBTreeNodeReservation<u32, ()>;
+/// The memory of a note that an inode is being left.
+pub type LeavingMemory = RBTreeNodeReservation<u32, ()>;

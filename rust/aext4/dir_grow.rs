@@ -189,7 +189,7 @@ impl Ext4 {
 
     /// Brings the names of a block together.
     async fn pack_block(&self, writable: &Writable, dir: &InodeInfo, block: u64) -> Result {
-        let planned = self.cache.plan(block).await?;
+        let planned = self.plan_edit(block).await?;
         let credits = Credits::blocks(1);
         let mut tx = writable.journal.begin(&self.cache, credits).await?;
         let geo = &self.sb.geo;
@@ -217,7 +217,7 @@ impl Ext4 {
         };
         let plan = || self.plan_fresh_blocks(writable, dir, Lblk(1), 2);
         let fresh = memory::pinned(plan).await?.await?;
-        let root = self.cache.plan(block).await?;
+        let root = self.plan_edit(block).await?;
         let leaves = [Lblk(1), Lblk(2)];
         let credits = fresh.credits().and(Credits::blocks(1));
         let mut tx = writable.journal.begin(&self.cache, credits).await?;
@@ -267,7 +267,7 @@ impl Ext4 {
         let first = Lblk(self.dir_blocks(dir)?);
         let plan = || self.plan_fresh_blocks(writable, dir, first, count);
         let fresh = memory::pinned(plan).await?.await?;
-        let lower = self.cache.plan(block).await?;
+        let lower = self.plan_edit(block).await?;
         let mut credits = fresh.credits();
         credits.blocks += 1 + index.planned.len() as u32;
         let mut tx = writable.journal.begin(&self.cache, credits).await?;
@@ -311,7 +311,7 @@ impl Ext4 {
             let block = place.block.ok_or(EIO)?;
             let node = (at.lblk, buf);
             nodes.push_within_capacity(node).map_err(|_| ENOMEM)?;
-            let plan = (at.lblk, self.cache.plan(block).await?);
+            let plan = (at.lblk, self.plan_edit(block).await?);
             planned.push_within_capacity(plan).map_err(|_| ENOMEM)?;
         }
         let mut bytes: [&[u8]; PATH_MAX] = [&[]; PATH_MAX];

@@ -308,7 +308,7 @@ impl<'a> NamePlan<'a> {
     /// Plans the change of an entry.
     pub(crate) async fn change(&mut self, volume: &Ext4, change: Change<'a>) -> Result {
         let planned = match change.block() {
-            Some(block) => Some(volume.cache.plan(block).await?),
+            Some(block) => Some(volume.plan_edit(block).await?),
             None => {
                 let buffer = volume.inode_buffer(self.info).await?;
                 let raw = buffer.data().get(self.info.place.1 as usize..).ok_or(EIO)?;

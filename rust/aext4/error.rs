@@ -6,6 +6,7 @@ use crate::ext4::Ext4;
 use core::fmt;
 use disk::Level;
 use kernel::prelude::*;
+use layout::super_edit::ErrorCode;
 use layout::{Ino, Kind};
 
 /// `EUCLEAN`, which ext4 calls `EFSCORRUPTED`: the volume contradicts itself.
@@ -34,6 +35,12 @@ pub struct About {
 }
 
 impl About {
+    /// About the volume.
+    pub const VOLUME: Self = Self {
+        ino: None,
+        block: None,
+    };
+
     /// About an inode.
     pub fn inode(ino: Ino) -> Self {
         Self {
@@ -66,15 +73,22 @@ impl fmt::Display for About {
 /// Turns a refusal of the parser into an error number, with a line in the log.
 pub trait OrReport<T> {
     /// Logs the refusal, obeys `errors=`, and returns the error number.
+    #[track_caller]
     fn or_report(self, volume: &Ext4, about: About) -> Result<T>;
 }
 
 impl<T> OrReport<T> for layout::Result<T> {
+    #[track_caller]
     fn or_report(self, volume: &Ext4, about: About) -> Result<T> {
-        self.map_err(|error| {
-            volume.report(&format_args!("{about}{error}"));
-            errno(error.kind)
-        })
+        match self {
+            Ok(found) => Ok(found),
+            Err(error) => {
+                let errno = errno(error.kind);
+                let code = ErrorCode::of(errno.to_errno());
+                volume.report_about(about, code, &error);
+                Err(errno)
+            }
+        }
     }
 }
 

@@ -3,17 +3,21 @@
 //! A mounted volume: superblock, groups, and what is reported about it.
 
 use crate::delete::Leaving;
+use crate::discard::Discarder;
 use crate::error::{corrupted, refuse_mount};
+use crate::error_record::{ErrorLog, Recorder};
 use crate::freeze::Gate;
 use crate::inode_info::{InodeTable, Unused};
+use crate::journal::Freed;
 use crate::options::{Flags, Options, Settled};
 use crate::orphan::OrphanList;
 use crate::recovery;
 use crate::remount::Writing;
-use crate::xattr_write::SharedXattrs;
+use crate::super_plan::SuperPlan;
+use crate::xattr_block::SharedXattrs;
 use core::fmt;
 use core::ops::Range;
-use disk::{Buf, Cache, Disk, Level};
+use disk::{Buf, Cache, Disk, Level, Planned};
 use kernel::alloc::KVVec;
 use kernel::page::PAGE_SIZE;
 use kernel::prelude::*;
@@ -24,6 +28,9 @@ use layout::group::Zone;
 use layout::superblock::{super_offset, OnError, SUPER_SIZE};
 use layout::{CrcFns, Geometry, Group, GroupDesc, Ino, Pblk, SuperBlock};
 use upcall::{join_all, Mutex};
+
+/// How long a label is, at most, in bytes.
+pub const LABEL_SIZE: usize = 16;
 
 /// How many blocks of an inode table are read at once, at most.
 const ITABLE_READAHEAD_MAX: u64 = 256;
@@ -76,6 +83,19 @@ pub struct Ext4 {
     /// What there is while the volume is writable.
     #[pin]
     pub(crate) writing: SpinLock<Option<Writing>>,
+    /// What is known of errors.
+    #[pin]
+    pub(crate) errors: SpinLock<ErrorLog>,
+    pub(crate) recorder: Recorder,
+    /// Nothing is read or written any more.
+    pub(crate) shut_down: Atomic<bool>,
+    /// What the device is to forget.
+    #[pin]
+    pub(crate) released: SpinLock<KVVec<Freed>>,
+    pub(crate) discarder: Discarder,
+    /// The label as it is now.
+    #[pin]
+    label: SpinLock<[u8; LABEL_SIZE]>,
     /// What deletes inodes that were left.
     pub(crate) leaving: Leaving,
     /// What is passed by changes of which the VFS does not know.
@@ -130,6 +150,11 @@ impl Ext4 {
         let overhead = sb.overhead(counted, journal);
         let statfs = statfs(&sb, &groups, overhead);
         let unused = Unused::new()?;
+        let errors = ErrorLog::new(&sb);
+        let mut label = [0; LABEL_SIZE];
+        for (to, from) in label.iter_mut().zip(sb.label()) {
+            *to = *from;
+        }
         let volume = Arc::pin_init(
             pin_init!(Self {
                 disk,
@@ -143,6 +168,12 @@ impl Ext4 {
                 flags: Atomic::new(options.options.flags().0),
                 options <- new_spinlock!(options),
                 writing <- new_spinlock!(None),
+                errors <- new_spinlock!(errors),
+                recorder: Recorder::new(),
+                shut_down: Atomic::new(false),
+                released <- new_spinlock!(KVVec::new()),
+                discarder: Discarder::new(),
+                label <- new_spinlock!(label),
                 leaving: Leaving::new(),
                 gate: Gate::new(),
                 frozen: Atomic::new(false),
@@ -160,36 +191,34 @@ impl Ext4 {
             volume.report(&format_args!("the root is not a directory in use"));
             return Err(corrupted());
         }
+        volume.log_errors();
         Ok(volume)
     }
 
     /// Metadata block `pblk`, which lies on the volume. Fails as [`Cache::read`] does.
     pub async fn block(&self, pblk: Pblk) -> Result<Buf> {
-        self.cache.read(pblk.0, pblk.0..pblk.0).await
+        self.block_ahead(pblk, pblk.0..pblk.0).await
     }
 
     /// As [`block`](Self::block). If the block has to be read, the blocks `ahead` are read with it.
     pub async fn block_ahead(&self, pblk: Pblk, ahead: Range<u64>) -> Result<Buf> {
-        self.cache.read(pblk.0, ahead).await
+        let read = self.cache.read(pblk.0, ahead).await;
+        read.inspect_err(|error| self.report_unread(pblk.0, *error))
     }
 
-    /// Logs a line, at most ten in five seconds, and does what `errors=` says: with `panic` it stops
-    /// the machine, with `remount-ro` nothing is written any more. Process context.
-    pub fn report(&self, what: &dyn core::fmt::Display) {
-        self.disk.log_limited(Level::Error, format_args!("{what}"));
-        match self.on_error() {
-            OnError::Panic => self.disk.panic(),
-            OnError::ReadOnly => {
-                let aborted = self.journal().is_some_and(|journal| journal.abort(EIO));
-                if aborted {
-                    self.disk.log(
-                        Level::Error,
-                        format_args!("errors=remount-ro: nothing is written any more"),
-                    );
-                }
-            }
-            OnError::Continue => {}
+    /// Plans to change metadata block `block`. Fails as [`Cache::plan`] does.
+    pub(crate) async fn plan_edit(&self, block: u64) -> Result<Planned> {
+        let planned = self.cache.plan(block).await;
+        planned.inspect_err(|error| self.report_unread(block, *error))
+    }
+
+    /// Fails with `EIO` if the volume was shut down, and with `EROFS` if nothing is written to it any
+    /// more since an error was found.
+    pub fn check_alive(&self) -> Result {
+        if self.is_shut_down() {
+            return Err(EIO);
         }
+        self.journal().map_or(Ok(()), |journal| journal.check())
     }
 
     /// Whether one of `len` blocks from `pblk` on holds metadata of fixed place, which no file's map
@@ -241,14 +270,55 @@ impl Ext4 {
         Flags(self.flags.load(Relaxed))
     }
 
-    fn on_error(&self) -> OnError {
+    /// The device cannot discard.
+    pub(crate) fn end_discard(&self) {
+        let mut options = self.options.lock();
+        options.options.end_discard();
+        self.flags.store(options.options.flags().0, Relaxed);
+    }
+
+    /// The label, with zeros behind it.
+    pub fn label(&self) -> [u8; LABEL_SIZE] {
+        *self.label.lock()
+    }
+
+    /// Changes the label: its first 16 bytes count. It is durable when this returns.
+    ///
+    /// Fails with `EROFS`, and with the errors of the journal and of the block layer.
+    ///
+    /// # Cancellation
+    ///
+    /// It is the old one or the new one.
+    pub async fn set_label(&self, label: &[u8]) -> Result {
+        let writable = self.writable()?;
+        let plan = self.plan_super().await?;
+        let mut new = [0; LABEL_SIZE];
+        for (to, from) in new.iter_mut().zip(label) {
+            *to = *from;
+        }
+        {
+            let journal = &writable.journal;
+            let mut tx = journal.begin(&self.cache, SuperPlan::CREDITS).await?;
+            plan.apply(self, &mut tx, |edit| edit.set_label(&new));
+            *self.label.lock() = new;
+        }
+        self.sync().await
+    }
+
+    /// What is done when an error is found.
+    pub(crate) fn on_error(&self) -> OnError {
         let options = self.options.lock();
         options.options.on_error().unwrap_or(self.sb.on_error)
     }
 
     /// Writes the options that differ from the default.
     pub fn show_options(&self, out: &mut dyn fmt::Write) -> fmt::Result {
-        self.options.lock().show(&self.sb, out)
+        self.options.lock().show(&self.sb, out)?;
+        match self.check_alive() {
+            Err(EIO) => out.write_str(",shutdown"),
+            Err(_) => out.write_str(",emergency_ro"),
+            Ok(()) => Ok(()),
+        }
     }
 
     /// Space and inodes, used and free.
@@ -299,7 +369,7 @@ impl fmt::Display for Unsupported<'_> {
 }
 
 /// Reads the superblock, where the options say it is. Tells whether it may have been written in
-/// part when the power went: its checksum is wrong, and the volume needs recovery.
+/// part when the power went: its checksum is wrong, and there is a journal that may have it.
 async fn read_super(disk: &Disk, options: &Options, silent: bool) -> Result<(SuperBlock, bool)> {
     let mut raw = [0; SUPER_SIZE];
     let Some(offset) = super_offset(options.sb()).filter(|pos| *pos < disk.size()) else {
@@ -323,7 +393,9 @@ async fn read_super(disk: &Disk, options: &Options, silent: bool) -> Result<(Sup
     let mut torn = None;
     if parsed.is_err_and(|error| error.kind == layout::Kind::Checksum) && !options.norecovery() {
         let sb = SuperBlock::parse_torn(&raw, options.sb(), CRC).ok();
-        torn = sb.filter(|sb| sb.needs_recovery() && sb.check_device(disk.size()).is_ok());
+        torn = sb.filter(|sb| {
+            sb.journal_ino.is_some() && !disk.is_read_only() && sb.check_device(disk.size()).is_ok()
+        });
     }
     if let Some(sb) = torn {
         disk.log(

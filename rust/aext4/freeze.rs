@@ -7,22 +7,45 @@
 //! The VFS holds off who changes a volume by its calls before it asks for a freeze, and those who
 //! have begun are done. What the VFS does not know of passes the gate: it holds one permit of a
 //! semaphore for as long as it changes something. A freeze takes all permits, and keeps them. Who
-//! passes the gate has no lock that the freeze, or the thread that thaws, waits for.
+//! passes the gate has no lock that the freeze, or the thread that thaws, waits for, and no permit: a
+//! freeze that waits in between would wait for ever.
+//!
+//! A volume that becomes read-only takes all permits for a moment, and shuts the gate for changes.
+//! What deletes inodes that were left passes it still.
 
 use crate::ext4::Ext4;
 use kernel::prelude::*;
-use kernel::sync::atomic::{Full, Release};
+use kernel::sync::atomic::{Acquire, Atomic, Full, Release};
 use upcall::{Permit, Semaphore};
 
 /// What a freeze takes.
 const ALL: usize = Semaphore::MAX;
 
 /// The gate of a volume.
-pub(crate) struct Gate(Semaphore);
+pub(crate) struct Gate {
+    permits: Semaphore,
+    /// Shut for changes: the volume becomes read-only, or is.
+    shut: Atomic<bool>,
+}
 
 impl Gate {
     pub(crate) fn new() -> Self {
-        Self(Semaphore::new(ALL))
+        Self {
+            permits: Semaphore::new(ALL),
+            shut: Atomic::new(true),
+        }
+    }
+
+    /// Lets changes pass.
+    pub(crate) fn open(&self) {
+        self.shut.store(false, Release);
+    }
+
+    /// Lets no more changes pass, and waits for those that have.
+    pub(crate) async fn shut(&self) -> Result {
+        self.shut.store(true, Release);
+        let all = self.permits.acquire(ALL).await;
+        all.map(drop).map_err(|_| ESHUTDOWN)
     }
 }
 
@@ -33,7 +56,21 @@ impl Ext4 {
     ///
     /// Nobody waits any more.
     pub async fn pass_gate(&self) -> Result<Permit<'_>> {
-        self.gate.0.acquire(1).await.map_err(|_| ESHUTDOWN)
+        self.gate.permits.acquire(1).await.map_err(|_| ESHUTDOWN)
+    }
+
+    /// As [`pass_gate`](Self::pass_gate), for a change that does not come by the VFS. The volume does
+    /// not become read-only until the permit is dropped. Fails with `EROFS` if it is.
+    ///
+    /// # Cancellation
+    ///
+    /// Nobody waits any more.
+    pub async fn begin_change(&self) -> Result<Permit<'_>> {
+        let permit = self.pass_gate().await?;
+        match self.gate.shut.load(Acquire) {
+            true => Err(EROFS),
+            false => Ok(permit),
+        }
     }
 
     /// Stops all changes until [`thaw`](Self::thaw) is called, after all that was changed is
@@ -48,7 +85,12 @@ impl Ext4 {
         let Some(journal) = self.journal() else {
             return Ok(());
         };
-        let permits = self.gate.0.acquire(ALL).await.map_err(|_| ESHUTDOWN)?;
+        let permits = self
+            .gate
+            .permits
+            .acquire(ALL)
+            .await
+            .map_err(|_| ESHUTDOWN)?;
         self.sync().await?;
         journal.checkpoint_all(&self.cache).await?;
         self.frozen.store(true, Release);
@@ -59,15 +101,21 @@ impl Ext4 {
     /// Lets changes go on after a freeze. Any context.
     pub fn thaw(&self) {
         if self.frozen.xchg(false, Full) {
-            self.gate.0.release(ALL);
+            self.gate.permits.release(ALL);
         }
     }
 
-    /// Nothing is written any more, as if the power were off: changes fail, and who waits for one
-    /// to become durable does, too. Process context.
+    /// Nothing is read or written any more, as if the power were off: who waits for a change to
+    /// become durable fails. Process context.
     pub fn shut_down(&self) {
+        self.shut_down.store(true, Release);
         if let Some(journal) = self.journal() {
             journal.abort(ESHUTDOWN);
         }
+    }
+
+    /// Whether the volume was shut down.
+    pub fn is_shut_down(&self) -> bool {
+        self.shut_down.load(Acquire)
     }
 }

@@ -26,7 +26,7 @@ use crate::map::ExtentCache;
 use crate::memory;
 use crate::pending::Pending;
 use core::ops::Deref;
-use disk::{gfp, Attached, Buf};
+use disk::{gfp, Attached, Buf, Level};
 use kernel::prelude::*;
 use kernel::rbtree::{RBTree, RBTreeNode};
 use kernel::sync::{new_spinlock, Arc, SpinLock};
@@ -80,8 +80,12 @@ pub struct InodeInfo {
     map_seq: Atomic<u32>,
     /// How often blocks were taken out of its map.
     unmaps: Atomic<u32>,
+    /// It was emptied, so that what replaces its contents goes to the disk when it is closed.
+    flush_on_close: Atomic<bool>,
     /// Its VFS inode, if it has one.
     pub attached: Attached,
+    /// Handles of the Rust API, which keep it usable when it has no links any more.
+    handles: Atomic<usize>,
     /// References but the table's.
     users: Atomic<usize>,
     /// How many inodes of the table have no users.
@@ -116,7 +120,9 @@ fn new_inode_info(
             pending <- new_spinlock!(Pending::new()),
             map_seq: Atomic::new(0),
             unmaps: Atomic::new(0),
+            flush_on_close: Atomic::new(false),
             attached: Attached::new(),
+            handles: Atomic::new(0),
             users: Atomic::new(1),
             unused,
         }),
@@ -133,6 +139,16 @@ impl InodeInfo {
     /// What `look` says of the inode as it is now. It is called under a spinlock.
     pub fn look<R>(&self, look: impl FnOnce(&Inode) -> R) -> R {
         look(&self.inode.lock().1)
+    }
+
+    /// It was emptied, and something may replace its contents.
+    pub(crate) fn set_flush_on_close(&self) {
+        self.flush_on_close.store(true, Release);
+    }
+
+    /// Whether it was emptied since this was asked last.
+    pub fn take_flush_on_close(&self) -> bool {
+        self.flush_on_close.xchg(false, Full)
     }
 
     /// The size in bytes.
@@ -168,6 +184,11 @@ impl InodeInfo {
     /// Whether nothing leads to it any more: it is deleted with its last user.
     pub fn is_deleted(&self) -> bool {
         self.look(|inode| inode.links == 0)
+    }
+
+    /// Whether somebody who has its number may use it: it has links, or somebody has a handle on it.
+    pub fn is_usable(&self) -> bool {
+        self.handles.load(Acquire) > 0 || !self.is_deleted()
     }
 
     /// The sequence of its map: what was found of the map counts no more when this is another.
@@ -278,6 +299,33 @@ impl Drop for InodeRef {
         if self.0.users.fetch_sub(1, Full) == 1 {
             self.0.unused.0.fetch_add(1, Relaxed);
         }
+    }
+}
+
+/// A handle on an inode: its number can be used as long as there is one, also if the inode has no
+/// links any more. With the last user the inode is deleted then; who takes its last link away notes
+/// that, so a handle may be dropped in any context.
+pub struct Handle(InodeRef);
+
+impl Handle {
+    /// Makes one more handle on an inode that is [usable](InodeInfo::is_usable).
+    pub fn new(info: InodeRef) -> Self {
+        info.handles.fetch_add(1, Relaxed);
+        Self(info)
+    }
+}
+
+impl Deref for Handle {
+    type Target = InodeRef;
+
+    fn deref(&self) -> &InodeRef {
+        &self.0
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.0.handles.fetch_sub(1, Release);
     }
 }
 
@@ -514,7 +562,7 @@ impl Ext4 {
             return Err(ESTALE);
         }
         let info = self.iget(ino).await?;
-        if info.is_deleted() {
+        if !info.is_usable() {
             return Err(ESTALE);
         }
         if info.flags().has(InodeFlags::EA_INODE) {
@@ -556,7 +604,11 @@ impl Ext4 {
             return Err(ENOKEY);
         }
         if info.flags().has(InodeFlags::VERITY) {
-            self.report(&format_args!("inode {}: verity is not supported", info.ino));
+            let ino = info.ino;
+            self.disk.log_limited(
+                Level::Error,
+                format_args!("inode {ino}: verity is not supported"),
+            );
             return Err(EOPNOTSUPP);
         }
         Ok(())

@@ -47,6 +47,10 @@ impl Watch for Ext4 {
     fn report(&self, what: &dyn fmt::Display) {
         Ext4::report(self, what);
     }
+
+    fn report_unread(&self, block: u64, error: Error) {
+        Ext4::report_unread(self, block, error);
+    }
 }
 
 /// An inode that is in memory to be changed.
@@ -60,7 +64,8 @@ pub struct InodePlan {
 }
 
 impl Ext4 {
-    /// What changes the volume. Fails with `EROFS` if it is not writable.
+    /// What changes the volume. Fails with `EROFS` if it is not writable, and with `EIO` if it was
+    /// shut down.
     pub fn writable(&self) -> Result<Writable> {
         let writing = self.writing.lock();
         let writing = writing.as_ref().ok_or(EROFS)?;
@@ -71,6 +76,12 @@ impl Ext4 {
         })
     }
 
+    /// Fails with `EROFS` if the volume is not writable.
+    pub fn check_writing(&self) -> Result {
+        let writing = self.writing.lock();
+        writing.as_ref().ok_or(EROFS)?.journal.check()
+    }
+
     /// Plans to change an inode.
     ///
     /// # Cancellation
@@ -78,7 +89,7 @@ impl Ext4 {
     /// The inode stays as it is.
     pub async fn plan_inode(&self, info: &InodeInfo) -> Result<InodePlan> {
         let (block, offset) = info.place;
-        let planned = self.cache.plan(block).await?;
+        let planned = self.plan_edit(block).await?;
         Ok(InodePlan { planned, offset })
     }
 
@@ -113,12 +124,10 @@ impl Ext4 {
     }
 
     async fn sync_to(&self, journal: &Journal, tid: Option<u32>) -> Result {
+        journal.check()?;
         let flushed = match tid {
             Some(tid) => journal.sync_device(tid).await?,
-            None => {
-                journal.check().map_err(|_| EIO)?;
-                !self.flags().barrier()
-            }
+            None => !self.flags().barrier(),
         };
         if flushed {
             return Ok(());
@@ -146,7 +155,7 @@ impl InodePlan {
             let mut edit = InodeEdit::new(raw, geo)?;
             change(&mut edit);
             edit.seal(info.ino);
-            let inode = Inode::parse_orphan(raw, info.ino, geo).ok()?;
+            let inode = Inode::parse_sealed(raw, info.ino, geo).ok()?;
             Some((info.next_edit(), inode))
         });
         match parsed {

@@ -24,10 +24,12 @@
 //! | [`truncate`], [`delete`] | making files longer and shorter; deleting inodes |
 //! | [`freeze`] | stopping all changes for a while, or for ever |
 //! | [`read`], [`write`](mod@write) | contents |
-//! | [`allocate`] | space for contents that come later |
+//! | [`fallocate`] | space for contents that come later, holes, zeros, ranges taken out and put in |
+//! | [`unattached`] | changing the contents of files that no program has, by tasks |
 //! | [`pending`] | what was written, and is not in the map yet |
 //! | [`xattr`] | extended attributes and access control lists |
-//! | [`xattr_write`], [`xattr_value`] | changing them; values that have inodes of their own |
+//! | [`xattr_write`], [`xattr_block`], [`xattr_value`] | changing them; blocks; values as inodes |
+//! | [`xattr_initial`], [`xattr_release`] | those of a new inode, and of one that is deleted |
 //! | [`options`], [`error`] | mount options; log lines and error numbers |
 //!
 //! # Locks
@@ -49,14 +51,16 @@
 #![deny(unsafe_code)]
 
 pub mod alloc;
-pub mod allocate;
 pub mod create;
 pub mod delete;
 pub mod dir;
 mod dir_grow;
 mod dir_write;
+mod discard;
 pub mod error;
+pub mod error_record;
 pub mod ext4;
+pub mod fallocate;
 pub mod freeze;
 pub mod inline_write;
 pub mod inode_info;
@@ -77,19 +81,26 @@ pub mod remount;
 pub mod rename;
 pub mod set_attributes;
 pub mod super_plan;
+mod super_write;
 pub mod truncate;
+pub mod unattached;
 pub mod unlink;
 pub mod write;
 pub mod xattr;
+pub mod xattr_block;
+pub mod xattr_initial;
+pub mod xattr_release;
 pub mod xattr_value;
 pub mod xattr_write;
 
 pub use dir::DirContext;
 pub use ext4::{Ext4, StatFs};
-pub use inode_info::{InodeInfo, InodeRef};
+pub use inode_info::{Handle, InodeInfo, InodeRef};
 pub use map::{Mapping, MappingKind};
 pub use new_inode::NewInode;
 pub use options::Options;
 pub use rename::Rename;
 pub use set_attributes::SetAttributes;
-pub use xattr_write::{InitialXattrs, NewXattr, XattrFlags, XattrRelease};
+pub use xattr_initial::{InitialXattrs, NewXattr};
+pub use xattr_release::XattrRelease;
+pub use xattr_write::XattrFlags;

@@ -29,8 +29,8 @@ use crate::journal::{Credits, Transaction};
 use crate::map_plan::{empty_root, first_block, Root};
 use crate::memory;
 use crate::set_attributes::{OF_ALL, OF_DIRECTORIES};
-use crate::xattr_write::{InitialXattrs, NewXattr};
-use disk::{vec_with_capacity, Planned};
+use crate::xattr_initial::{InitialXattrs, NewXattr};
+use disk::{gfp, vec_with_capacity, Planned};
 use kernel::alloc::KVVec;
 use kernel::prelude::*;
 use layout::bytes::put_bytes;
@@ -127,7 +127,7 @@ impl Ext4 {
         let loan = allocator.loan_inode(dir.ino, hint).await?;
         let ino = loan.ino();
         let (block, offset) = loan.place().ok_or(EIO)?;
-        let table = self.cache.plan(block.0).await?;
+        let table = self.plan_edit(block.0).await?;
         let place = (block.0, offset);
         let own = match contents {
             Contents::Empty => None,
@@ -157,12 +157,10 @@ impl Ext4 {
         };
         let size = usize::from(self.sb.geo.inode_size());
         let mut raw = vec_with_capacity(self.cache.spawner(), size).await?;
-        while raw.len() < size {
-            raw.push_within_capacity(0).map_err(|_| ENOMEM)?;
-        }
+        raw.extend_with(size, 0, gfp())?;
         let first = own.as_ref().map(|(taken, _)| taken.start());
         self.fill(&mut raw, ino, dir, new, contents, links, first, &xattrs)?;
-        let inode = Inode::parse_orphan(&raw, ino, &self.sb.geo);
+        let inode = Inode::parse_sealed(&raw, ino, &self.sb.geo);
         let inode = inode.or_report(self, About::inode(ino))?;
         let info = self.new_info(inode, place).await?;
         Ok(NodePlan {

@@ -241,6 +241,16 @@ impl Flags {
         self.has(GRPID)
     }
 
+    /// Whether the device is told which blocks are free again.
+    pub fn discard(self) -> bool {
+        self.has(DISCARD)
+    }
+
+    /// Whether the contents of a file that replaces another are written first.
+    pub fn auto_da_alloc(self) -> bool {
+        !self.has(NO_AUTO_DA_ALLOC)
+    }
+
     /// Whether `statfs` counts metadata as space.
     pub fn minix_df(self) -> bool {
         self.has(MINIX_DF)
@@ -410,6 +420,16 @@ impl Options {
     /// Where the superblock is, in KiB.
     pub fn sb(&self) -> u64 {
         self.sb.unwrap_or(SUPER_KIB)
+    }
+
+    /// Whether contents would have to go through the journal.
+    pub(crate) fn journals_data(&self) -> bool {
+        self.data == Some(Data::Journal)
+    }
+
+    /// Switches `discard` off.
+    pub(crate) fn end_discard(&mut self) {
+        self.flags &= !DISCARD;
     }
 
     /// Whether to mount although the journal holds changes that were not written back.

@@ -177,7 +177,7 @@ impl Ext4 {
             Some(before) => {
                 let place = self.inode_place(before);
                 let (block, offset) = place.or_report(self, About::inode(before))?;
-                let planned = self.cache.plan(block.0).await?;
+                let planned = self.plan_edit(block.0).await?;
                 Before::Inode {
                     ino: before,
                     planned,

@@ -104,7 +104,7 @@ impl Ext4 {
                 None
             }
         };
-        let entry = self.cache.plan(pblk.0).await?;
+        let entry = self.plan_edit(pblk.0).await?;
         let mut credits = InodePlan::CREDITS;
         credits.blocks += OrphanAdd::CREDITS.blocks + 1;
         let (mut plan, mut add) = (None, None);

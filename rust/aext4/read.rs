@@ -2,13 +2,20 @@
 
 //! Reading contents past the VFS: from the page cache where a VFS inode has the page, else from the
 //! device.
+//!
+//! # Concurrency
+//!
+//! Readers take no lock. What they find of a page is what it was at some time while they read. The
+//! page cache is asked first, without a wait: if it has nothing of a page that the device has not, the
+//! device has it. If it has a part of it that is not to be had at once, `EBUSY` says that the VFS has
+//! to read it.
 
 use crate::error::corrupted;
 use crate::ext4::Ext4;
 use crate::inode_info::InodeInfo;
 use crate::map::{Mapping, MappingKind};
 use core::ops::Range;
-use disk::gfp;
+use disk::{gfp, Cached};
 use kernel::prelude::*;
 use layout::FileType;
 use upcall::{Block, Blocks};
@@ -28,12 +35,22 @@ impl Ext4 {
         }
     }
 
+    /// The size of a regular file as those who read it see it: with what programs wrote and the
+    /// disk does not know yet.
+    pub fn visible_size(&self, info: &InodeInfo) -> u64 {
+        let attached = match info.file_type {
+            FileType::Regular => info.attached.size(),
+            _ => None,
+        };
+        attached.unwrap_or_else(|| info.size())
+    }
+
     /// Reads from byte `offset` of a file on into `block`. Returns how many bytes there are; what
-    /// is behind them is zero.
+    /// is behind them is zero. Fails with `EBUSY` if the VFS has to read it.
     pub async fn read(&self, info: &InodeInfo, offset: u64, block: &mut Block) -> Result<usize> {
         self.check_regular(info)?;
         block.fill_vacant()?;
-        let left = info.size().saturating_sub(offset);
+        let left = self.visible_size(info).saturating_sub(offset);
         let count = left.min(PAGE) as usize;
         let skip = (offset % PAGE) as usize;
         if count == 0 {
@@ -73,14 +90,15 @@ impl Ext4 {
     /// Reads the page of a file that begins at byte `pos`, a multiple of the page's size; zeros
     /// behind the file's end.
     async fn read_page(&self, info: &InodeInfo, pos: u64, block: &mut Block) -> Result {
-        let end = info.size().min(pos + PAGE);
+        let end = self.visible_size(info).min(pos + PAGE);
         let valid = end.saturating_sub(pos) as usize;
         block.fill_vacant()?;
-        let cached = block
-            .as_mut_slice()
-            .get_mut(..valid)
-            .is_some_and(|bytes| info.attached.copy(pos, bytes));
-        if !cached {
+        let bytes = block.as_mut_slice().get_mut(..valid);
+        let cached = bytes.map_or(Cached::Nothing, |bytes| info.attached.copy(pos, bytes));
+        if cached == Cached::InPart {
+            return Err(EBUSY);
+        }
+        if cached == Cached::Nothing {
             // In whole blocks: the device reads no less.
             let stop = end.next_multiple_of(u64::from(self.sb.geo.block_size()));
             let mut at = pos;
@@ -113,7 +131,7 @@ impl Ext4 {
     }
 
     /// Reads a range of a file, which starts at a page, to the start of `blocks`. Returns how many
-    /// bytes there are.
+    /// bytes there are. Fails with `EBUSY` if the VFS has to read some of it.
     pub async fn read_at(
         &self,
         info: &InodeInfo,
@@ -124,7 +142,7 @@ impl Ext4 {
         self.check_regular(info)?;
         blocks.fill_vacant()?;
         let start = range.start;
-        let count = (want as u64).min(info.size().saturating_sub(start));
+        let count = (want as u64).min(self.visible_size(info).saturating_sub(start));
         if count == 0 {
             return Ok(0);
         }
@@ -137,9 +155,13 @@ impl Ext4 {
             if cached && at % PAGE == 0 {
                 let len = (start + count).saturating_sub(at).min(PAGE) as usize;
                 let page = blocks.page_mut(to / Block::SIZE).get_mut(..len);
-                if page.is_some_and(|bytes| info.attached.copy(at, bytes)) {
-                    at += PAGE;
-                    continue;
+                match page.map_or(Cached::Nothing, |bytes| info.attached.copy(at, bytes)) {
+                    Cached::Copied => {
+                        at += PAGE;
+                        continue;
+                    }
+                    Cached::InPart => return Err(EBUSY),
+                    Cached::Nothing => {}
                 }
             }
             let unmaps = info.unmaps();

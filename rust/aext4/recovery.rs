@@ -5,10 +5,12 @@
 //! A mount without the option `norecovery` recovers, also one that is read-only, as ext4 does:
 //! without what the journal has the volume may contradict itself.
 
-use crate::journal::{replay, Log, Refused};
+use crate::journal::{doublewrite, replay, Log, Refused};
+use crate::super_write::SuperWrite;
+use core::fmt;
 use disk::{Cache, Disk, Level};
 use kernel::prelude::*;
-use layout::super_edit::SuperEdit;
+use layout::super_edit::{ErrorCode, Errors};
 use layout::superblock::SUPER_SIZE;
 use layout::{FileType, GroupDesc, Incompat, Inode, Pblk, SuperBlock};
 
@@ -20,7 +22,7 @@ use layout::{FileType, GroupDesc, Incompat, Inode, Pblk, SuperBlock};
 /// one of those of writing, nothing was changed.
 ///
 /// If the superblock is `torn`, which was read without a look at its checksum, the journal has to
-/// bring the whole of it: else it fails with `EBADMSG`.
+/// have the whole of it: else it fails with `EBADMSG`.
 pub async fn recover(disk: &Disk, sb: &SuperBlock, offset: u64, torn: bool) -> Result {
     if disk.is_read_only() {
         disk.log(
@@ -57,27 +59,65 @@ async fn replay(
     };
     let mut log = Log::open(disk, cache, &geo, &inode).await?;
     let wanted = torn.then_some(Pblk(offset >> geo.block_bits()));
+    // Errors that were recorded past the log, when nothing could be written to it any more.
+    let mut errors = None;
+    if !torn {
+        let look = |raw: &[u8]| errors = Errors::of(raw);
+        disk.read_raw(offset, SUPER_SIZE, look).await?;
+    }
     replay::recover(disk, cache, &geo, &mut log, wanted).await?;
     // Why the log was given up is the volume's to remember; the log forgets it after that.
-    let failed = log.head.sb.errno != 0;
-    disk.edit_raw(offset, SUPER_SIZE, move |raw| {
-        if let Some(mut edit) = SuperEdit::new(raw) {
-            let mut features = edit.features();
-            features.incompat.0 &= !Incompat::RECOVER.0;
-            edit.set_features(features);
-            if failed {
-                edit.set_state(edit.state() | SuperBlock::STATE_ERROR);
-            }
-            edit.seal(geo.csum());
+    let errno = log.head.sb.errno;
+    if errno != 0 {
+        let what = Errno(i32::from_ne_bytes(errno.to_ne_bytes()));
+        disk.log(
+            Level::Warning,
+            format_args!("filesystem error recorded from previous mount: {what}"),
+        );
+    }
+    let write = SuperWrite::prepare(disk, cache, &geo, offset, |edit| {
+        let mut features = edit.features();
+        features.incompat = features.incompat.without(Incompat::RECOVER);
+        edit.set_features(features);
+        if let Some(errors) = &errors {
+            edit.keep_errors(errors);
+        }
+        if errno != 0 {
+            edit.set_state(edit.state() | SuperBlock::STATE_ERROR);
         }
     })
     .await?;
-    if failed {
+    if geo.csum().metadata() {
+        let sb = &log.head.sb;
+        doublewrite::write(cache, &log.blocks, sb, true, write.block, &write.buf).await?;
+    }
+    write.write(disk).await?;
+    if errno != 0 {
         log.head
             .update(cache, |sb, raw| sb.set_errno(raw, 0))
             .await?;
+        disk.log(
+            Level::Warning,
+            format_args!("marked fs in need of filesystem check"),
+        );
     }
     Ok(())
+}
+
+/// An error number, in ext4's words.
+struct Errno(i32);
+
+impl fmt::Display for Errno {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match ErrorCode::of(self.0) {
+            ErrorCode::Io => f.write_str("IO failure"),
+            ErrorCode::NoMemory => f.write_str("Out of memory"),
+            ErrorCode::BadChecksum => f.write_str("Filesystem failed CRC"),
+            ErrorCode::Corrupted => f.write_str("Corrupt filesystem"),
+            ErrorCode::ReadOnly => f.write_str("Journal has aborted"),
+            _ => write!(f, "error {}", self.0.saturating_neg()),
+        }
+    }
 }
 
 /// The inode of the journal, or `None` if the volume has none in itself.

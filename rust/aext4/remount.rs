@@ -6,26 +6,32 @@
 //!
 //! | after | there is |
 //! |---|---|
-//! | the journal's superblock says where the log begins | a volume that is clean, whose log is not looked at |
-//! | the volume's says that it needs recovery | a volume whose recovery finds nothing |
+//! | the log, which is empty, has a copy of the new superblock | a volume that is clean |
+//! | a part of the superblock | a wrong checksum: the mount takes the copy |
+//! | the superblock, which says that it needs recovery | a volume whose recovery finds nothing |
+//! | the journal's superblock says where the log begins | the same |
 //! | (changes, commits) | see [`journal`](crate::journal) |
 //! | the log is home, and its superblock says that it is empty | a volume whose recovery finds nothing |
-//! | the volume's does not say that it needs recovery any more | a volume that is clean |
+//! | the log has a copy of the new superblock | the same |
+//! | a part of the superblock | a wrong checksum: the mount takes the copy |
+//! | the superblock, which does not say that it needs recovery any more | a volume that is clean |
 //!
-//! Without a journal the superblock says that the volume is in use instead. e2fsck looks at it
-//! after a loss of power.
+//! The copy is that of [`doublewrite`](crate::journal::doublewrite). Without a journal there is
+//! none, and the superblock says that the volume is in use instead: e2fsck looks at it after a loss
+//! of power.
 
 use crate::alloc::{Groups, Kept};
 use crate::ext4::{kept_back, read_groups, Ext4};
-use crate::journal::{Committed, Journal, Log};
-use crate::recovery;
+use crate::journal::{doublewrite, Committed, Journal, Log};
+use crate::super_write::SuperWrite;
+use crate::{memory, recovery};
 use core::time::Duration;
 use disk::Level;
 use kernel::prelude::*;
 use kernel::sync::Arc;
 use layout::journal::JournalSuper;
 use layout::super_edit::SuperEdit;
-use layout::superblock::{super_offset, SUPER_KIB, SUPER_SIZE};
+use layout::superblock::{super_offset, SUPER_KIB};
 use layout::{Compat, Incompat, RoCompat, SuperBlock};
 use upcall::JoinHandle;
 
@@ -49,8 +55,11 @@ pub struct Writing {
     /// What commits, and what writes home.
     commits: JoinHandle<Result>,
     checkpoints: JoinHandle<Result>,
-    /// What deletes inodes that were left.
+    /// What deletes inodes that were left, and what records errors.
     deletions: Option<JoinHandle<Result>>,
+    recorder: Option<JoinHandle<Result>>,
+    /// What tells the device which blocks are free again.
+    discards: Option<JoinHandle<Result>>,
 }
 
 impl Ext4 {
@@ -106,12 +115,22 @@ impl Ext4 {
             };
             log.head.update(&volume.cache, skip).await?;
         }
-        let has_log = log.is_some();
         let wide = geo.has_incompat(Incompat::B64);
         let checksums = geo.csum().metadata();
+        if let Some(log) = &mut log {
+            log.head
+                .update(&volume.cache, |sb, raw| {
+                    let (next, head) = (sb.sequence.wrapping_add(1), sb.next_block());
+                    sb.set_rules(raw, wide, checksums);
+                    sb.set_empty(raw, next, head);
+                })
+                .await?;
+        }
+        memory::pinned(|| volume.mark_in_use(log.as_ref()))
+            .await?
+            .await?;
         let journal = Journal::start(log, &volume.cache, wide, checksums).await?;
         journal.set_barrier(volume.flags().barrier());
-        volume.mark_in_use(has_log).await?;
         volume.refresh_super().await?;
         let spawner = volume.disk.spawner();
         let (this, engine, released) = (volume.clone(), journal.clone(), groups.clone());
@@ -121,14 +140,17 @@ impl Ext4 {
                 for freed in &end.freed {
                     released.release(freed);
                 }
+                this.note_released(&end.freed);
             };
             let result = engine.commit_loop(&this.cache, interval, ended).await;
-            this.journal_ended("commit", result)
+            this.journal_ended(&engine, "commit", result);
+            result
         })?;
         let (this, engine) = (volume.clone(), journal.clone());
         let checkpoints = spawner.spawn(async move {
             let result = engine.checkpoint_loop(&this.cache).await;
-            this.journal_ended("checkpoint", result)
+            this.journal_ended(&engine, "checkpoint", result);
+            result
         });
         let checkpoints = match checkpoints {
             Ok(checkpoints) => checkpoints,
@@ -138,27 +160,24 @@ impl Ext4 {
                 return Err(error);
             }
         };
-        let this = volume.clone();
-        volume.leaving.start();
-        let deletions = match spawner.spawn(async move { this.delete_loop().await }) {
-            Ok(deletions) => deletions,
-            Err(error) => {
-                journal.stop();
-                let _ = (commits.await, checkpoints.await);
-                return Err(error);
-            }
-        };
         *volume.writing.lock() = Some(Writing {
-            journal,
+            journal: journal.clone(),
             groups,
             commits,
             checkpoints,
-            deletions: Some(deletions),
+            deletions: None,
+            recorder: None,
+            discards: None,
         });
+        if let Err(error) = Self::start_tasks(volume, &journal) {
+            let _ = volume.make_read_only().await;
+            return Err(error);
+        }
         let cleaned = match disk::pinned(|| volume.clean_orphans()) {
             Ok(clean) => clean.await,
             Err(error) => Err(error),
         };
+        volume.gate.open();
         if cleaned.is_err() {
             // The error of this one says less.
             let _ = volume.make_read_only().await;
@@ -166,8 +185,33 @@ impl Ext4 {
         cleaned
     }
 
+    /// Starts what changes the volume by itself.
+    fn start_tasks(volume: &Arc<Self>, journal: &Arc<Journal>) -> Result {
+        let spawner = volume.disk.spawner();
+        let this = volume.clone();
+        volume.leaving.start();
+        let deletions = spawner.spawn(async move { this.delete_loop().await })?;
+        if let Some(writing) = &mut *volume.writing.lock() {
+            writing.deletions = Some(deletions);
+        }
+        let this = volume.clone();
+        volume.discarder.start();
+        let discards = spawner.spawn(async move { this.discard_loop().await })?;
+        if let Some(writing) = &mut *volume.writing.lock() {
+            writing.discards = Some(discards);
+        }
+        let (this, journal) = (volume.clone(), journal.clone());
+        volume.recorder.start();
+        let recorder = spawner.spawn(async move { this.record_loop(&journal).await })?;
+        if let Some(writing) = &mut *volume.writing.lock() {
+            writing.recorder = Some(recorder);
+        }
+        Ok(())
+    }
+
     /// Makes the volume read-only: what was changed is committed and written home, the log is
-    /// empty, and the disk says that the volume is not in use. Nobody changes anything any more.
+    /// empty, and the disk says that the volume is not in use. The VFS lets nobody change anything any
+    /// more; other changes that have begun are waited for, and later ones fail.
     ///
     /// Fails with the error for which the journal was aborted. Then the log has what it has, and
     /// the next mount recovers it.
@@ -176,16 +220,19 @@ impl Ext4 {
     ///
     /// Not to be dropped.
     pub async fn make_read_only(&self) -> Result {
-        // What was left is deleted while that is possible.
-        let deletions = {
-            let mut writing = self.writing.lock();
-            (*writing)
-                .as_mut()
-                .and_then(|writing| writing.deletions.take())
+        self.gate.shut().await?;
+        // What was left is deleted, and errors are recorded, while that is possible.
+        let (deletions, recorder) = match &mut *self.writing.lock() {
+            Some(writing) => (writing.deletions.take(), writing.recorder.take()),
+            None => (None, None),
         };
         if let Some(deletions) = deletions {
             self.leaving.stop();
             deletions.await??;
+        }
+        if let Some(recorder) = recorder {
+            self.recorder.stop();
+            recorder.await??;
         }
         let Some(writing) = self.writing.lock().take() else {
             return Ok(());
@@ -194,9 +241,25 @@ impl Ext4 {
         journal.stop();
         let commits = writing.commits.await?;
         let checkpoints = writing.checkpoints.await?;
-        commits.and(checkpoints)?;
-        journal.empty(&self.cache).await?;
-        self.mark_clean(journal.has_log(), &writing.groups).await
+        if let Some(discards) = writing.discards {
+            self.discarder.stop();
+            discards.await??;
+        }
+        let mut ended = commits.and(checkpoints);
+        if ended.is_ok() {
+            ended = journal.empty(&self.cache).await;
+            if let Err(error) = ended {
+                journal.abort(error);
+                self.journal_ended(journal, "checkpoint", ended);
+            }
+        }
+        if ended.is_err() {
+            let record = memory::pinned(|| self.record_errors(journal)).await?;
+            record.await;
+            return ended;
+        }
+        let clean = memory::pinned(|| self.mark_clean(journal, &writing.groups)).await?;
+        clean.await
     }
 
     /// Refuses volumes that cannot be written to, by name.
@@ -231,6 +294,13 @@ impl Ext4 {
             );
             return Err(EROFS);
         }
+        if self.options().journals_data() {
+            self.disk.log(
+                Level::Error,
+                format_args!("data=journal is not supported: use data=ordered"),
+            );
+            return Err(EINVAL);
+        }
         if self.sb.needs_recovery() {
             self.disk.log(
                 Level::Error,
@@ -250,74 +320,69 @@ impl Ext4 {
     }
 
     /// Says on the disk that the volume is in use.
-    async fn mark_in_use(&self, has_log: bool) -> Result {
+    async fn mark_in_use(&self, log: Option<&Log>) -> Result {
         let now = disk::time::now();
-        self.edit_super(move |edit| {
-            edit.count_mount();
-            edit.set_mount_time(u64::try_from(now.secs).unwrap_or(0));
-            edit.set_write_time(u64::try_from(now.secs).unwrap_or(0));
-            if has_log {
-                let mut features = edit.features();
-                features.incompat = features.incompat.or(Incompat::RECOVER);
-                edit.set_features(features);
-            } else {
-                edit.set_state(edit.state() & !SuperBlock::STATE_CLEAN);
-            }
-        })
-        .await
+        let write = self
+            .prepare_super(|edit| {
+                edit.count_mount();
+                edit.set_mount_time(u64::try_from(now.secs).unwrap_or(0));
+                edit.set_write_time(u64::try_from(now.secs).unwrap_or(0));
+                if log.is_some() {
+                    let mut features = edit.features();
+                    features.incompat = features.incompat.or(Incompat::RECOVER);
+                    edit.set_features(features);
+                } else {
+                    edit.set_state(edit.state() & !SuperBlock::STATE_CLEAN);
+                }
+            })
+            .await?;
+        if let Some(log) = log.filter(|_| self.sb.geo.csum().metadata()) {
+            let (cache, barrier) = (&self.cache, self.flags().barrier());
+            let sb = &log.head.sb;
+            doublewrite::write(cache, &log.blocks, sb, barrier, write.block, &write.buf).await?;
+        }
+        write.write(&self.disk).await
     }
 
-    /// Says on the disk that the volume is not in use any more.
-    async fn mark_clean(&self, has_log: bool, groups: &Groups) -> Result {
+    /// Says on the disk that the volume is not in use any more. The log is empty.
+    async fn mark_clean(&self, journal: &Journal, groups: &Groups) -> Result {
         // What was found clean, and is without errors, is clean again.
         let clean = self.sb.state & SuperBlock::STATE_CLEAN;
         let now = disk::time::now();
         // The sums of the descriptors, which are home.
         let counters = groups.counters();
-        self.edit_super(move |edit| {
-            edit.set_write_time(u64::try_from(now.secs).unwrap_or(0));
-            edit.set_free_blocks(counters.free);
-            edit.set_free_inodes(u32::try_from(counters.free_inodes).unwrap_or(u32::MAX));
-            if has_log {
-                let mut features = edit.features();
-                features.incompat = features.incompat.without(Incompat::RECOVER);
-                edit.set_features(features);
-            } else {
-                edit.set_state(edit.state() | clean);
-            }
-        })
-        .await
-    }
-
-    /// Changes the superblock, and waits until it is on stable media.
-    async fn edit_super(&self, change: impl FnOnce(&mut SuperEdit<'_>) + Send + 'static) -> Result {
-        let csum = *self.sb.geo.csum();
-        let offset = super_offset(SUPER_KIB).ok_or(EINVAL)?;
-        self.disk
-            .edit_raw(offset, SUPER_SIZE, move |raw| {
-                if let Some(mut edit) = SuperEdit::new(raw) {
-                    change(&mut edit);
-                    edit.seal(&csum);
+        let write = self
+            .prepare_super(|edit| {
+                edit.set_write_time(u64::try_from(now.secs).unwrap_or(0));
+                edit.set_free_blocks(counters.free);
+                edit.set_free_inodes(u32::try_from(counters.free_inodes).unwrap_or(u32::MAX));
+                if journal.has_log() {
+                    let mut features = edit.features();
+                    features.incompat = features.incompat.without(Incompat::RECOVER);
+                    edit.set_features(features);
+                } else {
+                    edit.set_state(edit.state() | clean);
                 }
             })
-            .await
+            .await?;
+        if self.sb.geo.csum().metadata() {
+            journal
+                .doublewrite(&self.cache, write.block, &write.buf)
+                .await?;
+        }
+        write.write(&self.disk).await
+    }
+
+    /// The superblock, with a change.
+    pub(crate) async fn prepare_super(
+        &self,
+        change: impl FnOnce(&mut SuperEdit<'_>),
+    ) -> Result<SuperWrite> {
+        let place = super_offset(SUPER_KIB).ok_or(EINVAL)?;
+        SuperWrite::prepare(&self.disk, &self.cache, &self.sb.geo, place, change).await
     }
 
     fn commit_interval(&self) -> Duration {
         Duration::from_secs(self.options().commit_interval().into())
-    }
-
-    /// One of the loops is over: with an error nothing is written any more.
-    fn journal_ended(&self, what: &str, result: Result) -> Result {
-        if let Err(error) = result {
-            self.disk.log(
-                Level::Error,
-                format_args!(
-                    "error {} in a {what}: nothing is written any more",
-                    error.to_errno()
-                ),
-            );
-        }
-        result
     }
 }

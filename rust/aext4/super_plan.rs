@@ -6,8 +6,8 @@
 //!
 //! What has to be as durable as other blocks, the head of the list of orphans above all, is edited
 //! as a block of metadata: in the cache, by a transaction, and so through the journal. What says
-//! that the volume is in use, is clean, or needs recovery is edited on the device, at once, by
-//! [`Disk::edit_raw`](disk::Disk::edit_raw), which begins with what the device has. They do not
+//! that the volume is in use, is clean, or needs recovery is written in place, at once, by a
+//! `SuperWrite`, which begins with what the device has. They do not
 //! meet. The second way is taken before the first transaction and after the last, when all that
 //! transactions changed is home; before the first the block in the cache becomes what the device
 //! has then ([`Ext4::refresh_super`]).

@@ -21,17 +21,15 @@
 
 use crate::alloc::{Allocator, Goal, Loan, Reservation, Space};
 use crate::ext4::Ext4;
-use crate::inode_info::{InodeInfo, InodeRef};
+use crate::inode_info::InodeInfo;
 use crate::inode_plan::InodePlan;
 use crate::map::{Mapping, MappingKind};
 use crate::map_plan::{MapPlan, CREDITS_MAX};
 use crate::memory;
 use crate::pending::{self, Found, Memory, Shape};
 use core::ops::Range;
-use disk::{gfp, pinned, vec_with_capacity, Cache};
-use kernel::alloc::KVVec;
+use disk::{pinned, vec_with_capacity, Cache};
 use kernel::prelude::*;
-use kernel::sync::Arc;
 use layout::{DataMap, Extent, ExtentState, Lblk};
 use upcall::bio::Op;
 
@@ -321,15 +319,17 @@ impl Ext4 {
         }
     }
 
-    /// Drops what is pending from block `from` on, with the `map_lock` held to write. Nothing of it
+    /// Drops what is pending of a range of blocks, with the `map_lock` held to write. Nothing of it
     /// is on its way to the device.
-    pub(crate) async fn drop_pending(&self, info: &InodeInfo, from: Lblk) -> Result {
-        if info.pending.lock().next(from.0).is_none() {
+    pub(crate) async fn drop_pending(&self, info: &InodeInfo, range: Range<Lblk>) -> Result {
+        let (from, until) = (range.start.0, range.end.0);
+        let next = info.pending.lock().next(from);
+        if next.is_none_or(|next| next.first >= until) {
             return Ok(());
         }
-        self.cut_loan(info, from.0).await?;
-        self.unreserve(info, from.0, u32::MAX).await?;
-        self.drop_loans(info, from.0, u32::MAX);
+        self.cut_loans(info, from, until).await?;
+        self.unreserve(info, from, until).await?;
+        self.drop_loans(info, from, until);
         Ok(())
     }
 
@@ -441,26 +441,49 @@ impl Ext4 {
 
     /// Where byte `pos` of a file is, with what is pending: for who tells users about it.
     pub async fn place(&self, info: &InodeInfo, pos: u64) -> Result<Place> {
-        let lblk = u32::try_from(pos >> self.sb.geo.block_bits()).unwrap_or(u32::MAX);
         loop {
-            let sequence = info.map_seq();
-            let (found, next) = {
-                let pending = info.pending.lock();
-                (pending.find(lblk), pending.next(lblk))
+            let (sequence, next) = self.look_pending(info, pos);
+            let mapping = match self.pending_at(pos, &next) {
+                Some(place) => return Ok(place),
+                None => self.map_bytes(info, pos).await?,
             };
-            if let Some(found) = found {
-                return Ok(Place {
-                    mapping: self.on_its_way(&found),
-                    pending: true,
-                });
-            }
-            let mapping = self.map_bytes(info, pos).await?;
             if info.map_seq() == sequence {
-                return Ok(Place {
-                    mapping: self.before(mapping, next),
-                    pending: false,
-                });
+                return Ok(self.not_pending(mapping, next));
             }
+        }
+    }
+
+    /// As [`place`](Self::place), with what is in memory alone. Does not wait.
+    pub fn place_cached(&self, info: &InodeInfo, pos: u64) -> Option<Place> {
+        let (sequence, next) = self.look_pending(info, pos);
+        if let Some(place) = self.pending_at(pos, &next) {
+            return Some(place);
+        }
+        let mapping = self.map_bytes_cached(info, pos)?;
+        (info.map_seq() == sequence).then(|| self.not_pending(mapping, next))
+    }
+
+    /// The first run that is pending and has byte `pos`, or is behind it, and the sequence before.
+    fn look_pending(&self, info: &InodeInfo, pos: u64) -> (u32, Option<Found>) {
+        let lblk = u32::try_from(pos >> self.sb.geo.block_bits()).unwrap_or(u32::MAX);
+        let sequence = info.map_seq();
+        let next = info.pending.lock().next(lblk);
+        (sequence, next)
+    }
+
+    fn pending_at(&self, pos: u64, next: &Option<Found>) -> Option<Place> {
+        let lblk = pos >> self.sb.geo.block_bits();
+        let found = next.as_ref().filter(|next| u64::from(next.first) <= lblk)?;
+        Some(Place {
+            mapping: self.on_its_way(found),
+            pending: true,
+        })
+    }
+
+    fn not_pending(&self, mapping: Mapping, next: Option<Found>) -> Place {
+        Place {
+            mapping: self.before(mapping, next),
+            pending: false,
         }
     }
 
@@ -660,53 +683,16 @@ impl Ext4 {
         Ok(at)
     }
 
-    /// Writes to a file that has no VFS inode. Returns how many bytes were written, which are fewer
-    /// than there are only if something failed behind them. Times are the caller's.
-    ///
-    /// What was written is on the device, and the file has it; it is durable after
-    /// [`sync_inode`](Self::sync_inode).
-    ///
-    /// Fails with `EBUSY` if the file has a VFS inode, with `ENOSPC`, `EFBIG`, `EROFS`, and with
-    /// the errors of damage and of the block layer.
-    ///
-    /// # Cancellation
-    ///
-    /// Dropping the future lets the write go on alone, or not begin.
-    pub async fn write_at(
-        volume: &Arc<Self>,
-        info: &InodeRef,
-        pos: u64,
-        bytes: &[u8],
-        privileged: bool,
-    ) -> Result<usize> {
-        if bytes.is_empty() {
-            return Ok(0);
-        }
-        let spawner = volume.disk.spawner();
-        let mut copy: KVVec<u8> = vec_with_capacity(spawner, bytes.len()).await?;
-        copy.extend_from_slice(bytes, gfp())?;
-        let (this, file) = (volume.clone(), info.clone());
-        // Blocks that the device may still write to are not to be given to others.
-        let write = spawner.spawn(async move {
-            let _permit = this.pass_gate().await?;
-            let _guard = file.rwsem.write().await.map_err(|_| ESHUTDOWN)?;
-            let write = || this.write_bytes(&file, pos, &copy, privileged);
-            memory::pinned(write).await?.await
-        })?;
-        write.await?
-    }
-
-    async fn write_bytes(
+    /// Writes to a file that has no VFS inode, with its `rwsem` held to write. Returns how many bytes
+    /// were written, which are fewer than there are only if something failed behind them. Blocks that
+    /// the device may still write to are not to be given to others: not to be dropped.
+    pub(crate) async fn write_bytes(
         &self,
         info: &InodeInfo,
         pos: u64,
         bytes: &[u8],
         privileged: bool,
     ) -> Result<usize> {
-        self.check_regular(info)?;
-        if info.attached.is_set() {
-            return Err(EBUSY);
-        }
         let end = pos.checked_add(bytes.len() as u64).ok_or(EFBIG)?;
         self.leave_inline(info, privileged).await?;
         let old = info.size();

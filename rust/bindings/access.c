@@ -100,35 +100,54 @@ bool upcall_cred_capable(const struct cred *cred, int cap)
 	return able;
 }
 
+bool upcall_cred_in_group(const struct cred *cred, u32 gid)
+{
+	const struct cred *old = override_creds(cred);
+	bool member = in_group_p(make_kgid(&init_user_ns, gid));
+
+	revert_creds(old);
+	return member;
+}
+
+void upcall_cred_owners(const struct cred *cred, u32 *uid, u32 *gid)
+{
+	*uid = from_kuid(&init_user_ns, cred->fsuid);
+	*gid = from_kgid(&init_user_ns, cred->fsgid);
+}
+
 bool upcall_has_pages(const struct inode *inode)
 {
 	return READ_ONCE(inode->i_data.nrpages) != 0;
 }
 
 /*
- * Copies len bytes of a file from pos on, if they lie in one folio that is up to date.  The caller
- * keeps the inode's memory.  Does not sleep.
+ * Copies len bytes of a file from pos on, if they lie in one folio that is up to date.  Says whether
+ * the cache has nothing of them, so that they are on the device.  The caller keeps the inode's memory.
+ * Does not sleep.
  */
-bool upcall_copy_cached(struct inode *inode, u64 pos, void *to, size_t len)
+enum upcall_cached upcall_copy_cached(struct inode *inode, u64 pos, void *to, size_t len)
 {
 	struct address_space *mapping = &inode->i_data;
+	enum upcall_cached found = UPCALL_CACHED_IN_PART;
 	struct folio *folio;
 	size_t offset;
-	bool copied = false;
 
 	if (!upcall_has_pages(inode))
-		return false;
+		return UPCALL_NOT_CACHED;
 	folio = filemap_get_folio(mapping, pos >> PAGE_SHIFT);
 	if (IS_ERR(folio))
-		return false;
+		return UPCALL_NOT_CACHED;
 	offset = offset_in_folio(folio, pos);
 	/* Up to date as a whole, with the barrier that belongs to it. */
 	if (folio_test_uptodate(folio) && len <= folio_size(folio) - offset) {
 		memcpy_from_folio(to, folio, offset, len);
-		copied = true;
+		found = UPCALL_COPIED;
+	} else if (!folio_test_dirty(folio) && !folio_test_writeback(folio)) {
+		/* What it has is what the device has, or will be read from there. */
+		found = UPCALL_NOT_CACHED;
 	}
 	folio_put(folio);
-	return copied;
+	return found;
 }
 
 const struct path *upcall_file_path(const struct file *file)

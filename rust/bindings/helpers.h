@@ -97,6 +97,7 @@ struct file *upcall_open_bdev(const char *path, bool write);
 struct block_device *upcall_file_bdev(struct file *file);
 u64 upcall_bdev_size(struct block_device *bdev);
 bool upcall_bdev_read_only(struct block_device *bdev);
+unsigned int upcall_discard_granularity(struct block_device *bdev);
 int upcall_edit_buffer(struct block_device *bdev, u64 pos,
 		       void (*change)(void *arg, u8 *bytes), void *arg);
 unsigned int upcall_dma_alignment(struct block_device *bdev);
@@ -165,12 +166,20 @@ void upcall_file_accessed(struct file *file);
 /* Pages */
 void upcall_bio_readahead(struct readahead_control *rac, const struct iomap_ops *ops, void *private);
 void *upcall_iomap_private(struct iomap *iomap);
-ssize_t upcall_dio_read(struct kiocb *iocb, struct iov_iter *to, const struct iomap_ops *ops);
 void upcall_bio_read_folio(struct folio *folio, const struct iomap_ops *ops);
 void upcall_readahead_take(struct readahead_control *to, struct readahead_control *from);
 void upcall_readahead_drop_rest(struct readahead_control *rac);
 u64 upcall_readahead_pos(struct readahead_control *rac);
 u64 upcall_readahead_length(struct readahead_control *rac);
+
+/* Direct reads */
+struct upcall_dio;
+int upcall_dio_open(void);
+void upcall_dio_close(void);
+ssize_t upcall_dio_read(struct kiocb *iocb, struct iov_iter *to, const struct iomap_ops *ops);
+struct upcall_dio *upcall_dio_take(struct kiocb *iocb, const struct iov_iter *to,
+				   const struct iomap_ops *ops);
+void upcall_dio_send(struct upcall_dio *dio);
 
 /* Files that are written */
 bool upcall_inode_lock(struct inode *inode, bool nowait);
@@ -242,6 +251,29 @@ u32 upcall_dev_major(dev_t dev);
 u32 upcall_dev_minor(dev_t dev);
 void upcall_drop_acl(struct posix_acl *acl);
 
+/* Changes that do not come by the VFS */
+struct upcall_inode {
+	struct inode inode;
+	/* Of a directory: changes when its names do, but not when the VFS changes them. */
+	unsigned long names;
+};
+void upcall_names_init(struct inode *inode);
+void upcall_names_changed(struct inode *inode);
+unsigned long upcall_names_version(const struct inode *inode);
+unsigned long upcall_dentry_version(const struct dentry *dentry);
+void upcall_dentry_set_version(struct dentry *dentry, unsigned long version);
+u64 upcall_dentry_ino(const struct dentry *dentry);
+void upcall_inode_forget(struct inode *inode);
+loff_t upcall_inode_size(const struct inode *inode);
+bool upcall_has_dirty(const struct inode *inode);
+void upcall_prune(struct inode *inode);
+struct upcall_held_path;
+struct vfsmount *upcall_held_mount(const struct upcall_held_path *held);
+struct file *upcall_open_inode(struct vfsmount *mnt, struct inode *inode, int flags);
+void upcall_close_inode(struct file *file);
+int upcall_file_truncate(struct file *file, loff_t size);
+void upcall_write_inodes(struct super_block *sb);
+
 /* Readers without a VFS inode */
 struct upcall_acl_entry {
 	u16 tag;
@@ -253,10 +285,13 @@ bool upcall_permitted(const struct cred *cred, u32 uid, u32 gid, u16 mode,
 		      const struct upcall_acl_entry *acl, unsigned int count, unsigned int want);
 void upcall_acl_get(const struct posix_acl *acl, unsigned int i, struct upcall_acl_entry *to);
 bool upcall_cred_capable(const struct cred *cred, int cap);
+bool upcall_cred_in_group(const struct cred *cred, u32 gid);
+void upcall_cred_owners(const struct cred *cred, u32 *uid, u32 *gid);
 bool upcall_has_pages(const struct inode *inode);
-bool upcall_copy_cached(struct inode *inode, u64 pos, void *to, size_t len);
+enum upcall_cached { UPCALL_NOT_CACHED, UPCALL_COPIED, UPCALL_CACHED_IN_PART };
+enum upcall_cached upcall_copy_cached(struct inode *inode, u64 pos, void *to, size_t len);
 const struct path *upcall_file_path(const struct file *file);
-struct upcall_held_path;
+const struct path *upcall_held_path(const struct upcall_held_path *held);
 struct upcall_held_path *upcall_hold_path(const struct path *path, bool wait);
 void upcall_let_go(struct upcall_held_path *held, bool later);
 struct dentry *upcall_dget(struct dentry *dentry);

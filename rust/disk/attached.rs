@@ -8,12 +8,15 @@
 //!
 //! An `InodeInfo` has at most one VFS inode: the VFS makes the next only when it has evicted the
 //! one before. The VFS inode is published when it is attached and taken back when it is evicted.
-//! Its memory is freed after a grace period of RCU that begins later, so that a reader may use the
-//! pointer inside the read section in which it found it; it then looks for a folio, and takes a
-//! reference on that. A folio that is truncated at the same time keeps its bytes as long as there
-//! are references.
+//! Its memory is freed after a grace period of RCU that begins later, so that whoever finds the
+//! pointer inside a read section may use it there: to look for a folio, and take a reference on that,
+//! or to bring copies of attributes up to date. A folio that is truncated at the same time keeps its
+//! bytes as long as there are references.
+//!
+//! Who attaches an inode fills it when it is published, and who changes one looks for it when the
+//! change was made, both under the lock of the copy in memory: so one of the two sees the other.
 
-use core::ptr::null_mut;
+use core::ptr::{null_mut, NonNull};
 use kernel::sync::atomic::{Acquire, Atomic, Relaxed, Release};
 use kernel::sync::rcu;
 use upcall_bindings as ub;
@@ -60,17 +63,49 @@ impl Attached {
         !inode.is_null() && unsafe { ub::upcall_has_pages(inode) }
     }
 
-    /// Copies the bytes from `pos` on into `to`, if all of them lie in one folio of the page cache
-    /// that holds the file's content.
-    ///
-    /// Returns whether it did; `to` is then full. Does not sleep.
-    pub fn copy(&self, pos: u64, to: &mut [u8]) -> bool {
+    /// Calls `look` with the VFS inode, if there is one, in a read section of RCU. Does not sleep.
+    pub fn look<R>(&self, look: impl FnOnce(NonNull<ub::inode>) -> R) -> Option<R> {
         let _rcu = rcu::read_lock();
-        let inode = self.0.load(Acquire);
-        if inode.is_null() {
-            return false;
-        }
-        // SAFETY: The read section keeps an inode that is found in it. `to` is as long as it says.
-        unsafe { ub::upcall_copy_cached(inode, pos, to.as_mut_ptr().cast(), to.len()) }
+        NonNull::new(self.0.load(Acquire)).map(look)
     }
+
+    /// The size that the VFS inode has, if there is one. Does not sleep.
+    pub fn size(&self) -> Option<u64> {
+        // SAFETY: The read section keeps an inode that is found in it.
+        self.look(|inode| unsafe { ub::upcall_inode_size(inode.as_ptr()) } as u64)
+    }
+
+    /// Whether programs have changed bytes of the file that are not on the device yet. Does not
+    /// sleep.
+    pub fn has_dirty(&self) -> bool {
+        // SAFETY: As above.
+        let dirty = self.look(|inode| unsafe { ub::upcall_has_dirty(inode.as_ptr()) });
+        dirty.unwrap_or(false)
+    }
+
+    /// Copies the bytes from `pos` on into `to`, if all of them lie in one folio of the page cache
+    /// that holds the file's content; `to` is then full. Does not sleep.
+    pub fn copy(&self, pos: u64, to: &mut [u8]) -> Cached {
+        let copy = |inode: NonNull<ub::inode>| {
+            let (to, len) = (to.as_mut_ptr(), to.len());
+            // SAFETY: As above. `to` is as long as it says.
+            unsafe { ub::upcall_copy_cached(inode.as_ptr(), pos, to.cast(), len) }
+        };
+        match self.look(copy) {
+            Some(ub::upcall_cached_UPCALL_COPIED) => Cached::Copied,
+            Some(ub::upcall_cached_UPCALL_CACHED_IN_PART) => Cached::InPart,
+            _ => Cached::Nothing,
+        }
+    }
+}
+
+/// What the page cache has of some bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cached {
+    /// Nothing that differs from what is on the device.
+    Nothing,
+    /// All, and they were copied.
+    Copied,
+    /// What differs from what is on the device, and is not to be had at once.
+    InPart,
 }

@@ -81,7 +81,7 @@ pub(crate) struct Entry {
     /// The version that the log has and that is not home, and its transaction.
     pub(crate) logged: Option<(u32, Buf)>,
     /// Looked up since the hand came by.
-    marked: bool,
+    pub(crate) marked: bool,
 }
 
 // SAFETY: What the pointers lead to is reached under the lock of the entry's shard alone.

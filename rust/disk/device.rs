@@ -76,6 +76,11 @@ impl Disk {
         sys::read_only(&self.device)
     }
 
+    /// What a discard should be a multiple of, in bytes; `None` if the device cannot discard.
+    pub fn discard_granularity(&self) -> Option<u32> {
+        Some(sys::discard_granularity(&self.device)).filter(|&bytes| bytes > 0)
+    }
+
     /// Changes bytes `pos` to `pos + len`, which lie in one aligned page of the device, and waits
     /// until they are on stable media. For the superblock, which programs read and write on a
     /// mounted volume: `change` sees what they wrote, and they see what it does.

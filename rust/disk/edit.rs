@@ -22,6 +22,7 @@
 
 use crate::cache::{Cache, Entry, Inner};
 use crate::gfp::in_blocking;
+use crate::run::Draft;
 use crate::version::Buf;
 use core::ptr::NonNull;
 use kernel::prelude::*;
@@ -158,17 +159,15 @@ impl Cache {
     pub async fn plan(&self, block: u64) -> Result<Planned> {
         let spare = self.spare().await?;
         loop {
-            // The block is there, but it may leave before it is pinned.
-            let held = self.read(block, block..block).await?;
-            let pinned = self.pin(block);
-            drop(held);
-            if let Some(pin) = pinned {
+            if let Some(pin) = self.pin(block) {
                 return Ok(Planned {
                     pin,
                     spare,
                     fresh: false,
                 });
             }
+            // It is there then, but it may leave before it is pinned.
+            self.read(block, block..block).await?;
         }
     }
 
@@ -205,6 +204,7 @@ impl Cache {
             let entry = unsafe { &mut *entry.as_ptr() };
             let present = entry.version.is_some();
             entry.pins += u32::from(present);
+            entry.marked = true;
             present
         })?;
         drop(shard);
@@ -219,11 +219,9 @@ impl Cache {
     /// Memory for a version. Waits for it; on a worker it lets the blocking worker wait.
     pub(crate) async fn spare(&self) -> Result<Buf> {
         let pool = &self.inner.pool;
-        if !upcall::on_worker() {
-            return pool.get(true).ok_or(ENOMEM);
-        }
         match pool.get(false) {
             Some(spare) => Ok(spare),
+            None if !upcall::on_worker() => pool.get(true).ok_or(ENOMEM),
             None => {
                 let pool = pool.clone();
                 in_blocking(self.spawner(), move || pool.get(true).ok_or(ENOMEM)).await
@@ -287,5 +285,18 @@ impl Planned {
         drop(spare);
         let first = (!before).then(|| pin.again());
         (result, first)
+    }
+
+    /// As [`edit`](Self::edit), of all bytes: those of `draft`, which are not copied.
+    pub fn replace(self, draft: Draft) -> Option<Pin> {
+        let Self { pin, spare, .. } = self;
+        let new = draft.freeze();
+        new.set_verified();
+        let (old, before) = pin.entry(|entry| {
+            let old = entry.version.replace(new);
+            (old, core::mem::replace(&mut entry.edited, true))
+        });
+        drop((old, spare));
+        (!before).then(|| pin.again())
     }
 }

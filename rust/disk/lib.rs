@@ -40,7 +40,7 @@ pub mod time;
 pub mod version;
 mod wait;
 
-pub use attached::Attached;
+pub use attached::{Attached, Cached};
 pub use cache::Cache;
 pub use device::{Disk, Label, Level};
 pub use edit::{Pin, Planned};

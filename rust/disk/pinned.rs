@@ -32,5 +32,7 @@ impl<F: Future> Future for Boxed<F> {
 /// Puts the future that `make` makes on the heap. Fails with `ENOMEM`.
 #[inline(never)]
 pub fn pinned<F: Future>(make: impl FnOnce() -> F) -> Result<Boxed<F>> {
-    Ok(Boxed(KBox::pin(make(), gfp())?))
+    // Made where it stays: it is not moved there.
+    let memory = KBox::new_uninit(gfp())?;
+    Ok(Boxed(KBox::into_pin(KBox::write(memory, make()))))
 }

@@ -3,7 +3,8 @@
 //! Changes to the superblock: what a mounted volume keeps in it. [`SuperEdit::seal`] comes last.
 
 use super::bytes::{
-    get_u16, get_u32, get_u8, high32, low32, put_bytes, put_u16, put_u32, put_u64, put_u8,
+    get_array, get_u16, get_u32, get_u8, high32, low32, put_bytes, put_u16, put_u32, put_u64,
+    put_u8,
 };
 use super::csum::Csum;
 use super::feature::{Compat, Features, Incompat, RoCompat};
@@ -32,6 +33,9 @@ const LAST_ERROR: ErrorAt = ErrorAt {
     code: 0x27b,
 };
 const ERROR_COUNT: usize = 0x194;
+/// What belongs to errors ends here; the upper bits of their times, and their kinds, are elsewhere.
+const ERRORS_END: usize = 0x200;
+const ERRORS_MORE: usize = 0x278;
 const STATE: usize = 0x3a;
 const LAST_ORPHAN: usize = 0xe8;
 const CHECKSUM: usize = 0x3fc;
@@ -66,6 +70,46 @@ pub enum ErrorCode {
     ReadOnly = 8,
     /// `ESHUTDOWN`.
     Shutdown = 16,
+}
+
+impl ErrorCode {
+    /// The kind of an error number, as ext4 has it.
+    pub const fn of(errno: i32) -> Self {
+        match errno.saturating_abs() {
+            5 => Self::Io,
+            12 => Self::NoMemory,
+            28 => Self::NoSpace,
+            30 => Self::ReadOnly,
+            74 => Self::BadChecksum,
+            108 => Self::Shutdown,
+            117 => Self::Corrupted,
+            _ => Self::Unknown,
+        }
+    }
+}
+
+/// What a superblock tells of errors, as bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Errors {
+    fields: [u8; ERRORS_END - ERROR_COUNT],
+    more: [u8; 4],
+    state: u16,
+}
+
+impl Errors {
+    /// What a raw superblock tells; `None` if it is too short.
+    pub fn of(raw: &[u8]) -> Option<Self> {
+        Some(Self {
+            fields: get_array(raw, ERROR_COUNT)?,
+            more: get_array(raw, ERRORS_MORE)?,
+            state: get_u16(raw, STATE)? & SuperBlock::STATE_ERROR,
+        })
+    }
+
+    /// How many errors were recorded.
+    pub fn count(&self) -> u32 {
+        get_u32(&self.fields, 0).unwrap_or(0)
+    }
 }
 
 /// An error to be recorded.
@@ -234,6 +278,15 @@ impl<'a> SuperEdit<'a> {
         self.put32(0x248, clusters);
     }
 
+    /// Takes over what was recorded of errors, if it is later than what is here.
+    pub fn keep_errors(&mut self, errors: &Errors) {
+        if errors.count() > self.get32(ERROR_COUNT) {
+            let _ = put_bytes(self.raw, ERROR_COUNT, &errors.fields);
+            let _ = put_bytes(self.raw, ERRORS_MORE, &errors.more);
+        }
+        self.set_state(self.state() | errors.state);
+    }
+
     /// Records an error: as the last, as the first if none is recorded, in the count and in the
     /// state.
     pub fn record_error(&mut self, error: &ErrorRecord<'_>) {
@@ -244,6 +297,11 @@ impl<'a> SuperEdit<'a> {
         let count = self.get32(ERROR_COUNT).saturating_add(1);
         self.put32(ERROR_COUNT, count);
         self.set_state(self.state() | SuperBlock::STATE_ERROR);
+    }
+
+    /// Counts `more` errors of which nothing else is recorded.
+    pub fn count_errors(&mut self, more: u32) {
+        self.put32(ERROR_COUNT, self.get32(ERROR_COUNT).saturating_add(more));
     }
 
     fn put_error(&mut self, at: &ErrorAt, error: &ErrorRecord<'_>) {

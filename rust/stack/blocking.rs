@@ -3,13 +3,14 @@
 //! [`Stackable`]: file operations that block, and the adapters between both kinds.
 
 use crate::asynchronous::{AsyncStackable, Asynchronous, Ino, Layer};
+use crate::change::{Change, OpenInode, RenameFlags, Sync as Durable};
 use core::future::{ready, Future};
 use core::ops::Range;
 use kernel::alloc::KVVec;
 use kernel::prelude::*;
 use kernel::sync::Arc;
 use upcall::{block_on, Block, Blocks, Spawner};
-use vfs::{AclEntry, Attr, DirBatch, StatFs};
+use vfs::{AclEntry, Attr, DirBatch, NewInode, SetAttr, StatFs, XattrFlags};
 
 /// The kind of layers whose operations block the calling thread.
 pub enum Synchronous {}
@@ -59,6 +60,143 @@ pub trait Stackable: Layer<Kind = Synchronous> + Send + Sync {
 
     /// See [`AsyncStackable::statfs`].
     fn statfs(&self) -> Result<StatFs>;
+
+    /// See [`AsyncStackable::change`].
+    fn change(&self, change: Change<'_>) -> Result<Ino> {
+        let _ = change;
+        Err(EROFS)
+    }
+
+    /// See [`AsyncStackable::write_bytes`].
+    fn write_bytes(&self, ino: Ino, pos: Option<u64>, bytes: &[u8]) -> Result<(u64, usize)> {
+        let _ = (ino, pos, bytes);
+        Err(EROFS)
+    }
+
+    /// See [`AsyncStackable::make_durable`].
+    fn make_durable(&self, what: Durable) -> Result {
+        let _ = what;
+        Ok(())
+    }
+
+    /// See [`AsyncStackable::open`].
+    fn open(&self, ino: Ino) -> Result<OpenInode> {
+        let _ = ino;
+        Err(EOPNOTSUPP)
+    }
+
+    /// See [`AsyncStackable::tmpfile`].
+    fn tmpfile(&self, dir: Ino, new: &NewInode) -> Result<OpenInode> {
+        let _ = (dir, new);
+        Err(EROFS)
+    }
+
+    /// See [`AsyncStackable::create`].
+    fn create(&self, dir: Ino, name: &[u8], new: &NewInode) -> Result<Ino> {
+        block_on(Direct(self).create(dir, name, new))?
+    }
+
+    /// See [`AsyncStackable::mkdir`].
+    fn mkdir(&self, dir: Ino, name: &[u8], mode: u16) -> Result<Ino> {
+        block_on(Direct(self).mkdir(dir, name, mode))?
+    }
+
+    /// See [`AsyncStackable::mknod`].
+    fn mknod(&self, dir: Ino, name: &[u8], mode: u16, device: (u32, u32)) -> Result<Ino> {
+        block_on(Direct(self).mknod(dir, name, mode, device))?
+    }
+
+    /// See [`AsyncStackable::symlink`].
+    fn symlink(&self, dir: Ino, name: &[u8], target: &[u8]) -> Result<Ino> {
+        block_on(Direct(self).symlink(dir, name, target))?
+    }
+
+    /// See [`AsyncStackable::link`].
+    fn link(&self, dir: Ino, name: &[u8], ino: Ino) -> Result<Ino> {
+        self.change(Change::Link { dir, name, ino })
+    }
+
+    /// See [`AsyncStackable::unlink`].
+    fn unlink(&self, dir: Ino, name: &[u8]) -> Result<Ino> {
+        self.change(Change::Unlink { dir, name })
+    }
+
+    /// See [`AsyncStackable::rmdir`].
+    fn rmdir(&self, dir: Ino, name: &[u8]) -> Result<Ino> {
+        self.change(Change::Rmdir { dir, name })
+    }
+
+    /// See [`AsyncStackable::rename`].
+    fn rename(
+        &self,
+        from: Ino,
+        name: &[u8],
+        to: Ino,
+        new_name: &[u8],
+        flags: RenameFlags,
+    ) -> Result<Ino> {
+        block_on(Direct(self).rename(from, name, to, new_name, flags))?
+    }
+
+    /// See [`AsyncStackable::set_attr`].
+    fn set_attr(&self, ino: Ino, set: &SetAttr) -> Result<Ino> {
+        self.change(Change::SetAttr { ino, set })
+    }
+
+    /// See [`AsyncStackable::setxattr`].
+    fn setxattr(&self, ino: Ino, name: &[u8], value: &[u8], flags: XattrFlags) -> Result<Ino> {
+        block_on(Direct(self).setxattr(ino, name, value, flags))?
+    }
+
+    /// See [`AsyncStackable::removexattr`].
+    fn removexattr(&self, ino: Ino, name: &[u8]) -> Result<Ino> {
+        block_on(Direct(self).removexattr(ino, name))?
+    }
+
+    /// See [`AsyncStackable::set_acl`].
+    fn set_acl(&self, ino: Ino, default: bool, entries: Option<&[AclEntry]>) -> Result<Ino> {
+        block_on(Direct(self).set_acl(ino, default, entries))?
+    }
+
+    /// See [`AsyncStackable::truncate`].
+    fn truncate(&self, ino: Ino, size: u64) -> Result<Ino> {
+        self.change(Change::Truncate { ino, size })
+    }
+
+    /// See [`AsyncStackable::fallocate`].
+    fn fallocate(&self, ino: Ino, range: Range<u64>, keep_size: bool) -> Result<Ino> {
+        block_on(Direct(self).fallocate(ino, range, keep_size))?
+    }
+
+    /// See [`AsyncStackable::write`].
+    fn write(&self, ino: Ino, offset: u64, block: &mut Block) -> Result<usize> {
+        block_on(Direct(self).write(ino, offset, block))?
+    }
+
+    /// See [`AsyncStackable::write_at`].
+    fn write_at(&self, ino: Ino, range: Range<u64>, blocks: &mut Blocks) -> Result<usize> {
+        block_on(Direct(self).write_at(ino, range, blocks))?
+    }
+
+    /// See [`AsyncStackable::append`].
+    fn append(&self, ino: Ino, bytes: &[u8]) -> Result<u64> {
+        block_on(Direct(self).append(ino, bytes))?
+    }
+
+    /// See [`AsyncStackable::fsync`].
+    fn fsync(&self, ino: Ino) -> Result {
+        self.make_durable(Durable::Inode(ino))
+    }
+
+    /// See [`AsyncStackable::fdatasync`].
+    fn fdatasync(&self, ino: Ino) -> Result {
+        self.make_durable(Durable::Data(ino))
+    }
+
+    /// See [`AsyncStackable::sync`].
+    fn sync(&self) -> Result {
+        self.make_durable(Durable::All)
+    }
 
     /// See [`AsyncStackable::walk`].
     fn walk(&self, dir: Ino, path: &[u8]) -> Result<Ino> {
@@ -124,6 +262,26 @@ impl<S: Stackable + ?Sized> AsyncStackable for Direct<'_, S> {
     fn statfs(&self) -> impl Future<Output = Result<StatFs>> + Send {
         ready(self.0.statfs())
     }
+
+    async fn change(&self, change: Change<'_>) -> Result<Ino> {
+        self.0.change(change)
+    }
+
+    async fn write_bytes(&self, ino: Ino, pos: Option<u64>, bytes: &[u8]) -> Result<(u64, usize)> {
+        self.0.write_bytes(ino, pos, bytes)
+    }
+
+    async fn make_durable(&self, what: Durable) -> Result {
+        self.0.make_durable(what)
+    }
+
+    async fn open(&self, ino: Ino) -> Result<OpenInode> {
+        self.0.open(ino)
+    }
+
+    async fn tmpfile(&self, dir: Ino, new: &NewInode) -> Result<OpenInode> {
+        self.0.tmpfile(dir, new)
+    }
 }
 
 /// A synchronous layer of an asynchronous one: each operation is awaited on the calling thread.
@@ -180,13 +338,34 @@ impl<L: AsyncStackable> Stackable for Blocking<L> {
     fn statfs(&self) -> Result<StatFs> {
         block_on(self.0.statfs())?
     }
+
+    fn change(&self, change: Change<'_>) -> Result<Ino> {
+        block_on(self.0.change(change))?
+    }
+
+    fn write_bytes(&self, ino: Ino, pos: Option<u64>, bytes: &[u8]) -> Result<(u64, usize)> {
+        block_on(self.0.write_bytes(ino, pos, bytes))?
+    }
+
+    fn make_durable(&self, what: Durable) -> Result {
+        block_on(self.0.make_durable(what))?
+    }
+
+    fn open(&self, ino: Ino) -> Result<OpenInode> {
+        block_on(self.0.open(ino))?
+    }
+
+    fn tmpfile(&self, dir: Ino, new: &NewInode) -> Result<OpenInode> {
+        block_on(self.0.tmpfile(dir, new))?
+    }
 }
 
 /// An asynchronous layer of a synchronous one: each operation is a task of the blocking worker of a
 /// scope.
 ///
 /// An operation costs a task, two switches of threads, and a copy of the name or a `Block` that changes
-/// hands. The blocking worker is one thread: what blocks there keeps the next waiting.
+/// hands. The blocking worker is one thread: what blocks there keeps the next waiting. It is read-only: changes fail with
+/// `EROFS`.
 pub struct Background<S> {
     below: Arc<S>,
     spawner: Spawner,

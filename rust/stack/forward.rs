@@ -5,7 +5,8 @@
 /// Operations of [`AsyncStackable`](crate::AsyncStackable) that what is below does: the future is the one from there, so
 /// that the layer costs nothing.
 ///
-/// Goes into the `impl` block: `self`, what is below, and the names of the operations.
+/// Goes into the `impl` block: `self`, what is below, and the names of the operations. Those that change something are
+/// `change`, `write_bytes`, `make_durable`, `open` and `tmpfile`; a layer that has not got them is read-only.
 ///
 /// ```
 /// # use kernel::prelude::*;
@@ -104,6 +105,40 @@ macro_rules! forward {
             default: bool,
         ) -> impl ::core::future::Future<Output = ::kernel::error::Result<::core::option::Option<::kernel::alloc::KVec<::vfs::AclEntry>>>> + Send {
             $below.acl(ino, default)
+        }
+    };
+    (@change $this:ident $below:expr) => {
+        fn change(&$this, change: $crate::Change<'_>) -> impl ::core::future::Future<Output = ::kernel::error::Result<$crate::Ino>> + Send {
+            $below.change(change)
+        }
+    };
+    (@write_bytes $this:ident $below:expr) => {
+        fn write_bytes(
+            &$this,
+            ino: $crate::Ino,
+            pos: ::core::option::Option<u64>,
+            bytes: &[u8],
+        ) -> impl ::core::future::Future<Output = ::kernel::error::Result<(u64, usize)>> + Send {
+            $below.write_bytes(ino, pos, bytes)
+        }
+    };
+    (@make_durable $this:ident $below:expr) => {
+        fn make_durable(&$this, what: $crate::Sync) -> impl ::core::future::Future<Output = ::kernel::error::Result> + Send {
+            $below.make_durable(what)
+        }
+    };
+    (@open $this:ident $below:expr) => {
+        fn open(&$this, ino: $crate::Ino) -> impl ::core::future::Future<Output = ::kernel::error::Result<$crate::OpenInode>> + Send {
+            $below.open(ino)
+        }
+    };
+    (@tmpfile $this:ident $below:expr) => {
+        fn tmpfile(
+            &$this,
+            dir: $crate::Ino,
+            new: &::vfs::NewInode,
+        ) -> impl ::core::future::Future<Output = ::kernel::error::Result<$crate::OpenInode>> + Send {
+            $below.tmpfile(dir, new)
         }
     };
     (@statfs $this:ident $below:expr) => {

@@ -4,12 +4,13 @@
 
 use crate::asynchronous::{AsyncStackable, Ino, Layer};
 use crate::blocking::Stackable;
+use crate::change::{Change, OpenInode, Sync as Durable};
 use crate::forward;
 use core::ops::Range;
 use kernel::prelude::*;
 use kernel::sync::atomic::{Atomic, Relaxed};
 use upcall::{Block, Blocks, Instant};
-use vfs::{AclEntry, Attr, DirBatch, StatFs};
+use vfs::{AclEntry, Attr, DirBatch, NewInode, StatFs};
 
 /// How many classes of latency are told apart.
 pub const CLASSES: usize = 24;
@@ -52,6 +53,9 @@ pub struct Latency<L> {
     stats: Histogram,
     reads: Histogram,
     lists: Histogram,
+    changes: Histogram,
+    writes: Histogram,
+    syncs: Histogram,
 }
 
 impl<L> Latency<L> {
@@ -63,6 +67,9 @@ impl<L> Latency<L> {
             stats: Histogram::new(),
             reads: Histogram::new(),
             lists: Histogram::new(),
+            changes: Histogram::new(),
+            writes: Histogram::new(),
+            syncs: Histogram::new(),
         }
     }
 
@@ -90,6 +97,21 @@ impl<L> Latency<L> {
     pub fn lists(&self) -> &Histogram {
         &self.lists
     }
+
+    /// Of all changes but those of contents.
+    pub fn changes(&self) -> &Histogram {
+        &self.changes
+    }
+
+    /// Of writes.
+    pub fn writes(&self) -> &Histogram {
+        &self.writes
+    }
+
+    /// Of `fsync` and its like.
+    pub fn syncs(&self) -> &Histogram {
+        &self.syncs
+    }
 }
 
 impl<L: Layer> Layer for Latency<L> {
@@ -97,7 +119,7 @@ impl<L: Layer> Layer for Latency<L> {
 }
 
 impl<L: AsyncStackable> AsyncStackable for Latency<L> {
-    forward!(self, self.below; root, readlink, getxattr, listxattr, acl, statfs);
+    forward!(self, self.below; root, readlink, getxattr, listxattr, acl, statfs, open, tmpfile);
 
     async fn lookup(&self, dir: Ino, name: &[u8]) -> Result<Ino> {
         let start = Instant::now();
@@ -131,6 +153,27 @@ impl<L: AsyncStackable> AsyncStackable for Latency<L> {
         let start = Instant::now();
         let result = self.below.read_dir(dir, pos, batch).await;
         self.lists.add(start);
+        result
+    }
+
+    async fn change(&self, change: Change<'_>) -> Result<Ino> {
+        let start = Instant::now();
+        let result = self.below.change(change).await;
+        self.changes.add(start);
+        result
+    }
+
+    async fn write_bytes(&self, ino: Ino, pos: Option<u64>, bytes: &[u8]) -> Result<(u64, usize)> {
+        let start = Instant::now();
+        let result = self.below.write_bytes(ino, pos, bytes).await;
+        self.writes.add(start);
+        result
+    }
+
+    async fn make_durable(&self, what: Durable) -> Result {
+        let start = Instant::now();
+        let result = self.below.make_durable(what).await;
+        self.syncs.add(start);
         result
     }
 }
@@ -193,5 +236,34 @@ impl<L: Stackable> Stackable for Latency<L> {
 
     fn statfs(&self) -> Result<StatFs> {
         self.below.statfs()
+    }
+
+    fn change(&self, change: Change<'_>) -> Result<Ino> {
+        let start = Instant::now();
+        let result = self.below.change(change);
+        self.changes.add(start);
+        result
+    }
+
+    fn write_bytes(&self, ino: Ino, pos: Option<u64>, bytes: &[u8]) -> Result<(u64, usize)> {
+        let start = Instant::now();
+        let result = self.below.write_bytes(ino, pos, bytes);
+        self.writes.add(start);
+        result
+    }
+
+    fn make_durable(&self, what: Durable) -> Result {
+        let start = Instant::now();
+        let result = self.below.make_durable(what);
+        self.syncs.add(start);
+        result
+    }
+
+    fn open(&self, ino: Ino) -> Result<OpenInode> {
+        self.below.open(ino)
+    }
+
+    fn tmpfile(&self, dir: Ino, new: &NewInode) -> Result<OpenInode> {
+        self.below.tmpfile(dir, new)
     }
 }

@@ -13,6 +13,7 @@
 //! | module | what it has |
 //! |---|---|
 //! | [`asynchronous`] | [`AsyncStackable`]: the operations, and what is made of them |
+//! | [`change`] | what can be changed |
 //! | [`blocking`] | [`Stackable`], and the adapters |
 //! | [`path`](mod@path) | walking a path |
 //! | [`stream`] | a file as a stream of pages, a directory as a stream of entries |
@@ -30,6 +31,7 @@
 
 pub mod asynchronous;
 pub mod blocking;
+pub mod change;
 mod forward;
 pub mod latency;
 pub mod mirror;
@@ -45,6 +47,7 @@ pub mod verify;
 
 pub use asynchronous::{AsyncStackable, Asynchronous, Ino, Layer};
 pub use blocking::{Background, Blocking, Stackable, Synchronous};
+pub use change::{Change, OpenInode, RenameFlags, Sync};
 pub use latency::Latency;
 pub use mirror::Mirror;
 pub use overlay::Overlay;

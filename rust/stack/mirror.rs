@@ -18,6 +18,8 @@ use vfs::{AclEntry, Attr, DirBatch, StatFs};
 /// An operation goes to the other copy when the device, or what is on it, is at fault: `EIO` and what else the block layer
 /// reports, `EBADMSG` and `EUCLEAN`. It succeeds if one copy has all that it needs; a page is a matter for itself. What
 /// one copy has lost of a page's map, and the other of the page, is not put together.
+///
+/// It is read-only: changes fail with `EROFS`, since two volumes that are changed do not give new inodes the same numbers.
 pub struct Mirror<A, B> {
     first: A,
     second: B,

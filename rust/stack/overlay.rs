@@ -9,6 +9,7 @@
 //! sees a write as a whole or not at all. A write that is dropped halfway has changed the pages before.
 
 use crate::asynchronous::{AsyncStackable, Ino, Layer};
+use crate::change::Change;
 use crate::forward;
 use crate::page::{self, copy, ReadPage};
 use disk::gfp;
@@ -68,6 +69,9 @@ impl Files {
 ///
 /// The first write to a page copies it up. What was changed stays until the layer is dropped, and takes its pages;
 /// there is no bound but memory.
+///
+/// Only contents and sizes are changed: names and attributes are those of the layer below, and changing them fails with
+/// `EROFS`.
 pub struct Overlay<L> {
     below: L,
     files: Arc<Files>,
@@ -116,13 +120,19 @@ impl<L: AsyncStackable> Overlay<L> {
     ///
     /// Pages that were written before stay so, and the size is what it was.
     pub async fn write(&self, ino: Ino, offset: u64, bytes: &[u8]) -> Result {
+        self.write_from(ino, Some(offset), bytes).await.map(drop)
+    }
+
+    /// As [`write`](Self::write), or at the end of the file. Returns where.
+    async fn write_from(&self, ino: Ino, offset: Option<u64>, bytes: &[u8]) -> Result<u64> {
         const SIZE: u64 = Block::SIZE as u64;
+        let file = self.changed(ino).await?;
+        let mut changes = file.write().await?;
+        let offset = offset.unwrap_or(changes.size);
         let end = offset.checked_add(bytes.len() as u64).ok_or(EFBIG)?;
         if i64::try_from(end).is_err() {
             return Err(EFBIG);
         }
-        let file = self.changed(ino).await?;
-        let mut changes = file.write().await?;
         let mut rest = bytes;
         let mut at = offset;
         while !rest.is_empty() {
@@ -145,7 +155,7 @@ impl<L: AsyncStackable> Overlay<L> {
         }
         changes.size = changes.size.max(end);
         changes.mtime = Time::now();
-        Ok(())
+        Ok(offset)
     }
 
     /// Makes a regular file `size` bytes long: cuts it, or adds zeroes. Fails as [`write`](Self::write).
@@ -222,6 +232,21 @@ impl<L: Layer> Layer for Overlay<L> {
 
 impl<L: AsyncStackable> AsyncStackable for Overlay<L> {
     forward!(self, self.below; root, lookup, readlink, read_dir, getxattr, listxattr, acl, statfs);
+
+    async fn change(&self, change: Change<'_>) -> Result<Ino> {
+        match change {
+            Change::Truncate { ino, size } => {
+                Overlay::truncate(self, ino, size).await?;
+                Ok(ino)
+            }
+            _ => Err(EROFS),
+        }
+    }
+
+    async fn write_bytes(&self, ino: Ino, pos: Option<u64>, bytes: &[u8]) -> Result<(u64, usize)> {
+        let at = self.write_from(ino, pos, bytes).await?;
+        Ok((at, bytes.len()))
+    }
 
     async fn stat(&self, ino: Ino) -> Result<Attr> {
         let mut attr = self.below.stat(ino).await?;

@@ -3,6 +3,7 @@
 //! [`Verify`]: a layer that compares checksums of contents.
 
 use crate::asynchronous::{AsyncStackable, Ino, Layer};
+use crate::change::Change;
 use crate::forward;
 use crate::page::{self, ReadPage};
 use core::ops::Range;
@@ -54,6 +55,17 @@ impl Known {
         self.files.lock().files.get(&ino.0).cloned()
     }
 
+    /// What an inode has is to be read again.
+    fn forget(&self, ino: Ino) {
+        let mut table = self.files.lock();
+        let old = table.files.remove_node(&ino.0);
+        if old.is_some() {
+            table.len -= 1;
+        }
+        drop(table);
+        drop(old);
+    }
+
     fn insert(&self, ino: Ino, sums: Sums) -> Result {
         let node = kernel::rbtree::RBTreeNode::new(ino.0, sums, gfp())?;
         let mut table = self.files.lock();
@@ -79,6 +91,9 @@ impl Known {
 ///
 /// A page that differs fails with `EBADMSG`; a page without a checksum, in a file that has some, does so too.
 /// Files without the attribute are read as they are, and counted.
+///
+/// Changes go to the layer below, but the contents of a file that has checksums cannot be changed: `EROFS`. Whoever removes the
+/// attribute can, and sets it again. What others change below the layer is found to differ.
 pub struct Verify<L> {
     below: L,
     known: Arc<Known>,
@@ -132,6 +147,14 @@ impl<L: AsyncStackable> Verify<L> {
         Ok(sums)
     }
 
+    /// Fails with `EROFS` for a file that has checksums.
+    async fn check_contents(&self, ino: Ino) -> Result {
+        match self.sums(ino).await? {
+            Some(_) => Err(EROFS),
+            None => Ok(()),
+        }
+    }
+
     /// Compares one page, number `page` of the file.
     fn check(&self, sums: &Sums, page: u64, bytes: &[u8]) -> Result {
         let Some(sums) = sums else {
@@ -169,6 +192,22 @@ impl<L: Layer> Layer for Verify<L> {
 
 impl<L: AsyncStackable> AsyncStackable for Verify<L> {
     forward!(self, self.below; root, lookup, stat, readlink, read_dir, getxattr, listxattr, acl, statfs);
+    forward!(self, self.below; make_durable, open, tmpfile);
+
+    async fn change(&self, change: Change<'_>) -> Result<Ino> {
+        if let Change::Truncate { ino, .. } | Change::Allocate { ino, .. } = change {
+            self.check_contents(ino).await?;
+        }
+        let ino = self.below.change(change).await?;
+        // It may be a new inode with an old number, or have another attribute.
+        self.known.forget(ino);
+        Ok(ino)
+    }
+
+    async fn write_bytes(&self, ino: Ino, pos: Option<u64>, bytes: &[u8]) -> Result<(u64, usize)> {
+        self.check_contents(ino).await?;
+        self.below.write_bytes(ino, pos, bytes).await
+    }
 
     async fn read(&self, ino: Ino, offset: u64, block: &mut Block) -> Result<usize> {
         // What was not asked for of the pages is compared, too.

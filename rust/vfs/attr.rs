@@ -104,6 +104,4 @@ pub struct Attr {
     pub no_xattr: bool,
     /// Whether the contents lie in the inode, and take no sectors.
     pub inline: bool,
-    /// Whether direct IO reaches the device; otherwise it goes through the page cache.
-    pub direct_io: bool,
 }

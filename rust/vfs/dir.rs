@@ -31,6 +31,11 @@ pub trait DirOperations: FileSystemType {
         false
     }
 
+    /// Whether a file's contents go to the disk before it replaces another one by a rename.
+    fn flush_on_replace(&self) -> bool {
+        false
+    }
+
     /// Makes a file, a directory, a device, a pipe or a socket, by the mode.
     ///
     /// Fails with `EEXIST`, `ENOSPC`, `EMLINK`, `ENAMETOOLONG`, `EROFS`.
@@ -138,10 +143,20 @@ pub(crate) unsafe extern "C" fn lookup<F: FileSystem>(
             name_bytes(&raw const (*dentry).__bindgen_anon_1.d_name),
         )
     };
+    // SAFETY: The inode is valid.
+    let version = unsafe { ub::upcall_names_version(dir.as_ptr()) };
     let found = find(&dir, name).map(|inode| inode.map_or(null_mut(), InodeRef::into_raw));
     match found {
-        // SAFETY: The dentry is being looked up; the inode's reference goes along.
-        Ok(inode) => unsafe { ub::d_splice_alias(inode, dentry) },
+        // SAFETY: The dentry is being looked up; the inode's reference goes along. A directory may have
+        // another dentry, which is moved here.
+        Ok(inode) => unsafe {
+            ub::upcall_dentry_set_version(dentry, version);
+            let other = ub::d_splice_alias(inode, dentry);
+            if kernel::error::from_err_ptr(other).is_ok_and(|other| !other.is_null()) {
+                ub::upcall_dentry_set_version(other, version);
+            }
+            other
+        },
         Err(error) => inode::error_pointer(error),
     }
 }

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Files for the VFS: `read`, `lseek`, `ioctl` and direct reads.
+//! Files for the VFS: `read`, `lseek` and `ioctl`.
 
 use crate::fs::{FileSystem, FileSystemType};
 use crate::inode::Inode;
-use crate::{pages, resize, write, writeback};
+use crate::{admin, direct, fallocate, pages, write, writeback};
 use core::marker::PhantomData;
+use kernel::error::VTABLE_DEFAULT_ERROR;
 use kernel::ffi::{c_int, c_long, c_uint, c_ulong};
 use kernel::prelude::*;
 use kernel::uaccess::UserSlice;
@@ -16,6 +17,12 @@ use upcall_bindings as ub;
 pub trait FileOperations: FileSystemType {
     /// Whether the file may be opened: fails with `EOPNOTSUPP` if its bytes need what is not supported.
     fn may_open(&self, inode: &Self::Inode) -> Result;
+
+    /// Whether what was written to the file is to go to the disk when it is closed. Asked once for
+    /// each time that it is so.
+    fn flush_on_close(&self, _inode: &Self::Inode) -> bool {
+        build_error!(VTABLE_DEFAULT_ERROR)
+    }
 }
 
 /// The handler for 32-bit programs: our commands' arguments are pointers.
@@ -81,14 +88,15 @@ pub(crate) unsafe extern "C" fn ioctl<F: FileSystem>(
         ub::UPCALL_FS_IOC_GETFSLABEL => {
             let from = inode.volume().label();
             let mut label = [0; LABEL_MAX];
-            for (to, from) in label.iter_mut().zip(from).take(LABEL_MAX - 1) {
+            for (to, from) in label.iter_mut().zip(&from).take(LABEL_MAX - 1) {
                 *to = *from;
             }
             // The label and a zero: programs have shorter buffers, which is enough for ext4.
             to_user(label.get(..=from.len()).unwrap_or(&label))
         }
         ub::UPCALL_EXT4_IOC_GETFSUUID => uuid(&inode.volume().info().uuid, arg),
-        _ => Err(ENOTTY),
+        // SAFETY: The VFS passes a file of ours.
+        _ => unsafe { admin::ioctl::<F>(file, command, arg) }.unwrap_or(Err(ENOTTY)),
     };
     match result {
         Ok(()) => 0,
@@ -108,8 +116,9 @@ impl<F: FileSystem> Ops<F> {
         open: Some(Self::open),
         fsync: Some(writeback::fsync::<F>),
         get_unmapped_area: Some(ub::thp_get_unmapped_area),
-        splice_read: Some(ub::filemap_splice_read),
-        fallocate: Some(resize::fallocate::<F>),
+        splice_read: Some(Self::splice_read),
+        release: present!(F::HAS_FLUSH_ON_CLOSE, Self::release),
+        fallocate: Some(fallocate::fallocate::<F>),
         splice_write: Some(ub::iter_file_splice_write),
         unlocked_ioctl: Some(ioctl::<F>),
         compat_ioctl: COMPAT_IOCTL,
@@ -179,26 +188,58 @@ impl<F: FileSystem> Ops<F> {
     /// # Safety
     ///
     /// Called by the kernel alone, as the C declaration says.
+    unsafe extern "C" fn release(inode: *mut ub::inode, _file: *mut ub::file) -> c_int {
+        // SAFETY: The VFS passes an inode of ours.
+        unsafe {
+            let this = Inode::<F>::new(inode);
+            if this.volume().flush_on_close(this.info()) {
+                // An error is for who syncs the file.
+                ub::filemap_flush((*inode).i_mapping);
+            }
+        }
+        0
+    }
+
+    /// # Safety
+    ///
+    /// Called by the kernel alone, as the C declaration says.
+    unsafe extern "C" fn splice_read(
+        file: *mut ub::file,
+        pos: *mut i64,
+        pipe: *mut ub::pipe_inode_info,
+        len: usize,
+        flags: c_uint,
+    ) -> isize {
+        // SAFETY: The VFS passes a file of ours, and a pipe.
+        unsafe {
+            if Inode::<F>::new((*file).f_inode).volume().is_shut_down() {
+                return EIO.to_errno() as isize;
+            }
+            ub::filemap_splice_read(file, pos, pipe, len, flags)
+        }
+    }
+
+    /// # Safety
+    ///
+    /// Called by the kernel alone, as the C declaration says.
     unsafe extern "C" fn read_iter(iocb: *mut ub::kiocb, to: *mut ub::iov_iter) -> isize {
         // SAFETY: The VFS passes a request to read a file of ours.
         unsafe {
+            let inode = (*(*iocb).ki_filp).f_inode;
+            if Inode::<F>::new(inode).volume().is_shut_down() {
+                return EIO.to_errno() as isize;
+            }
             if (*iocb).ki_flags & ub::UPCALL_IOCB_DIRECT == 0 {
                 return ub::generic_file_read_iter(iocb, to);
             }
             let inode = (*(*iocb).ki_filp).f_inode;
             let this = Inode::<F>::new(inode);
-            if !this.volume().attr(this.info()).direct_io {
+            if !this.volume().is_direct(this.info()) {
                 (*iocb).ki_flags &= !ub::UPCALL_IOCB_DIRECT;
                 return ub::generic_file_read_iter(iocb, to);
             }
-            let nowait = (*iocb).ki_flags & ub::UPCALL_IOCB_NOWAIT != 0;
-            if !ub::upcall_inode_lock_shared(inode, nowait) {
-                return EAGAIN.to_errno() as isize;
-            }
-            let read = ub::upcall_dio_read(iocb, to, pages::blocking::<F>());
-            ub::upcall_inode_unlock_shared(inode);
             ub::upcall_file_accessed((*iocb).ki_filp);
-            read
+            direct::read(&this, iocb, to)
         }
     }
 }

@@ -36,6 +36,9 @@ pub trait InodeOperations: FileSystemType {
     /// The attributes of an inode.
     fn attr(&self, inode: &Self::Inode) -> Attr;
 
+    /// Whether direct IO reaches the device; otherwise it goes through the page cache.
+    fn is_direct(&self, inode: &Self::Inode) -> bool;
+
     /// Changes attributes, all or none. A time is rounded to what the inode can have.
     fn set_attributes(
         &self,
@@ -55,6 +58,13 @@ pub trait InodeOperations: FileSystemType {
         async { build_error!(VTABLE_DEFAULT_ERROR) }
     }
 
+    /// Calls `attach` while nobody changes the inode's contents past the VFS.
+    fn while_unchanged(
+        &self,
+        inode: &Self::Inode,
+        attach: &mut (dyn FnMut() + Send),
+    ) -> impl Future<Output = Result> + Send;
+
     /// Where the inode keeps its VFS inode.
     fn attached(inode: &Self::Inode) -> &Attached;
 
@@ -65,7 +75,7 @@ pub trait InodeOperations: FileSystemType {
 /// A VFS inode with what belongs to it.
 #[repr(C)]
 pub(crate) struct InodeBox<I> {
-    raw: ub::inode,
+    raw: ub::upcall_inode,
     /// Set before the inode is published, constant until it is evicted.
     info: Option<I>,
     /// Readahead that is under way.
@@ -81,7 +91,7 @@ pub(crate) unsafe extern "C" fn construct<I>(memory: *mut c_void) {
     let this: *mut InodeBox<I> = memory.cast();
     // SAFETY: The slab allocator passes memory of the cache's size.
     unsafe {
-        ub::inode_init_once(&raw mut (*this).raw);
+        ub::inode_init_once(&raw mut (*this).raw.inode);
         (&raw mut (*this).info).write(None);
         (&raw mut (*this).reading).write(ub::atomic_t::default());
     }
@@ -92,7 +102,13 @@ pub(crate) unsafe extern "C" fn construct<I>(memory: *mut c_void) {
 /// Called by the kernel alone, as the C declaration says.
 pub(crate) unsafe extern "C" fn alloc<F: FileSystem>(sb: *mut ub::super_block) -> *mut ub::inode {
     // SAFETY: The VFS passes a superblock of ours, which is mounted: the root inode is the first.
-    unsafe { ub::upcall_alloc_inode(sb, SuperBlock::<F>::new(sb).mounted().cache).cast() }
+    unsafe {
+        let inode = ub::upcall_alloc_inode(sb, SuperBlock::<F>::new(sb).mounted().cache);
+        if !inode.is_null() {
+            ub::upcall_names_init(inode.cast());
+        }
+        inode.cast()
+    }
 }
 
 /// # Safety
@@ -119,14 +135,15 @@ pub(crate) unsafe extern "C" fn evict<F: FileSystem>(inode: *mut ub::inode) {
         }
         ub::truncate_inode_pages_final(&raw mut (*inode).i_data);
         ub::upcall_users_wait(&raw mut (*this).reading);
-        let deleted = (*inode).__bindgen_anon_1.i_nlink == 0;
+        // By the file system's count: the VFS's may not know yet of a change that did not come by it.
+        let volume = SuperBlock::<F>::new((*inode).i_sb).volume();
+        let deleted = (*this)
+            .info
+            .as_ref()
+            .is_some_and(|info| volume.attr(info).nlink == 0);
         let left = match &(*this).info {
             Some(info) if F::HAS_EVICT && deleted => {
-                if SuperBlock::<F>::new((*inode).i_sb)
-                    .volume()
-                    .fast_link(info)
-                    .is_some()
-                {
+                if volume.fast_link(info).is_some() {
                     // Path walks may look at the target until `free`.
                     Some(info.clone())
                 } else {
@@ -137,7 +154,6 @@ pub(crate) unsafe extern "C" fn evict<F: FileSystem>(inode: *mut ub::inode) {
         };
         if let Some(info) = left {
             // If it fails the inode stays on the disk's list of those to delete.
-            let volume = SuperBlock::<F>::new((*inode).i_sb).volume();
             let _ = pinned(|| volume.evict(info)).and_then(block_on);
         }
         ub::clear_inode(inode);
@@ -242,9 +258,10 @@ pub(crate) fn get<F: FileSystem>(sb: &SuperBlock<'_, F>, ino: u32) -> Result<Ino
     }
     match block_on(sb.volume().iget(ino)).and_then(|info| info) {
         Ok(info) => {
-            // SAFETY: The inode is new and locked, so it is ours to fill.
+            // SAFETY: The inode is new and locked, so it is ours to fill. If it cannot be, the
+            // reference goes.
             unsafe {
-                attach(sb, inode, info);
+                attach(sb, inode, info).inspect_err(|_| ub::iget_failed(inode.as_ptr()))?;
                 ub::unlock_new_inode(inode.as_ptr());
             }
             Ok(InodeRef(inode))
@@ -257,6 +274,10 @@ pub(crate) fn get<F: FileSystem>(sb: &SuperBlock<'_, F>, ino: u32) -> Result<Ino
     }
 }
 
+/// Fills a VFS inode, and attaches it. Fails with the errors of [`while_unchanged`]. May sleep.
+///
+/// [`while_unchanged`]: InodeOperations::while_unchanged
+///
 /// # Safety
 ///
 /// `inode` is new and locked.
@@ -264,9 +285,24 @@ pub(crate) unsafe fn attach<F: FileSystem>(
     sb: &SuperBlock<'_, F>,
     inode: NonNull<ub::inode>,
     info: F::Inode,
-) {
-    let volume = sb.volume();
-    let attr = volume.attr(&info);
+) -> Result {
+    /// The VFS inode goes to the thread that blocks, which is the caller's.
+    struct New(NonNull<ub::inode>);
+    // SAFETY: As above.
+    unsafe impl Send for New {}
+    let (volume, new, kept) = (sb.volume(), New(inode), info.clone());
+    block_on(volume.while_unchanged(&info, &mut move || {
+        let New(inode) = &new;
+        // SAFETY: By the function's contract.
+        unsafe { fill(volume, *inode, &kept) }
+    }))?
+}
+
+/// # Safety
+///
+/// `inode` is new and locked.
+unsafe fn fill<F: FileSystem>(volume: &F, inode: NonNull<ub::inode>, info: &F::Inode) {
+    let attr = volume.attr(info);
     let raw = inode.as_ptr();
     let c = c_attr(&attr);
     // SAFETY: By the function's contract.
@@ -283,7 +319,7 @@ pub(crate) unsafe fn attach<F: FileSystem>(
                 (*(*raw).i_mapping).a_ops = pages::operations::<F>();
                 ub::upcall_set_large_folios(raw);
             }
-            FileType::Symlink => match volume.fast_link(&info) {
+            FileType::Symlink => match volume.fast_link(info) {
                 Some(target) => {
                     (*raw).__bindgen_anon_5.i_link = target.as_char_ptr().cast_mut();
                     (*raw).i_op = Ops::<F>::FAST_LINK;
@@ -297,8 +333,10 @@ pub(crate) unsafe fn attach<F: FileSystem>(
             _ => (*raw).i_op = Ops::<F>::SPECIAL,
         }
         // The memory is given back by `free`, an RCU callback, long after `evict`.
-        F::attached(&info).set(raw);
-        (*raw.cast::<InodeBox<F::Inode>>()).info = Some(info);
+        F::attached(info).set(raw);
+        (*raw.cast::<InodeBox<F::Inode>>()).info = Some(info.clone());
+        // Whoever changed attributes in between did not find the VFS inode.
+        refresh_by(volume, info, raw);
     }
 }
 
@@ -326,11 +364,18 @@ fn c_attr(attr: &Attr) -> ub::upcall_attr {
 /// Copies what can change of the file system's inode into the VFS's, but for the size of a regular
 /// file. Does not sleep.
 pub(crate) fn refresh<F: FileSystem>(inode: &Inode<'_, F>) {
-    let raw = inode.as_ptr();
-    // SAFETY: The inode is valid. Under the lock nobody else is between reading and copying.
+    // SAFETY: The inode is valid.
+    unsafe { refresh_by(inode.volume(), inode.info(), inode.as_ptr()) }
+}
+
+/// # Safety
+///
+/// `raw` is, or was, the VFS inode of `info`, and its memory is valid.
+pub(crate) unsafe fn refresh_by<F: FileSystem>(volume: &F, info: &F::Inode, raw: *mut ub::inode) {
+    // SAFETY: By the function's contract. Under the lock nobody else is between reading and copying.
     unsafe {
         ub::upcall_inode_state_lock(raw);
-        ub::upcall_inode_mirror(raw, &c_attr(&inode.volume().attr(inode.info())));
+        ub::upcall_inode_mirror(raw, &c_attr(&volume.attr(info)));
         ub::upcall_inode_state_unlock(raw);
     }
 }
@@ -491,7 +536,7 @@ impl<F: FileSystem> Ops<F> {
                     // Blocks are encrypted as a whole.
                     (*stat).dio_mem_align = inode.volume().info().block_size;
                     (*stat).dio_offset_align = (*stat).dio_mem_align;
-                } else if attr.direct_io {
+                } else if inode.volume().is_direct(inode.info()) {
                     (*stat).dio_mem_align = ub::upcall_dma_alignment(disk.device().as_ptr().cast());
                     (*stat).dio_offset_align = disk.logical_block_size();
                 }

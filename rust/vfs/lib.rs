@@ -15,13 +15,16 @@
 //! | [`attr`] | the attributes of an inode |
 //! | [`dir`] | `lookup` and `readdir` |
 //! | [`namei`] | `create`, `link`, `unlink`, `rename` and their like |
+//! | [`revalidate`], [`door`] | dentries, and VFS inodes, when something changes past the VFS |
 //! | [`setattr`] | `setattr`, `update_time`, `chattr` |
 //! | [`listing`] | directory entries on their way to who lists a directory |
 //! | [`data`] | [`DataOperations`]: what it provides for files that are written |
-//! | [`file`](mod@file) | `read`, `lseek`, `ioctl`, direct reads |
+//! | [`file`](mod@file) | `read`, `lseek`, `ioctl` |
+//! | [`direct`] | direct reads, which do not wait for metadata |
+//! | [`admin`] | `ioctl`s of who administers a volume |
 //! | [`write`](mod@write) | `write`, direct writes, shared mappings |
 //! | [`writeback`], [`ioends`] | from the page cache to the device, and what comes after; `fsync` |
-//! | [`resize`] | a file's size |
+//! | [`resize`], [`fallocate`] | a file's size, and its space |
 //! | [`pages`] | the page cache: readahead that only starts work, iomap |
 //! | [`permission`] | what credentials permit |
 //! | [`mount_ref`] | keeping a volume mounted from Rust |
@@ -32,7 +35,8 @@
 //! # Locks
 //!
 //! VFS locks (directory and file `i_rwsem`, `invalidate_lock`, folio locks) are taken by the VFS before it
-//! calls us, and the futures that we block on take none of them.
+//! calls us, and the futures that we block on take none of them. What changes files past the VFS and needs
+//! them leaves that to a thread of its own, without any lock ([`door`]).
 
 /// An entry of a C table, if the file system has what is behind it; else a null pointer.
 macro_rules! present {
@@ -46,10 +50,14 @@ macro_rules! present {
 }
 
 mod acl;
+mod admin;
 mod attr;
 mod data;
 mod dir;
+mod direct;
+pub mod door;
 mod export;
+mod fallocate;
 mod file;
 pub mod fs;
 mod inode;
@@ -61,6 +69,7 @@ mod namei;
 mod pages;
 pub mod permission;
 mod resize;
+mod revalidate;
 mod setattr;
 mod superblock;
 mod write;

@@ -18,7 +18,7 @@ use crate::fs::FileSystem;
 use crate::inode::{self, InodeBox};
 use crate::ioends::IoEnds;
 use crate::superblock::{self, Mounted, SuperBlock};
-use crate::{export, xattr};
+use crate::{export, revalidate, xattr};
 use core::marker::PhantomData;
 use core::ptr::{null_mut, NonNull};
 use disk::{pinned, Disk, Label, Level};
@@ -288,6 +288,7 @@ impl<F: FileSystem> Ops<F> {
         // Before the scope, whose end it outlives.
         let ioends = IoEnds::new()?;
         let scope = Scope::on(&Executor::shared()?, &Executor::blocking(F::NAME)?)?;
+        let door = Scope::on(&Executor::shared()?, &Executor::blocking(F::NAME)?)?;
         // SAFETY: The device is open until `kill_sb`, and the scope ends before.
         let disk = unsafe {
             // What programs wrote to the device is to be seen by requests too.
@@ -326,10 +327,12 @@ impl<F: FileSystem> Ops<F> {
             (*sb).s_op = superblock::operations::<F>();
             (*sb).s_xattr = xattr::handlers::<F>();
             (*sb).s_export_op = export::operations::<F>();
+            ub::set_default_d_op(sb, revalidate::operations::<F>());
             let mounted = KBox::new(
                 Mounted {
                     fs,
                     scope: Some(scope),
+                    door: Some(door),
                     cache: F::registration().cache.load(Acquire),
                     ioends,
                 },

@@ -99,6 +99,18 @@ impl<F: FileSystem> MountRef<F> {
         }
     }
 
+    /// The mount.
+    pub(crate) fn vfsmount(&self) -> *mut ub::vfsmount {
+        // SAFETY: The path is held.
+        unsafe { ub::upcall_held_mount(self.held.as_ptr()) }
+    }
+
+    /// The superblock that the mount is of.
+    pub(crate) fn superblock(&self) -> SuperBlock<'_, F> {
+        // SAFETY: The mount is one of ours, and keeps the superblock.
+        unsafe { SuperBlock::new((*self.vfsmount()).mnt_sb) }
+    }
+
     /// # Safety
     ///
     /// The path is valid, and the caller passes on a reference on it.

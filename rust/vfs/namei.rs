@@ -55,6 +55,36 @@ pub struct NewInode {
     pub xattrs: KVec<NewXattr>,
 }
 
+impl NewInode {
+    /// Of root's, with nothing but this mode: type and permissions.
+    pub fn with_mode(mode: u16) -> Self {
+        Self {
+            mode,
+            uid: 0,
+            gid: 0,
+            device: (0, 0),
+            acl: None,
+            default_acl: None,
+            xattrs: KVec::new(),
+        }
+    }
+
+    /// A file of root's with these permissions.
+    pub fn file(permissions: u16) -> Self {
+        Self::with_mode(S_IFREG | permissions)
+    }
+
+    /// A directory of root's with these permissions.
+    pub fn directory(permissions: u16) -> Self {
+        Self::with_mode(S_IFDIR | permissions)
+    }
+
+    /// The same of somebody's.
+    pub fn owned_by(self, uid: u32, gid: u32) -> Self {
+        Self { uid, gid, ..self }
+    }
+}
+
 /// An extended attribute of a new inode.
 pub struct NewXattr {
     /// What its name begins with.
@@ -104,15 +134,8 @@ impl Fresh {
         mode: u16,
         device: (u32, u32),
     ) -> Result<Self> {
-        let mut new = NewInode {
-            mode,
-            uid: 0,
-            gid: 0,
-            device,
-            acl: None,
-            default_acl: None,
-            xattrs: KVec::new(),
-        };
+        let mut new = NewInode::with_mode(mode);
+        new.device = device;
         let grpid = dir.volume().group_of_dir();
         // SAFETY: By the function's contract. The VFS inode is ours.
         unsafe {
@@ -149,8 +172,13 @@ impl Fresh {
         if unsafe { ub::upcall_insert_inode(self.inode.as_ptr(), ino.into()) } != 0 {
             return Ok(Made::Found(get(sb, ino)?));
         }
-        // SAFETY: The inode is new and locked.
-        unsafe { attach(sb, self.inode.as_non_null(), info) };
+        // SAFETY: The inode is new and locked, and goes if it cannot be filled.
+        unsafe {
+            if let Err(error) = attach(sb, self.inode.as_non_null(), info) {
+                ub::iget_failed(self.inode.into_raw());
+                return Err(error);
+            }
+        }
         Ok(Made::New(self.inode))
     }
 }
@@ -268,6 +296,15 @@ unsafe fn name<'a>(dentry: *mut ub::dentry) -> (*const ub::qstr, &'a [u8]) {
     }
 }
 
+/// What the VFS is told when a name is there that its dentry says is not: somebody made it past the
+/// VFS, which comes again and looks it up.
+fn unexpected(error: Error) -> Error {
+    match error {
+        EEXIST => ESTALE,
+        error => error,
+    }
+}
+
 /// Makes a new inode with the name `dentry`: a link to `target`, if there is one.
 ///
 /// # Safety
@@ -289,9 +326,10 @@ unsafe fn make<F: FileSystem>(
         let fresh = Fresh::prepare(idmap, &dir, qstr, mode, device)?;
         let new = &fresh.new;
         let info = match target {
-            Some(target) => block_on(pinned(|| volume.symlink(dir.info(), name, target, new))?)??,
-            None => block_on(pinned(|| volume.create(dir.info(), name, new))?)??,
+            Some(target) => block_on(pinned(|| volume.symlink(dir.info(), name, target, new))?)?,
+            None => block_on(pinned(|| volume.create(dir.info(), name, new))?)?,
         };
+        let info = info.map_err(unexpected)?;
         refresh(&dir);
         let made = fresh.publish(dir.superblock(), info).inspect_err(|_| {
             // The file is there, and this dentry says that it is not.
@@ -470,7 +508,8 @@ pub(crate) unsafe extern "C" fn link<F: FileSystem>(
         unsafe {
             let (dir, inode) = (Inode::<F>::new(dir), Inode::<F>::new((*old).d_inode));
             let (volume, name) = (dir.volume(), name(dentry).1);
-            block_on(pinned(|| volume.link(dir.info(), name, inode.info()))?)??;
+            block_on(pinned(|| volume.link(dir.info(), name, inode.info()))?)?
+                .map_err(unexpected)?;
             refresh(&dir);
             refresh(&inode);
             ub::ihold(inode.as_ptr());
@@ -566,7 +605,12 @@ pub(crate) unsafe extern "C" fn rename<F: FileSystem>(
                 exchange: flags & ub::RENAME_EXCHANGE != 0,
                 whiteout: whiteout.as_ref().map(|fresh| &fresh.new),
             };
-            block_on(pinned(|| from.volume().rename(rename))?)??;
+            if target.is_some() && !rename.exchange && from.volume().flush_on_replace() {
+                // After a loss of power the name leads to the old contents or to the new ones. An
+                // error is for who syncs the file.
+                ub::filemap_write_and_wait_range((*(*old).d_inode).i_mapping, 0, i64::MAX);
+            }
+            block_on(pinned(|| from.volume().rename(rename))?)?.map_err(unexpected)?;
             for inode in [Some(&from), Some(&to), Some(&source), target.as_ref()] {
                 inode.map(refresh);
             }

@@ -66,10 +66,50 @@ pub fn permitted(
     }
 }
 
+/// A capability, by its number in `linux/capability.h`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capability(c_int);
+
+impl Capability {
+    /// Give files to others.
+    pub const CHOWN: Self = Self(ub::CAP_CHOWN as c_int);
+    /// Do what only the owner may.
+    pub const FOWNER: Self = Self(ub::CAP_FOWNER as c_int);
+    /// Keep or set the bits that give the rights of a group one is not in.
+    pub const FSETID: Self = Self(ub::CAP_FSETID as c_int);
+    /// Make files immutable, or such that are only appended to.
+    pub const LINUX_IMMUTABLE: Self = Self(ub::CAP_LINUX_IMMUTABLE as c_int);
+    /// Make devices.
+    pub const MKNOD: Self = Self(ub::CAP_MKNOD as c_int);
+    /// Give capabilities to files.
+    pub const SETFCAP: Self = Self(ub::CAP_SETFCAP as c_int);
+    /// Administrate the system.
+    pub const SYS_ADMIN: Self = Self(ub::CAP_SYS_ADMIN as c_int);
+}
+
+/// Whether `credentials` have a capability. Does not sleep.
+pub fn capable(credentials: &Credential, capability: Capability) -> bool {
+    // SAFETY: The credentials are valid.
+    unsafe { ub::upcall_cred_capable(from_ref(credentials).cast(), capability.0) }
+}
+
+/// Whether a group is one of the credentials'. Does not sleep.
+pub fn in_group(credentials: &Credential, gid: u32) -> bool {
+    // SAFETY: The credentials are valid.
+    unsafe { ub::upcall_cred_in_group(from_ref(credentials).cast(), gid) }
+}
+
+/// The owner and the group of what somebody with these credentials makes. Does not sleep.
+pub fn owners(credentials: &Credential) -> (u32, u32) {
+    let (mut uid, mut gid) = (0, 0);
+    // SAFETY: The credentials are valid.
+    unsafe { ub::upcall_cred_owners(from_ref(credentials).cast(), &mut uid, &mut gid) };
+    (uid, gid)
+}
+
 /// Whether `credentials` have the capability to administrate the system, which `trusted.` attributes need.
 pub fn is_admin(credentials: &Credential) -> bool {
-    // SAFETY: The credentials are valid.
-    unsafe { ub::upcall_cred_capable(from_ref(credentials).cast(), ub::CAP_SYS_ADMIN as c_int) }
+    capable(credentials, Capability::SYS_ADMIN)
 }
 
 const _: () = assert!(size_of::<AclEntry>() == size_of::<ub::upcall_acl_entry>());

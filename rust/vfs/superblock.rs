@@ -73,8 +73,24 @@ pub trait SuperOperations: FileSystemType {
     /// Space and inodes, used and free.
     fn statfs(&self) -> StatFs;
 
-    /// The volume's label, at most 255 bytes without zeros.
-    fn label(&self) -> &[u8];
+    /// Whether [`shut_down`](Self::shut_down) was called.
+    fn is_shut_down(&self) -> bool {
+        false
+    }
+
+    /// The volume's label, with zeros behind it.
+    fn label(&self) -> [u8; 16];
+
+    /// Changes the label.
+    fn set_label(&self, _label: &[u8]) -> impl Future<Output = Result> {
+        async { Err(ENOTTY) }
+    }
+
+    /// Lets the device forget the free bytes among `len` from `start` on, in runs of at least `min`.
+    /// Returns how many these were.
+    fn trim(&self, _start: u64, _len: u64, _min: u64) -> impl Future<Output = Result<u64>> {
+        async { Err(ENOTTY) }
+    }
 
     /// How many objects (inodes, blocks) are kept in memory. Does not sleep.
     fn nr_cached_objects(&self) -> usize;
@@ -103,6 +119,8 @@ pub struct StatFs {
 pub(crate) struct Mounted<F> {
     pub(crate) fs: F,
     pub(crate) scope: Option<Scope>,
+    /// For changes past the VFS that need it: its blocking work may wait for what the other scope does.
+    pub(crate) door: Option<Scope>,
     pub(crate) cache: *mut ub::kmem_cache,
     /// Behind `scope`, whose upcall uses it.
     pub(crate) ioends: Arc<IoEnds>,
@@ -112,6 +130,7 @@ impl<F: FileSystem> Mounted<F> {
     /// Leaves the disk in order, and ends the scope. Nobody uses the volume any more, and the
     /// device is open.
     pub(crate) fn end(&mut self) {
+        self.door = None;
         if F::HAS_MAKE_READ_ONLY && self.scope.is_some() {
             // Inodes that were evicted are free after a grace period, and those without links are
             // deleted then.
@@ -245,6 +264,9 @@ impl<F: FileSystem> Ops<F> {
                 sb.volume().shut_down();
             }
             scope.cancel();
+            if let Some(door) = &sb.mounted().door {
+                door.cancel();
+            }
         }
     }
 

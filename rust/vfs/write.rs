@@ -164,16 +164,19 @@ impl<F: FileSystem> Ops<F> {
         _source: *mut ub::iomap,
     ) -> c_int {
         let find = |volume: &F, info: &F::Inode, nowait| {
-            let map = with_privilege(|privileged| {
-                let begun = volume.direct_begin(info, pos as u64, len as u64, privileged, nowait);
-                wait(begun, nowait)
-            })?;
-            match map.kind {
-                FileMapKind::Data(_) | FileMapKind::Unwritten(_) => Ok(map),
-                _ if nowait => Err(EAGAIN),
-                // The page cache takes it.
-                _ => Err(ENOTBLK),
+            let direct = |map: &FileMap| {
+                matches!(map.kind, FileMapKind::Data(_) | FileMapKind::Unwritten(_))
+            };
+            match volume.direct_cached(info, pos as u64)?.filter(direct) {
+                Some(map) => return Ok(map),
+                None if nowait => return Err(EAGAIN),
+                None => {}
             }
+            let map = with_privilege(|privileged| {
+                block_on_nofs(volume.direct_begin(info, pos as u64, len as u64, privileged))?
+            })?;
+            // The page cache takes the rest.
+            Some(map).filter(direct).ok_or(ENOTBLK)
         };
         // SAFETY: iomap passes an inode of ours, and a structure to fill.
         unsafe {
@@ -306,7 +309,7 @@ impl<F: FileSystem> Ops<F> {
             let inode = Inode::<F>::new((*(*iocb).ki_filp).f_inode);
             if (*iocb).ki_flags & ub::UPCALL_IOCB_DIRECT == 0 {
                 Self::buffered(iocb, from)
-            } else if inode.volume().attr(inode.info()).direct_io {
+            } else if inode.volume().is_direct(inode.info()) {
                 Self::direct(iocb, from)
             } else {
                 (*iocb).ki_flags &= !ub::UPCALL_IOCB_DIRECT;

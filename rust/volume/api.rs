@@ -16,21 +16,26 @@
 //! # }
 //! ```
 //!
-//! The operations are those of [`AsyncStackable`]. They need neither VFS inodes nor dentries, make none, and take no VFS
-//! lock. What the page cache has of a file, since programs have read it, is taken from there.
+//! The operations are those of [`AsyncStackable`]. They need neither VFS inodes nor dentries, and take no VFS lock. What the
+//! page cache has of a file, since programs have read it, is taken from there; what only the VFS can do with a file that
+//! programs use is done by a thread for that ([`vfs::door`]).
 
+use crate::change::{into_block, into_blocks};
 use crate::convert;
 use crate::vfs_ops::Mounted;
-use aext4::InodeRef;
 use aext4::Mapping;
+use aext4::{Ext4, InodeRef};
 use core::ops::Range;
 use disk::gfp;
 use kernel::fs::File;
 use kernel::prelude::*;
+use kernel::sync::Arc;
 use layout::Ino as Number;
-use stack::{AsyncStackable, Asynchronous, Layer};
+use stack::{AsyncStackable, Asynchronous, Change, Layer, OpenInode, Sync as Durable};
 use upcall::{Block, Blocks};
-use vfs::{AclEntry, Attr, DirBatch, MountRef, StatFs, VolumeInfo, XattrNamespace};
+use vfs::{
+    AclEntry, Attr, DirBatch, FileType, MountRef, NewInode, StatFs, VolumeInfo, XattrNamespace,
+};
 
 pub use stack::Ino;
 
@@ -39,7 +44,7 @@ pub use stack::Ino;
 /// While it lives, `umount` fails with `EBUSY`. A mount that is detached with `umount -l` stays as long as there are
 /// volumes, as with open files. `umount -f` shuts it down: what needs the device then fails with `ESHUTDOWN`. If the device
 /// is gone it fails with `EIO`.
-pub struct Volume(MountRef<Mounted>);
+pub struct Volume(pub(crate) Arc<MountRef<Mounted>>);
 
 impl Volume {
     /// Opens the volume that is mounted at, or above, the directory `path`.
@@ -47,14 +52,14 @@ impl Volume {
     /// The path is the calling thread's: of the process that loads the module, for example. Fails with
     /// the errors of a path walk, and with `EINVAL` if it is no aext4 volume. May sleep.
     pub fn open(path: &CStr) -> Result<Self> {
-        Ok(Self(MountRef::open(path)?))
+        Self::of(MountRef::open(path)?)
     }
 
     /// Opens the volume that `file` is on, which is no longer needed after that.
     ///
     /// Fails with `EINVAL` if it is no aext4 volume. Process context.
     pub fn of_file(file: &File) -> Result<Self> {
-        Ok(Self(MountRef::of_file(file)?))
+        Self::of(MountRef::of_file(file)?)
     }
 
     /// Mounts the volume on the block device `device`, read-only and without a mount point; `options` are those of
@@ -63,7 +68,16 @@ impl Volume {
     /// The path of the device is the calling thread's. When the last such volume is dropped, the device is closed. Fails
     /// with the errors of `mount`, and says why in the log. May sleep.
     pub fn mount(device: &CStr, options: &CStr) -> Result<Self> {
-        Ok(Self(MountRef::mount(device, options)?))
+        Self::of(MountRef::mount(device, options)?)
+    }
+
+    fn of(mount: MountRef<Mounted>) -> Result<Self> {
+        Ok(Self(Arc::new(mount, gfp())?))
+    }
+
+    pub(crate) fn ext4(&self) -> &Arc<Ext4> {
+        let mounted: &Mounted = &self.0;
+        &mounted.0
     }
 
     /// What does not change while the volume is mounted: with it, [`stat`](AsyncStackable::stat) has what `statx` has.
@@ -80,7 +94,7 @@ impl Volume {
         }
     }
 
-    async fn iget(&self, ino: Ino) -> Result<InodeRef> {
+    pub(crate) async fn iget(&self, ino: Ino) -> Result<InodeRef> {
         self.0.iget_user(Number(ino.0)).await
     }
 }
@@ -104,7 +118,7 @@ impl Extents<'_> {
         let volume = &*self.volume.0;
         let info = self.volume.iget(self.ino).await?;
         volume.check_regular(&info)?;
-        let end = self.range.end.min(info.size());
+        let end = self.range.end.min(volume.visible_size(&info));
         let start = self.range.start;
         if start >= end {
             return Ok(None);
@@ -137,17 +151,38 @@ impl AsyncStackable for Volume {
     }
 
     async fn stat(&self, ino: Ino) -> Result<Attr> {
-        Ok(convert::attr(&self.0, &*self.iget(ino).await?))
+        let info = self.iget(ino).await?;
+        let attr = convert::attr(&self.0, &info);
+        Ok(match attr.file_type {
+            FileType::Regular => Attr {
+                size: self.0.visible_size(&info),
+                ..attr
+            },
+            _ => attr,
+        })
     }
 
     async fn read(&self, ino: Ino, offset: u64, block: &mut Block) -> Result<usize> {
         let info = self.iget(ino).await?;
-        self.0.read(&info, offset, block).await
+        match self.0.read(&info, offset, block).await {
+            Err(EBUSY) => {
+                let read = disk::pinned(|| self.read_by_vfs(ino, offset, Block::SIZE))?;
+                into_block(&read.await?, block)
+            }
+            read => read,
+        }
     }
 
     async fn read_at(&self, ino: Ino, range: Range<u64>, blocks: &mut Blocks) -> Result<usize> {
         let info = self.iget(ino).await?;
-        self.0.read_at(&info, range, blocks).await
+        let (start, len) = (range.start, blocks.check_range(&range)?);
+        match self.0.read_at(&info, range, blocks).await {
+            Err(EBUSY) => {
+                let read = disk::pinned(|| self.read_by_vfs(ino, start, len))?;
+                into_blocks(&read.await?, blocks)
+            }
+            read => read,
+        }
     }
 
     async fn readlink(&self, ino: Ino) -> Result<KVec<u8>> {
@@ -204,5 +239,26 @@ impl AsyncStackable for Volume {
 
     async fn statfs(&self) -> Result<StatFs> {
         Ok(convert::statfs(&self.0))
+    }
+
+    async fn change(&self, change: Change<'_>) -> Result<Ino> {
+        // Large, and not to be a part of whatever makes changes.
+        disk::pinned(|| self.make_change(change.clone()))?.await
+    }
+
+    async fn write_bytes(&self, ino: Ino, pos: Option<u64>, bytes: &[u8]) -> Result<(u64, usize)> {
+        disk::pinned(|| self.put_bytes(ino, pos, bytes))?.await
+    }
+
+    async fn make_durable(&self, what: Durable) -> Result {
+        disk::pinned(|| self.wait_durable(what))?.await
+    }
+
+    async fn open(&self, ino: Ino) -> Result<OpenInode> {
+        self.keep(ino).await
+    }
+
+    async fn tmpfile(&self, dir: Ino, new: &NewInode) -> Result<OpenInode> {
+        disk::pinned(|| self.make_tmpfile(dir, new))?.await
     }
 }

@@ -33,14 +33,14 @@ pub(crate) fn file_type(from: layout::FileType) -> FileType {
 
 /// The attributes of an inode.
 pub(crate) fn attr(volume: &Ext4, info: &InodeInfo) -> Attr {
-    let inode = info.inode();
     // With the option nouid32 the upper halves, which Linux 2.2 did not know, do not count.
     let ids = if volume.flags().uid16() { 0xffff } else { !0 };
     let time = |t: layout::Time| Time {
         secs: t.secs,
         nanos: t.nanos,
     };
-    Attr {
+    let sectors = volume.sectors(info);
+    info.look(|inode| Attr {
         ino: inode.ino.0,
         file_type: file_type(inode.file_type),
         mode: inode.mode,
@@ -54,7 +54,7 @@ pub(crate) fn attr(volume: &Ext4, info: &InodeInfo) -> Attr {
         } else {
             inode.size
         },
-        sectors: volume.sectors(info),
+        sectors,
         atime: time(inode.atime),
         mtime: time(inode.mtime),
         ctime: time(inode.ctime),
@@ -65,11 +65,17 @@ pub(crate) fn attr(volume: &Ext4, info: &InodeInfo) -> Attr {
         generation: inode.generation,
         flags: inode.flags.0 & VISIBLE,
         inline: inode.data_map() == DataMap::Inline,
-        direct_io: inode.data_map() != DataMap::Inline
-            && !inode.flags.has(InodeFlags::JOURNAL_DATA)
-            && !inode.flags.has(InodeFlags::VERITY),
         no_xattr: inode.xattr_offset.is_none() && inode.xattr_block.is_none(),
-    }
+    })
+}
+
+/// Whether a file is read and written past the page cache if somebody wants that.
+pub(crate) fn is_direct(info: &InodeInfo) -> bool {
+    info.look(|inode| {
+        inode.data_map() != DataMap::Inline
+            && !inode.flags.has(InodeFlags::JOURNAL_DATA)
+            && !inode.flags.has(InodeFlags::VERITY)
+    })
 }
 
 /// The attributes that are to change.

@@ -80,20 +80,22 @@ impl DataOperations for Mounted {
         file_map(&map, sequence)
     }
 
+    fn direct_cached(&self, info: &InodeRef, pos: u64) -> Result<Option<FileMap>> {
+        self.check_writing()?;
+        let sequence = Ext4::map_sequence(self, info);
+        let place = self.place_cached(info, pos).filter(|place| !place.pending);
+        place.map(|place| file_map(&place.mapping, sequence)).transpose()
+    }
+
     async fn direct_begin(
         &self,
         info: &InodeRef,
         pos: u64,
         len: u64,
         privileged: bool,
-        nowait: bool,
     ) -> Result<FileMap> {
-        self.writable()?;
-        if nowait && self.map_bytes_cached(info, pos).is_none() {
-            return Err(EAGAIN);
-        }
         let map = self.map_delayed(info, pos, len).await?;
-        if map.kind != FileMapKind::Hole || nowait || info.data_map() != DataMap::Extents {
+        if map.kind != FileMapKind::Hole || info.data_map() != DataMap::Extents {
             return Ok(map);
         }
         let allocated = DataOperations::allocate(self, info, pos, pos + len, privileged).await;
@@ -107,6 +109,31 @@ impl DataOperations for Mounted {
 
     async fn allocate(&self, info: &InodeRef, pos: u64, end: u64, privileged: bool) -> Result {
         Ext4::allocate(self, info, pos, end, privileged).await
+    }
+
+    async fn forget(&self, info: &InodeRef, pos: u64, end: u64) -> Result {
+        Ext4::forget(self, info, pos, end).await
+    }
+
+    async fn leave_inline(&self, info: &InodeRef, privileged: bool) -> Result {
+        let _guard = info.rwsem.write().await.map_err(|_| ESHUTDOWN)?;
+        Ext4::leave_inline(self, info, privileged).await
+    }
+
+    async fn punch(&self, info: &InodeRef, pos: u64, end: u64) -> Result {
+        Ext4::punch(self, info, pos, end).await
+    }
+
+    async fn zero(&self, info: &InodeRef, pos: u64, end: u64, privileged: bool) -> Result {
+        Ext4::zero(self, info, pos, end, privileged).await
+    }
+
+    async fn collapse(&self, info: &InodeRef, pos: u64, len: u64, size: u64) -> Result {
+        Ext4::collapse(self, info, pos, len, size).await
+    }
+
+    async fn insert(&self, info: &InodeRef, pos: u64, len: u64, size: u64) -> Result {
+        Ext4::insert(self, info, pos, len, size).await
     }
 
     async fn write_done(&self, info: &InodeRef, pos: u64, end: u64, ok: bool, size: u64) -> Result {

@@ -8,6 +8,7 @@
 //! | module | what it has |
 //! |---|---|
 //! | [`api`] | [`Volume`]: the Rust interface |
+//! | `change` | its changes |
 //! | `vfs_ops` | what crate `vfs` makes the C tables of |
 //! | `names` | what it makes those of directories of |
 //! | `data` | what it makes those of files of that are written |
@@ -18,6 +19,7 @@
 use kernel::prelude::*;
 
 pub mod api;
+mod change;
 mod convert;
 mod data;
 mod names;

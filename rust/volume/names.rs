@@ -6,7 +6,7 @@ use crate::convert;
 use crate::vfs_ops::Mounted;
 use aext4::new_inode::NewInode;
 use aext4::rename::Rename;
-use aext4::xattr_write::NewXattr;
+use aext4::NewXattr;
 use aext4::{Ext4, InodeRef};
 use disk::gfp;
 use kernel::alloc::KVVec;
@@ -15,13 +15,13 @@ use layout::{xattr, Device};
 use vfs::{DirBatch, DirOperations};
 
 /// What a new inode is to have, with the attributes as the disk has them.
-struct Prepared<'a> {
+pub(crate) struct Prepared<'a> {
     new: &'a vfs::NewInode,
     acls: [Option<KVVec<u8>>; 2],
 }
 
 impl<'a> Prepared<'a> {
-    async fn new(volume: &Ext4, new: &'a vfs::NewInode) -> Result<Self> {
+    pub(crate) async fn new(volume: &Ext4, new: &'a vfs::NewInode) -> Result<Self> {
         let mut acls = [None, None];
         for (to, acl) in acls.iter_mut().zip([&new.acl, &new.default_acl]) {
             if let Some(acl) = acl {
@@ -31,7 +31,7 @@ impl<'a> Prepared<'a> {
         Ok(Self { new, acls })
     }
 
-    fn xattrs(&self) -> Result<KVec<NewXattr<'_>>> {
+    pub(crate) fn xattrs(&self) -> Result<KVec<NewXattr<'_>>> {
         let mut xattrs = KVec::new();
         let indices = [
             xattr::INDEX_POSIX_ACL_ACCESS,
@@ -54,7 +54,7 @@ impl<'a> Prepared<'a> {
         Ok(xattrs)
     }
 
-    fn inode<'b>(&self, xattrs: &'b [NewXattr<'b>]) -> NewInode<'b> {
+    pub(crate) fn inode<'b>(&self, xattrs: &'b [NewXattr<'b>]) -> NewInode<'b> {
         let (major, minor) = self.new.device;
         NewInode {
             mode: self.new.mode,
@@ -84,6 +84,10 @@ impl DirOperations for Mounted {
 
     fn group_of_dir(&self) -> bool {
         self.flags().group_of_dir()
+    }
+
+    fn flush_on_replace(&self) -> bool {
+        self.flags().auto_da_alloc()
     }
 
     async fn create(&self, dir: &InodeRef, name: &[u8], new: &vfs::NewInode) -> Result<InodeRef> {

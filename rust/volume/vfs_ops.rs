@@ -98,7 +98,6 @@ impl SuperOperations for Mounted {
     }
 
     async fn evict(&self, info: InodeRef) -> Result {
-        let _open = self.0.pass_gate().await?;
         self.0.delete(info).await
     }
 
@@ -110,8 +109,20 @@ impl SuperOperations for Mounted {
         convert::statfs(self)
     }
 
-    fn label(&self) -> &[u8] {
-        self.sb.label()
+    fn is_shut_down(&self) -> bool {
+        self.0.is_shut_down()
+    }
+
+    fn label(&self) -> [u8; 16] {
+        self.0.label()
+    }
+
+    async fn set_label(&self, label: &[u8]) -> Result {
+        self.0.set_label(label).await
+    }
+
+    async fn trim(&self, start: u64, len: u64, min: u64) -> Result<u64> {
+        self.0.trim(start, len, min).await
     }
 
     fn nr_cached_objects(&self) -> usize {
@@ -131,6 +142,10 @@ impl InodeOperations for Mounted {
         convert::attr(self, info)
     }
 
+    fn is_direct(&self, info: &InodeRef) -> bool {
+        convert::is_direct(info)
+    }
+
     async fn set_attributes(&self, info: &InodeRef, set: &SetAttr) -> Result {
         let set = convert::set_attributes(set);
         self.0.set_attributes(info, &set).await
@@ -138,6 +153,12 @@ impl InodeOperations for Mounted {
 
     async fn sync_inode(&self, info: &InodeRef, _datasync: bool) -> Result {
         self.0.sync_inode(info).await
+    }
+
+    async fn while_unchanged(&self, info: &InodeRef, attach: &mut (dyn FnMut() + Send)) -> Result {
+        let _lock = info.rwsem.read().await.map_err(|_| ESHUTDOWN)?;
+        attach();
+        Ok(())
     }
 
     fn attached(info: &InodeRef) -> &Attached {
@@ -155,7 +176,14 @@ impl InodeOperations for Mounted {
 #[vtable]
 impl FileOperations for Mounted {
     fn may_open(&self, info: &InodeRef) -> Result {
+        if self.0.is_shut_down() {
+            return Err(EIO);
+        }
         self.check_readable(info)
+    }
+
+    fn flush_on_close(&self, info: &InodeRef) -> bool {
+        info.take_flush_on_close()
     }
 }
 

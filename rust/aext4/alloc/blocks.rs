@@ -17,7 +17,7 @@ use super::space::{Promise, Space};
 use super::taken::{self, Kind, Node};
 use super::{surprised, Allocator, Plans, Which};
 use crate::journal::{Credits, Transaction};
-use disk::vec_with_capacity;
+use disk::{gfp, vec_with_capacity};
 use kernel::alloc::KVVec;
 use kernel::prelude::*;
 use kernel::sync::Arc;
@@ -199,9 +199,7 @@ impl Allocator<'_> {
         }
         let size = self.cache.block_size() as usize;
         let mut made = vec_with_capacity(self.cache.spawner(), size).await?;
-        while made.len() < size {
-            made.push_within_capacity(0).map_err(|_| ENOMEM)?;
-        }
+        made.extend_with(size, 0, gfp())?;
         let desc = self.groups.desc(group).ok_or(EINVAL)?;
         let free = init_block_bitmap(&mut made, desc, self.geo());
         // Somebody else may have written the bitmap meanwhile, and taken something.
@@ -243,7 +241,10 @@ impl Allocator<'_> {
                 (_, Some(buf)) => buf.data(),
                 _ => &[],
             };
-            let next = |from: u32, end: u32| taken::next_run(bits, view.blocks, first.0, from, end);
+            // More than is wanted is not looked at: most runs are as long as the group.
+            let most = ask.want.max(ask.min);
+            let blocks = &mut *view.blocks;
+            let next = |from, end| taken::next_run(bits, blocks, first.0, from, end, most);
             let mut run = match find(ask, count, next) {
                 Ok(run) => run,
                 Err(longest) => {
@@ -333,7 +334,7 @@ fn target(want: u32, min: u32, longest: u32) -> u32 {
 fn find(
     ask: &Ask,
     count: u32,
-    next: impl Fn(u32, u32) -> Option<BitRun>,
+    mut next: impl FnMut(u32, u32) -> Option<BitRun>,
 ) -> core::result::Result<BitRun, u32> {
     let take = |run: BitRun| {
         Ok(BitRun {
@@ -373,6 +374,23 @@ pub(super) fn passable(error: Error) -> Result<Error> {
 }
 
 impl Loan {
+    /// A run that was taken, by its group's lock.
+    pub(super) fn new(
+        groups: Arc<Groups>,
+        group: Group,
+        start: Pblk,
+        len: u32,
+        plans: Plans,
+    ) -> Self {
+        Self {
+            groups,
+            group,
+            start,
+            len,
+            plans: Some(plans),
+        }
+    }
+
     /// The first block.
     pub fn start(&self) -> Pblk {
         self.start

@@ -16,6 +16,7 @@ use kernel::prelude::*;
 use kernel::sync::{new_spinlock, Arc, SpinLock};
 use layout::csum::Mode;
 use layout::{Geometry, Group, GroupDesc, Pblk};
+use upcall::Mutex;
 
 /// How many locks there are: neighbours among the groups have different ones.
 const SHARDS: usize = 16;
@@ -41,6 +42,8 @@ pub(super) struct GroupState {
     pub(super) itable_unused: u32,
     /// The descriptor's flags; 0 if the volume uses none.
     pub(super) flags: u16,
+    /// In runs of how many blocks, at least, the device has forgotten all that is free; 0 if not.
+    pub(super) trimmed: u32,
     /// The block bitmap is damaged: nothing is taken from it.
     pub(super) bad_blocks: bool,
     /// The inode bitmap is damaged: nothing is taken from it.
@@ -61,6 +64,7 @@ impl GroupState {
             used_dirs: desc.used_dirs,
             itable_unused: if uses_flags { desc.itable_unused } else { 0 },
             flags: if uses_flags { desc.flags } else { 0 },
+            trimmed: 0,
             bad_blocks: desc.free_clusters > geo.group_clusters(desc.group),
             bad_inodes: desc.free_inodes > inodes
                 || desc.used_dirs > inodes
@@ -247,6 +251,8 @@ pub struct Groups {
     shards: KVec<Arc<Shard>>,
     /// What is kept back.
     pub kept: Kept,
+    /// Held while the device forgets a run of blocks, which nobody can take meanwhile.
+    pub(super) trimming: Mutex<()>,
     #[pin]
     sums: SpinLock<Sums>,
 }
@@ -442,6 +448,7 @@ fn release_one(view: &mut View<'_>, mut at: u64, end: u64) -> Option<(u64, Remov
             let len = u32::try_from(last - start + 1).ok()?;
             let removed = taken::remove(view.blocks, start, len)?;
             view.state.held = view.state.held.saturating_sub(len);
+            view.state.trimmed = 0;
             view.state.raise_bound(len);
             return Some((last, removed));
         }
@@ -490,6 +497,7 @@ fn make_groups(
             descs,
             shards,
             kept,
+            trimming: Mutex::new(()),
             sums <- new_spinlock!(sums),
         }),
         gfp(),

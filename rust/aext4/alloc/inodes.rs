@@ -147,7 +147,7 @@ impl Allocator<'_> {
                 let index = match uninit {
                     true => next_index(view.inodes, base, at, count),
                     false => {
-                        taken::next_run(bits, view.inodes, base, at, count).map(|run| run.start)
+                        taken::next_run(bits, view.inodes, base, at, count, 1).map(|run| run.start)
                     }
                 }?;
                 if rested && self.is_resting(group, index) {

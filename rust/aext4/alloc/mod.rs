@@ -10,6 +10,7 @@
 //! | [`space`] | what is promised before it is chosen, and what is kept back |
 //! | [`goal`] | where a file's next block should be |
 //! | [`blocks`], [`free`] | taking and freeing blocks |
+//! | [`trim`] | telling the device which blocks are free |
 //! | [`inodes`], `orlov` | taking and freeing inodes, and in which group |
 //!
 //! # How something is taken
@@ -42,6 +43,7 @@ pub mod inodes;
 mod orlov;
 pub mod space;
 mod taken;
+pub mod trim;
 
 pub use blocks::Loan;
 pub use free::FreePlan;
@@ -71,6 +73,9 @@ pub trait Watch: Send + Sync {
 
     /// Says that the volume is damaged.
     fn report(&self, what: &dyn fmt::Display);
+
+    /// Says that a block of metadata cannot be read; other errors are no news.
+    fn report_unread(&self, block: u64, error: Error);
 }
 
 /// Who allocates: what it needs of the volume.
@@ -118,9 +123,9 @@ impl<'a> Allocator<'a> {
         let state = self.groups.state(group).ok_or(EINVAL)?;
         let bitmap = match state.has(uninit) {
             true => self.plan_unread(block).await?,
-            false => self.cache.plan(block.0).await?,
+            false => self.plan_read(block).await?,
         };
-        let desc = self.cache.plan(desc.0).await?;
+        let desc = self.plan_read(desc).await?;
         let plans = Plans { bitmap, desc };
         let unread = plans.bitmap.buf().filter(|buf| !buf.is_verified());
         if let Some(buf) = unread.filter(|_| !state.has(uninit)) {
@@ -137,6 +142,11 @@ impl<'a> Allocator<'a> {
             }
         }
         Ok(plans)
+    }
+
+    async fn plan_read(&self, block: Pblk) -> Result<Planned> {
+        let planned = self.cache.plan(block.0).await;
+        planned.inspect_err(|error| self.watch.report_unread(block.0, *error))
     }
 
     /// Plans to change a block whose bytes on the disk do not count. It may be that somebody has
@@ -195,9 +205,13 @@ impl<'a> Allocator<'a> {
         corrupted()
     }
 
-    /// Waits for the commit that releases blocks, if there are such. Returns whether it is worth
-    /// another try.
+    /// Waits for the commit that releases blocks, if there are such, and for those that the device
+    /// is forgetting. Returns whether it is worth another try.
     async fn released(&self, round: u32) -> Result<bool> {
+        if self.groups.trimming.try_lock().is_err() {
+            drop(self.groups.trimming.lock().await);
+            return Ok(true);
+        }
         let held = || self.groups.counters().held;
         let before = held();
         let Some(journal) = self.journal.filter(|_| before > 0 && round < COMMITS_MAX) else {

@@ -67,19 +67,36 @@ pub(super) fn remove(tree: &mut Tree, start: u64, len: u32) -> Option<Removed> {
     tree.remove_node(&(start + u64::from(len.saturating_sub(1))))
 }
 
-/// The first run of bits in `from..end` that are clear, and not taken; bit 0 stands for `base`.
-pub(super) fn next_run(bits: &[u8], tree: &Tree, base: u64, from: u32, end: u32) -> Option<BitRun> {
+/// The first run of bits in `from..end` that are clear, and not taken, or the first `most` bits of
+/// it; bit 0 stands for `base`.
+pub(super) fn next_run(
+    bits: &[u8],
+    tree: &mut Tree,
+    base: u64,
+    from: u32,
+    end: u32,
+    most: u32,
+) -> Option<BitRun> {
     let mut at = from;
+    let mut cursor = tree.cursor_lower_bound_mut(&(base + u64::from(from)));
     loop {
         let start = bitmap::next_free(bits, at, end)?;
-        let mut limit = end;
-        if let Some((other, last, _)) = first(tree, base + u64::from(start)) {
-            let other = other.saturating_sub(base);
+        let mut limit = start.saturating_add(most).min(end);
+        // The first that ends there or behind. Those of many writers lie side by side.
+        while let Some(ahead) = cursor.take() {
+            if *ahead.current().0 >= base + u64::from(start) {
+                cursor = Some(ahead);
+                break;
+            }
+            cursor = ahead.move_next();
+        }
+        if let Some((last, taken)) = cursor.as_ref().map(|cursor| cursor.current()) {
+            let other = taken.start.saturating_sub(base);
             if other <= u64::from(start) {
                 at = u32::try_from((last - base).saturating_add(1)).unwrap_or(end);
                 continue;
             }
-            limit = u32::try_from(other).map_or(end, |other| other.min(end));
+            limit = u32::try_from(other).map_or(limit, |other| other.min(limit));
         }
         let stop = bitmap::next_used(bits, start, limit);
         return Some(BitRun {

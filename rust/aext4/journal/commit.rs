@@ -17,7 +17,7 @@ use super::{latch, no_memory, Journal, Ring};
 use disk::{vec_with_capacity, Buf, Cache, Pin, Writing};
 use kernel::alloc::KVVec;
 use kernel::prelude::*;
-use layout::journal::{block, is_later, RevokeWriter, Tag, TagWriter};
+use layout::journal::{block, is_later, RevokeWriter, Rules, Tag, TagWriter};
 use upcall::atomic::Relaxed;
 use upcall::bio::Op;
 
@@ -287,18 +287,7 @@ async fn describe<'a>(
             behind = rest.get(index..).unwrap_or(&[]);
             break;
         }
-        let escaped = block::needs_escape(buf.data());
-        let mut data = buf.clone();
-        if escaped {
-            let mut copy = cache.draft_of(buf).await?;
-            block::escape(copy.data_mut());
-            data = copy.freeze();
-        }
-        let tag = Tag {
-            block: edited.pin.block(),
-            escaped,
-            checksum: rules.data_checksum(tid, data.data()),
-        };
+        let (tag, data) = tagged(cache, rules, tid, edited.pin.block(), buf).await?;
         writer.push(draft.data_mut(), &tag);
         bufs.push_within_capacity(data).map_err(|_| EIO)?;
     }
@@ -307,6 +296,30 @@ async fn describe<'a>(
     }
     writer.finish(draft.data_mut());
     Ok(Some((draft.freeze(), bufs, behind)))
+}
+
+/// What a descriptor says of block `block`, and the block as it lies in the log.
+pub(super) async fn tagged(
+    cache: &Cache,
+    rules: &Rules,
+    tid: u32,
+    block: u64,
+    buf: &Buf,
+) -> Result<(Tag, Buf)> {
+    let escaped = block::needs_escape(buf.data());
+    let mut data = buf.clone();
+    if escaped {
+        let mut copy = cache.draft_of(buf).await?;
+        block::escape(copy.data_mut());
+        data = copy.freeze();
+    }
+    let checksum = rules.data_checksum(tid, data.data());
+    let tag = Tag {
+        block,
+        escaped,
+        checksum,
+    };
+    Ok((tag, data))
 }
 
 /// Writes blocks to the log, one behind the other.

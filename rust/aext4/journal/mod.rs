@@ -13,6 +13,7 @@
 //! | [`running`] | what the changes since the last commit have in common |
 //! | [`commit`] | writing them to the log |
 //! | [`checkpoint`] | writing home what the log has, so that its space is free |
+//! | [`doublewrite`] | a copy of the superblock in an empty log, while it is written in place |
 //!
 //! # How a change becomes durable
 //!
@@ -53,6 +54,7 @@
 
 pub mod checkpoint;
 pub mod commit;
+pub mod doublewrite;
 pub mod log;
 pub mod replay;
 pub mod running;
@@ -148,10 +150,7 @@ impl Journal {
         {
             // Numbers are used once in the life of a volume.
             first = sb.sb.sequence.wrapping_add(1);
-            head = match sb.sb.head {
-                block if (sb.sb.first..sb.sb.end).contains(&block) => block,
-                _ => sb.sb.first,
-            };
+            head = sb.sb.next_block();
             sb.update(cache, |sb, raw| {
                 sb.set_rules(raw, wide, checksums);
                 sb.set_tail(raw, head, first);
@@ -196,11 +195,32 @@ impl Journal {
         first
     }
 
-    /// Fails with `EROFS` if the journal was aborted.
+    /// Fails with `EROFS` if the journal was aborted, and with `EIO` if that was a shutdown.
     pub fn check(&self) -> Result {
+        match self.aborted() {
+            None => Ok(()),
+            Some(ESHUTDOWN) => Err(EIO),
+            Some(_) => Err(EROFS),
+        }
+    }
+
+    /// Why the journal was aborted, if it was.
+    pub fn aborted(&self) -> Option<Error> {
         match self.aborted.load(Acquire) {
-            0 => Ok(()),
-            _ => Err(EROFS),
+            0 => None,
+            errno => Some(Error::from_errno(errno)),
+        }
+    }
+
+    /// Says in the log's superblock why the journal was aborted, for the next mount.
+    ///
+    /// Fails with the errors of the block layer.
+    pub(crate) async fn record_errno(&self, cache: &disk::Cache, why: Error) -> Result {
+        let errno = u32::from_ne_bytes(why.to_errno().to_ne_bytes());
+        let mut home = self.home.lock().await?;
+        match &mut *home {
+            Some(sb) => sb.update(cache, |sb, raw| sb.set_errno(raw, errno)).await,
+            None => Ok(()),
         }
     }
 
@@ -289,7 +309,7 @@ impl Journal {
 
     /// Commits whenever somebody waits, or `interval` after the first change; `ended` is told of
     /// each commit. Returns when [`stop`](Self::stop) was called; with the error for which it has
-    /// aborted the journal; or with `EROFS` if somebody else did.
+    /// aborted the journal; or as [`check`](Self::check) if somebody else did.
     ///
     /// # Cancellation
     ///
@@ -365,6 +385,24 @@ impl Journal {
     pub async fn checkpoint_all(&self, cache: &disk::Cache) -> Result {
         while self.checkpoint(cache).await? {}
         self.check()
+    }
+
+    /// Writes a copy of a block to the log, which is [empty](Self::empty): see
+    /// [`doublewrite`](doublewrite::write).
+    pub(crate) async fn doublewrite(
+        &self,
+        cache: &disk::Cache,
+        block: u64,
+        buf: &disk::Buf,
+    ) -> Result {
+        let home = self.home.lock().await?;
+        match (&self.log, &*home) {
+            (Some(ring), Some(LogSuper { sb, .. })) => {
+                let barrier = self.barrier.load(Relaxed);
+                doublewrite::write(cache, &ring.blocks, sb, barrier, block, buf).await
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Writes home all that the log has, and says that it is empty. The loops are over.

@@ -56,7 +56,8 @@ struct Plan {
 /// Brings home what the log has, and empties it. The volume's superblock still says that it needs
 /// recovery.
 ///
-/// If there is no copy of block `wanted`, nothing is written, and it fails with `EBADMSG`.
+/// If there is no copy of block `wanted`, nothing is written, and it fails with `EBADMSG`. In a log
+/// that is empty the copy is what [`doublewrite`](super::doublewrite) left.
 ///
 /// The cache is the caller's for this alone: what it has read is old afterwards.
 pub async fn recover(
@@ -70,14 +71,22 @@ pub async fn recover(
         let what = "block {} has a wrong checksum, and the journal has no copy of it";
         Refused::from(Refusal::new(Kind::Checksum, what).with(block.0, 0u64))
     };
-    if !log.head.sb.needs_recovery() {
-        return wanted.map_or(Ok(()), |block| Err(missing(block)));
+    let has_log = log.head.sb.needs_recovery();
+    if !has_log && wanted.is_none() {
+        return Ok(());
     }
     let first = log.head.sb.sequence;
-    let plan = scan(cache, geo, log).await?;
+    let mut plan = scan(cache, geo, log).await?;
     let is_missing = |block: &Pblk| !plan.copies.iter().any(|copied| copied.home == block.0);
     if let Some(block) = wanted.filter(is_missing) {
         return Err(missing(block));
+    }
+    if !has_log {
+        // What `doublewrite` left, which is to stay until the block is whole on stable media.
+        plan.copies
+            .retain(|copied| wanted == Some(Pblk(copied.home)));
+        write_home(cache, log, &plan.copies).await?;
+        return Ok(cache.flush().await?);
     }
     refuse_fast_commits(cache, log, plan.end).await?;
     write_home(cache, log, &plan.copies).await?;
@@ -105,12 +114,16 @@ async fn scan(cache: &Cache, geo: &Geometry, log: &Log) -> Result<Plan, Refused>
     let mut copies: KVVec<Copied> = KVVec::new();
     let mut revokes: KVVec<(u64, u32)> = KVVec::new();
     // As far as transactions are complete.
-    let (mut complete, mut head) = ((0, 0), sb.start);
+    let start = match sb.needs_recovery() {
+        true => sb.start,
+        false => sb.next_block(),
+    };
+    let (mut complete, mut head) = ((0, 0), start);
     let mut order = 0;
     // At most once around. What goes further is no transaction: it has begun with a descriptor that
     // was being written when the power went, or that leads round and round.
     'log: while order < sb.len() {
-        let at = sb.after(sb.start, order);
+        let at = sb.after(start, order);
         let buf = reader.get(at).await?;
         order += 1;
         let tid = scan.next_tid();
@@ -121,7 +134,7 @@ async fn scan(cache: &Cache, geo: &Geometry, log: &Log) -> Result<Plan, Refused>
                     if order == sb.len() {
                         break 'log;
                     }
-                    let at = sb.after(sb.start, order);
+                    let at = sb.after(start, order);
                     let data = reader.get(at).await?;
                     scan.logged(data.data());
                     let copied = Copied {
@@ -143,7 +156,7 @@ async fn scan(cache: &Cache, geo: &Geometry, log: &Log) -> Result<Plan, Refused>
             }
             Found::Commit(_) => {
                 complete = (copies.len(), revokes.len());
-                head = sb.after(sb.start, order);
+                head = sb.after(start, order);
             }
         }
     }

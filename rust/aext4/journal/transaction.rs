@@ -12,7 +12,8 @@
 use super::running::{Credits, Edited, Freed, Lists};
 use super::Journal;
 use core::marker::PhantomData;
-use disk::{Cache, Planned};
+use disk::run::Draft;
+use disk::{Cache, Pin, Planned};
 use kernel::prelude::*;
 use upcall::atomic::{Full, Relaxed};
 use upcall::ReadGuard;
@@ -160,8 +161,21 @@ impl Transaction<'_> {
     pub fn edit<R>(&mut self, planned: Planned, change: impl FnOnce(&mut [u8]) -> R) -> R {
         let (block, fresh) = (planned.block(), planned.is_fresh());
         let (result, first) = planned.edit(change);
+        self.edited(block, fresh, first);
+        result
+    }
+
+    /// Changes a block to `draft`: see [`Planned::replace`].
+    pub fn replace(&mut self, planned: Planned, draft: Draft) {
+        let (block, fresh) = (planned.block(), planned.is_fresh());
+        let first = planned.replace(draft);
+        self.edited(block, fresh, first);
+    }
+
+    /// A block was changed; `first` is there if it was not before.
+    fn edited(&mut self, block: u64, fresh: bool, first: Option<Pin>) {
         if first.is_none() && !fresh {
-            return result;
+            return;
         }
         let mut running = self.journal.running.lock();
         if fresh {
@@ -169,7 +183,7 @@ impl Transaction<'_> {
             running.revokes.retain(|revoked| *revoked != block);
         }
         let Some(pin) = first else {
-            return result;
+            return;
         };
         let pushed = match self.left.blocks.checked_sub(1) {
             Some(left) => {
@@ -182,7 +196,6 @@ impl Transaction<'_> {
         if !pushed {
             self.overdrawn();
         }
-        result
     }
 
     /// Frees a block of metadata: what was logged of it does not count any more, and nobody writes

@@ -206,6 +206,12 @@ pub(crate) fn read_only(device: &Device) -> bool {
     unsafe { ub::upcall_bdev_read_only(device.as_ptr().cast()) }
 }
 
+/// What a discard should be a multiple of, in bytes; 0 if the device knows none.
+pub(crate) fn discard_granularity(device: &Device) -> u32 {
+    // SAFETY: The device is open.
+    unsafe { ub::upcall_discard_granularity(device.as_ptr().cast()) }
+}
+
 /// Changes `len` bytes from `pos` on, which lie in one block of the device's own cache, and waits
 /// until they are on stable media. Process context; sleeps.
 pub(crate) fn edit_raw(

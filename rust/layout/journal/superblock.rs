@@ -225,6 +225,14 @@ impl JournalSuper {
         self.start != 0
     }
 
+    /// Where the next transaction begins while the log is empty.
+    pub fn next_block(&self) -> u32 {
+        match self.head {
+            block if (self.first..self.end).contains(&block) => block,
+            _ => self.first,
+        }
+    }
+
     /// The block that is `count` blocks behind `block` in the ring.
     pub fn after(&self, block: u32, count: u32) -> u32 {
         let len = u64::from(self.len().max(1));

@@ -22,8 +22,24 @@ impl Attached {
         false
     }
 
-    /// Copies the bytes from `pos` on, if the page cache has them.
-    pub fn copy(&self, _pos: u64, _to: &mut [u8]) -> bool {
-        false
+    /// The size that the VFS inode has, if there is one.
+    pub fn size(&self) -> Option<u64> {
+        None
     }
+
+    /// Copies the bytes from `pos` on, if the page cache has them.
+    pub fn copy(&self, _pos: u64, _to: &mut [u8]) -> Cached {
+        Cached::Nothing
+    }
+}
+
+/// What the page cache has of some bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cached {
+    /// Nothing that differs from what is on the device.
+    Nothing,
+    /// All, and they were copied.
+    Copied,
+    /// What differs from what is on the device, and is not to be had at once.
+    InPart,
 }

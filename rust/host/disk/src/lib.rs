@@ -32,7 +32,7 @@ pub mod version;
 #[path = "../../../disk/wait.rs"]
 mod wait;
 
-pub use attached::Attached;
+pub use attached::{Attached, Cached};
 pub use cache::Cache;
 pub use device::{Disk, Label, Level};
 pub use edit::{Pin, Planned};

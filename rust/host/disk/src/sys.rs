@@ -188,6 +188,10 @@ pub(crate) fn read_only(device: &Device) -> bool {
     unsafe { device.as_ptr().as_ref() }.is_some_and(|device| device.0.read_only())
 }
 
+pub(crate) fn discard_granularity(device: &Device) -> u32 {
+    device.logical_block_size()
+}
+
 /// By a thread that may wait.
 pub(crate) fn edit_raw(
     device: &Device,

@@ -40,6 +40,10 @@ struct Reports {
 }
 
 impl Watch for Reports {
+    fn report_unread(&self, block: u64, error: Error) {
+        self.report(&format_args!("block {block}: {error:?}"));
+    }
+
     fn is_system_block(&self, start: Pblk, len: u32) -> bool {
         let end = start.0 + u64::from(len);
         let before = self.zones.partition_point(|zone| zone.start.0 < end);

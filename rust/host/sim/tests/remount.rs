@@ -131,6 +131,80 @@ fn a_loss_of_power_between_leaves_a_volume_that_is_clean() {
     assert!(states > 20, "{states}");
 }
 
+/// The sectors of the superblock.
+const SUPER: [u64; 2] = [1024, 1536];
+
+/// Notes the states that a loss of power leaves that hits a write of the superblock: one sector is
+/// new, and the other old.
+fn note_torn(bed: &Bed, noted: Arc<Mutex<Vec<Store>>>) {
+    let mut before = bed.device.disk().durable().clone();
+    bed.device.observe(move |disk| {
+        let now = disk.durable().clone();
+        let changed = |pos: &u64| before.get(*pos, 512) != now.get(*pos, 512);
+        if SUPER.iter().filter(|pos| changed(pos)).count() == 2 {
+            for pos in SUPER {
+                let mut torn = before.clone();
+                torn.write(pos, &now.get(pos, 512));
+                noted.lock().unwrap().push(torn);
+            }
+        }
+        before = now;
+    });
+}
+
+/// All that is to be seen of a volume that lost power, twice, while its superblock was written: it
+/// mounts, it can be written to, and e2fsck is content.
+#[test]
+fn a_superblock_that_is_written_in_part_is_whole_again() {
+    let dir = Scratch::new("remount-torn");
+    let mut states = 0;
+    for options in ["-b 4096", "-b 1024", "-b 2048 -O ^64bit -J size=4"] {
+        let image = Image::make(dir.path("image"), 16 << 20, options);
+        // Mounted, and read-only again; then a volume that was in use is recovered.
+        let noted = Arc::new(Mutex::new(Vec::new()));
+        let used = simulate(1, image.store(), |bed| {
+            note_torn(bed, noted.clone());
+            let volume = mount(bed).expect("it mounts");
+            block_on(Ext4::make_writable(&volume.0)).unwrap().unwrap();
+            let used = bed.device.disk().durable().clone();
+            block_on(volume.0.make_read_only()).unwrap().unwrap();
+            used
+        });
+        assert_eq!(noted.lock().unwrap().len(), 4, "{options}");
+        simulate(2, used, |bed| {
+            note_torn(bed, noted.clone());
+            drop(mount(bed).expect("it mounts"));
+            machine::take_log();
+        });
+        assert_eq!(noted.lock().unwrap().len(), 6, "{options}");
+        let first = core::mem::take(&mut *noted.lock().unwrap());
+        for (n, store) in first.into_iter().enumerate() {
+            let again = Arc::new(Mutex::new(Vec::new()));
+            let mut ends = vec![simulate(n as u64, store, |bed| {
+                note_torn(bed, again.clone());
+                cycle(bed).unwrap_or_else(|error| panic!("{options}, state {n}: {error:?}"));
+                let lines = machine::take_log();
+                let line = "looking for it in the journal";
+                assert!(lines.iter().any(|l| l.contains(line)), "{lines:#?}");
+                bed.device.disk().durable().clone()
+            })];
+            for store in core::mem::take(&mut *again.lock().unwrap()) {
+                ends.push(simulate(states, store, |bed| {
+                    cycle(bed).unwrap_or_else(|error| panic!("{options}, after {n}: {error:?}"));
+                    machine::take_log();
+                    bed.device.disk().durable().clone()
+                }));
+                states += 1;
+            }
+            for end in ends {
+                let after = Image::write(dir.path("after"), &end);
+                assert_eq!(after.is_clean(), Ok(()), "{options}, state {n}");
+            }
+        }
+    }
+    assert!(states >= 60, "{states}");
+}
+
 #[test]
 fn every_request_failed_in_turn() {
     let dir = Scratch::new("remount-faults");
