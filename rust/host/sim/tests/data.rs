@@ -2,6 +2,7 @@
 
 //! Contents are written: they are what a model says, on the disk too, and after a loss of power.
 
+use aext4::write::WriteKind;
 use aext4::{Ext4, InodeRef, MappingKind, Options};
 use kernel::machine::{self, Config, Fail, Rng};
 use kernel::prelude::*;
@@ -11,7 +12,9 @@ use sim::volume::Volume;
 use sim::{count, dropped_after, simulate, simulate_on, Bed};
 use simdisk::Store;
 use std::collections::BTreeMap;
+use std::future::Future;
 use std::sync::{Arc, Mutex};
+use std::task::Poll;
 use std::time::Duration;
 use upcall::block_on;
 use upcall::simulation::jitter;
@@ -457,6 +460,40 @@ fn several_who_write_to_one_hole_have_one_block_for_it() {
             bed.device.disk().durable().clone()
         });
         judge(&dir, &store, &[], &format!("seed {seed}, {options}"));
+    }
+}
+
+/// Polls a write that has no memory, writes the same hole, and goes on.
+async fn overtaken(volume: Volume, info: InodeRef) -> Result<WriteKind> {
+    let ext4 = &volume.0;
+    let size = u64::from(ext4.sb.geo.block_size());
+    ext4.map(&info, Lblk(0)).await?;
+    let mut slow = Box::pin(ext4.write_begin(&info, 0, size, false, false));
+    machine::fail_allocations(Fail::From(0));
+    let first = core::future::poll_fn(|cx| Poll::Ready(slow.as_mut().poll(cx))).await;
+    machine::fail_allocations(Fail::Never);
+    assert!(first.is_pending(), "it waits for memory");
+    let tags: Tags = [(0, 1)].into();
+    accept(ext4, &info, 0, 1).await?;
+    write_back(ext4, &info, &tags, &mut vec![0]).await?;
+    Ok(slow.await?.kind)
+}
+
+#[test]
+fn a_write_that_was_overtaken_sees_the_block_of_the_other() {
+    let dir = Scratch::new("data-overtaken");
+    for options in &KINDS[..2] {
+        let image = image(&dir, 16 << 20, options, 1);
+        let store = simulate_on(Config::new(1), image.store(), |bed| {
+            let volume = writable(bed);
+            let info = block_on(volume.path(b"a")).unwrap().unwrap();
+            let task = bed.scope().spawn(overtaken(volume.clone(), info));
+            let kind = block_on(task.unwrap()).unwrap().unwrap();
+            assert!(matches!(kind, Ok(WriteKind::Data(_))), "{kind:?}");
+            end(bed, &volume);
+            bed.device.disk().durable().clone()
+        });
+        judge(&dir, &store, &[], options);
     }
 }
 
