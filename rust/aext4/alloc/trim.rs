@@ -106,7 +106,7 @@ impl Allocator<'_> {
             };
             let mut at = from;
             let run = loop {
-                let run = taken::next_run(bits, view.blocks, first, at, end)?;
+                let run = taken::next_run(bits, view.blocks, first, at, end, u32::MAX)?;
                 if run.len >= min {
                     break run;
                 }
