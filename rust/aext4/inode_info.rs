@@ -68,6 +68,8 @@ pub struct InodeInfo {
     edits: Atomic<u64>,
     /// The last transaction that changed it, and 1 above its 32 bits; 0 if none did.
     changed_in: Atomic<u64>,
+    /// The same of its map, or its size.
+    map_changed_in: Atomic<u64>,
     /// What was found of its map.
     #[pin]
     pub extents: SpinLock<ExtentCache>,
@@ -113,6 +115,7 @@ fn new_inode_info(
             inode <- new_spinlock!((0, inode)),
             edits: Atomic::new(0),
             changed_in: Atomic::new(0),
+            map_changed_in: Atomic::new(0),
             extents <- new_spinlock!(ExtentCache::new()),
             pending <- new_spinlock!(Pending::new()),
             map_seq: Atomic::new(0),
@@ -227,6 +230,17 @@ impl InodeInfo {
     pub(crate) fn changed_in(&self) -> Option<u32> {
         let changed = self.changed_in.load(Acquire);
         (changed != 0).then_some(changed as u32)
+    }
+
+    /// The last transaction that changed its map, or its size, or made it.
+    pub(crate) fn map_changed_in(&self) -> Option<u32> {
+        let changed = self.map_changed_in.load(Acquire);
+        (changed != 0).then_some(changed as u32)
+    }
+
+    /// Says that an open transaction has changed its map or its size.
+    pub(crate) fn set_map_changed_in(&self, tid: u32) {
+        self.map_changed_in.store(u64::from(tid) | 1 << 32, Release);
     }
 
     /// Says that an open transaction has changed it.
@@ -513,6 +527,12 @@ impl Ext4 {
         } else {
             info
         };
+        if let Some(journal) = self.journal() {
+            // Somebody may have changed it, and let go of it: who syncs it waits for that.
+            let tid = journal.running_tid();
+            info.set_changed_in(tid);
+            info.set_map_changed_in(tid);
+        }
         // Allocated, and freed, outside of the lock.
         let entry = RBTreeNode::new(ino.0, info.clone(), gfp())?;
         let mut unused = [const { None }; SWEEP_INODES];

@@ -109,6 +109,12 @@ impl Ext4 {
         }
     }
 
+    /// Whether a loss of power leaves the map of an inode, and its size, as they are. Does not sleep.
+    pub fn map_is_durable(&self, info: &InodeInfo) -> bool {
+        let changed = self.journal().zip(info.map_changed_in());
+        changed.is_none_or(|(journal, tid)| journal.is_durable(tid))
+    }
+
     /// As [`sync_inode`](Self::sync_inode), of all inodes.
     pub async fn sync(&self) -> Result {
         match self.journal() {
@@ -153,7 +159,12 @@ impl InodePlan {
             Some((info.next_edit(), inode))
         });
         match parsed {
-            Some((edit, inode)) => info.store(edit, inode),
+            Some((edit, inode)) => {
+                if inode.size != info.size() {
+                    info.set_map_changed_in(tx.tid());
+                }
+                info.store(edit, inode);
+            }
             // The bytes were checked when the inode was read.
             None => {
                 kernel::warn_on!(true);

@@ -636,6 +636,7 @@ impl<'a> MapPlan<'a> {
     /// then the change is dropped.
     pub fn apply(self, tx: &mut Transaction<'_>) -> MapChange<'a> {
         let change = Change::begin(self.info);
+        self.info.set_map_changed_in(tx.tid());
         if self.moved || !self.frees.is_empty() {
             self.info.count_unmap();
         }

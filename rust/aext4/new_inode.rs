@@ -337,6 +337,7 @@ impl NodePlan {
             kernel::warn_on!(true);
         }
         self.info.set_changed_in(tx.tid());
+        self.info.set_map_changed_in(tx.tid());
         self.info
     }
 }
@@ -349,6 +350,7 @@ impl Ext4 {
         // It may be somebody else's, who has read the bytes.
         if let Some(tid) = changed.filter(|_| info.changed_in().is_none()) {
             info.set_changed_in(tid);
+            info.set_map_changed_in(tid);
         }
         info
     }

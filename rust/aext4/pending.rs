@@ -61,7 +61,6 @@ pub(crate) struct Memory(RBTreeNodeReservation<u32, Run>);
 pub(crate) struct Freed {
     _nodes: [Option<RBTreeNode<u32, Run>>; 2],
     _pool: Option<Reservation>,
-    _memory: Option<Memory>,
 }
 
 /// A run that was found.
@@ -223,14 +222,14 @@ impl Pending {
     }
 
     /// Cuts the run of what is reserved in two, of which the second begins with `at`, if one has
-    /// both `at` and the block before.
-    pub(crate) fn cut(&mut self, shape: Shape, at: u32, memory: Memory) -> Freed {
+    /// both `at` and the block before. `memory` is taken if that is so.
+    pub(crate) fn cut(&mut self, shape: Shape, at: u32, memory: &mut Option<Memory>) {
         let found = self.find(at).filter(|found| found.first < at);
         let Some(found) = self.reserved_run(found) else {
-            return Freed {
-                _memory: Some(memory),
-                ..Freed::default()
-            };
+            return;
+        };
+        let Some(memory) = memory.take() else {
+            return;
         };
         if let Some(run) = self.runs.get_mut(&found.last) {
             run.first = at;
@@ -243,7 +242,6 @@ impl Pending {
         self.shrink_allowance(shape, found.first, found.last);
         self.grow_allowance(shape, found.first, at - 1);
         self.grow_allowance(shape, at, found.last);
-        Freed::default()
     }
 
     /// Takes the first run out that lies in `from..until` and is reserved.
@@ -261,7 +259,6 @@ impl Pending {
             return Some(Freed {
                 _nodes: [node, None],
                 _pool: self.excess(),
-                _memory: None,
             });
         }
     }

@@ -26,7 +26,7 @@ use crate::inode_plan::InodePlan;
 use crate::map::{Mapping, MappingKind};
 use crate::map_plan::{MapPlan, CREDITS_MAX};
 use crate::memory;
-use crate::pending::{self, Found, Freed, Memory, Shape};
+use crate::pending::{self, Found, Memory, Shape};
 use core::ops::Range;
 use disk::{pinned, vec_with_capacity, Cache};
 use kernel::prelude::*;
@@ -297,20 +297,21 @@ impl Ext4 {
 
     async fn unreserve(&self, info: &InodeInfo, from: u32, until: u32) -> Result {
         let shape = self.shape(info);
-        let cuts = [
-            (from, pending::memory().await?),
-            (until, pending::memory().await?),
-        ];
-        let mut freed: [Freed; 2] = Default::default();
-        let mut pending = info.pending.lock();
-        for (slot, (at, memory)) in freed.iter_mut().zip(cuts) {
-            *slot = pending.cut(shape, at, memory);
-        }
-        drop(pending);
-        drop(freed);
+        let mut memory: [Option<Memory>; 2] = [None, None];
         loop {
-            // One by one: what is freed is freed without the lock.
-            let freed = info.pending.lock().remove_reserved(shape, from, until);
+            for slot in &mut memory {
+                if slot.is_none() {
+                    *slot = Some(pending::memory().await?);
+                }
+            }
+            // One by one: what is freed is freed without the lock. Cut each time: whoever reserves
+            // meanwhile joins what is left with what is outside of the range.
+            let mut pending = info.pending.lock();
+            for (slot, at) in memory.iter_mut().zip([from, until]) {
+                pending.cut(shape, at, slot);
+            }
+            let freed = pending.remove_reserved(shape, from, until);
+            drop(pending);
             info.bump_map_seq();
             if freed.is_none() {
                 return Ok(());
@@ -549,9 +550,16 @@ impl Ext4 {
         let (first, until) = self.blocks_of(pos, end)?;
         let _guard = info.map_lock.write().await.map_err(|_| ESHUTDOWN)?;
         let mut at = first;
-        let result = match ok {
-            true => self.map_done(info, &mut at, until, end.min(size)).await,
-            false => self.cut_loans(info, first, until).await,
+        let result = loop {
+            let result = match ok {
+                true => self.map_done(info, &mut at, until, end.min(size)).await,
+                false => self.cut_loans(info, first, until).await,
+            };
+            match result {
+                // The data is there: want of memory is no reason to give it up.
+                Err(ENOMEM) if upcall::on_worker() => upcall::memory_freed().await,
+                result => break result,
+            }
         };
         if !ok || result.is_err() {
             self.drop_loans(info, at, until);
@@ -822,13 +830,14 @@ fn enter(
 /// Enters a loan for what is reserved from `lblk` on. If it is not any more the loan is given back.
 fn enter_loan(info: &InodeInfo, shape: Shape, lblk: u32, loan: Loan, cuts: [Memory; 2]) {
     let until = lblk + loan.len();
-    let mut freed: [Freed; 2] = Default::default();
+    let mut cuts = cuts.map(Some);
     let mut pending = info.pending.lock();
-    for ((slot, at), memory) in freed.iter_mut().zip([lblk, until]).zip(cuts) {
-        *slot = pending.cut(shape, at, memory);
+    for (slot, at) in cuts.iter_mut().zip([lblk, until]) {
+        pending.cut(shape, at, slot);
     }
     let back = pending.set_loaned(until - 1, loan);
     info.bump_map_seq();
     drop(pending);
-    drop((freed, back));
+    // Freed without the lock.
+    drop((cuts, back));
 }

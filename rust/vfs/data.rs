@@ -176,6 +176,10 @@ pub trait DataOperations: FileSystemType {
     /// The size that the disk knows, or will with the next commit. Does not sleep.
     fn disk_size(&self, inode: &Self::Inode) -> u64;
 
+    /// Whether a loss of power leaves the file's map, and its size, as they are: so what is written
+    /// to where it leads is durable when the device has it. Does not sleep.
+    fn map_is_durable(&self, inode: &Self::Inode) -> bool;
+
     /// Gives the file this size: what is behind it, reserved or mapped, is freed. The page cache
     /// has none of it any more, and none of it is being written.
     fn truncate(&self, inode: &Self::Inode, size: u64) -> impl Future<Output = Result>;

@@ -39,7 +39,7 @@ pub(crate) const COMPAT_IOCTL: Option<
     }
 };
 
-/// The size of the buffer that `FS_IOC_GETFSLABEL` fills.
+/// The size of the buffer that `FS_IOC_GETFSLABEL` has, as it is declared.
 const LABEL_MAX: usize = ub::FSLABEL_MAX as usize;
 
 /// The number of bytes before the UUID in the buffer of `EXT4_IOC_GETFSUUID`: its size, and flags.
@@ -86,15 +86,13 @@ pub(crate) unsafe extern "C" fn ioctl<F: FileSystem>(
             to_user(&inode.volume().attr(inode.info()).generation.to_ne_bytes())
         }
         ub::UPCALL_FS_IOC_GETFSLABEL => {
+            let from = inode.volume().label();
             let mut label = [0; LABEL_MAX];
-            for (to, from) in label
-                .iter_mut()
-                .zip(&inode.volume().label())
-                .take(LABEL_MAX - 1)
-            {
+            for (to, from) in label.iter_mut().zip(&from).take(LABEL_MAX - 1) {
                 *to = *from;
             }
-            to_user(&label)
+            // The label and a zero: programs have shorter buffers, which is enough for ext4.
+            to_user(label.get(..=from.len()).unwrap_or(&label))
         }
         ub::UPCALL_EXT4_IOC_GETFSUUID => uuid(&inode.volume().info().uuid, arg),
         // SAFETY: The VFS passes a file of ours.

@@ -179,7 +179,18 @@ impl<F: FileSystem> Ops<F> {
             Some(map).filter(direct).ok_or(ENOTBLK)
         };
         // SAFETY: iomap passes an inode of ours, and a structure to fill.
-        unsafe { Self::fill_found(inode, flags, iomap, find) }
+        unsafe {
+            let found = Self::fill_found(inode, flags, iomap, find);
+            let this = Inode::<F>::new(inode);
+            let (volume, info) = (this.volume(), this.info());
+            // Then iomap has the file synced, and does not rely on the device alone.
+            let end = (*iomap).offset as u64 + (*iomap).length;
+            let end = end.min((pos + len) as u64);
+            if found == 0 && (!volume.map_is_durable(info) || end > volume.disk_size(info)) {
+                (*iomap).flags |= ub::IOMAP_F_DIRTY as u16;
+            }
+            found
+        }
     }
 
     /// Gives back what a short write reserved.
@@ -469,12 +480,10 @@ impl<F: FileSystem> Ops<F> {
             let pos = (*iocb).ki_pos as u64;
             let end = pos + size as u64;
             let grows = end > ub::upcall_i_size_read(raw) as u64;
-            if grows || flags & ub::IOMAP_DIO_UNWRITTEN != 0 {
-                // A file that does not grow may have a larger size than the disk knows, and
-                // writeback to come tells the disk.
-                let size = if grows { end } else { 0 };
+            // The disk may know of a smaller size than the VFS: writeback is to come.
+            if end > volume.disk_size(info) || flags & ub::IOMAP_DIO_UNWRITTEN != 0 {
                 let (first, behind) = (pos & !mask, (end + mask) & !mask);
-                let done = volume.write_done(info, first, behind, true, size);
+                let done = volume.write_done(info, first, behind, true, end);
                 if let Err(error) = block_on_nofs(done).and_then(|done| done) {
                     return error.to_errno();
                 }

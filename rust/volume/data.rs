@@ -84,7 +84,9 @@ impl DataOperations for Mounted {
         self.check_writing()?;
         let sequence = Ext4::map_sequence(self, info);
         let place = self.place_cached(info, pos).filter(|place| !place.pending);
-        place.map(|place| file_map(&place.mapping, sequence)).transpose()
+        place
+            .map(|place| file_map(&place.mapping, sequence))
+            .transpose()
     }
 
     async fn direct_begin(
@@ -138,6 +140,10 @@ impl DataOperations for Mounted {
 
     async fn write_done(&self, info: &InodeRef, pos: u64, end: u64, ok: bool, size: u64) -> Result {
         Ext4::write_done(self, info, pos, end - pos, ok, size).await
+    }
+
+    fn map_is_durable(&self, info: &InodeRef) -> bool {
+        Ext4::map_is_durable(self, info)
     }
 
     fn disk_size(&self, info: &InodeRef) -> u64 {

@@ -229,6 +229,11 @@ impl Journal {
         self.running.lock().tid
     }
 
+    /// Whether the transactions with number `tid`, and all before, are durable.
+    pub fn is_durable(&self, tid: u32) -> bool {
+        !is_later(tid, self.state.lock().durable)
+    }
+
     /// Makes the upcall commit.
     fn request(&self) {
         self.requested.store(true, Relaxed);

@@ -2,6 +2,7 @@
 
 //! Contents are written: they are what a model says, on the disk too, and after a loss of power.
 
+use aext4::write::WriteKind;
 use aext4::{Ext4, InodeRef, MappingKind, Options};
 use kernel::machine::{self, Config, Fail, Rng};
 use kernel::prelude::*;
@@ -11,7 +12,9 @@ use sim::volume::Volume;
 use sim::{count, dropped_after, simulate, simulate_on, Bed};
 use simdisk::Store;
 use std::collections::BTreeMap;
+use std::future::Future;
 use std::sync::{Arc, Mutex};
+use std::task::Poll;
 use std::time::Duration;
 use upcall::block_on;
 use upcall::simulation::jitter;
@@ -391,6 +394,137 @@ impl History {
 
 /// What free blocks hold.
 const OLD: u8 = 0xdd;
+
+/// One of those who write to the same blocks of a file, at the same time as others.
+async fn share(volume: Volume, info: InodeRef, seed: u64) -> Result {
+    let mut rng = Rng::new(seed);
+    let ext4 = &volume.0;
+    let bits = ext4.sb.geo.block_bits();
+    let size = ext4.sb.geo.block_size() as usize;
+    for round in 0..40 {
+        let first = round * 5 + rng.below(3) as u32;
+        let until = first + 1 + rng.below(4) as u32;
+        assert_eq!(accept(ext4, &info, first, until).await, Ok(until));
+        for block in first..until {
+            let pos = u64::from(block) << bits;
+            let (mapping, _) = loop {
+                match ext4.writeback_map(&info, pos, pos + 1).await {
+                    Err(ENOMEM) => upcall::memory_freed().await,
+                    found => break found?,
+                }
+            };
+            let (place, done) = match mapping.kind {
+                MappingKind::Data(place) => (place, false),
+                MappingKind::Unwritten(place) => (place, true),
+                kind => panic!("block {block} was accepted, and is {kind:?}"),
+            };
+            let mut draft = ext4.cache.draft().await?;
+            draft.data_mut().copy_from_slice(&tagged(1, size));
+            let at = (place + pos - mapping.offset) >> bits;
+            ext4.cache
+                .write_one(at, draft.freeze(), upcall::bio::Op::Write)
+                .await?;
+            let end = pos + size as u64;
+            if done || end > info.size() {
+                ext4.write_done(&info, pos, size as u64, true, end).await?;
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn several_who_write_to_one_hole_have_one_block_for_it() {
+    let dir = Scratch::new("data-share");
+    for seed in 0..count("SIM_SHARE", 60) {
+        let options = KINDS[(seed % 2) as usize];
+        let image = image(&dir, 16 << 20, options, 1);
+        let store = simulate(seed, image.store(), |bed| {
+            let volume = writable(bed);
+            let info = block_on(volume.path(b"a")).unwrap().unwrap();
+            // Who looks for memory does so between its look at the map and its entry.
+            machine::fail_allocations(Fail::Atomic(3));
+            let tasks: Vec<_> = (0..3)
+                .map(|n| {
+                    let task = share(volume.clone(), info.clone(), 1 + seed * 8 + n);
+                    bed.scope().spawn(task).unwrap()
+                })
+                .collect();
+            for task in tasks {
+                let done = block_on(task).expect("no deadlock");
+                assert_eq!(done.expect("not cancelled"), Ok(()), "seed {seed}");
+            }
+            machine::fail_allocations(Fail::Never);
+            drop(info);
+            end(bed, &volume);
+            bed.device.disk().durable().clone()
+        });
+        judge(&dir, &store, &[], &format!("seed {seed}, {options}"));
+    }
+}
+
+/// Polls a write that has no memory, writes the same hole, and goes on.
+async fn overtaken(volume: Volume, info: InodeRef) -> Result<WriteKind> {
+    let ext4 = &volume.0;
+    let size = u64::from(ext4.sb.geo.block_size());
+    ext4.map(&info, Lblk(0)).await?;
+    let mut slow = Box::pin(ext4.write_begin(&info, 0, size, false, false));
+    machine::fail_allocations(Fail::From(0));
+    let first = core::future::poll_fn(|cx| Poll::Ready(slow.as_mut().poll(cx))).await;
+    machine::fail_allocations(Fail::Never);
+    assert!(first.is_pending(), "it waits for memory");
+    let tags: Tags = [(0, 1)].into();
+    accept(ext4, &info, 0, 1).await?;
+    write_back(ext4, &info, &tags, &mut vec![0]).await?;
+    Ok(slow.await?.kind)
+}
+
+#[test]
+fn a_write_that_was_overtaken_sees_the_block_of_the_other() {
+    let dir = Scratch::new("data-overtaken");
+    for options in &KINDS[..2] {
+        let image = image(&dir, 16 << 20, options, 1);
+        let store = simulate_on(Config::new(1), image.store(), |bed| {
+            let volume = writable(bed);
+            let info = block_on(volume.path(b"a")).unwrap().unwrap();
+            let task = bed.scope().spawn(overtaken(volume.clone(), info));
+            let kind = block_on(task.unwrap()).unwrap().unwrap();
+            assert!(matches!(kind, Ok(WriteKind::Data(_))), "{kind:?}");
+            end(bed, &volume);
+            bed.device.disk().durable().clone()
+        });
+        judge(&dir, &store, &[], options);
+    }
+}
+
+#[test]
+fn an_inode_that_was_forgotten_is_synced_as_one_that_was_not() {
+    let dir = Scratch::new("data-forgotten");
+    let image = image(&dir, 16 << 20, KINDS[0], 1);
+    let store = simulate(1, image.store(), |bed| {
+        let volume = writable(bed);
+        block_on(async {
+            let info = volume.path(b"a").await.unwrap();
+            let written = Ext4::write_at(&volume.0, &info, 0, &[7; 5000], false).await;
+            assert_eq!(written, Ok(5000));
+            drop(info);
+            assert!(volume.0.shrink(100) > 0);
+            let info = volume.path(b"a").await.unwrap();
+            volume.0.sync_inode(&info).await.unwrap();
+        })
+        .unwrap();
+        // The power goes.
+        let lost = bed.device.disk().durable().clone();
+        end(bed, &volume);
+        lost
+    });
+    simulate(2, store, |bed| {
+        let volume = mount(bed);
+        let info = block_on(volume.path(b"a")).unwrap().unwrap();
+        assert!(block_on(read(&volume, &info)).unwrap() == [7; 5000]);
+        machine::take_log();
+    });
+}
 
 /// Fills the free blocks of an image with something that nobody is to see.
 fn soil(image: &Image, size: usize) {

@@ -15,7 +15,9 @@ use sim::{simulate_on, varied, Bed};
 use simdisk::Store;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 use upcall::block_on;
 
 const KINDS: [&str; 4] = [
@@ -29,7 +31,12 @@ const KINDS: [&str; 4] = [
 const CHANGES: usize = 24;
 
 /// How many of the states that a loss of power may leave are looked at, for each time that is one.
-const STATES: usize = 6;
+const STATES: usize = 12;
+
+/// One in so many is also made writable and ended again, and one in so many of these is judged by
+/// e2fsck.
+const ENDED: u64 = 16;
+const JUDGED: u64 = 4;
 
 /// The longest file.
 const SIZE_MAX: u64 = 150_000;
@@ -543,8 +550,15 @@ impl Changer<'_> {
 /// What was changed since the last loss of power.
 #[derive(Default)]
 struct Log {
-    /// The tree after each change, and what that was.
-    trees: Vec<(Tree, String)>,
+    /// The tree after each change, what that was, and the tree in words.
+    trees: Vec<(Tree, String, String)>,
+}
+
+impl Log {
+    fn push(&mut self, tree: Tree, what: String) {
+        let dump = tree.dump();
+        self.trees.push((tree, what, dump));
+    }
 }
 
 /// A state that the power may leave, with what it is to have.
@@ -575,12 +589,12 @@ fn may_be(got: &[u8], versions: &[&[u8]]) -> bool {
 }
 
 /// After which change the tree is as it is here.
-fn compare(got: &Tree, trees: &[(Tree, String)], lost: &Lost) -> Result<usize, String> {
+fn compare(got: &Tree, trees: &[(Tree, String, String)], lost: &Lost) -> Result<usize, String> {
     let dump = got.dump();
     let mut why = String::new();
     for at in lost.synced..=lost.begun {
-        let (tree, _) = &trees[at];
-        if tree.dump() != dump {
+        let (tree, _, wanted) = &trees[at];
+        if *wanted != dump {
             continue;
         }
         let wrong = got.paths.iter().find(|(path, id)| {
@@ -591,7 +605,7 @@ fn compare(got: &Tree, trees: &[(Tree, String)], lost: &Lost) -> Result<usize, S
             let node = tree.paths[*path];
             let versions: Vec<&[u8]> = trees[lost.synced..=lost.begun]
                 .iter()
-                .filter_map(|(tree, _)| match &tree.nodes.get(&node)?.kind {
+                .filter_map(|(tree, ..)| match &tree.nodes.get(&node)?.kind {
                     Kind::File(bytes) => Some(&bytes[..]),
                     _ => None,
                 })
@@ -607,8 +621,8 @@ fn compare(got: &Tree, trees: &[(Tree, String)], lost: &Lost) -> Result<usize, S
         }
     }
     let mut out = format!("{why}\n{dump}\nis none of these:\n");
-    for (tree, what) in &trees[lost.synced..=lost.begun] {
-        writeln!(out, "{what}:\n{}", tree.dump()).unwrap();
+    for (_, what, dump) in &trees[lost.synced..=lost.begun] {
+        writeln!(out, "{what}:\n{dump}").unwrap();
     }
     Err(out)
 }
@@ -626,14 +640,20 @@ fn life(seed: u64, store: Store, log: &mut Log, states: usize) -> Vec<Lost> {
         bed.device.observe(move |disk| {
             let (begun, synced) = *at.lock().unwrap();
             let crashes = disk.crash_states(rng.next());
-            let all: Vec<_> = crashes.iter().map(|(_, store)| store).collect();
-            for _ in 0..states.min(all.len()) {
-                let store = all[rng.below(all.len() as u64) as usize].clone();
-                to.lock().unwrap().push(Lost {
-                    store,
-                    begun,
-                    synced,
-                });
+            let count = crashes.len() as u64;
+            let mut picked: BTreeSet<u64> = BTreeSet::new();
+            while picked.len() < states.min(count as usize) {
+                picked.insert(rng.below(count));
+            }
+            for (n, crash) in crashes.states().enumerate() {
+                if picked.contains(&(n as u64)) {
+                    let store = crashes.store(crash);
+                    to.lock().unwrap().push(Lost {
+                        store,
+                        begun,
+                        synced,
+                    });
+                }
             }
         });
         let tree = shared
@@ -650,7 +670,8 @@ fn life(seed: u64, store: Store, log: &mut Log, states: usize) -> Vec<Lost> {
         };
         {
             let mut log = shared.lock().unwrap();
-            log.trees = vec![(changer.tree.clone(), "before".to_string())];
+            log.trees.clear();
+            log.push(changer.tree.clone(), "before".to_string());
         }
         let mut made = 0;
         while made < CHANGES {
@@ -661,7 +682,7 @@ fn life(seed: u64, store: Store, log: &mut Log, states: usize) -> Vec<Lost> {
             }
             made += 1;
             let mut log = shared.lock().unwrap();
-            log.trees.push((changer.tree.clone(), what));
+            log.push(changer.tree.clone(), what);
             drop(log);
             if changer.rng.below(4) == 0 {
                 block_on(volume.0.sync()).unwrap().expect("synced");
@@ -680,8 +701,15 @@ fn life(seed: u64, store: Store, log: &mut Log, states: usize) -> Vec<Lost> {
     lost
 }
 
-/// What is left of a state, after our recovery: which change it is, and the volume, whole again.
-fn recovered(seed: u64, log: &Log, lost: &Lost, options: &str) -> (usize, Store) {
+/// What is left of a state, after our recovery: which change it is, and, if it is to be `ended`, the
+/// volume, whole again.
+fn recovered(
+    seed: u64,
+    log: &Log,
+    lost: &Lost,
+    options: &str,
+    ended: bool,
+) -> (usize, Option<Store>) {
     simulate_on(varied(seed), lost.store.clone(), |bed| {
         let volume = mount(bed);
         let got = block_on(read(&volume)).expect("no deadlock");
@@ -694,52 +722,82 @@ fn recovered(seed: u64, log: &Log, lost: &Lost, options: &str) -> (usize, Store)
         };
         let at = compare(&got, &log.trees, &bounds)
             .unwrap_or_else(|why| panic!("{options}, seed {seed}: {why}"));
-        make_writable(&volume);
-        block_on(volume.0.make_read_only()).unwrap().expect("ended");
+        if ended {
+            make_writable(&volume);
+            block_on(volume.0.make_read_only()).unwrap().expect("ended");
+        }
         machine::take_log();
-        (at, bed.device.disk().durable().clone())
+        (at, ended.then(|| bed.device.disk().durable().clone()))
     })
+}
+
+/// Some lives of a volume, one after the other, of which all but the last end by a loss of power.
+/// Returns how many states were looked at.
+fn lives(dir: &Scratch, run: u64) -> u64 {
+    let options = KINDS[(run % 4) as usize];
+    let image = Image::make(dir.path(&format!("image{run}")), 24 << 20, options);
+    let mut store = image.store();
+    let (mut log, mut states, mut judged) = (Log::default(), 0, 0);
+    for round in 0..4 {
+        let seed = run * 1000 + round * 100 + 17;
+        let all = life(seed, store.clone(), &mut log, STATES);
+        let mut next = None;
+        let mut rng = Rng::new(seed);
+        for (n, lost) in all.iter().enumerate() {
+            let ended = rng.one_in(ENDED) || (next.is_none() && n + 1 == all.len());
+            let (at, after) = recovered(seed + n as u64, &log, lost, options, ended);
+            states += 1;
+            let Some(after) = after else {
+                continue;
+            };
+            judged += 1;
+            if judged % JUDGED == 0 {
+                let image = Image::write(dir.path(&format!("after{run}")), &after);
+                assert_eq!(image.is_clean(), Ok(()), "{options}, seed {seed}");
+            }
+            if next.is_none() || rng.one_in(4) {
+                next = Some((at, after));
+            }
+        }
+        // The next life begins with one of them.
+        let (at, after) = next.expect("a state");
+        let got = simulate_on(varied(seed), after.clone(), |bed| {
+            let tree = block_on(read(&mount(bed))).expect("no deadlock");
+            machine::take_log();
+            tree
+        });
+        let what = log.trees[at].1.clone();
+        log.trees.clear();
+        log.push(got, what);
+        store = after;
+    }
+    states
 }
 
 #[test]
 fn a_volume_survives_one_loss_of_power_after_the_other() {
     let dir = Scratch::new("whole");
-    let runs = sim::count("UPCALL_WHOLE", 12);
-    let (mut states, mut lives) = (0, 0);
-    for run in 0..runs {
-        let options = KINDS[(run % 4) as usize];
-        let image = Image::make(dir.path("image"), 24 << 20, options);
-        let mut store = image.store();
-        let mut log = Log::default();
-        for round in 0..4 {
-            let seed = run * 1000 + round * 100 + 17;
-            let all = life(seed, store.clone(), &mut log, STATES);
-            lives += 1;
-            let mut next = None;
-            let mut rng = Rng::new(seed);
-            for (n, lost) in all.iter().enumerate() {
-                let (at, after) = recovered(seed + n as u64, &log, lost, options);
-                states += 1;
-                if states % 40 == 0 {
-                    let after = Image::write(dir.path("after"), &after);
-                    assert_eq!(after.is_clean(), Ok(()), "{options}, seed {seed}");
+    let runs = sim::count("UPCALL_WHOLE", 130);
+    let next = AtomicU64::new(0);
+    let began = Instant::now();
+    // Each run is a machine of its own.
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let states: u64 = std::thread::scope(|scope| {
+        let work = || {
+            let mut states = 0;
+            loop {
+                let run = next.fetch_add(1, Ordering::Relaxed);
+                if run >= runs {
+                    return states;
                 }
-                if next.is_none() || rng.below(10) == 0 {
-                    next = Some((at, after));
-                }
+                states += lives(&dir, run);
             }
-            // The next life begins with one of them.
-            let (at, after) = next.expect("a state");
-            let got = simulate_on(varied(seed), after.clone(), |bed| {
-                let tree = block_on(read(&mount(bed))).expect("no deadlock");
-                machine::take_log();
-                tree
-            });
-            let what = log.trees[at].1.clone();
-            log.trees = vec![(got, what)];
-            store = after;
-        }
-    }
-    println!("{lives} lives, {states} states");
-    assert!(states > 40 * runs, "{states}");
+        };
+        let all: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        all.into_iter()
+            .map(|thread| thread.join().expect("no state is wrong"))
+            .sum()
+    });
+    println!("{states} states in {:?}", began.elapsed());
+    assert!(states > 200 * runs, "{states}");
 }
