@@ -136,7 +136,7 @@ impl Ext4 {
         };
         loop {
             let guard = info.map_lock.write().await.map_err(|_| ESHUTDOWN)?;
-            self.drop_pending(info, Lblk(0)).await?;
+            self.drop_pending(info, Lblk(0)..Lblk::END).await?;
             let mut map = MapPlan::new(self, writable, info, Space::Must).await?;
             until = map.unmap(Lblk(0), until, CREDITS_MAX).await?;
             if until == Lblk(0) {

@@ -14,7 +14,7 @@ use crate::orphan::OrphanList;
 use crate::recovery;
 use crate::remount::Writing;
 use crate::super_plan::SuperPlan;
-use crate::xattr_write::SharedXattrs;
+use crate::xattr_block::SharedXattrs;
 use core::fmt;
 use core::ops::Range;
 use disk::{Buf, Cache, Disk, Level, Planned};

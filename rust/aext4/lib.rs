@@ -24,10 +24,11 @@
 //! | [`truncate`], [`delete`] | making files longer and shorter; deleting inodes |
 //! | [`freeze`] | stopping all changes for a while, or for ever |
 //! | [`read`], [`write`](mod@write) | contents |
-//! | [`allocate`] | space for contents that come later |
+//! | [`fallocate`] | space for contents that come later, holes, zeros, ranges taken out and put in |
 //! | [`pending`] | what was written, and is not in the map yet |
 //! | [`xattr`] | extended attributes and access control lists |
-//! | [`xattr_write`], [`xattr_value`] | changing them; values that have inodes of their own |
+//! | [`xattr_write`], [`xattr_block`], [`xattr_value`] | changing them; blocks; values as inodes |
+//! | [`xattr_initial`], [`xattr_release`] | those of a new inode, and of one that is deleted |
 //! | [`options`], [`error`] | mount options; log lines and error numbers |
 //!
 //! # Locks
@@ -49,7 +50,6 @@
 #![deny(unsafe_code)]
 
 pub mod alloc;
-pub mod allocate;
 pub mod create;
 pub mod delete;
 pub mod dir;
@@ -59,6 +59,7 @@ mod discard;
 pub mod error;
 pub mod error_record;
 pub mod ext4;
+pub mod fallocate;
 pub mod freeze;
 pub mod inline_write;
 pub mod inode_info;
@@ -84,6 +85,9 @@ pub mod truncate;
 pub mod unlink;
 pub mod write;
 pub mod xattr;
+pub mod xattr_block;
+pub mod xattr_initial;
+pub mod xattr_release;
 pub mod xattr_value;
 pub mod xattr_write;
 
@@ -95,4 +99,6 @@ pub use new_inode::NewInode;
 pub use options::Options;
 pub use rename::Rename;
 pub use set_attributes::SetAttributes;
-pub use xattr_write::{InitialXattrs, NewXattr, XattrFlags, XattrRelease};
+pub use xattr_initial::{InitialXattrs, NewXattr};
+pub use xattr_release::XattrRelease;
+pub use xattr_write::XattrFlags;

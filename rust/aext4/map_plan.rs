@@ -93,6 +93,8 @@ pub struct MapPlan<'a> {
     blocks: i64,
     /// Whether there is a step.
     changed: bool,
+    /// Whether blocks that are mapped get other places in the file.
+    moved: bool,
     /// What applying it takes.
     credits: Credits,
 }
@@ -123,10 +125,18 @@ enum Step {
 
 /// What a step does.
 #[derive(Clone, Copy)]
-enum Do {
+pub(crate) enum Do {
     Map(u32, Pblk, bool),
     Convert(u32, bool),
     Unmap(Lblk, Lblk),
+    /// Cut the extent that has the block in two.
+    Split,
+    /// Join the extent that starts with the block with the one before.
+    Merge,
+    /// Move what the leaf has from a block on by so many.
+    Shift(Lblk, i64),
+    /// Move the only node below the root into it, if it fits.
+    Shrink,
 }
 
 impl Node {
@@ -205,6 +215,7 @@ impl<'a> MapPlan<'a> {
             revoked: KVec::new(),
             blocks: 0,
             changed: false,
+            moved: false,
             credits: Credits::default(),
         })
     }
@@ -275,11 +286,7 @@ impl<'a> MapPlan<'a> {
         let mut until = until.min(self.end());
         let metadata = self.volume.has_metadata_blocks(self.info);
         while until > from {
-            let log = self
-                .credits
-                .blocks
-                .saturating_add(self.credits.revokes / 64);
-            if log > limit {
+            if self.weight() > limit {
                 break;
             }
             let low = match metadata {
@@ -298,7 +305,27 @@ impl<'a> MapPlan<'a> {
             }
             until = range.0.max(from);
         }
+        if until <= from && self.extents && self.depth > 0 {
+            self.run(from, Do::Shrink).await?;
+        }
         Ok(until.max(from))
+    }
+
+    /// How much applying the plan takes of the journal, about, in blocks.
+    pub(crate) fn weight(&self) -> u32 {
+        let credits = self.credits;
+        credits.blocks.saturating_add(credits.revokes / 64)
+    }
+
+    /// The end of what is mapped. Of a file with extents.
+    pub(crate) async fn mapped_end(&mut self) -> Result<Lblk> {
+        let last = Lblk(Lblk::END.0 - 1);
+        self.find(last).await?;
+        let path = self.path.get(..self.depth).unwrap_or_default();
+        let (nodes, len) = path_nodes(&self.root, &self.nodes, path);
+        let nodes = nodes.get(..len).unwrap_or_default();
+        let end = ExtentPath::new(nodes, last, self.geo()).and_then(|path| path.mapped_end());
+        end.or_report(self.volume, About::inode(self.info.ino))
     }
 
     /// The end of what the map has a place for.
@@ -364,8 +391,9 @@ impl<'a> MapPlan<'a> {
     }
 
     /// Plans one step, in the leaf in charge of `lblk`. Returns what it covers.
-    async fn run(&mut self, lblk: Lblk, what: Do) -> Result<(Lblk, Lblk)> {
+    pub(crate) async fn run(&mut self, lblk: Lblk, what: Do) -> Result<(Lblk, Lblk)> {
         self.changed = true;
+        self.moved |= matches!(what, Do::Shift(..));
         self.find(lblk).await?;
         let range = self.plan(lblk, what)?;
         self.take_blocks().await?;
@@ -608,7 +636,7 @@ impl<'a> MapPlan<'a> {
     /// then the change is dropped.
     pub fn apply(self, tx: &mut Transaction<'_>) -> MapChange<'a> {
         let change = Change::begin(self.info);
-        if !self.frees.is_empty() {
+        if self.moved || !self.frees.is_empty() {
             self.info.count_unmap();
         }
         let sectors = self.sectors();
@@ -704,6 +732,10 @@ fn plan_extents(
         Do::Map(len, pblk, unwritten) => path.map(len, pblk, unwritten, plan)?,
         Do::Convert(len, unwritten) => path.convert(len, unwritten, plan)?,
         Do::Unmap(from, until) => path.unmap(from, until, STEP_RUNS, plan)?,
+        Do::Split => path.split_at(plan)?,
+        Do::Merge => path.merge_at(plan)?,
+        Do::Shift(from, delta) => path.shift(from, delta, plan)?,
+        Do::Shrink => drop(path.shrink(plan)?),
     }
     let range = plan.range();
     if let Do::Unmap(..) = what {
@@ -726,11 +758,11 @@ fn plan_indirect(
     let path = IndirectPath::new(nodes, lblk, geo)?;
     let plan = match what {
         Do::Map(len, pblk, false) => path.map(len, pblk)?,
-        Do::Map(..) | Do::Convert(..) => {
-            let what = "block map: it has no unwritten blocks";
+        Do::Unmap(from, until) => path.unmap(from, until, STEP_RUNS)?,
+        _ => {
+            let what = "block map: only extents can do what is to be done to it";
             return Err(layout::Error::corrupt1(what, lblk));
         }
-        Do::Unmap(from, until) => path.unmap(from, until, STEP_RUNS)?,
     };
     let range = plan.range();
     if let Do::Unmap(..) = what {

@@ -25,6 +25,7 @@ use crate::inode_plan::{InodePlan, Writable};
 use crate::map_plan::{MapChange, MapPlan, CREDITS_MAX};
 use crate::memory;
 use crate::orphan::{OrphanAdd, OrphanRemove};
+use core::ops::Range;
 use kernel::alloc::KVVec;
 use kernel::prelude::*;
 use layout::{DataMap, FileType, Lblk};
@@ -69,7 +70,8 @@ impl Ext4 {
         if size >= old {
             // The disk may not know yet how long the file was.
             let _guard = info.map_lock.write().await.map_err(|_| ESHUTDOWN)?;
-            self.drop_pending(info, self.first_behind(size)).await?;
+            self.drop_pending(info, self.first_behind(size)..Lblk::END)
+                .await?;
         }
         self.zero_tail(info, size.min(old)).await?;
         if size > old {
@@ -80,27 +82,33 @@ impl Ext4 {
 
     /// Zeroes what the block that has `size` holds behind it, unless the VFS does.
     pub(crate) async fn zero_tail(&self, info: &InodeInfo, size: u64) -> Result {
-        let block = u64::from(self.sb.geo.block_size());
-        let skip = size % block;
-        if skip == 0 || info.attached.is_set() {
+        let end = size.next_multiple_of(self.sb.geo.block_size().into());
+        self.zero_part(info, size..end).await
+    }
+
+    /// Zeroes bytes of one block, if it was written, unless the VFS does.
+    pub(crate) async fn zero_part(&self, info: &InodeInfo, range: Range<u64>) -> Result {
+        if range.is_empty() || info.attached.is_set() {
             return Ok(());
         }
         let bits = self.sb.geo.block_bits();
-        let Ok(lblk) = u32::try_from(size >> bits).map(Lblk) else {
+        let Ok(lblk) = u32::try_from(range.start >> bits).map(Lblk) else {
             return Ok(());
         };
         let Some(pblk) = self.map(info, lblk).await?.written_at(lblk) else {
             return Ok(());
         };
+        let start = u64::from(lblk.0) << bits;
+        let part = (range.start - start) as usize..range.end.saturating_sub(start) as usize;
         let mut old: KVVec<_> = self.cache.read_run(pblk.0, 1).await?;
         let old = old.pop().ok_or(EIO)?;
-        let tail = old.data().get(skip as usize..).unwrap_or_default();
-        if tail.iter().all(|byte| *byte == 0) {
+        let bytes = old.data().get(part.clone()).unwrap_or_default();
+        if bytes.iter().all(|byte| *byte == 0) {
             return Ok(());
         }
         let mut draft = self.cache.draft_of(&old).await?;
-        if let Some(tail) = draft.data_mut().get_mut(skip as usize..) {
-            tail.fill(0);
+        if let Some(bytes) = draft.data_mut().get_mut(part) {
+            bytes.fill(0);
         }
         self.cache
             .write_one(pblk.0, draft.freeze(), Op::Write)
@@ -133,7 +141,7 @@ impl Ext4 {
         while first || until > from {
             let guard = info.map_lock.write().await.map_err(|_| ESHUTDOWN)?;
             if first {
-                self.drop_pending(info, from).await?;
+                self.drop_pending(info, from..Lblk::END).await?;
             }
             let step = self.free_step(writable, info, size, from..until, first);
             until = step.await?;
@@ -156,7 +164,7 @@ impl Ext4 {
         writable: &Writable,
         info: &InodeInfo,
         size: u64,
-        range: core::ops::Range<Lblk>,
+        range: Range<Lblk>,
         first: bool,
     ) -> Result<Lblk> {
         let has_links = !info.is_deleted();

@@ -320,15 +320,17 @@ impl Ext4 {
         }
     }
 
-    /// Drops what is pending from block `from` on, with the `map_lock` held to write. Nothing of it
+    /// Drops what is pending of a range of blocks, with the `map_lock` held to write. Nothing of it
     /// is on its way to the device.
-    pub(crate) async fn drop_pending(&self, info: &InodeInfo, from: Lblk) -> Result {
-        if info.pending.lock().next(from.0).is_none() {
+    pub(crate) async fn drop_pending(&self, info: &InodeInfo, range: Range<Lblk>) -> Result {
+        let (from, until) = (range.start.0, range.end.0);
+        let next = info.pending.lock().next(from);
+        if next.is_none_or(|next| next.first >= until) {
             return Ok(());
         }
-        self.cut_loan(info, from.0).await?;
-        self.unreserve(info, from.0, u32::MAX).await?;
-        self.drop_loans(info, from.0, u32::MAX);
+        self.cut_loans(info, from, until).await?;
+        self.unreserve(info, from, until).await?;
+        self.drop_loans(info, from, until);
         Ok(())
     }
 

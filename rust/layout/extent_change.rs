@@ -189,6 +189,42 @@ impl ExtentPath<'_> {
         self.change(Splice { at, cut: 1, new }, range, plan)
     }
 
+    /// Plans to make one extent of that which starts with the path's block, and the one before, if
+    /// it continues that. Nothing happens if they lie in two leaves.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Corrupt`](super::Kind::Corrupt).
+    pub fn merge_at(&self, plan: &mut ExtentPlan) -> Result<()> {
+        let (leaf, lblk) = (self.leaf()?, self.lblk);
+        plan.reset((lblk, lblk));
+        let Some((at, right)) = self.at_or_before(leaf)?.filter(|(_, e)| e.lblk == lblk) else {
+            return Ok(());
+        };
+        let Some(before) = at.checked_sub(1) else {
+            return Ok(());
+        };
+        let Some(both) = joined(&leaf.node.extent(before, self.geo)?, &right) else {
+            return Ok(());
+        };
+        let splice = Splice {
+            at: before,
+            cut: 2,
+            new: [Some(both), None, None],
+        };
+        self.change(splice, (lblk, lblk), plan)
+    }
+
+    /// Returns the end of what is mapped before the path's block, or has it.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Corrupt`](super::Kind::Corrupt).
+    pub fn mapped_end(&self) -> Result<Lblk> {
+        let before = self.at_or_before(self.leaf()?)?;
+        Ok(before.map_or(Lblk(0), |(_, extent)| extent.end()))
+    }
+
     /// Plans to move the leaf's extents that start at or behind `from` by `delta` blocks of the
     /// file.
     ///

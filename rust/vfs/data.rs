@@ -100,13 +100,60 @@ pub trait DataOperations: FileSystemType {
     ) -> impl Future<Output = Result<FileMap>>;
 
     /// Gives the holes from `pos` to `end` unwritten space. The size stays. Fails with `EOPNOTSUPP`
-    /// if the file can have none.
+    /// if the file can have none. After another error a part of it may be reserved, of which
+    /// somebody may have made use meanwhile: see [`forget`](Self::forget).
     fn allocate(
         &self,
         inode: &Self::Inode,
         pos: u64,
         end: u64,
         privileged: bool,
+    ) -> impl Future<Output = Result>;
+
+    /// Gives back what is reserved from `pos` to `end`, and what it got for that: the page cache has
+    /// nothing of it, and nothing of it is being written.
+    fn forget(&self, inode: &Self::Inode, pos: u64, end: u64) -> impl Future<Output = Result>;
+
+    /// Moves the data of a file out of its inode, if it is there. Fails with `ENOSPC`.
+    fn leave_inline(&self, inode: &Self::Inode, privileged: bool) -> impl Future<Output = Result>;
+
+    /// Makes a hole of the whole blocks from `pos` to `end`. The size stays.
+    ///
+    /// For this and the next three: the page cache has nothing of what they change, and nothing of
+    /// it is being written. They fail with `EROFS`, too, and with the errors of the disk.
+    fn punch(&self, inode: &Self::Inode, pos: u64, end: u64) -> impl Future<Output = Result>;
+
+    /// Gives what is from `pos` to `end` space, and makes the whole blocks read as zeros. The size
+    /// stays. Fails with `EOPNOTSUPP` as [`allocate`](Self::allocate) does, and with `ENOSPC`
+    /// before anything is changed.
+    fn zero(
+        &self,
+        inode: &Self::Inode,
+        pos: u64,
+        end: u64,
+        privileged: bool,
+    ) -> impl Future<Output = Result>;
+
+    /// Takes `len` bytes from `pos` on out of a file of `size` bytes: what is behind them moves to
+    /// their place. Fails with `EINVAL` unless they are whole blocks before the end of the file,
+    /// and with `EOPNOTSUPP`.
+    fn collapse(
+        &self,
+        inode: &Self::Inode,
+        pos: u64,
+        len: u64,
+        size: u64,
+    ) -> impl Future<Output = Result>;
+
+    /// Puts a hole of `len` bytes into a file of `size` bytes: what is from `pos` on moves behind
+    /// it. Fails as [`collapse`](Self::collapse) does, and with `EFBIG`. When it fails in the
+    /// middle the size on the disk is the new one.
+    fn insert(
+        &self,
+        inode: &Self::Inode,
+        pos: u64,
+        len: u64,
+        size: u64,
     ) -> impl Future<Output = Result>;
 
     /// The bytes from `pos` to `end` have been written, if `ok`, to where one of the calls above

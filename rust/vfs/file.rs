@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Files for the VFS: `read`, `lseek`, `ioctl` and direct reads.
+//! Files for the VFS: `read`, `lseek` and `ioctl`.
 
 use crate::fs::{FileSystem, FileSystemType};
 use crate::inode::Inode;
-use crate::{admin, pages, resize, write, writeback};
+use crate::{admin, direct, fallocate, pages, write, writeback};
 use core::marker::PhantomData;
 use kernel::error::VTABLE_DEFAULT_ERROR;
 use kernel::ffi::{c_int, c_long, c_uint, c_ulong};
@@ -120,7 +120,7 @@ impl<F: FileSystem> Ops<F> {
         get_unmapped_area: Some(ub::thp_get_unmapped_area),
         splice_read: Some(Self::splice_read),
         release: present!(F::HAS_FLUSH_ON_CLOSE, Self::release),
-        fallocate: Some(resize::fallocate::<F>),
+        fallocate: Some(fallocate::fallocate::<F>),
         splice_write: Some(ub::iter_file_splice_write),
         unlocked_ioctl: Some(ioctl::<F>),
         compat_ioctl: COMPAT_IOCTL,
@@ -240,14 +240,8 @@ impl<F: FileSystem> Ops<F> {
                 (*iocb).ki_flags &= !ub::UPCALL_IOCB_DIRECT;
                 return ub::generic_file_read_iter(iocb, to);
             }
-            let nowait = (*iocb).ki_flags & ub::UPCALL_IOCB_NOWAIT != 0;
-            if !ub::upcall_inode_lock_shared(inode, nowait) {
-                return EAGAIN.to_errno() as isize;
-            }
-            let read = ub::upcall_dio_read(iocb, to, pages::blocking::<F>());
-            ub::upcall_inode_unlock_shared(inode);
             ub::upcall_file_accessed((*iocb).ki_filp);
-            read
+            direct::read(&this, iocb, to)
         }
     }
 }

@@ -18,11 +18,12 @@
 //! | [`setattr`] | `setattr`, `update_time`, `chattr` |
 //! | [`listing`] | directory entries on their way to who lists a directory |
 //! | [`data`] | [`DataOperations`]: what it provides for files that are written |
-//! | [`file`](mod@file) | `read`, `lseek`, `ioctl`, direct reads |
+//! | [`file`](mod@file) | `read`, `lseek`, `ioctl` |
+//! | [`direct`] | direct reads, which do not wait for metadata |
 //! | [`admin`] | `ioctl`s of who administers a volume |
 //! | [`write`](mod@write) | `write`, direct writes, shared mappings |
 //! | [`writeback`], [`ioends`] | from the page cache to the device, and what comes after; `fsync` |
-//! | [`resize`] | a file's size |
+//! | [`resize`], [`fallocate`] | a file's size, and its space |
 //! | [`pages`] | the page cache: readahead that only starts work, iomap |
 //! | [`permission`] | what credentials permit |
 //! | [`mount_ref`] | keeping a volume mounted from Rust |
@@ -51,7 +52,9 @@ mod admin;
 mod attr;
 mod data;
 mod dir;
+mod direct;
 mod export;
+mod fallocate;
 mod file;
 pub mod fs;
 mod inode;

@@ -87,6 +87,7 @@ impl<F: FileSystem> Ops<F> {
         is_partially_uptodate: Some(ub::iomap_is_partially_uptodate),
         migrate_folio: Some(ub::filemap_migrate_folio),
         error_remove_folio: Some(ub::generic_error_remove_folio),
+        swap_activate: Some(Self::swap_activate),
         // SAFETY: Zero is what the C initialisers leave there.
         ..unsafe { core::mem::zeroed() }
     };
@@ -112,6 +113,37 @@ impl<F: FileSystem> Ops<F> {
     unsafe extern "C" fn bmap(mapping: *mut ub::address_space, block: u64) -> u64 {
         // SAFETY: The VFS passes a mapping of a file of ours.
         unsafe { ub::iomap_bmap(mapping, block, Self::BLOCKING) }
+    }
+
+    /// A file that is used for swap: where its blocks are. What is delayed is written first, and a
+    /// hole, or data in the inode, is refused with a line in the log.
+    ///
+    /// # Safety
+    ///
+    /// Called by the kernel alone, as the C declaration says.
+    #[cfg(CONFIG_SWAP)]
+    unsafe extern "C" fn swap_activate(
+        swap: *mut ub::swap_info_struct,
+        file: *mut ub::file,
+        span: *mut u64,
+    ) -> c_int {
+        // SAFETY: The kernel passes a file of ours, whose lock is held.
+        unsafe {
+            let maps = reported(&Inode::<F>::new((*file).f_inode));
+            ub::iomap_swapfile_activate(swap, file, span, maps)
+        }
+    }
+
+    /// # Safety
+    ///
+    /// Nobody calls it.
+    #[cfg(not(CONFIG_SWAP))]
+    unsafe extern "C" fn swap_activate(
+        _swap: *mut ub::swap_info_struct,
+        _file: *mut ub::file,
+        _span: *mut u64,
+    ) -> c_int {
+        EINVAL.to_errno()
     }
 
     /// # Safety

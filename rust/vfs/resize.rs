@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A file's size, and space, set by `truncate`, `fallocate` and their like.
+//! A file's size, set by `truncate` and its like.
 //!
 //! # Concurrency
 //!
@@ -9,11 +9,10 @@
 //! when the file system is told, nothing of what it frees is being written, or can come to be.
 
 use crate::fs::FileSystem;
-use crate::inode::{refresh, Inode};
-use crate::write::{with_privilege, zero_behind, zero_range};
+use crate::inode::Inode;
+use crate::write::{zero_behind, zero_range};
 use disk::pinned;
 use kernel::error::to_result;
-use kernel::ffi::{c_int, c_long};
 use kernel::prelude::*;
 use upcall::block_on;
 use upcall_bindings as ub;
@@ -38,10 +37,12 @@ pub(crate) unsafe fn set_size<F: FileSystem>(raw: *mut ub::inode, size: u64) -> 
     }
 }
 
+/// As [`set_size`], with no direct IO under way.
+///
 /// # Safety
 ///
 /// As [`set_size`], and the `invalidate_lock` is held.
-unsafe fn set_size_locked<F: FileSystem>(raw: *mut ub::inode, size: u64) -> Result {
+pub(crate) unsafe fn set_size_locked<F: FileSystem>(raw: *mut ub::inode, size: u64) -> Result {
     // SAFETY: By the function's contract.
     unsafe {
         let inode = Inode::<F>::new(raw);
@@ -68,68 +69,6 @@ unsafe fn set_size_locked<F: FileSystem>(raw: *mut ub::inode, size: u64) -> Resu
         }
         ub::truncate_setsize(raw, size as i64);
         block_on(pinned(|| volume.truncate(info, size))?)??;
-        Ok(())
-    }
-}
-
-/// # Safety
-///
-/// Called by the kernel alone, as the C declaration says.
-pub(crate) unsafe extern "C" fn fallocate<F: FileSystem>(
-    file: *mut ub::file,
-    mode: c_int,
-    pos: i64,
-    len: i64,
-) -> c_long {
-    if mode & !(ub::FALLOC_FL_KEEP_SIZE as c_int) != 0 {
-        return EOPNOTSUPP.to_errno() as c_long;
-    }
-    let keep_size = mode != 0;
-    // SAFETY: The VFS passes a file of ours that is open for writing, and a range.
-    let done = unsafe {
-        let raw = (*file).f_inode;
-        ub::upcall_inode_lock(raw, false);
-        let done = fallocate_locked::<F>(file, raw, pos, len, keep_size);
-        ub::upcall_inode_unlock(raw);
-        done
-    };
-    done.map_or_else(|error| error.to_errno() as c_long, |()| 0)
-}
-
-/// # Safety
-///
-/// As [`fallocate`], and the inode's lock is held.
-unsafe fn fallocate_locked<F: FileSystem>(
-    file: *mut ub::file,
-    raw: *mut ub::inode,
-    pos: i64,
-    len: i64,
-    keep_size: bool,
-) -> Result {
-    // SAFETY: By the function's contract.
-    unsafe {
-        let end = pos.checked_add(len).ok_or(EFBIG)?;
-        let grows = !keep_size && end > ub::upcall_i_size_read(raw);
-        if grows {
-            to_result(ub::inode_newsize_ok(raw, end))?;
-        }
-        to_result(ub::file_modified(file))?;
-        // The end of a direct write changes the map, too.
-        ub::inode_dio_wait(raw);
-        let inode = Inode::<F>::new(raw);
-        let (volume, info) = (inode.volume(), inode.info());
-        with_privilege(|privileged| {
-            block_on(pinned(|| {
-                volume.allocate(info, pos as u64, end as u64, privileged)
-            })?)?
-        })?;
-        if grows {
-            set_size::<F>(raw, end as u64)?;
-        }
-        refresh(&inode);
-        if ub::upcall_file_is_sync(file) || ub::upcall_inode_is_sync(raw) {
-            block_on(pinned(|| volume.sync_inode(info, false))?)??;
-        }
         Ok(())
     }
 }

@@ -109,6 +109,31 @@ impl DataOperations for Mounted {
         Ext4::allocate(self, info, pos, end, privileged).await
     }
 
+    async fn forget(&self, info: &InodeRef, pos: u64, end: u64) -> Result {
+        Ext4::forget(self, info, pos, end).await
+    }
+
+    async fn leave_inline(&self, info: &InodeRef, privileged: bool) -> Result {
+        let _guard = info.rwsem.write().await.map_err(|_| ESHUTDOWN)?;
+        Ext4::leave_inline(self, info, privileged).await
+    }
+
+    async fn punch(&self, info: &InodeRef, pos: u64, end: u64) -> Result {
+        Ext4::punch(self, info, pos, end).await
+    }
+
+    async fn zero(&self, info: &InodeRef, pos: u64, end: u64, privileged: bool) -> Result {
+        Ext4::zero(self, info, pos, end, privileged).await
+    }
+
+    async fn collapse(&self, info: &InodeRef, pos: u64, len: u64, size: u64) -> Result {
+        Ext4::collapse(self, info, pos, len, size).await
+    }
+
+    async fn insert(&self, info: &InodeRef, pos: u64, len: u64, size: u64) -> Result {
+        Ext4::insert(self, info, pos, len, size).await
+    }
+
     async fn write_done(&self, info: &InodeRef, pos: u64, end: u64, ok: bool, size: u64) -> Result {
         Ext4::write_done(self, info, pos, end - pos, ok, size).await
     }

@@ -540,6 +540,33 @@ fn a_tree_shrinks_into_the_inode() {
 }
 
 #[test]
+fn what_was_cut_is_merged_again() {
+    let mut file = File::new(large(), None);
+    file.map(10, 20, 1000, false).expect("it maps");
+    file.map(40, 5, 1030, false).expect("it maps");
+    let end = |file: &File, at: u32| {
+        let (nodes, _) = file.path(Lblk(at));
+        let slices: Vec<&[u8]> = nodes.iter().map(Vec::as_slice).collect();
+        let path = ExtentPath::new(&slices, Lblk(at), &file.geo).expect("it is sound");
+        path.mapped_end().expect("it is sound").0
+    };
+    let ends = [5, 10, 35, 40, u32::MAX - 1].map(|at| end(&file, at));
+    assert_eq!(ends, [0, 30, 30, 45, 45]);
+    for at in [10, 15, 29, 30, 35] {
+        file.edit(Lblk(at), |path| planned(|plan| path.split_at(plan)))
+            .expect("it is cut");
+        file.edit(Lblk(at), |path| planned(|plan| path.merge_at(plan)))
+            .expect("it is merged");
+        assert_eq!(file.extents(), 2, "{at}");
+        file.check();
+    }
+    // What lies behind on the volume does not continue it, nor does a hole.
+    file.edit(Lblk(40), |path| planned(|plan| path.merge_at(plan)))
+        .expect("nothing happens");
+    assert_eq!(file.extents(), 2);
+}
+
+#[test]
 fn ranges_are_taken_out_and_put_in() {
     let mut file = File::new(large(), None);
     for i in 0..1000u32 {
@@ -639,6 +666,7 @@ fn wrong_bytes_never_panic() {
         };
         let (a, b) = (Lblk(rng.wild() as u32), Lblk(rng.wild() as u32));
         let _ = path.extents(a, b).count();
+        let _ = path.mapped_end();
         let plans = [
             planned(|plan| path.map(rng.wild() as u32, Pblk(rng.wild()), rng.one_in(2), plan)),
             planned(|plan| path.map(1, Pblk(5000), rng.one_in(2), plan)),
@@ -646,6 +674,7 @@ fn wrong_bytes_never_panic() {
             planned(|plan| path.unmap(a, b, rng.u32() as u16, plan)),
             planned(|plan| path.unmap(Lblk(0), Lblk::END, u16::MAX, plan)),
             planned(|plan| path.split_at(plan)),
+            planned(|plan| path.merge_at(plan)),
             planned(|plan| path.shift(a, rng.wild() as i64, plan)),
             planned(|plan| path.shift(lblk, -3, plan)),
             planned_shrink(&path).and_then(|plan| plan.ok_or(Error::corrupt(""))),

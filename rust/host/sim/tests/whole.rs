@@ -256,7 +256,7 @@ impl Changer<'_> {
     /// Makes one change. Returns what it was; an empty string if there was nothing to change.
     async fn change(&mut self) -> String {
         let fs = &self.volume.0;
-        let kind = self.rng.below(16);
+        let kind = self.rng.below(19);
         let shown = |path: &[u8]| String::from_utf8_lossy(path).into_owned();
         match kind {
             0..=3 => {
@@ -335,6 +335,7 @@ impl Changer<'_> {
                 self.set_file(&path, old);
                 format!("truncate {size} {}", shown(&path))
             }
+            16..=18 => self.range().await,
             9 => {
                 let path = self.pick(|node| node.kind != Kind::Dir);
                 let to = self.place();
@@ -413,6 +414,59 @@ impl Changer<'_> {
                 format!("xattr {len} {}", shown(&path))
             }
         }
+    }
+
+    /// A range of a file is punched, zeroed, taken out or put in.
+    async fn range(&mut self) -> String {
+        let Some(path) = self.pick(|node| matches!(&node.kind, Kind::File(all) if !all.is_empty()))
+        else {
+            return String::new();
+        };
+        let fs = &self.volume.0;
+        let info = self.info(&path).await;
+        let mut all = self.file(&path);
+        let (size, block) = (all.len(), fs.sb.geo.block_size() as usize);
+        let pos = self.rng.below(size as u64) as usize;
+        let len = [1, 3000, 30_000][self.rng.below(3) as usize];
+        let end = size.min(pos + len);
+        let (at, to) = (pos as u64, end as u64);
+        let (start, moved) = (pos - pos % block, len.next_multiple_of(block));
+        let kind = match self.rng.below(4) {
+            2 if start + moved >= size => 0,
+            3 if size + moved > SIZE_MAX as usize => 0,
+            kind => kind,
+        };
+        fs.leave_inline(&info, true).await.expect("blocks");
+        let kind = match info.data_map() {
+            layout::DataMap::Extents => kind,
+            _ => 0,
+        };
+        let (start_at, moved_by) = (start as u64, moved as u64);
+        match kind {
+            0 => fs.punch(&info, at, to).await.expect("punched"),
+            1 => fs.zero(&info, at, to, true).await.expect("zeroed"),
+            2 => {
+                let done = fs.collapse(&info, start_at, moved_by, size as u64);
+                done.await.expect("taken out");
+                all.drain(start..start + moved);
+            }
+            _ => {
+                let done = fs.insert(&info, start_at, moved_by, size as u64);
+                done.await.expect("put in");
+                all.splice(start..start, std::iter::repeat_n(0, moved));
+            }
+        }
+        if kind < 2 {
+            all[pos..end].fill(0);
+        } else {
+            // What is written in place later is for where the bytes are now.
+            fs.sync().await.expect("synced");
+        }
+        self.set_file(&path, all);
+        format!(
+            "range {kind} {pos}+{len} {}",
+            String::from_utf8_lossy(&path)
+        )
     }
 
     async fn rename(&mut self) -> String {
