@@ -86,7 +86,10 @@ impl Ext4 {
     }
 
     async fn discard(&self, released: &KVVec<Freed>) -> Result {
-        let writable = self.writable()?;
+        let Ok(writable) = self.writable() else {
+            // What the last commit releases when the volume becomes read-only is left for FITRIM.
+            return Ok(());
+        };
         for freed in released {
             let end = freed.start.saturating_add(freed.count.into());
             self.trim_blocks(&writable, freed.start, end, 1, false)
