@@ -153,8 +153,14 @@ impl State {
                 self.volume = None;
             }
             "change" => {
-                let volume = self.volume.as_ref().ok_or(ENODEV)?;
+                let volume = self.volume()?.clone();
                 changes::change(volume, &mut self.kept, rest, &mut out)?;
+            }
+            // As the calling thread's credentials permit
+            "permitted" => {
+                let view = Permitted::new(self.volume()?.clone(), current_credentials());
+                let view = view.with_umask(0o022);
+                changes::change(view, &mut self.kept, rest, &mut out)?;
             }
             "release" => self.kept = KVVec::new(),
             "churn" => {

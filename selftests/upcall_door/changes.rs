@@ -25,9 +25,9 @@ fn flags(word: Option<&str>) -> RenameFlags {
     }
 }
 
-/// Makes one change, by its name and words. Says the inode's number, and for contents where and how much.
-pub(crate) fn change(
-    volume: &Arc<Volume>,
+/// Makes one change by `layer`, by its name and words. Says the inode's number, and for contents where and how much.
+pub(crate) fn change<L: AsyncStackable>(
+    layer: L,
     kept: &mut KVVec<OpenInode>,
     line: &str,
     out: &mut Text,
@@ -35,7 +35,7 @@ pub(crate) fn change(
     let mut words = line.split(' ');
     let name = words.next().ok_or(EINVAL)?;
     let mut word = || words.next();
-    let layer = Blocking(volume.clone());
+    let layer = Blocking(layer);
     let done = match name {
         "create" => {
             let (dir, name) = (ino(word())?, word().ok_or(EINVAL)?);
@@ -133,7 +133,7 @@ pub(crate) fn change(
         }
         "sync" => {
             layer.sync()?;
-            volume.root()
+            layer.root()
         }
         _ => return Err(ENOSYS),
     };
