@@ -10,7 +10,7 @@ use crate::options::{Flags, Options, Settled};
 use crate::orphan::OrphanList;
 use crate::recovery;
 use crate::remount::Writing;
-use crate::xattr_write::SharedXattrs;
+use crate::xattr_block::SharedXattrs;
 use core::fmt;
 use core::ops::Range;
 use disk::{Buf, Cache, Disk, Level};

@@ -27,7 +27,8 @@
 //! | [`allocate`] | space for contents that come later |
 //! | [`pending`] | what was written, and is not in the map yet |
 //! | [`xattr`] | extended attributes and access control lists |
-//! | [`xattr_write`], [`xattr_value`] | changing them; values that have inodes of their own |
+//! | [`xattr_write`], [`xattr_block`], [`xattr_value`] | changing them; blocks; values as inodes |
+//! | [`xattr_initial`], [`xattr_release`] | those of a new inode, and of one that is deleted |
 //! | [`options`], [`error`] | mount options; log lines and error numbers |
 //!
 //! # Locks
@@ -81,6 +82,9 @@ pub mod truncate;
 pub mod unlink;
 pub mod write;
 pub mod xattr;
+pub mod xattr_block;
+pub mod xattr_initial;
+pub mod xattr_release;
 pub mod xattr_value;
 pub mod xattr_write;
 
@@ -92,4 +96,6 @@ pub use new_inode::NewInode;
 pub use options::Options;
 pub use rename::Rename;
 pub use set_attributes::SetAttributes;
-pub use xattr_write::{InitialXattrs, NewXattr, XattrFlags, XattrRelease};
+pub use xattr_initial::{InitialXattrs, NewXattr};
+pub use xattr_release::XattrRelease;
+pub use xattr_write::XattrFlags;

@@ -29,7 +29,7 @@ use crate::journal::{Credits, Transaction};
 use crate::map_plan::{empty_root, first_block, Root};
 use crate::memory;
 use crate::set_attributes::{OF_ALL, OF_DIRECTORIES};
-use crate::xattr_write::{InitialXattrs, NewXattr};
+use crate::xattr_initial::{InitialXattrs, NewXattr};
 use disk::{gfp, vec_with_capacity, Planned};
 use kernel::alloc::KVVec;
 use kernel::prelude::*;

@@ -11,7 +11,7 @@
 //! # Concurrency
 //!
 //! Several files may refer to one value, and so to one count: who changes it has the mutex of
-//! [`SharedXattrs`](crate::xattr_write::SharedXattrs), from the look at it until the transaction is
+//! [`SharedXattrs`](crate::xattr_block::SharedXattrs), from the look at it until the transaction is
 //! applied. The last reference is in a set that the one who takes it away has locked, so nobody
 //! reads the value meanwhile.
 

@@ -204,11 +204,14 @@ int upcall_queues_open(void)
 {
 	upcall_reclaim_queue = alloc_workqueue("upcall_reclaim", WQ_MEM_RECLAIM | WQ_UNBOUND, 1);
 	upcall_release_queue = alloc_workqueue("upcall_release", WQ_MEM_RECLAIM | WQ_UNBOUND, 0);
-	return upcall_reclaim_queue && upcall_release_queue ? upcall_ioends_open() : -ENOMEM;
+	if (!upcall_reclaim_queue || !upcall_release_queue)
+		return -ENOMEM;
+	return upcall_ioends_open() ?: upcall_dio_open();
 }
 
 void upcall_queues_close(void)
 {
+	upcall_dio_close();
 	upcall_ioends_close();
 	if (upcall_reclaim_queue)
 		destroy_workqueue(upcall_reclaim_queue);
@@ -707,21 +710,6 @@ void upcall_bio_readahead(struct readahead_control *rac, const struct iomap_ops 
 void *upcall_iomap_private(struct iomap *iomap)
 {
 	return container_of(iomap, struct iomap_iter, iomap)->private;
-}
-
-/*
- * A direct read, by the short way where the kernel has one and it fits: a block or less, in one
- * extent.
- */
-ssize_t upcall_dio_read(struct kiocb *iocb, struct iov_iter *to, const struct iomap_ops *ops)
-{
-#ifdef UPCALL_DIO_READ_SIMPLE
-	ssize_t ret = iomap_dio_read_simple(iocb, to, ops->iomap_begin);
-
-	if (ret != -ENOTBLK)
-		return ret;
-#endif
-	return iomap_dio_rw(iocb, to, ops, NULL, 0, NULL, 0);
 }
 
 void upcall_bio_read_folio(struct folio *folio, const struct iomap_ops *ops)

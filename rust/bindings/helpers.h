@@ -165,12 +165,20 @@ void upcall_file_accessed(struct file *file);
 /* Pages */
 void upcall_bio_readahead(struct readahead_control *rac, const struct iomap_ops *ops, void *private);
 void *upcall_iomap_private(struct iomap *iomap);
-ssize_t upcall_dio_read(struct kiocb *iocb, struct iov_iter *to, const struct iomap_ops *ops);
 void upcall_bio_read_folio(struct folio *folio, const struct iomap_ops *ops);
 void upcall_readahead_take(struct readahead_control *to, struct readahead_control *from);
 void upcall_readahead_drop_rest(struct readahead_control *rac);
 u64 upcall_readahead_pos(struct readahead_control *rac);
 u64 upcall_readahead_length(struct readahead_control *rac);
+
+/* Direct reads */
+struct upcall_dio;
+int upcall_dio_open(void);
+void upcall_dio_close(void);
+ssize_t upcall_dio_read(struct kiocb *iocb, struct iov_iter *to, const struct iomap_ops *ops);
+struct upcall_dio *upcall_dio_take(struct kiocb *iocb, const struct iov_iter *to,
+				   const struct iomap_ops *ops);
+void upcall_dio_send(struct upcall_dio *dio);
 
 /* Files that are written */
 bool upcall_inode_lock(struct inode *inode, bool nowait);

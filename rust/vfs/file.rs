@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Files for the VFS: `read`, `lseek`, `ioctl` and direct reads.
+//! Files for the VFS: `read`, `lseek` and `ioctl`.
 
 use crate::fs::{FileSystem, FileSystemType};
 use crate::inode::Inode;
-use crate::{pages, resize, write, writeback};
+use crate::{direct, pages, resize, write, writeback};
 use core::marker::PhantomData;
 use kernel::ffi::{c_int, c_long, c_uint, c_ulong};
 use kernel::prelude::*;
@@ -193,14 +193,8 @@ impl<F: FileSystem> Ops<F> {
                 (*iocb).ki_flags &= !ub::UPCALL_IOCB_DIRECT;
                 return ub::generic_file_read_iter(iocb, to);
             }
-            let nowait = (*iocb).ki_flags & ub::UPCALL_IOCB_NOWAIT != 0;
-            if !ub::upcall_inode_lock_shared(inode, nowait) {
-                return EAGAIN.to_errno() as isize;
-            }
-            let read = ub::upcall_dio_read(iocb, to, pages::blocking::<F>());
-            ub::upcall_inode_unlock_shared(inode);
             ub::upcall_file_accessed((*iocb).ki_filp);
-            read
+            direct::read(&this, iocb, to)
         }
     }
 }

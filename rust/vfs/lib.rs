@@ -18,7 +18,8 @@
 //! | [`setattr`] | `setattr`, `update_time`, `chattr` |
 //! | [`listing`] | directory entries on their way to who lists a directory |
 //! | [`data`] | [`DataOperations`]: what it provides for files that are written |
-//! | [`file`](mod@file) | `read`, `lseek`, `ioctl`, direct reads |
+//! | [`file`](mod@file) | `read`, `lseek`, `ioctl` |
+//! | [`direct`] | direct reads, which do not wait for metadata |
 //! | [`write`](mod@write) | `write`, direct writes, shared mappings |
 //! | [`writeback`], [`ioends`] | from the page cache to the device, and what comes after; `fsync` |
 //! | [`resize`] | a file's size |
@@ -49,6 +50,7 @@ mod acl;
 mod attr;
 mod data;
 mod dir;
+mod direct;
 mod export;
 mod file;
 pub mod fs;

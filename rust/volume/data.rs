@@ -84,7 +84,9 @@ impl DataOperations for Mounted {
         self.check_writing()?;
         let sequence = Ext4::map_sequence(self, info);
         let place = self.place_cached(info, pos).filter(|place| !place.pending);
-        place.map(|place| file_map(&place.mapping, sequence)).transpose()
+        place
+            .map(|place| file_map(&place.mapping, sequence))
+            .transpose()
     }
 
     async fn direct_begin(

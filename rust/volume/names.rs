@@ -6,7 +6,7 @@ use crate::convert;
 use crate::vfs_ops::Mounted;
 use aext4::new_inode::NewInode;
 use aext4::rename::Rename;
-use aext4::xattr_write::NewXattr;
+use aext4::NewXattr;
 use aext4::{Ext4, InodeRef};
 use disk::gfp;
 use kernel::alloc::KVVec;
