@@ -41,10 +41,13 @@ struct Ops<F>(PhantomData<F>);
 
 /// Runs `future` until it is ready; with `nowait` it is polled once, and `EAGAIN` if it is not.
 fn wait<T>(future: impl Future<Output = Result<T>>, nowait: bool) -> Result<T> {
+    // It stays where it is.
+    let mut future = pin!(future);
     if !nowait {
         return block_on_nofs(future)?;
     }
-    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+    let mut cx = Context::from_waker(Waker::noop());
+    match future.as_mut().poll(&mut cx) {
         Poll::Ready(result) => result,
         Poll::Pending => Err(EAGAIN),
     }

@@ -186,7 +186,10 @@ impl Allocator<'_> {
             return Ok(Found::Longest(0));
         }
         let plans = self.plan(group, Which::Blocks).await?;
-        let made = self.made(group).await?;
+        let made = match state.has(GroupDesc::BLOCK_UNINIT) {
+            true => self.made(group).await?,
+            false => None,
+        };
         let node = taken::node().await?;
         self.choose(group, ask, promise, plans, made, node)
     }
