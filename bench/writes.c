@@ -62,7 +62,7 @@ static void *memory(size_t size)
 	void *found = aligned_alloc(PAGE, size);
 
 	if (!found)
-		errx(1, "no memory");
+		errx(1, "malloc");
 	memset(found, 'w', size);
 	return found;
 }

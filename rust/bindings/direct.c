@@ -113,7 +113,7 @@ struct upcall_dio *upcall_dio_take(struct kiocb *iocb, const struct iov_iter *to
 
 	if (is_sync_kiocb(iocb) || !(iov_iter_is_bvec(to) || (user_backed_iter(to) && current->mm)))
 		return NULL;
-	dio = kzalloc(sizeof(*dio), GFP_NOWAIT);
+	dio = kzalloc_obj(*dio, GFP_NOWAIT);
 	if (!dio)
 		return NULL;
 	dio->to = *to;
