@@ -72,18 +72,24 @@ impl Ext4 {
     ///
     /// As when it fails.
     pub async fn delete(&self, info: InodeRef) -> Result {
+        self.delete_or_note(info).await.map(|_| ())
+    }
+
+    /// As [`delete`](Self::delete). Returns whether nothing is left to be done.
+    async fn delete_or_note(&self, info: InodeRef) -> Result<bool> {
         if !info.is_deleted() || self.journal().is_none() {
-            return Ok(());
+            return Ok(true);
         }
         let memory = memory::tree_node().await?;
         if !self.take_out(&info, memory) {
             drop(info);
             self.leaving.wake.notify_one();
-            return Ok(());
+            return Ok(false);
         }
         // The VFS knows of none of its transactions.
         let _permit = self.pass_gate().await?;
-        memory::pinned(|| self.delete_now(&info)).await?.await
+        memory::pinned(|| self.delete_now(&info)).await?.await?;
+        Ok(true)
     }
 
     /// Memory for [`leave`](Self::leave), to be had before an inode loses its last name.
@@ -222,8 +228,9 @@ impl Ext4 {
         let mut wait = LOOK_FIRST;
         let mut last_looks = 0;
         loop {
-            let left = self.delete_left().await;
+            // Before the look: what was left before it was stopped is seen.
             let stopped = self.leaving.stopped.load(Acquire);
+            let left = self.delete_left().await;
             if stopped && (left == 0 || last_looks == LAST_LOOKS) {
                 return Ok(());
             }
@@ -244,12 +251,13 @@ impl Ext4 {
         while let Some((next, found)) = self.look_left(at) {
             at = next.0.saturating_add(1);
             match found {
-                Some(Some(info)) => {
-                    if let Err(error) = self.delete(info).await {
+                Some(Some(info)) => match self.delete_or_note(info).await {
+                    Ok(deleted) => left += usize::from(!deleted),
+                    Err(error) => {
                         let errno = error.to_errno();
                         self.report(&format_args!("inode {next}: error {errno} deleting it"));
                     }
-                }
+                },
                 Some(None) => left += 1,
                 None => {}
             }

@@ -89,7 +89,7 @@ impl Ext4 {
             this.touch(&file).await?;
             Ok((pos, written))
         });
-        write.await?.await?
+        write.await?.await.map_err(|_| ESHUTDOWN)?
     }
 
     /// Gives a file the size `size`: what is behind it is freed, and what is new reads as zeros.
@@ -109,7 +109,7 @@ impl Ext4 {
             drop(guard);
             this.touch(&file).await
         });
-        resize.await?.await?
+        resize.await?.await.map_err(|_| ESHUTDOWN)?
     }
 
     /// Gives the holes of a range blocks that read as zeros. The file gets longer if it ends inside
@@ -143,7 +143,7 @@ impl Ext4 {
             drop(guard);
             this.touch(&file).await
         });
-        provide.await?.await?
+        provide.await?.await.map_err(|_| ESHUTDOWN)?
     }
 
     /// Spawns the task of a change, when there is memory for it.

@@ -31,12 +31,12 @@ pub(crate) unsafe fn ioctl<F: FileSystem>(
 ) -> Option<Result> {
     // SAFETY: By the function's contract.
     let inode = unsafe { Inode::<F>::new((*file).f_inode) };
-    // SAFETY: By the function's contract.
-    let answer =
-        |able: &dyn Fn() -> Result| match unsafe { ub::capable(ub::CAP_SYS_ADMIN as c_int) } {
-            true => able(),
-            false => Err(EPERM),
-        };
+    // SAFETY: Process context.
+    let is_admin = || unsafe { ub::capable(ub::CAP_SYS_ADMIN as c_int) };
+    let answer = |able: &dyn Fn() -> Result| match is_admin() {
+        true => able(),
+        false => Err(EPERM),
+    };
     match command {
         // SAFETY: By the function's contract.
         ub::UPCALL_FS_IOC_SETFSLABEL => Some(answer(&|| unsafe { set_label(&inode, file, arg) })),

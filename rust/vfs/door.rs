@@ -147,7 +147,8 @@ impl<F: FileSystem> MountRef<F> {
         let held = this.clone();
         let spawner = this.superblock().mounted().door.as_ref().ok_or(ESHUTDOWN)?;
         let job = spawner.spawner().spawn_blocking(move || work(&held))?;
-        Ok(job.await?)
+        // `umount -f` cancels what has not begun.
+        job.await.map_err(|_| ESHUTDOWN)
     }
 
     /// Opens a regular file, and calls `work` with it, on a thread for what may sleep. Whatever it does is
