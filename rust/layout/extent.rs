@@ -236,9 +236,7 @@ impl<'a> ExtentNode<'a> {
             let pblk = join32(u32::from_le_bytes([p0, p1, p2, p3]), u32::from(hi));
             let in_order = lblk >= next;
             next = lblk + u64::from(len);
-            in_order
-                && next <= u64::from(self.end.0)
-                && geo.contains(Pblk(pblk), u64::from(len))
+            in_order && next <= u64::from(self.end.0) && geo.contains(Pblk(pblk), u64::from(len))
         })
     }
 
