@@ -16,9 +16,8 @@
 //! | a part of the superblock | a wrong checksum: the mount takes the copy |
 //! | the superblock, which does not say that it needs recovery any more | a volume that is clean |
 //!
-//! The copy is that of [`doublewrite`](crate::journal::doublewrite). Without a journal there is
-//! none, and the superblock says that the volume is in use instead: e2fsck looks at it after a loss
-//! of power.
+//! The copy is that of [`doublewrite`]. Without a journal there is none, and the superblock says that
+//! the volume is in use instead: e2fsck looks at it after a loss of power.
 
 use crate::alloc::{Groups, Kept};
 use crate::ext4::{kept_back, read_groups, Ext4};
