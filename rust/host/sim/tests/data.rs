@@ -669,7 +669,9 @@ fn whole(dir: &Scratch, store: Store, about: &str) {
         assert_eq!(history.check(&ok.unwrap()), Ok(()), "{about}");
         end(bed, &volume);
         let log = machine::take_log();
-        let orphans = log.iter().any(|line| line.contains("orphans are not cleaned up"));
+        let orphans = log
+            .iter()
+            .any(|line| line.contains("orphans are not cleaned up"));
         (orphans, bed.device.disk().durable().clone())
     });
     let image = Image::write(dir.path("checked"), &after);
