@@ -2,20 +2,21 @@
 
 //! Changing the contents of files that no program has: writing, truncating, giving space.
 //!
-//! What is in the page cache, and the size that programs see, belong to the VFS inode. A file that has
-//! one is changed by the VFS alone, and these operations fail with `EBUSY`, before they have changed
-//! anything. For all others there is nothing but the disk, and the bytes go to the device at once.
+//! What is in the page cache, and the size that programs see, belong to the VFS inode. A file that
+//! has one is changed by the VFS alone, and these operations fail with `EBUSY`, before they have
+//! changed anything. For all others there is nothing but the disk, and the bytes go to the device
+//! at once.
 //!
 //! # Concurrency
 //!
 //! Each operation has the file's `rwsem` to write, from the look for a VFS inode to its end; who
-//! attaches one has it to read. So a file gets its VFS inode, and the size that it is given, before such
-//! a change or after it.
+//! attaches one has it to read. So a file gets its VFS inode, and the size that it is given, before
+//! such a change or after it.
 //!
-//! The device may write to blocks that were chosen for a file when nobody waits for that any more, and
-//! they are not to be given to others. So each operation is a task of the volume's scope: dropping the
-//! future lets it go on. It passes the gate, which keeps it out of a frozen volume, and keeps the
-//! volume writable until it is over.
+//! The device may write to blocks that were chosen for a file when nobody waits for that any more,
+//! and they are not to be given to others. So each operation is a task of the volume's scope:
+//! dropping the future lets it go on. It passes the gate, which keeps it out of a frozen volume,
+//! and keeps the volume writable until it is over.
 
 use crate::dir_write::now;
 use crate::ext4::Ext4;
@@ -35,11 +36,11 @@ impl Ext4 {
     /// than there are only if something failed behind them.
     ///
     /// What was written is on the device, and the file has it; it is durable after
-    /// [`sync_inode`](Self::sync_inode). `privileged` says whether it may take the space that is kept
-    /// for those with privilege.
+    /// [`sync_inode`](Self::sync_inode). `privileged` says whether it may take the space that is
+    /// kept for those with privilege.
     ///
-    /// Fails with `EBUSY` if the file has a VFS inode, with `EISDIR`, `EINVAL` for what has no bytes,
-    /// `ENOSPC`, `EFBIG`, `EROFS`, and with the errors of damage and of the block layer.
+    /// Fails with `EBUSY` if the file has a VFS inode, with `EISDIR`, `EINVAL` for what has no
+    /// bytes, `ENOSPC`, `EFBIG`, `EROFS`, and with the errors of damage and of the block layer.
     ///
     /// # Cancellation
     ///
@@ -55,8 +56,8 @@ impl Ext4 {
         Ok(count)
     }
 
-    /// As [`write_at`](Self::write_at), at the file's end. Returns where that was, and how many bytes
-    /// were written.
+    /// As [`write_at`](Self::write_at), at the file's end. Returns where that was, and how many
+    /// bytes were written.
     pub async fn append(
         volume: &Arc<Self>,
         info: &InodeRef,

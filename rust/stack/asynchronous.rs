@@ -33,10 +33,11 @@ pub trait Layer {
 
 /// Asynchronous file operations: of a volume, or of a layer on others.
 ///
-/// Each operation runs in any task, and under [`block_on`](upcall::block_on); none sleeps. All fail with `EIO` if the
-/// device does, `ENOMEM`, `ESHUTDOWN` once the volume was shut down, `ESTALE` for an inode that is not in use, and as their
-/// file system says it is damaged (`EUCLEAN`, `EBADMSG`). What changes something fails with `EROFS` if the volume, the
-/// mount or the layer lets nobody, and waits while the volume is frozen.
+/// Each operation runs in any task, and under [`block_on`](upcall::block_on); none sleeps. All fail
+/// with `EIO` if the device does, `ENOMEM`, `ESHUTDOWN` once the volume was shut down, `ESTALE` for
+/// an inode that is not in use, and as their file system says it is damaged (`EUCLEAN`, `EBADMSG`).
+/// What changes something fails with `EROFS` if the volume, the mount or the layer lets nobody, and
+/// waits while the volume is frozen.
 ///
 /// # Cancellation
 ///
@@ -49,20 +50,20 @@ pub trait Layer {
 /// | change | `create`, `unlink`, `rename`, `set_attr`, … | all of it was done, or nothing |
 /// | durability | `fsync`, `sync` | what it began is finished; nobody is told |
 ///
-/// Who must know whether a change was done spawns it as a task and keeps the handle: dropping the handle does not
-/// cancel the task ([`Spawner::spawn`](upcall::Spawner::spawn)).
+/// Who must know whether a change was done spawns it as a task and keeps the handle: dropping the
+/// handle does not cancel the task ([`Spawner::spawn`](upcall::Spawner::spawn)).
 ///
 /// # Durability
 ///
-/// A change is durable when [`fsync`](Self::fsync) of what it changed, or [`sync`](Self::sync), has returned that began
-/// after it. A name is durable with its directory. Many changes at once and one `sync` behind them are the fast form: they
-/// share a commit of the journal.
+/// A change is durable when [`fsync`](Self::fsync) of what it changed, or [`sync`](Self::sync), has
+/// returned that began after it. A name is durable with its directory. Many changes at once and one
+/// `sync` behind them are the fast form: they share a commit of the journal.
 ///
 /// Operations run as the kernel: nobody asks for permissions, but for a layer that does
 /// ([`Permitted`](crate::Permitted)).
 ///
-/// A type that is synchronous cannot have it too: it has one [`Layer::Kind`], and the compiler says "type mismatch
-/// resolving `<Both as Layer>::Kind == Asynchronous`".
+/// A type that is synchronous cannot have it too: it has one [`Layer::Kind`], and the compiler says
+/// "type mismatch resolving `<Both as Layer>::Kind == Asynchronous`".
 #[diagnostic::on_unimplemented(
     message = "`{Self}` has no asynchronous file operations",
     label = "not `AsyncStackable`",
@@ -82,8 +83,9 @@ pub trait AsyncStackable: Layer<Kind = Asynchronous> + Send + Sync {
 
     /// Reads from byte `offset` of a regular file on into `block`.
     ///
-    /// Returns how many bytes there are: [`Block::SIZE`], fewer at the end of the file, 0 behind it. The
-    /// rest of the block is zero. Fails with `EISDIR`, and with `EINVAL` for what has no bytes.
+    /// Returns how many bytes there are: [`Block::SIZE`], fewer at the end of the file, 0 behind
+    /// it. The rest of the block is zero. Fails with `EISDIR`, and with `EINVAL` for what has no
+    /// bytes.
     ///
     /// # Cancellation
     ///
@@ -95,11 +97,13 @@ pub trait AsyncStackable: Layer<Kind = Asynchronous> + Send + Sync {
         block: &mut Block,
     ) -> impl Future<Output = Result<usize>> + Send;
 
-    /// Reads bytes `range.start` to `range.end` of a regular file, which is not included, to the start of `blocks`.
+    /// Reads bytes `range.start` to `range.end` of a regular file, which is not included, to the
+    /// start of `blocks`.
     ///
-    /// Returns how many bytes there are; fewer than the range has at the end of the file. The rest of the last page is zero.
-    /// The range starts at a multiple of [`Block::SIZE`] and fits the blocks; fails with `EINVAL` if
-    /// not, and as [`read`](Self::read). This one reads page after page; volumes read at once what lies together.
+    /// Returns how many bytes there are; fewer than the range has at the end of the file. The rest
+    /// of the last page is zero. The range starts at a multiple of [`Block::SIZE`] and fits the
+    /// blocks; fails with `EINVAL` if not, and as [`read`](Self::read). This one reads page after
+    /// page; volumes read at once what lies together.
     ///
     /// # Cancellation
     ///
@@ -113,14 +117,16 @@ pub trait AsyncStackable: Layer<Kind = Asynchronous> + Send + Sync {
         async move { page::read_at(&Whole(self), ino, range, blocks).await }
     }
 
-    /// The target of a symbolic link, without a zero at the end. Fails with `EINVAL` for what is none.
+    /// The target of a symbolic link, without a zero at the end. Fails with `EINVAL` for what is
+    /// none.
     fn readlink(&self, ino: Ino) -> impl Future<Output = Result<KVec<u8>>> + Send;
 
-    /// Adds entries of directory `dir` from position `pos` on to `batch`, as far as it goes with little work.
+    /// Adds entries of directory `dir` from position `pos` on to `batch`, as far as it goes with
+    /// little work.
     ///
     /// 0 is the start; where it goes on [`DirBatch::next`] says, which is `None` at the end. A
-    /// position stays good for as long as the directory does not change. [`entries`](Self::entries) is a
-    /// stream of it. Fails with `ENOTDIR`.
+    /// position stays good for as long as the directory does not change. [`entries`](Self::entries)
+    /// is a stream of it. Fails with `ENOTDIR`.
     fn read_dir(
         &self,
         dir: Ino,
@@ -130,7 +136,8 @@ pub trait AsyncStackable: Layer<Kind = Asynchronous> + Send + Sync {
 
     /// The value of the extended attribute `name`, such as `user.mime_type`.
     ///
-    /// Fails with `ENODATA` if there is none, and with `EOPNOTSUPP` for a name without a known prefix.
+    /// Fails with `ENODATA` if there is none, and with `EOPNOTSUPP` for a name without a known
+    /// prefix.
     fn getxattr(&self, ino: Ino, name: &[u8]) -> impl Future<Output = Result<KVec<u8>>> + Send;
 
     /// The names of all extended attributes, each with a zero at its end.
@@ -146,21 +153,22 @@ pub trait AsyncStackable: Layer<Kind = Asynchronous> + Send + Sync {
     /// Space and inodes, used and free.
     fn statfs(&self) -> impl Future<Output = Result<StatFs>> + Send;
 
-    /// Changes names, attributes or space: what [`create`](Self::create) and the others that are named after what they do
-    /// are made of.
+    /// Changes names, attributes or space: what [`create`](Self::create) and the others that are
+    /// named after what they do are made of.
     ///
-    /// Returns the inode that was made, or that the change was about: what lost a name, or got another. Without an
-    /// implementation the layer is read-only: `EROFS`.
+    /// Returns the inode that was made, or that the change was about: what lost a name, or got
+    /// another. Without an implementation the layer is read-only: `EROFS`.
     fn change(&self, change: Change<'_>) -> impl Future<Output = Result<Ino>> + Send {
         let _ = change;
         async { Err(EROFS) }
     }
 
-    /// Writes `bytes` at byte `pos` of a regular file, or at its end without one. Returns where, and how many bytes were
-    /// written, which are fewer than there are only if something failed behind them.
+    /// Writes `bytes` at byte `pos` of a regular file, or at its end without one. Returns where,
+    /// and how many bytes were written, which are fewer than there are only if something failed
+    /// behind them.
     ///
-    /// Fails with `EISDIR`, `EINVAL` for what has no bytes, `ENOSPC`, `EFBIG`, and with `ETXTBSY` for a program that runs.
-    /// Without an implementation the layer is read-only: `EROFS`.
+    /// Fails with `EISDIR`, `EINVAL` for what has no bytes, `ENOSPC`, `EFBIG`, and with `ETXTBSY`
+    /// for a program that runs. Without an implementation the layer is read-only: `EROFS`.
     fn write_bytes(
         &self,
         ino: Ino,
@@ -171,20 +179,22 @@ pub trait AsyncStackable: Layer<Kind = Asynchronous> + Send + Sync {
         async { Err(EROFS) }
     }
 
-    /// Waits until what was changed is durable. Without an implementation there is nothing to wait for.
+    /// Waits until what was changed is durable. Without an implementation there is nothing to wait
+    /// for.
     fn make_durable(&self, what: Durable) -> impl Future<Output = Result> + Send {
         let _ = what;
         async { Ok(()) }
     }
 
-    /// Keeps an inode, also if its last name goes: whoever lets go of it last, here or on the mount, deletes it.
+    /// Keeps an inode, also if its last name goes: whoever lets go of it last, here or on the
+    /// mount, deletes it.
     fn open(&self, ino: Ino) -> impl Future<Output = Result<OpenInode>> + Send {
         let _ = ino;
         async { Err(EOPNOTSUPP) }
     }
 
-    /// Makes a file without a name, which is as if it were in `dir`. It goes with the handle, unless
-    /// [`link`](Self::link) gives it a name.
+    /// Makes a file without a name, which is as if it were in `dir`. It goes with the handle,
+    /// unless [`link`](Self::link) gives it a name.
     fn tmpfile(&self, dir: Ino, new: &NewInode) -> impl Future<Output = Result<OpenInode>> + Send {
         let _ = (dir, new);
         async { Err(EROFS) }
@@ -192,7 +202,8 @@ pub trait AsyncStackable: Layer<Kind = Asynchronous> + Send + Sync {
 
     /// Makes a file, or what else the mode of `new` says.
     ///
-    /// Fails with `EEXIST`, `ENOENT` in a directory that was removed, `ENOTDIR`, `ENAMETOOLONG`, `ENOSPC`, `EMLINK`.
+    /// Fails with `EEXIST`, `ENOENT` in a directory that was removed, `ENOTDIR`, `ENAMETOOLONG`,
+    /// `ENOSPC`, `EMLINK`.
     fn create(
         &self,
         dir: Ino,
@@ -207,7 +218,8 @@ pub trait AsyncStackable: Layer<Kind = Asynchronous> + Send + Sync {
         async move { self.create(dir, name, &NewInode::directory(mode)).await }
     }
 
-    /// Makes a device, a pipe or a socket, of root's: `mode` has the type. Fails as [`create`](Self::create).
+    /// Makes a device, a pipe or a socket, of root's: `mode` has the type. Fails as
+    /// [`create`](Self::create).
     fn mknod(
         &self,
         dir: Ino,
@@ -222,7 +234,8 @@ pub trait AsyncStackable: Layer<Kind = Asynchronous> + Send + Sync {
         }
     }
 
-    /// Makes a symbolic link to `target`, of root's. Fails as [`create`](Self::create), and with `ENOENT` for an empty target.
+    /// Makes a symbolic link to `target`, of root's. Fails as [`create`](Self::create), and with
+    /// `ENOENT` for an empty target.
     fn symlink(
         &self,
         dir: Ino,
@@ -241,12 +254,14 @@ pub trait AsyncStackable: Layer<Kind = Asynchronous> + Send + Sync {
         }
     }
 
-    /// Gives an inode one more name. Fails as [`create`](Self::create), and with `EPERM` for a directory.
+    /// Gives an inode one more name. Fails as [`create`](Self::create), and with `EPERM` for a
+    /// directory.
     fn link(&self, dir: Ino, name: &[u8], ino: Ino) -> impl Future<Output = Result<Ino>> + Send {
         self.change(Change::Link { dir, name, ino })
     }
 
-    /// Takes a name from what is no directory; `EISDIR` for one. Without names it is deleted with its last user.
+    /// Takes a name from what is no directory; `EISDIR` for one. Without names it is deleted with
+    /// its last user.
     fn unlink(&self, dir: Ino, name: &[u8]) -> impl Future<Output = Result<Ino>> + Send {
         self.change(Change::Unlink { dir, name })
     }
@@ -256,10 +271,12 @@ pub trait AsyncStackable: Layer<Kind = Asynchronous> + Send + Sync {
         self.change(Change::Rmdir { dir, name })
     }
 
-    /// Gives what `name` leads to another name, in one step: at any time there is the old one or the new one.
+    /// Gives what `name` leads to another name, in one step: at any time there is the old one or
+    /// the new one.
     ///
-    /// What has the new name loses it. Fails as [`create`](Self::create) and [`rmdir`](Self::rmdir), with `ENOENT`, and
-    /// with `EINVAL` for a directory that would be moved into itself.
+    /// What has the new name loses it. Fails as [`create`](Self::create) and
+    /// [`rmdir`](Self::rmdir), with `ENOENT`, and with `EINVAL` for a directory that would be moved
+    /// into itself.
     fn rename(
         &self,
         from: Ino,
@@ -280,13 +297,15 @@ pub trait AsyncStackable: Layer<Kind = Asynchronous> + Send + Sync {
         }
     }
 
-    /// Changes attributes, all or none. Permissions change the access control list, too, if there is one.
+    /// Changes attributes, all or none. Permissions change the access control list, too, if there
+    /// is one.
     fn set_attr(&self, ino: Ino, set: &SetAttr) -> impl Future<Output = Result<Ino>> + Send {
         self.change(Change::SetAttr { ino, set })
     }
 
-    /// Sets an extended attribute. Fails with `EOPNOTSUPP` for a name without a known prefix and for access control lists,
-    /// which [`set_acl`](Self::set_acl) sets; with `EEXIST` and `ENODATA` by the flags; with `ENOSPC`, `ERANGE`.
+    /// Sets an extended attribute. Fails with `EOPNOTSUPP` for a name without a known prefix and
+    /// for access control lists, which [`set_acl`](Self::set_acl) sets; with `EEXIST` and `ENODATA`
+    /// by the flags; with `ENOSPC`, `ERANGE`.
     fn setxattr(
         &self,
         ino: Ino,
@@ -318,7 +337,8 @@ pub trait AsyncStackable: Layer<Kind = Asynchronous> + Send + Sync {
         })
     }
 
-    /// Sets the access control list, or that for new files of a directory if `default`; without entries it goes.
+    /// Sets the access control list, or that for new files of a directory if `default`; without
+    /// entries it goes.
     fn set_acl(
         &self,
         ino: Ino,
@@ -337,8 +357,9 @@ pub trait AsyncStackable: Layer<Kind = Asynchronous> + Send + Sync {
         self.change(Change::Truncate { ino, size })
     }
 
-    /// Gives the holes of a range space that reads as zeros. The file gets longer if it ends in the range, unless
-    /// `keep_size` is set. Fails with `EOPNOTSUPP` for a file that can have no such space.
+    /// Gives the holes of a range space that reads as zeros. The file gets longer if it ends in the
+    /// range, unless `keep_size` is set. Fails with `EOPNOTSUPP` for a file that can have no such
+    /// space.
     fn fallocate(
         &self,
         ino: Ino,
@@ -352,8 +373,8 @@ pub trait AsyncStackable: Layer<Kind = Asynchronous> + Send + Sync {
         })
     }
 
-    /// Writes a block, which is not vacant, at byte `offset` of a regular file. Returns how many bytes were written. Fails
-    /// as [`write_bytes`](Self::write_bytes).
+    /// Writes a block, which is not vacant, at byte `offset` of a regular file. Returns how many
+    /// bytes were written. Fails as [`write_bytes`](Self::write_bytes).
     fn write(
         &self,
         ino: Ino,
@@ -368,9 +389,9 @@ pub trait AsyncStackable: Layer<Kind = Asynchronous> + Send + Sync {
         }
     }
 
-    /// Writes bytes `range.start` to `range.end`, which is not included, from the start of `blocks` on. Returns how many
-    /// bytes were written. The range starts at a multiple of [`Block::SIZE`] and fits the blocks; fails with `EINVAL` if
-    /// not, and as [`write_bytes`](Self::write_bytes).
+    /// Writes bytes `range.start` to `range.end`, which is not included, from the start of `blocks`
+    /// on. Returns how many bytes were written. The range starts at a multiple of [`Block::SIZE`]
+    /// and fits the blocks; fails with `EINVAL` if not, and as [`write_bytes`](Self::write_bytes).
     fn write_at(
         &self,
         ino: Ino,
@@ -391,8 +412,8 @@ pub trait AsyncStackable: Layer<Kind = Asynchronous> + Send + Sync {
         }
     }
 
-    /// Writes bytes at the end of a regular file. Returns where that was. Fails as [`write_bytes`](Self::write_bytes); if
-    /// fewer bytes were written than there are, with `EIO`.
+    /// Writes bytes at the end of a regular file. Returns where that was. Fails as
+    /// [`write_bytes`](Self::write_bytes); if fewer bytes were written than there are, with `EIO`.
     fn append(&self, ino: Ino, bytes: &[u8]) -> impl Future<Output = Result<u64>> + Send {
         async move {
             match self.write_bytes(ino, None, bytes).await? {
@@ -420,14 +441,15 @@ pub trait AsyncStackable: Layer<Kind = Asynchronous> + Send + Sync {
     /// Walks `path` from directory `dir` on, or from the root if it begins with a slash.
     ///
     /// Symbolic links are followed, the last component's too, as often as the VFS does: 40 times.
-    /// `..` at the root is the root, which is where a link that begins with a slash leads. A slash at the end
-    /// wants a directory. Fails with `ELOOP`, `ENAMETOOLONG` for a path of 4,096 bytes or more, `ENOENT` for an empty path
-    /// or component that is not there, and `ENOTDIR`.
+    /// `..` at the root is the root, which is where a link that begins with a slash leads. A slash
+    /// at the end wants a directory. Fails with `ELOOP`, `ENAMETOOLONG` for a path of 4,096 bytes
+    /// or more, `ENOENT` for an empty path or component that is not there, and `ENOTDIR`.
     fn walk(&self, dir: Ino, path: &[u8]) -> impl Future<Output = Result<Ino>> + Send {
         path::walk(self, dir, path, true)
     }
 
-    /// As [`walk`](Self::walk), but a link as the last component is what is found, as with `O_NOFOLLOW`.
+    /// As [`walk`](Self::walk), but a link as the last component is what is found, as with
+    /// `O_NOFOLLOW`.
     fn walk_nofollow(&self, dir: Ino, path: &[u8]) -> impl Future<Output = Result<Ino>> + Send {
         path::walk(self, dir, path, false)
     }
@@ -478,7 +500,8 @@ pub trait AsyncStackable: Layer<Kind = Asynchronous> + Send + Sync {
         }
     }
 
-    /// The pages of a file from byte `offset` on, a multiple of [`Block::SIZE`], of which `ahead` are read at a time.
+    /// The pages of a file from byte `offset` on, a multiple of [`Block::SIZE`], of which `ahead`
+    /// are read at a time.
     fn pages(&self, ino: Ino, offset: u64, ahead: usize) -> Pages<'_, Self>
     where
         Self: Sized,

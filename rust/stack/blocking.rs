@@ -214,8 +214,8 @@ pub trait Stackable: Layer<Kind = Synchronous> + Send + Sync {
     }
 }
 
-/// A synchronous layer as futures that block when they are polled: for a thread that may block, to use what is
-/// written for the other kind.
+/// A synchronous layer as futures that block when they are polled: for a thread that may block, to
+/// use what is written for the other kind.
 struct Direct<'a, S: ?Sized>(&'a S);
 
 impl<S: ?Sized> Layer for Direct<'_, S> {
@@ -286,8 +286,9 @@ impl<S: Stackable + ?Sized> AsyncStackable for Direct<'_, S> {
 
 /// A synchronous layer of an asynchronous one: each operation is awaited on the calling thread.
 ///
-/// What is in memory costs a poll and no more; for what is not the thread sleeps until the device is done, and
-/// is woken once. Inside an upcall every operation fails with `EDEADLK`, with a warning.
+/// What is in memory costs a poll and no more; for what is not the thread sleeps until the device
+/// is done, and is woken once. Inside an upcall every operation fails with `EDEADLK`, with a
+/// warning.
 pub struct Blocking<L>(pub L);
 
 impl<L> Layer for Blocking<L> {
@@ -363,9 +364,9 @@ impl<L: AsyncStackable> Stackable for Blocking<L> {
 /// An asynchronous layer of a synchronous one: each operation is a task of the blocking worker of a
 /// scope.
 ///
-/// An operation costs a task, two switches of threads, and a copy of the name or a `Block` that changes
-/// hands. The blocking worker is one thread: what blocks there keeps the next waiting. It is read-only: changes fail with
-/// `EROFS`.
+/// An operation costs a task, two switches of threads, and a copy of the name or a `Block` that
+/// changes hands. The blocking worker is one thread: what blocks there keeps the next waiting. It
+/// is read-only: changes fail with `EROFS`.
 pub struct Background<S> {
     below: Arc<S>,
     spawner: Spawner,

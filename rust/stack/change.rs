@@ -3,9 +3,10 @@
 //! [`Change`]: what can be changed of names and inodes, and what keeps an inode that has no name.
 //!
 //! All changes but that of contents are one operation of a layer,
-//! [`AsyncStackable::change`](crate::AsyncStackable::change): so a layer that only passes them on, counts
-//! them, or asks whether they are permitted, has one function for that. Callers use the operations that are
-//! named after what they do ([`create`](crate::AsyncStackable::create) and so on).
+//! [`AsyncStackable::change`](crate::AsyncStackable::change): so a layer that only passes them on,
+//! counts them, or asks whether they are permitted, has one function for that. Callers use the
+//! operations that are named after what they do ([`create`](crate::AsyncStackable::create) and so
+//! on).
 
 use crate::asynchronous::Ino;
 use core::ops::Range;

@@ -2,11 +2,12 @@
 
 //! What a layer does not change goes to the layer below.
 
-/// Operations of [`AsyncStackable`](crate::AsyncStackable) that what is below does: the future is the one from there, so
-/// that the layer costs nothing.
+/// Operations of [`AsyncStackable`](crate::AsyncStackable) that what is below does: the future is
+/// the one from there, so that the layer costs nothing.
 ///
-/// Goes into the `impl` block: `self`, what is below, and the names of the operations. Those that change something are
-/// `change`, `write_bytes`, `make_durable`, `open` and `tmpfile`; a layer that has not got them is read-only.
+/// Goes into the `impl` block: `self`, what is below, and the names of the operations. Those that
+/// change something are `change`, `write_bytes`, `make_durable`, `open` and `tmpfile`; a layer that
+/// has not got them is read-only.
 ///
 /// ```
 /// # use kernel::prelude::*;

@@ -29,16 +29,20 @@ const GROUP_OBJ: u16 = 0x04;
 const MASK: u16 = 0x10;
 const OTHER: u16 = 0x20;
 
-/// Does what credentials permit, as the VFS would: by mode bits, access control lists and capabilities.
+/// Does what credentials permit, as the VFS would: by mode bits, access control lists and
+/// capabilities.
 ///
-/// Finding a name needs the right to execute the directory, listing it and reading a file, a `user.` or a `gnu.` attribute the
-/// right to read, and `trusted.` attributes `CAP_SYS_ADMIN`, without which they are not listed. Every operation asks anew:
-/// there is no open file that once was permitted. What is refused fails with `EACCES`.
+/// Finding a name needs the right to execute the directory, listing it and reading a file, a
+/// `user.` or a `gnu.` attribute the right to read, and `trusted.` attributes `CAP_SYS_ADMIN`,
+/// without which they are not listed. Every operation asks anew: there is no open file that once
+/// was permitted. What is refused fails with `EACCES`.
 ///
-/// Changing names needs the right to write to the directory, and, with the sticky bit, to own it or what is changed; changing
-/// contents that to write; changing attributes to own the inode. What is new belongs to the credentials, and inherits group and
-/// access control list of its directory. What is immutable or only appended to stays so: `EPERM`, as for all that needs a
-/// capability. What was permitted is done a moment later: whoever takes a right away in between may be too late.
+/// Changing names needs the right to write to the directory, and, with the sticky bit, to own it or
+/// what is changed; changing contents that to write; changing attributes to own the inode. What is
+/// new belongs to the credentials, and inherits group and access control list of its directory.
+/// What is immutable or only appended to stays so: `EPERM`, as for all that needs a capability.
+/// What was permitted is done a moment later: whoever takes a right away in between may be too
+/// late.
 pub struct Permitted<L> {
     below: L,
     credentials: ARef<Credential>,
@@ -57,7 +61,8 @@ impl<L: AsyncStackable> Permitted<L> {
         }
     }
 
-    /// The same with permissions that new files do not get, unless the directory has a list for them.
+    /// The same with permissions that new files do not get, unless the directory has a list for
+    /// them.
     pub fn with_umask(self, umask: u16) -> Self {
         Self { umask, ..self }
     }
@@ -67,7 +72,8 @@ impl<L: AsyncStackable> Permitted<L> {
         &self.below
     }
 
-    /// Fails with `EACCES` if the credentials do not permit `access` to `ino`, and with `EPERM` if that is immutable.
+    /// Fails with `EACCES` if the credentials do not permit `access` to `ino`, and with `EPERM` if
+    /// that is immutable.
     pub async fn check(&self, ino: Ino, access: Access) -> Result {
         let attr = self.below.stat(ino).await?;
         self.check_attr(ino, &attr, access).await
@@ -334,8 +340,8 @@ fn without_privileges(mode: u16) -> u16 {
     }
 }
 
-/// The list of a new inode in a directory with the list `default`, if it says more than the mode does, and that mode: as
-/// `posix_acl_create` does it.
+/// The list of a new inode in a directory with the list `default`, if it says more than the mode
+/// does, and that mode: as `posix_acl_create` does it.
 fn masked(default: &[AclEntry], mut mode: u16) -> Result<(Option<KVec<AclEntry>>, u16)> {
     let has_mask = default.iter().any(|entry| entry.tag == MASK);
     let mut acl = KVec::with_capacity(default.len(), gfp())?;

@@ -2,19 +2,19 @@
 
 //! What the VFS is told of changes that do not come by it, and what it does for who makes them.
 //!
-//! An inode that programs use has a VFS inode, with copies of its attributes, dentries, and pages. Whoever
-//! changes the file system's inode in another way calls [`refresh_attached`], and for the names of a
-//! directory [`names_changed`], when the change was made: neither sleeps, so that a destructor can do it
-//! also if the caller's future is dropped. What has pages is changed by the VFS itself, as a program would
-//! do it: see [`MountRef::with_file`].
+//! An inode that programs use has a VFS inode, with copies of its attributes, dentries, and pages.
+//! Whoever changes the file system's inode in another way calls [`refresh_attached`], and for the
+//! names of a directory [`names_changed`], when the change was made: neither sleeps, so that a
+//! destructor can do it also if the caller's future is dropped. What has pages is changed by the
+//! VFS itself, as a program would do it: see [`MountRef::with_file`].
 //!
 //! # Concurrency
 //!
 //! A VFS inode is found by the file system's under RCU, and is used in the read section, or with a
-//! reference that is taken there unless it is being evicted. What may sleep is a closure of the volume's
-//! second blocking worker: the first writes for devices that sleep, and what waits for the disk must not
-//! keep that waiting. A closure holds the mount, so that nothing is unmounted under it; the last reference
-//! on it goes in another thread.
+//! reference that is taken there unless it is being evicted. What may sleep is a closure of the
+//! volume's second blocking worker: the first writes for devices that sleep, and what waits for the
+//! disk must not keep that waiting. A closure holds the mount, so that nothing is unmounted under
+//! it; the last reference on it goes in another thread.
 //!
 //! Locks of the VFS are taken by these closures alone, without any lock of the file system's.
 
@@ -28,8 +28,8 @@ use kernel::prelude::*;
 use kernel::sync::Arc;
 use upcall_bindings as ub;
 
-/// Copies the attributes of an inode into its VFS inode, if it has one, but for the size of a regular file.
-/// What the VFS has worked out of them is forgotten. Does not sleep.
+/// Copies the attributes of an inode into its VFS inode, if it has one, but for the size of a
+/// regular file. What the VFS has worked out of them is forgotten. Does not sleep.
 pub fn refresh_attached<F: FileSystem>(volume: &F, info: &F::Inode) {
     F::attached(info).look(|inode| {
         // SAFETY: The read section keeps the VFS inode.
@@ -69,8 +69,8 @@ pub enum OpenFor {
 pub struct OpenFile(NonNull<ub::file>);
 
 impl OpenFile {
-    /// Writes at byte `pos`, or wherever the end is of a file that was opened for appending. Returns
-    /// where, and how many bytes. May sleep.
+    /// Writes at byte `pos`, or wherever the end is of a file that was opened for appending.
+    /// Returns where, and how many bytes. May sleep.
     pub fn write(&self, pos: u64, bytes: &[u8]) -> Result<(u64, usize)> {
         let mut at = i64::try_from(pos).map_err(|_| EFBIG)?;
         let (file, from) = (self.0.as_ptr(), bytes.as_ptr().cast());
@@ -151,8 +151,8 @@ impl<F: FileSystem> MountRef<F> {
         job.await.map_err(|_| ESHUTDOWN)
     }
 
-    /// Opens a regular file, and calls `work` with it, on a thread for what may sleep. Whatever it does is
-    /// done as by a program, with the rights of the kernel.
+    /// Opens a regular file, and calls `work` with it, on a thread for what may sleep. Whatever it
+    /// does is done as by a program, with the rights of the kernel.
     ///
     /// Fails with the errors of `open`, and with `EROFS`.
     ///
@@ -206,8 +206,8 @@ impl<F: FileSystem> MountRef<F> {
         .await
     }
 
-    /// Lets go of an inode that nothing leads to any more, as far as no program uses it: on a thread for
-    /// what may sleep. Without memory the VFS does when it needs some.
+    /// Lets go of an inode that nothing leads to any more, as far as no program uses it: on a
+    /// thread for what may sleep. Without memory the VFS does when it needs some.
     ///
     /// # Cancellation
     ///

@@ -2,21 +2,22 @@
 
 //! Dentries that changes past the VFS have made wrong.
 //!
-//! A directory's VFS inode has a version, which changes whenever somebody changed the directory's names
-//! who does not come by the VFS. A dentry keeps the version that the directory had before it was searched
-//! for the name. As long as both are the same the dentry is right: the cost is a comparison. Otherwise the
-//! name is looked up again, and if it leads where the dentry leads that keeps the new version.
+//! A directory's VFS inode has a version, which changes whenever somebody changed the directory's
+//! names who does not come by the VFS. A dentry keeps the version that the directory had before it
+//! was searched for the name. As long as both are the same the dentry is right: the cost is a
+//! comparison. Otherwise the name is looked up again, and if it leads where the dentry leads that
+//! keeps the new version.
 //!
 //! # Concurrency
 //!
-//! The version changes after the names have, and before the change is over for its caller. A search that
-//! began before either finds the new names or has kept the old version. What the VFS itself changes is
-//! right in its dentries: it holds the locks of both, and the file system finds each name again, and fails
-//! with `ESTALE` if it does not lead where the dentry does. Then the VFS comes again with
-//! `LOOKUP_REVAL`, which asks for a look-up whatever the version is.
+//! The version changes after the names have, and before the change is over for its caller. A search
+//! that began before either finds the new names or has kept the old version. What the VFS itself
+//! changes is right in its dentries: it holds the locks of both, and the file system finds each
+//! name again, and fails with `ESTALE` if it does not lead where the dentry does. Then the VFS
+//! comes again with `LOOKUP_REVAL`, which asks for a look-up whatever the version is.
 //!
-//! A path walk under RCU may have a directory that is being evicted: it uses nothing but the VFS inode's
-//! memory, and leaves a search to the walk with references.
+//! A path walk under RCU may have a directory that is being evicted: it uses nothing but the VFS
+//! inode's memory, and leaves a search to the walk with references.
 
 use crate::dir::name_bytes;
 use crate::fs::FileSystem;
@@ -46,8 +47,8 @@ impl<F: FileSystem> Ops<F> {
         dentry: *mut ub::dentry,
         flags: c_uint,
     ) -> c_int {
-        // SAFETY: The VFS passes a directory of ours, whose memory RCU or a reference keeps, and a dentry
-        // in it.
+        // SAFETY: The VFS passes a directory of ours, whose memory RCU or a reference keeps, and a
+        // dentry in it.
         unsafe {
             let version = ub::upcall_names_version(dir);
             let fresh = ub::upcall_dentry_version(dentry) == version;

@@ -4,19 +4,21 @@
 //!
 //! # Concurrency
 //!
-//! A change is made by the same function of [`Ext4`] as one that comes by the VFS, in one transaction, under
-//! the locks of the inodes alone. It needs no lock of the VFS. Before it begins it passes the volume's gate,
-//! which holds it off while the volume is frozen, and keeps the volume writable until it is over.
+//! A change is made by the same function of [`Ext4`] as one that comes by the VFS, in one
+//! transaction, under the locks of the inodes alone. It needs no lock of the VFS. Before it begins
+//! it passes the volume's gate, which holds it off while the volume is frozen, and keeps the volume
+//! writable until it is over.
 //!
-//! Names lead to inodes, which the caller does not name: they are looked up, and the change fails with `ESTALE`
-//! if the name has come to lead elsewhere before the locks were had. Then it is looked up again.
+//! Names lead to inodes, which the caller does not name: they are looked up, and the change fails
+//! with `ESTALE` if the name has come to lead elsewhere before the locks were had. Then it is
+//! looked up again.
 //!
-//! What programs use has dentries and VFS inodes. [`About`] tells them, in its destructor: so that happens
-//! when the change was made, and also if the future is dropped right behind it. It neither sleeps nor
-//! fails: the memory for noting that an inode has no names any more is had before.
+//! What programs use has dentries and VFS inodes. [`About`] tells them, in its destructor: so that
+//! happens when the change was made, and also if the future is dropped right behind it. It neither
+//! sleeps nor fails: the memory for noting that an inode has no names any more is had before.
 //!
-//! Deleting an inode, which takes as long as it takes, is a task of the volume. If the future is dropped before
-//! that is spawned, the task that looks at inodes that are being left deletes it.
+//! Deleting an inode, which takes as long as it takes, is a task of the volume. If the future is
+//! dropped before that is spawned, the task that looks at inodes that are being left deletes it.
 //!
 //! Contents of a file with a VFS inode are changed by the VFS, on a thread for what may sleep; see
 //! [`unattached`](aext4::unattached) for all others, and for how the one excludes the other.

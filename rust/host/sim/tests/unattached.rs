@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Changes that do not come by the VFS: appended by many, dropped at each poll, held off when the volume becomes
-//! read-only; and inodes that a handle keeps.
+//! Changes that do not come by the VFS: appended by many, dropped at each poll, held off when the
+//! volume becomes read-only; and inodes that a handle keeps.
 
 use aext4::{Ext4, Handle, InodeRef};
 use kernel::machine::{self, Config};
