@@ -24,8 +24,6 @@ use core::time::Duration;
 use kernel::prelude::*;
 use kernel::rbtree::RBTreeNodeReservation;
 use layout::{DataMap, Ino, Lblk};
-use upcall::atomic::{Acquire, Atomic, Release};
-use upcall::Notify;
 
 /// How long the task waits before it looks at inodes again that are being left.
 const LOOK_FIRST: Duration = Duration::from_millis(10);
@@ -33,32 +31,6 @@ const LOOK_LAST: Duration = Duration::from_millis(640);
 
 /// How often the task looks when the volume becomes read-only.
 const LAST_LOOKS: u32 = 3;
-
-/// What the task that deletes inodes waits for.
-pub(crate) struct Leaving {
-    wake: Notify,
-    stopped: Atomic<bool>,
-}
-
-impl Leaving {
-    pub(crate) fn new() -> Self {
-        Self {
-            wake: Notify::new(),
-            stopped: Atomic::new(false),
-        }
-    }
-
-    /// The task may begin.
-    pub(crate) fn start(&self) {
-        self.stopped.store(false, Release);
-    }
-
-    /// The task ends soon.
-    pub(crate) fn stop(&self) {
-        self.stopped.store(true, Release);
-        self.wake.notify_one();
-    }
-}
 
 impl Ext4 {
     /// Lets go of an inode, and deletes it if nothing leads to it and nobody else uses it: its
@@ -83,7 +55,7 @@ impl Ext4 {
         let memory = memory::tree_node().await?;
         if !self.take_out(&info, memory) {
             drop(info);
-            self.leaving.wake.notify_one();
+            self.leaving.wake();
             return Ok(false);
         }
         // The VFS knows of none of its transactions.
@@ -106,7 +78,7 @@ impl Ext4 {
     pub fn leave(&self, info: &InodeInfo, memory: LeavingMemory) {
         if info.is_deleted() && self.journal().is_some() {
             self.inodes.lock().set_leaving(info.ino, memory);
-            self.leaving.wake.notify_one();
+            self.leaving.wake();
         }
     }
 
@@ -228,8 +200,7 @@ impl Ext4 {
         let mut wait = LOOK_FIRST;
         let mut last_looks = 0;
         loop {
-            // Before the look: what was left before it was stopped is seen.
-            let stopped = self.leaving.stopped.load(Acquire);
+            let stopped = self.leaving.should_stop();
             let left = self.delete_left().await;
             if stopped && (left == 0 || last_looks == LAST_LOOKS) {
                 return Ok(());
@@ -237,7 +208,7 @@ impl Ext4 {
             last_looks += u32::from(stopped);
             if left == 0 {
                 wait = LOOK_FIRST;
-                let _ = self.leaving.wake.notified().await;
+                self.leaving.woken().await;
             } else {
                 upcall::sleep(wait).await;
                 wait = (wait * 2).min(LOOK_LAST);

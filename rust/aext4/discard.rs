@@ -15,34 +15,6 @@ use disk::{gfp, Level};
 use kernel::alloc::KVVec;
 use kernel::prelude::*;
 use layout::{Group, Pblk};
-use upcall::atomic::{Acquire, Atomic, Release};
-use upcall::Notify;
-
-/// What the task that discards waits for.
-pub(crate) struct Discarder {
-    wake: Notify,
-    stopped: Atomic<bool>,
-}
-
-impl Discarder {
-    pub(crate) fn new() -> Self {
-        Self {
-            wake: Notify::new(),
-            stopped: Atomic::new(false),
-        }
-    }
-
-    /// The task may begin.
-    pub(crate) fn start(&self) {
-        self.stopped.store(false, Release);
-    }
-
-    /// The task ends, after what was noted.
-    pub(crate) fn stop(&self) {
-        self.stopped.store(true, Release);
-        self.wake.notify_one();
-    }
-}
 
 impl Ext4 {
     /// Notes what a commit has released, if the device is to be told. Process context.
@@ -57,19 +29,19 @@ impl Ext4 {
             }
         }
         drop(released);
-        self.discarder.wake.notify_one();
+        self.discarder.wake();
     }
 
     /// Tells the device what was released, until the volume becomes read-only.
     pub(crate) async fn discard_loop(&self) -> Result {
         loop {
-            let stopped = self.discarder.stopped.load(Acquire);
+            let stopped = self.discarder.should_stop();
             let released = core::mem::take(&mut *self.released.lock());
             if released.is_empty() {
                 if stopped {
                     return Ok(());
                 }
-                let _ = self.discarder.wake.notified().await;
+                self.discarder.woken().await;
                 continue;
             }
             if let Err(error) = self.discard(&released).await {

@@ -24,8 +24,6 @@ use kernel::prelude::*;
 use layout::super_edit::{ErrorCode, ErrorRecord, SuperEdit};
 use layout::superblock::OnError;
 use layout::SuperBlock;
-use upcall::atomic::{Acquire, Atomic, Release};
-use upcall::Notify;
 
 /// An error that was found.
 #[derive(Clone, Copy)]
@@ -74,34 +72,6 @@ pub struct ErrorCounts {
     pub first: u64,
     /// The last.
     pub last: u64,
-}
-
-/// What the recorder waits for.
-pub(crate) struct Recorder {
-    wake: Notify,
-    /// Whether there is one that is to go on.
-    running: Atomic<bool>,
-}
-
-impl Recorder {
-    pub(crate) fn new() -> Self {
-        Self {
-            wake: Notify::new(),
-            running: Atomic::new(false),
-        }
-    }
-
-    /// The recorder may begin, and looks at what was noted before.
-    pub(crate) fn start(&self) {
-        self.running.store(true, Release);
-        self.wake.notify_one();
-    }
-
-    /// The recorder ends soon, after a last look.
-    pub(crate) fn stop(&self) {
-        self.running.store(false, Release);
-        self.wake.notify_one();
-    }
 }
 
 const NONE: Pending = Pending {
@@ -196,12 +166,12 @@ impl Ext4 {
                 }
             }
             // The recorder does it.
-            (OnError::Panic, Some(journal)) if self.recorder.running.load(Acquire) => {
+            (OnError::Panic, Some(journal)) if !self.recorder.should_stop() => {
                 journal.abort(EIO);
             }
             (OnError::Panic, _) => self.disk.panic(),
         }
-        self.recorder.wake.notify_one();
+        self.recorder.wake();
     }
 
     /// Notes an error for the superblock.
@@ -243,7 +213,7 @@ impl Ext4 {
                 self.note(About::VOLUME, ErrorCode::of(error));
             }
         }
-        self.recorder.wake.notify_one();
+        self.recorder.wake();
     }
 
     /// How many errors there were.
@@ -268,8 +238,8 @@ impl Ext4 {
     /// Records errors until the volume becomes read-only.
     pub(crate) async fn record_loop(&self, journal: &Journal) -> Result {
         loop {
-            let _ = self.recorder.wake.notified().await;
-            let stopped = !self.recorder.running.load(Acquire);
+            self.recorder.woken().await;
+            let stopped = self.recorder.should_stop();
             self.record_errors(journal).await;
             if stopped {
                 return Ok(());

@@ -2,10 +2,8 @@
 
 //! A mounted volume: superblock, groups, and what is reported about it.
 
-use crate::delete::Leaving;
-use crate::discard::Discarder;
 use crate::error::{corrupted, refuse_mount};
-use crate::error_record::{ErrorLog, Recorder};
+use crate::error_record::ErrorLog;
 use crate::freeze::Gate;
 use crate::inode_info::{InodeTable, Unused};
 use crate::journal::Freed;
@@ -14,6 +12,7 @@ use crate::orphan::OrphanList;
 use crate::recovery;
 use crate::remount::Writing;
 use crate::super_plan::SuperPlan;
+use crate::task::TaskControl;
 use crate::xattr_block::SharedXattrs;
 use core::fmt;
 use core::ops::Range;
@@ -86,18 +85,18 @@ pub struct Ext4 {
     /// What is known of errors.
     #[pin]
     pub(crate) errors: SpinLock<ErrorLog>,
-    pub(crate) recorder: Recorder,
+    pub(crate) recorder: TaskControl,
     /// Nothing is read or written any more.
     pub(crate) shut_down: Atomic<bool>,
     /// What the device is to forget.
     #[pin]
     pub(crate) released: SpinLock<KVVec<Freed>>,
-    pub(crate) discarder: Discarder,
+    pub(crate) discarder: TaskControl,
     /// The label as it is now.
     #[pin]
     label: SpinLock<[u8; LABEL_SIZE]>,
     /// What deletes inodes that were left.
-    pub(crate) leaving: Leaving,
+    pub(crate) leaving: TaskControl,
     /// What is passed by changes of which the VFS does not know.
     pub(crate) gate: Gate,
     /// Whether a freeze has the permits of the gate.
@@ -169,12 +168,12 @@ impl Ext4 {
                 options <- new_spinlock!(options),
                 writing <- new_spinlock!(None),
                 errors <- new_spinlock!(errors),
-                recorder: Recorder::new(),
+                recorder: TaskControl::new(),
                 shut_down: Atomic::new(false),
                 released <- new_spinlock!(KVVec::new()),
-                discarder: Discarder::new(),
+                discarder: TaskControl::new(),
                 label <- new_spinlock!(label),
-                leaving: Leaving::new(),
+                leaving: TaskControl::new(),
                 gate: Gate::new(),
                 frozen: Atomic::new(false),
                 shared_xattrs: SharedXattrs::new(),

@@ -22,6 +22,7 @@
 //! | [`super_plan`] | changing the superblock |
 //! | [`remount`] | making a volume writable, and read-only again |
 //! | [`truncate`], [`delete`] | making files longer and shorter; deleting inodes |
+//! | [`task`] | how the tasks of a writable volume are woken and ended |
 //! | [`freeze`] | stopping all changes for a while, or for ever |
 //! | [`read`], [`write`](mod@write) | contents |
 //! | [`fallocate`] | space for contents that come later, holes, zeros, ranges taken out and put in |
@@ -82,6 +83,7 @@ pub mod rename;
 pub mod set_attributes;
 pub mod super_plan;
 mod super_write;
+mod task;
 pub mod truncate;
 pub mod unattached;
 pub mod unlink;

@@ -23,7 +23,9 @@ use crate::alloc::{Groups, Kept};
 use crate::ext4::{kept_back, read_groups, Ext4};
 use crate::journal::{doublewrite, Committed, Journal, Log};
 use crate::super_write::SuperWrite;
+use crate::task::TaskControl;
 use crate::{memory, recovery};
+use core::future::Future;
 use core::time::Duration;
 use disk::Level;
 use kernel::prelude::*;
@@ -186,24 +188,27 @@ impl Ext4 {
 
     /// Starts what changes the volume by itself.
     fn start_tasks(volume: &Arc<Self>, journal: &Arc<Journal>) -> Result {
-        let spawner = volume.disk.spawner();
         let this = volume.clone();
-        volume.leaving.start();
-        let deletions = spawner.spawn(async move { this.delete_loop().await })?;
-        if let Some(writing) = &mut *volume.writing.lock() {
-            writing.deletions = Some(deletions);
-        }
+        let task = async move { this.delete_loop().await };
+        volume.start_task(&volume.leaving, |writing| &mut writing.deletions, task)?;
         let this = volume.clone();
-        volume.discarder.start();
-        let discards = spawner.spawn(async move { this.discard_loop().await })?;
-        if let Some(writing) = &mut *volume.writing.lock() {
-            writing.discards = Some(discards);
-        }
+        let task = async move { this.discard_loop().await };
+        volume.start_task(&volume.discarder, |writing| &mut writing.discards, task)?;
         let (this, journal) = (volume.clone(), journal.clone());
-        volume.recorder.start();
-        let recorder = spawner.spawn(async move { this.record_loop(&journal).await })?;
-        if let Some(writing) = &mut *volume.writing.lock() {
-            writing.recorder = Some(recorder);
+        let task = async move { this.record_loop(&journal).await };
+        volume.start_task(&volume.recorder, |writing| &mut writing.recorder, task)
+    }
+
+    fn start_task(
+        &self,
+        control: &TaskControl,
+        place: fn(&mut Writing) -> &mut Option<JoinHandle<Result>>,
+        task: impl Future<Output = Result> + Send + 'static,
+    ) -> Result {
+        control.start();
+        let handle = self.disk.spawner().spawn(task)?;
+        if let Some(writing) = &mut *self.writing.lock() {
+            *place(writing) = Some(handle);
         }
         Ok(())
     }
