@@ -2,10 +2,11 @@
 
 //! Blocks of extended attributes: a new one, one that an inode leaves, and who shares one.
 //!
-//! Blocks are not shared here, but ext4 does. The number of those who share a block is under the
-//! mutex of [`SharedXattrs`] from the look at it until the transaction is applied, so that of two who
-//! leave it, one is the last; it is taken behind the inode's `rwsem`. The number never grows here, so
-//! that a block that one inode has stays that inode's.
+//! ext4 lets inodes with the same attributes share a block; aext4 makes no such block, but changes
+//! those that are there. The mutex of [`SharedXattrs`] protects the number of sharers from the look
+//! at it until the transaction is applied, so that of two inodes that leave a block, one is the last.
+//! It is taken behind the inode's `rwsem`. The number never grows here, so that a block that one
+//! inode has stays that inode's.
 
 use crate::alloc::{FreePlan, Goal, Loan, Space};
 use crate::error::{corrupted, About};

@@ -13,8 +13,8 @@
 //! or to bring copies of attributes up to date. A folio that is truncated at the same time keeps its
 //! bytes as long as there are references.
 //!
-//! Who attaches an inode fills it when it is published, and who changes one looks for it when the
-//! change was made, both under the lock of the copy in memory: so one of the two sees the other.
+//! A VFS inode is filled when it is published, and a change looks for it when it was made, both under
+//! the lock of the copy in memory: so one of the two sees the other.
 
 use core::ptr::{null_mut, NonNull};
 use kernel::sync::atomic::{Acquire, Atomic, Relaxed, Release};
@@ -78,7 +78,7 @@ impl Attached {
     /// Whether programs have changed bytes of the file that are not on the device yet. Does not
     /// sleep.
     pub fn has_dirty(&self) -> bool {
-        // SAFETY: As above.
+        // SAFETY: The read section keeps an inode that is found in it.
         let dirty = self.look(|inode| unsafe { ub::upcall_has_dirty(inode.as_ptr()) });
         dirty.unwrap_or(false)
     }
@@ -88,7 +88,7 @@ impl Attached {
     pub fn copy(&self, pos: u64, to: &mut [u8]) -> Cached {
         let copy = |inode: NonNull<ub::inode>| {
             let (to, len) = (to.as_mut_ptr(), to.len());
-            // SAFETY: As above. `to` is as long as it says.
+            // SAFETY: The read section keeps the inode, and `to` is as long as it says.
             unsafe { ub::upcall_copy_cached(inode.as_ptr(), pos, to.cast(), len) }
         };
         match self.look(copy) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The `ioctl`s of who administers a volume: its label, free blocks that the device is to forget, and
-//! shutting it down.
+//! The `ioctl`s for administrators: the volume's label, free blocks that the device is to forget,
+//! and shutting the volume down.
 
 use crate::fs::FileSystem;
 use crate::inode::Inode;
@@ -67,7 +67,7 @@ unsafe fn set_label<F: FileSystem>(
     // SAFETY: By the function's contract.
     to_result(unsafe { ub::mnt_want_write_file(file) })?;
     let result = pinned(|| inode.volume().set_label(label)).and_then(block_on);
-    // SAFETY: As above, and we have write access.
+    // SAFETY: The file is open, and `mnt_want_write_file` has succeeded.
     unsafe { ub::mnt_drop_write_file(file) };
     result?
 }
@@ -110,7 +110,7 @@ fn shut_down<F: FileSystem>(inode: &Inode<'_, F>, arg: c_ulong) -> Result {
             // SAFETY: The device is open as long as the file.
             to_result(unsafe { ub::bdev_freeze(device) })?;
             volume.shut_down();
-            // SAFETY: As above, and it is frozen.
+            // SAFETY: The device is open as long as the file, and it was frozen here.
             unsafe { ub::bdev_thaw(device) };
         }
         ub::EXT4_GOING_FLAGS_LOGFLUSH => {

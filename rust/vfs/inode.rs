@@ -288,7 +288,7 @@ pub(crate) unsafe fn attach<F: FileSystem>(
 ) -> Result {
     /// The VFS inode goes to the thread that blocks, which is the caller's.
     struct New(NonNull<ub::inode>);
-    // SAFETY: As above.
+    // SAFETY: It is used while the caller waits, and a VFS inode belongs to no thread.
     unsafe impl Send for New {}
     let (volume, new, kept) = (sb.volume(), New(inode), info.clone());
     block_on(volume.while_unchanged(&info, &mut move || {
