@@ -383,8 +383,8 @@ impl Ext4 {
     /// there for a hole. What is reserved comes out as [`Unwritten`](MappingKind::Unwritten): when
     /// it is written, [`write_done`](Self::write_done) has to be told.
     ///
-    /// Fails with the errors of damage and of the block layer. Then the data cannot be written: the
-    /// caller gives up what is reserved for it.
+    /// Fails with the errors of damage and of the block layer, and waits for memory as long as there is
+    /// none. If it fails the data cannot be written: the caller gives up what is reserved for it.
     ///
     /// # Cancellation
     ///
@@ -396,6 +396,20 @@ impl Ext4 {
         end: u64,
     ) -> Result<(Mapping, u32)> {
         let (lblk, _) = self.blocks_of(pos, end.max(pos.saturating_add(1)))?;
+        loop {
+            match self.writeback_look(info, pos, lblk).await {
+                Err(ENOMEM) => memory::pause().await,
+                found => return found,
+            }
+        }
+    }
+
+    async fn writeback_look(
+        &self,
+        info: &InodeInfo,
+        pos: u64,
+        lblk: u32,
+    ) -> Result<(Mapping, u32)> {
         loop {
             let sequence = info.map_seq();
             let found = info.pending.lock().find(lblk);
@@ -527,7 +541,7 @@ impl Ext4 {
     /// the disk becomes as much of it as there is now. What could not be written stays a hole.
     ///
     /// Fails with `EROFS` if the journal was aborted, and with the errors of damage and of the
-    /// block layer. Then the file is as it was, or a part of what was written is mapped; the rest
+    /// block layer; waits for memory as long as there is none. If it fails the file is as it was, or a part of what was written is mapped; the rest
     /// stays a hole.
     ///
     /// # Cancellation
@@ -541,8 +555,12 @@ impl Ext4 {
         ok: bool,
         size: u64,
     ) -> Result {
-        let done = memory::pinned(|| self.done(info, pos, len, ok, size)).await?;
-        done.await
+        loop {
+            match memory::pinned(|| self.done(info, pos, len, ok, size)).await {
+                Err(ENOMEM) => memory::pause().await,
+                done => return done?.await,
+            }
+        }
     }
 
     async fn done(&self, info: &InodeInfo, pos: u64, len: u64, ok: bool, size: u64) -> Result {
@@ -557,7 +575,7 @@ impl Ext4 {
             };
             match result {
                 // The data is there: want of memory is no reason to give it up.
-                Err(ENOMEM) if upcall::on_worker() => upcall::memory_freed().await,
+                Err(ENOMEM) => memory::pause().await,
                 result => break result,
             }
         };

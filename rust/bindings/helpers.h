@@ -197,7 +197,8 @@ bool upcall_stable_writes(struct inode *inode);
 void upcall_write_back_all(struct super_block *sb);
 loff_t upcall_folio_end(struct folio *folio);
 int upcall_mmap_prepare(struct vm_area_desc *desc, const struct vm_operations_struct *ops);
-vm_fault_t upcall_page_mkwrite(struct vm_fault *vmf, const struct iomap_ops *ops);
+vm_fault_t upcall_page_mkwrite(struct vm_fault *vmf, const struct iomap_ops *ops,
+			       int (*prepare)(struct inode *inode));
 
 /* Writeback whose end needs a transaction: of a volume */
 struct upcall_ioends {

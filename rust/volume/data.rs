@@ -118,6 +118,9 @@ impl DataOperations for Mounted {
     }
 
     async fn leave_inline(&self, info: &InodeRef, privileged: bool) -> Result {
+        if info.data_map() != DataMap::Inline {
+            return Ok(());
+        }
         let _guard = info.rwsem.write().await.map_err(|_| ESHUTDOWN)?;
         Ext4::leave_inline(self, info, privileged).await
     }
