@@ -2,6 +2,7 @@
 
 //! A mounted volume: superblock, groups, and what is reported about it.
 
+use crate::counters::Written;
 use crate::error::{corrupted, refuse_mount};
 use crate::error_record::ErrorLog;
 use crate::freeze::Gate;
@@ -86,6 +87,8 @@ pub struct Ext4 {
     #[pin]
     pub(crate) errors: SpinLock<ErrorLog>,
     pub(crate) recorder: TaskControl,
+    /// What is known of writes to the device.
+    pub(crate) written: Written,
     /// Nothing is read or written any more.
     pub(crate) shut_down: Atomic<bool>,
     /// What the device is to forget.
@@ -114,6 +117,7 @@ impl Ext4 {
     ///
     /// Fails with the error number that fits the reason, which was logged.
     pub async fn mount(disk: Disk, options: Options, silent: bool) -> Result<Arc<Self>> {
+        let before = disk.sectors_written();
         let (mut sb, torn) = read_super(&disk, &options, silent).await?;
         if sb.needs_recovery() && !options.norecovery() || torn {
             let offset = super_offset(options.sb()).ok_or(EINVAL)?;
@@ -149,6 +153,7 @@ impl Ext4 {
         let statfs = statfs(&sb, &groups, overhead);
         let unused = Unused::new()?;
         let errors = ErrorLog::new(&sb);
+        let written = Written::new(&sb, before);
         let mut label = [0; LABEL_SIZE];
         for (to, from) in label.iter_mut().zip(sb.label()) {
             *to = *from;
@@ -168,6 +173,7 @@ impl Ext4 {
                 writing <- new_spinlock!(None),
                 errors <- new_spinlock!(errors),
                 recorder: TaskControl::new(),
+                written,
                 shut_down: Atomic::new(false),
                 released <- new_spinlock!(KVVec::new()),
                 discarder: TaskControl::new(),

@@ -14,6 +14,7 @@
 #include <linux/mempool.h>
 #include <linux/mm.h>
 #include <linux/panic.h>
+#include <linux/part_stat.h>
 #include <linux/path.h>
 #include <linux/random.h>
 #include <linux/ratelimit.h>
@@ -434,6 +435,11 @@ u64 upcall_bdev_size(struct block_device *bdev)
 bool upcall_bdev_read_only(struct block_device *bdev)
 {
 	return bdev_read_only(bdev);
+}
+
+u64 upcall_sectors_written(struct block_device *bdev)
+{
+	return part_stat_read(bdev, sectors[STAT_WRITE]);
 }
 
 /* What a discard should be a multiple of, in bytes; 0 if the device knows none. */

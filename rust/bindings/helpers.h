@@ -80,6 +80,15 @@ void upcall_rs_show_tasks(struct seq_file *file);
 u64 upcall_rs_poll_limit(void);
 int upcall_rs_set_poll_limit(u64 us);
 
+/* sysfs: counters of mounted volumes.  A counter is written to a page of SIZE bytes. */
+struct upcall_sysfs;
+typedef ssize_t (*upcall_sysfs_show)(const void *volume, unsigned int index, u8 *page, size_t size);
+struct kobject *upcall_sysfs_root(const char *name);
+struct upcall_sysfs *upcall_sysfs_create(struct kobject *root, const struct super_block *sb,
+					 const char *const *names, unsigned int count,
+					 upcall_sysfs_show show, const void *volume);
+void upcall_sysfs_destroy(struct upcall_sysfs *sysfs);
+
 /* Tracepoints, for whoever checked their keys */
 void upcall_do_trace_spawn(u64 task, const char *executor, const char *name, unsigned int len);
 void upcall_do_trace_wake(u64 task);
@@ -97,6 +106,7 @@ struct file *upcall_open_bdev(const char *path, bool write);
 struct block_device *upcall_file_bdev(struct file *file);
 u64 upcall_bdev_size(struct block_device *bdev);
 bool upcall_bdev_read_only(struct block_device *bdev);
+u64 upcall_sectors_written(struct block_device *bdev);
 unsigned int upcall_discard_granularity(struct block_device *bdev);
 int upcall_edit_buffer(struct block_device *bdev, u64 pos,
 		       void (*change)(void *arg, u8 *bytes), void *arg);

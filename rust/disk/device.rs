@@ -76,6 +76,12 @@ impl Disk {
         sys::read_only(&self.device)
     }
 
+    /// How many sectors of 512 bytes were written to the device since it is there, by whomever. Any
+    /// context.
+    pub fn sectors_written(&self) -> u64 {
+        sys::sectors_written(&self.device)
+    }
+
     /// What a discard should be a multiple of, in bytes; `None` if the device cannot discard.
     pub fn discard_granularity(&self) -> Option<u32> {
         Some(sys::discard_granularity(&self.device)).filter(|&bytes| bytes > 0)

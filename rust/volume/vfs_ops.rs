@@ -56,6 +56,12 @@ impl FileSystemType for Mounted {
     fn info(&self) -> VolumeInfo {
         convert::info(self)
     }
+
+    const COUNTERS: &'static [&'static CStr] = aext4::counters::COUNTERS;
+
+    fn show_counter(&self, index: usize, out: &mut dyn Write) -> fmt::Result {
+        self.0.show_counter(index, out)
+    }
 }
 
 #[vtable]

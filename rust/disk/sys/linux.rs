@@ -206,6 +206,12 @@ pub(crate) fn read_only(device: &Device) -> bool {
     unsafe { ub::upcall_bdev_read_only(device.as_ptr().cast()) }
 }
 
+/// How many sectors of 512 bytes were written to the device since it is there.
+pub(crate) fn sectors_written(device: &Device) -> u64 {
+    // SAFETY: The device is open.
+    unsafe { ub::upcall_sectors_written(device.as_ptr().cast()) }
+}
+
 /// What a discard should be a multiple of, in bytes; 0 if the device knows none.
 pub(crate) fn discard_granularity(device: &Device) -> u32 {
     // SAFETY: The device is open.
