@@ -125,7 +125,6 @@ impl Ext4 {
             }
             sb = whole;
         }
-        let for_writing = options.for_writing;
         let options = Settled::new(options, &sb, &disk)?;
         log_state(&disk, &sb);
         let block_size = sb.geo.block_size();
@@ -138,7 +137,7 @@ impl Ext4 {
             return Err(EINVAL);
         }
         let cache = Cache::new(&disk, block_size)?;
-        let groups = read_groups(&disk, &cache, &sb, for_writing).await?;
+        let groups = read_groups(&disk, &cache, &sb, false).await?;
         let system_zones = merged(groups.iter().flat_map(|group| group.zones(&sb.geo)))?;
         let counted = merged(
             groups
@@ -438,8 +437,7 @@ fn log_state(disk: &Disk, sb: &SuperBlock) {
 
 /// Reads and checks all group descriptors.
 ///
-/// A wrong checksum is no reason not to read, but one not to write. Nothing is written yet, but who asks
-/// for it is not to take a damaged volume for a sound one.
+/// A wrong checksum is no reason not to read, but one not to write.
 pub(crate) async fn read_groups(
     disk: &Disk,
     cache: &Cache,

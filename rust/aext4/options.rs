@@ -2,9 +2,8 @@
 
 //! Mount options: all that ext4 has, since people have them in `fstab` and in superblocks.
 //!
-//! Most of them tell a writer what to do. They are taken, checked and shown as ext4 does it, and
-//! have no further effect, but for a few. One is not ext4's: without `unproven` nothing is written.
-//! [`FLAGS`] has those that are on or off, in the order in which ext4 shows them.
+//! They are taken, checked and shown as ext4 does it. Those that choose between ways of ext4's code
+//! have no further effect. [`FLAGS`] has those that are on or off, in the order in which ext4 shows them.
 //!
 //! Three layers lie above each other: what the superblock has as bits, what it has as a string, and
 //! what the mount was given. [`Options`] is one layer, or all of them [settled](Settled).
@@ -63,7 +62,6 @@ const PRJQUOTA: u32 = 1 << 20;
 const NO_MBCACHE: u32 = 1 << 21;
 const NO_PREFETCH: u32 = 1 << 22;
 const ABORT: u32 = 1 << 23;
-const UNPROVEN: u32 = 1 << 24;
 
 /// Names of flags, the flags, and whether the name sets them.
 const FLAGS: &[(&str, u32, bool)] = &[
@@ -108,8 +106,6 @@ const FLAGS: &[(&str, u32, bool)] = &[
     ("nombcache", NO_MBCACHE, true),
     ("no_prefetch_block_bitmaps", NO_PREFETCH, true),
     ("abort", ABORT, true),
-    // No option of ext4's.
-    ("unproven", UNPROVEN, true),
 ];
 
 /// Further names, and the names by which they are shown.
@@ -203,8 +199,6 @@ pub struct Options {
     mb_optimize_scan: Option<bool>,
     jqfmt: Option<&'static str>,
     quota_files: [Option<QuotaFile>; 2],
-    /// Whether the volume was to be mounted for writing, even if that becomes a read-only mount.
-    pub for_writing: bool,
 }
 
 /// The options of a volume that are on or off.
@@ -437,11 +431,6 @@ impl Options {
         self.has(NORECOVERY)
     }
 
-    /// Whether the volume may be written to, by code that has not proven itself.
-    pub fn unproven(&self) -> bool {
-        self.has(UNPROVEN)
-    }
-
     /// After how many seconds changes are committed though nobody waits for them.
     pub fn commit_interval(&self) -> u32 {
         self.commit.unwrap_or(COMMIT_DEFAULT)
@@ -511,10 +500,6 @@ impl Options {
             if !options.set(key, value)? {
                 return Err(EINVAL);
             }
-        }
-        if options.named & UNPROVEN != 0 {
-            // Whoever mounts the volume says so, not who made it.
-            return Err(EINVAL);
         }
         // It was needed to find the string.
         options.sb = None;
@@ -591,7 +576,6 @@ impl Options {
                 *file = Some(over.clone());
             }
         }
-        self.for_writing |= over.for_writing;
     }
 
     /// The stripe that ext4 would allocate by: that of the options, or else the superblock's.

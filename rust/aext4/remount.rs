@@ -78,9 +78,9 @@ impl Ext4 {
 
     /// Makes the volume writable: its journal starts, and the disk says that it is in use.
     ///
-    /// Fails with `EROFS`, and a line in the log that says why, if the device or a feature of the
-    /// volume forbids it, and with the errors of the journal and of the block layer. Called once at
-    /// a time, and not by an upcall of the volume's own scope that its end waits for.
+    /// Fails, with a line in the log that says why, with `EROFS` if the device or a feature of the
+    /// volume forbids it, with `EINVAL` if an option does, and with the errors of the journal and of
+    /// the block layer. Called once at a time, and not by an upcall of the volume's own scope that its end waits for.
     ///
     /// # Cancellation
     ///
@@ -310,7 +310,7 @@ impl Ext4 {
                 Level::Error,
                 format_args!("the journal was not replayed, so the volume is not written to"),
             );
-            return Err(EROFS);
+            return Err(EINVAL);
         }
         Ok(())
     }

@@ -653,6 +653,12 @@ bool upcall_sb_rdonly(const struct super_block *sb)
 	return sb_rdonly(sb);
 }
 
+/* For a superblock that is being filled. */
+void upcall_sb_set_rdonly(struct super_block *sb)
+{
+	sb->s_flags |= SB_RDONLY;
+}
+
 /* Whether one more line may be logged: ten in five seconds. */
 bool upcall_ratelimit(struct ratelimit_state *state, const char *label)
 {

@@ -148,6 +148,7 @@ void upcall_set_large_folios(struct inode *inode);
 void upcall_inode_nohighmem(struct inode *inode);
 void upcall_statfs_fsid(struct kstatfs *st, const struct super_block *sb);
 bool upcall_sb_rdonly(const struct super_block *sb);
+void upcall_sb_set_rdonly(struct super_block *sb);
 bool upcall_ratelimit(struct ratelimit_state *state, const char *label);
 void upcall_ratelimit_init(struct ratelimit_state *state);
 bool upcall_shrinks_all(const struct shrink_control *sc);

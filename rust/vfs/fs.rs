@@ -38,10 +38,6 @@ pub trait FileSystemType: Clone + Send + Sync + 'static {
     /// Takes one mount option. Returns `false` if there is no such option.
     fn set_option(options: &mut Self::Options, option: MountOption<'_>) -> Result<bool>;
 
-    /// Notes that the mount was asked for without `ro`. Returns whether the options let it be
-    /// written to; otherwise it is read-only nevertheless.
-    fn asked_to_write(options: &mut Self::Options) -> bool;
-
     /// Reads and checks the volume on `disk`.
     ///
     /// If the volume is refused, the reason was logged. `silent` asks for no log line if the

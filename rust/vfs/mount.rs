@@ -134,9 +134,6 @@ pub struct MountOption<'a> {
     pub value: Option<&'a str>,
 }
 
-/// Why a volume is not mounted for writing.
-const READ_ONLY: &str = "writing is not supported";
-
 /// The functions that C calls.
 struct Ops<F>(PhantomData<F>);
 
@@ -248,17 +245,7 @@ impl<F: FileSystem> Ops<F> {
     /// Called by the kernel alone, as the C declaration says.
     unsafe extern "C" fn get_tree(fc: *mut ub::fs_context) -> c_int {
         // SAFETY: The VFS passes a context of ours.
-        unsafe {
-            if (*fc).sb_flags & ub::UPCALL_SB_RDONLY == 0 {
-                let options = &mut *(*fc).fs_private.cast::<F::Options>();
-                if !F::asked_to_write(options) || !F::HAS_MAKE_WRITABLE {
-                    let label = Self::label(fc);
-                    label.log(Level::Info, format_args!("{READ_ONLY}, mounting read-only"));
-                    (*fc).sb_flags |= ub::UPCALL_SB_RDONLY;
-                }
-            }
-            ub::get_tree_bdev(fc, Some(Self::fill_super))
-        }
+        unsafe { ub::get_tree_bdev(fc, Some(Self::fill_super)) }
     }
 
     /// # Safety
@@ -348,7 +335,14 @@ impl<F: FileSystem> Ops<F> {
             (*sb).s_root = root;
             if !ub::upcall_sb_rdonly(sb) {
                 let volume = SuperBlock::<F>::new(sb).volume();
-                block_on(pinned(|| volume.make_writable())?)??;
+                match block_on(pinned(|| volume.make_writable())?)? {
+                    Err(EROFS) => {
+                        let how = format_args!("mounted read-only");
+                        volume.disk().log(Level::Warning, how);
+                        ub::upcall_sb_set_rdonly(sb);
+                    }
+                    result => result?,
+                }
             }
         }
         Ok(())
@@ -387,15 +381,7 @@ impl<F: FileSystem> Ops<F> {
                     _ => (*fc).sb_flags & ub::UPCALL_SB_RDONLY != 0,
                 };
                 let options = core::mem::replace(&mut (*fc).fs_private, null_mut());
-                let mut options = KBox::from_raw(options.cast::<F::Options>());
-                let may_write = becomes || F::asked_to_write(&mut options) && F::HAS_MAKE_WRITABLE;
-                if !may_write {
-                    volume.disk().log(
-                        Level::Error,
-                        format_args!("{READ_ONLY}, cannot remount read-write"),
-                    );
-                    return Err(EROFS);
-                }
+                let options = KBox::from_raw(options.cast::<F::Options>());
                 let old = volume.options();
                 volume.remount(KBox::into_inner(options))?;
                 let changed = match (was, becomes) {

@@ -68,10 +68,9 @@ impl<F: FileSystem> MountRef<F> {
         }
     }
 
-    /// Mounts the volume on the block device `device`, read-only and at no place: no program sees
-    /// it.
+    /// Mounts the volume on the block device `device` at no place: no program sees it.
     ///
-    /// `options` are those of `mount -o`. The path of the device is the calling thread's. A device
+    /// `options` are those of `mount -o`; the volume is mounted read-only if they do not have `rw`. The path of the device is the calling thread's. A device
     /// that is mounted already is mounted once more, as by `mount`. Dropping the last reference
     /// unmounts the volume. Fails with the errors of `mount`. May sleep.
     pub fn mount(device: &CStr, options: &CStr) -> Result<Self> {

@@ -29,6 +29,7 @@ pub trait SuperOperations: FileSystemType {
 
     /// Makes the volume writable. Fails, with a line in the log, if that cannot be.
     ///
+    /// `EROFS` is for volumes that can be read only: a mount becomes read-only for it, a remount fails.
     /// Called with the superblock locked, and while nobody can ask for a change.
     fn make_writable(&self) -> impl Future<Output = Result> + Send {
         async { build_error!(VTABLE_DEFAULT_ERROR) }

@@ -62,8 +62,8 @@ impl Volume {
         Self::of(MountRef::of_file(file)?)
     }
 
-    /// Mounts the volume on the block device `device`, read-only and without a mount point; `options` are those of
-    /// `mount -o`.
+    /// Mounts the volume on the block device `device`, without a mount point; `options` are those of `mount -o`. It is
+    /// mounted read-only if they do not have `rw`.
     ///
     /// The path of the device is the calling thread's. When the last such volume is dropped, the device is closed. Fails
     /// with the errors of `mount`, and says why in the log. May sleep.

@@ -45,11 +45,6 @@ impl FileSystemType for Mounted {
         options.set(option.key, option.value)
     }
 
-    fn asked_to_write(options: &mut Options) -> bool {
-        options.for_writing = true;
-        options.unproven()
-    }
-
     async fn mount(disk: Disk, options: Options, silent: bool) -> Result<Self> {
         Ok(Self(Ext4::mount(disk, options, silent).await?))
     }
