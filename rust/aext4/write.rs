@@ -19,7 +19,7 @@
 //! as `writeback_map` is. That, and `write_done`, take the `map_lock`; whoever has it waits for the
 //! device, for memory and for the journal, never for a folio.
 
-use crate::alloc::{Allocator, Goal, Loan, Reservation, Space};
+use crate::alloc::{Allocator, Goal, Loan, Reservation, Space, Window};
 use crate::ext4::Ext4;
 use crate::inode_info::InodeInfo;
 use crate::inode_plan::InodePlan;
@@ -516,7 +516,13 @@ impl Ext4 {
         let mut lent = Lent::data(info, want.into());
         let allocator: Allocator<'_> = writable.allocator(self);
         let mut space = lent.space();
-        let loan = allocator.loan_blocks(goal, want, 1, &mut space).await?;
+        // If that fails the file goes without a window.
+        let mut window = info.pending.lock().replace_window(Window::default());
+        let loan = allocator
+            .loan_growing(goal, want, &mut space, &mut window)
+            .await?;
+        let none = info.pending.lock().replace_window(window);
+        drop(none);
         enter_loan(info, self.shape(info), lblk, loan, cuts);
         drop(lent);
         Ok(())

@@ -8,6 +8,7 @@
 use super::index::Index;
 use super::orlov::Flex;
 use super::taken::{self, Kind, Removed, Tree};
+use super::window::Windows;
 use crate::journal::Freed;
 use core::num::NonZeroU32;
 use disk::{gfp, vec_with_capacity, Cache};
@@ -127,6 +128,7 @@ struct ShardState {
     groups: KVVec<GroupState>,
     blocks: Tree,
     inodes: Tree,
+    windows: Windows,
 }
 
 /// A group, under its lock.
@@ -136,6 +138,8 @@ pub(super) struct View<'a> {
     pub(super) blocks: &'a mut Tree,
     /// The inodes that are taken, of this group and others.
     pub(super) inodes: &'a mut Tree,
+    /// The windows of files that grow.
+    pub(super) windows: &'a mut Windows,
     /// How many of the blocks that were promised are loaned now.
     pub(super) settled: u64,
 }
@@ -341,6 +345,7 @@ impl Groups {
             groups,
             blocks,
             inodes,
+            windows,
         } = &mut *shard;
         let state = groups.get_mut(index / SHARDS)?;
         let before = *state;
@@ -348,6 +353,7 @@ impl Groups {
             state,
             blocks,
             inodes,
+            windows,
             settled: 0,
         };
         let result = f(&mut view);
@@ -473,6 +479,7 @@ fn make_shard(groups: KVVec<GroupState>) -> Result<Arc<Shard>> {
         groups,
         blocks: Tree::new(),
         inodes: Tree::new(),
+        windows: Windows::default(),
     };
     Arc::pin_init(
         pin_init!(Shard {
