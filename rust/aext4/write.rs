@@ -521,11 +521,18 @@ impl Ext4 {
         let loan = allocator
             .loan_growing(goal, want, &mut space, &mut window)
             .await?;
-        let none = info.pending.lock().replace_window(window);
-        drop(none);
+        info.pending.lock().replace_window(window);
         enter_loan(info, self.shape(info), lblk, loan, cuts);
         drop(lent);
         Ok(())
+    }
+
+    /// The VFS has the file in memory no more: it does not grow for now. Process context.
+    pub fn close_window(&self, info: &InodeInfo) {
+        let mut window = info.pending.lock().replace_window(Window::default());
+        if let Some(groups) = self.allocation_groups() {
+            window.close(&groups);
+        }
     }
 
     /// Where block `lblk` of a file should be, with a look at what is on its way.

@@ -141,6 +141,9 @@ pub(crate) unsafe extern "C" fn evict<F: FileSystem>(inode: *mut ub::inode) {
             .info
             .as_ref()
             .is_some_and(|info| volume.attr(info).nlink == 0);
+        if let Some(info) = &(*this).info {
+            volume.forget_inode(info);
+        }
         let left = match &(*this).info {
             Some(info) if F::HAS_EVICT && deleted => {
                 if volume.fast_link(info).is_some() {

@@ -69,6 +69,9 @@ pub trait SuperOperations: FileSystemType {
         async { build_error!(VTABLE_DEFAULT_ERROR) }
     }
 
+    /// The VFS has the inode in memory no more. Its handle may live on, and be dropped in any context.
+    fn forget_inode(&self, _inode: &Self::Inode) {}
+
     /// Writes the options that differ from the default, each with a comma before it.
     fn show_options(&self, out: &mut dyn core::fmt::Write) -> core::fmt::Result;
 

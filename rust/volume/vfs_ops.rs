@@ -102,6 +102,10 @@ impl SuperOperations for Mounted {
         self.0.delete(info).await
     }
 
+    fn forget_inode(&self, info: &InodeRef) {
+        self.0.close_window(info);
+    }
+
     fn show_options(&self, out: &mut dyn Write) -> fmt::Result {
         self.0.show_options(out)
     }

@@ -105,7 +105,7 @@ impl Allocator<'_> {
         space: &mut Space<'_>,
         window: &mut Window,
     ) -> Result<Loan> {
-        let room = window.close(self.groups, goal);
+        let room = window.next_room(self.groups, goal);
         let (loan, run) = self.loan_room(goal, want, 1, space, room).await?;
         window.open(run);
         Ok(loan)
@@ -343,15 +343,13 @@ impl Allocator<'_> {
             Ok((run, (window, freed))) => {
                 // Freed without the lock.
                 drop(freed);
-                let groups = self.groups;
                 let window = window.map(|(start, last)| Run {
-                    groups: groups.clone(),
                     group,
                     start,
                     last,
                 });
                 let loan = Loan {
-                    groups: groups.clone(),
+                    groups: self.groups.clone(),
                     group,
                     start: Pblk(first.0 + u64::from(run.start)),
                     len: run.len,

@@ -8,13 +8,14 @@
 //! of ext3.
 //!
 //! A window takes nothing. It is in memory alone, its blocks are free by all counters, and no
-//! allocation fails for it. It goes with the inode's memory, or when the file goes on elsewhere, or
-//! when there are very many.
+//! allocation fails for it. It goes when the VFS has the inode in memory no more, when the file goes
+//! on elsewhere, or when there are very many.
 //!
 //! # Concurrency
 //!
 //! The windows of a shard of groups are under its lock. A [`Window`] belongs to who has the inode's
-//! `map_lock` to write. It is dropped in process context, without the locks of groups.
+//! `map_lock` to write, and is plain numbers: an inode's memory may go in any context. One that was
+//! not [closed](Window::close) stays in the way of others until there are very many.
 
 use super::goal::Goal;
 use super::groups::Groups;
@@ -22,7 +23,6 @@ use super::taken::{self, Tree};
 use crate::memory;
 use kernel::prelude::*;
 use kernel::rbtree::{RBTree, RBTreeNode, RBTreeNodeReservation};
-use kernel::sync::Arc;
 use layout::bitmap::BitRun;
 use layout::Group;
 
@@ -120,25 +120,32 @@ pub struct Window {
 }
 
 /// The run of a window.
+#[derive(Clone, Copy)]
 pub(super) struct Run {
-    pub(super) groups: Arc<Groups>,
     pub(super) group: Group,
     pub(super) start: u64,
     pub(super) last: u64,
 }
 
 impl Window {
-    /// Gives the window up, for the next one, if the next block is to be at `goal`. Returns how
-    /// many blocks that has.
-    pub(super) fn close(&mut self, groups: &Arc<Groups>, goal: Goal) -> u32 {
-        let run = self.run.take();
+    /// Gives the run up. Process context.
+    pub(crate) fn close(&mut self, groups: &Groups) {
+        if let Some(run) = self.run.take() {
+            let removed = groups.with(run.group, |view| view.windows.remove(run.last));
+            // Freed without the lock.
+            drop(removed);
+        }
+    }
+
+    /// Gives the run up for the next one, if the next block is to be at `goal`. Returns how many
+    /// blocks that has.
+    pub(super) fn next_room(&mut self, groups: &Groups, goal: Goal) -> u32 {
+        let run = self.run;
+        self.close(groups);
         if !goal.behind {
             return 0;
         }
-        let inside = run.is_some_and(|run| {
-            Arc::ptr_eq(&run.groups, groups) && (run.start..=run.last).contains(&goal.block.0)
-        });
-        if !inside {
+        if !run.is_some_and(|run| (run.start..=run.last).contains(&goal.block.0)) {
             self.size = (2 * self.size).clamp(FIRST, MOST);
         }
         self.size
@@ -146,14 +153,5 @@ impl Window {
 
     pub(super) fn open(&mut self, run: Option<Run>) {
         self.run = run;
-    }
-}
-
-impl Drop for Run {
-    fn drop(&mut self) {
-        let (group, last) = (self.group, self.last);
-        let removed = self.groups.with(group, |view| view.windows.remove(last));
-        // Freed without the lock.
-        drop(removed);
     }
 }
