@@ -343,11 +343,7 @@ impl Allocator<'_> {
             Ok((run, (window, freed))) => {
                 // Freed without the lock.
                 drop(freed);
-                let window = window.map(|(start, last)| Run {
-                    group,
-                    start,
-                    last,
-                });
+                let window = window.map(|(start, last)| Run { group, start, last });
                 let loan = Loan {
                     groups: self.groups.clone(),
                     group,
