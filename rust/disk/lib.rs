@@ -16,6 +16,7 @@
 //! | `wait` | waiting for a block that somebody else reads |
 //! | [`attached`] | what of a file is in the page cache, for those without a VFS inode |
 //! | [`checksum`], [`time`] | the kernel's checksums, and its clock |
+//! | [`trace`] | tracepoints |
 //! | `sys` | the bottom, which is another one on the host |
 //!
 //! # Locks
@@ -37,6 +38,7 @@ pub mod random;
 pub mod run;
 mod sys;
 pub mod time;
+pub mod trace;
 pub mod version;
 mod wait;
 

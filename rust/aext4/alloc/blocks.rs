@@ -93,7 +93,13 @@ impl Allocator<'_> {
         loop {
             match self.try_loan(goal, want, min, space).await {
                 Err(ENOSPC) if self.released(round).await? => round += 1,
-                result => return result,
+                result => {
+                    if let Ok(loan) = &result {
+                        let (goal, start) = (goal.block.0, loan.start.0);
+                        disk::trace::allocate_blocks(self.cache, goal, want, start, loan.len);
+                    }
+                    return result;
+                }
             }
         }
     }

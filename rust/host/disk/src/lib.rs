@@ -27,6 +27,7 @@ pub mod run;
 mod sys;
 #[path = "../../../disk/time.rs"]
 pub mod time;
+pub mod trace;
 #[path = "../../../disk/version.rs"]
 pub mod version;
 #[path = "../../../disk/wait.rs"]
