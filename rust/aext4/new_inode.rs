@@ -20,7 +20,6 @@
 
 use crate::alloc::inodes::Hint;
 use crate::alloc::{Goal, InodeLoan, Loan, Space};
-use crate::dir_write::now;
 use crate::error::{About, OrReport};
 use crate::ext4::Ext4;
 use crate::inode_info::{InodeInfo, InodeRef, NewInfo};
@@ -207,7 +206,7 @@ impl Ext4 {
         edit.set_gid(self.stored_id(new.gid));
         edit.set_links(links);
         edit.set_generation(disk::random() as u32);
-        let time = now();
+        let time = self.now();
         for field in [
             TimeField::Access,
             TimeField::Modify,

@@ -12,7 +12,6 @@
 //! writes to the area behind an inode's fields, or to a block that is not shared
 //! ([`xattr_block`](crate::xattr_block)).
 
-use crate::dir_write::now;
 use crate::error::{corrupted, About, OrReport};
 use crate::ext4::Ext4;
 use crate::inode_info::InodeInfo;
@@ -525,7 +524,7 @@ impl XattrPlan<'_> {
         }
         let sectors = self.sectors + more * (i64::from(volume.sb.geo.block_size()) >> 9);
         let inode = info.inode();
-        let now = now();
+        let now = volume.stamp(info);
         let Some(plan) = self.inode.take() else {
             return;
         };
