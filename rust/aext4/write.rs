@@ -415,7 +415,9 @@ impl Ext4 {
             let found = info.pending.lock().find(lblk);
             match found {
                 Some(found) if found.at.is_some() => {
-                    return Ok((self.on_its_way(&found), sequence));
+                    let mapping = self.on_its_way(&found);
+                    self.trace_writeback(info, pos, &mapping);
+                    return Ok((mapping, sequence));
                 }
                 Some(_) => {
                     // Large, and for a run of blocks.
@@ -424,10 +426,22 @@ impl Ext4 {
                 None => {
                     let mapping = self.map_bytes(info, pos).await?;
                     let next = info.pending.lock().next(lblk);
-                    return Ok((self.before(mapping, next), sequence));
+                    let mapping = self.before(mapping, next);
+                    self.trace_writeback(info, pos, &mapping);
+                    return Ok((mapping, sequence));
                 }
             }
         }
+    }
+
+    fn trace_writeback(&self, info: &InodeInfo, pos: u64, mapping: &Mapping) {
+        let at = match mapping.kind {
+            MappingKind::Data(addr) => (addr, true),
+            MappingKind::Unwritten(addr) => (addr, false),
+            _ => (0, false),
+        };
+        let range = (mapping.offset, mapping.len);
+        disk::trace::writeback_map(&self.cache, info.ino.0, pos, range, at);
     }
 
     /// Where a run is that is loaned.

@@ -3,6 +3,7 @@
 //! [`Disk`]: the device below a volume, and what is logged about it.
 
 use crate::sys;
+use crate::time::Now;
 use kernel::prelude::*;
 use upcall::{Block, Device, Spawner};
 
@@ -69,6 +70,13 @@ impl Disk {
                 .ok_or(EINVAL)?,
         );
         Ok(())
+    }
+
+    /// The time of day for what is written to files: as exact as a timer tick, but not before any
+    /// time that a file was given, which may be finer. Any context.
+    pub fn now(&self) -> Now {
+        let (secs, nanos) = sys::file_time(&self.device);
+        Now { secs, nanos }
     }
 
     /// Whether nothing can be written to the device.

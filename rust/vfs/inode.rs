@@ -405,6 +405,7 @@ impl<F: FileSystem> Ops<F> {
         getattr: Some(Self::getattr),
         setattr: present!(F::HAS_SET_ATTRIBUTES, setattr::setattr::<F>),
         update_time: present!(F::HAS_SET_ATTRIBUTES, setattr::update_time::<F>),
+        sync_lazytime: present!(F::HAS_SET_ATTRIBUTES, setattr::sync_lazytime::<F>),
         listxattr: Some(xattr::list::<F>),
         get_inode_acl: Some(acl::get_inode_acl::<F>),
         set_acl: present!(F::HAS_SET_ACL, acl::set_acl::<F>),
@@ -436,6 +437,7 @@ impl<F: FileSystem> Ops<F> {
         getattr: Some(Self::getattr),
         setattr: present!(F::HAS_SET_ATTRIBUTES, setattr::setattr::<F>),
         update_time: present!(F::HAS_SET_ATTRIBUTES, setattr::update_time::<F>),
+        sync_lazytime: present!(F::HAS_SET_ATTRIBUTES, setattr::sync_lazytime::<F>),
         listxattr: Some(xattr::list::<F>),
         // SAFETY: As above.
         ..unsafe { core::mem::zeroed() }
@@ -448,6 +450,7 @@ impl<F: FileSystem> Ops<F> {
         getattr: Some(Self::getattr),
         setattr: present!(F::HAS_SET_ATTRIBUTES, setattr::setattr::<F>),
         update_time: present!(F::HAS_SET_ATTRIBUTES, setattr::update_time::<F>),
+        sync_lazytime: present!(F::HAS_SET_ATTRIBUTES, setattr::sync_lazytime::<F>),
         listxattr: Some(xattr::list::<F>),
         get_inode_acl: Some(acl::get_inode_acl::<F>),
         set_acl: present!(F::HAS_SET_ACL, acl::set_acl::<F>),

@@ -59,7 +59,7 @@ impl<F: FileSystem> Type<F> {
     pub const fn new() -> Self {
         let raw = ub::file_system_type {
             name: F::NAME.to_bytes_with_nul().as_ptr(),
-            fs_flags: (ub::FS_REQUIRES_DEV | ub::FS_ALLOW_IDMAP) as c_int,
+            fs_flags: (ub::FS_REQUIRES_DEV | ub::FS_ALLOW_IDMAP | ub::FS_MGTIME) as c_int,
             init_fs_context: Some(Ops::<F>::init_fs_context),
             kill_sb: Some(Ops::<F>::kill_sb),
             // SAFETY: Zero is what the C initialisers leave there.

@@ -126,7 +126,13 @@ impl Allocator<'_> {
         loop {
             match self.try_loan(goal, want, min, space, room).await {
                 Err(ENOSPC) if self.released(round).await? => round += 1,
-                result => return result,
+                result => {
+                    if let Ok((loan, _)) = &result {
+                        let (goal, start) = (goal.block.0, loan.start.0);
+                        disk::trace::allocate_blocks(self.cache, goal, want, start, loan.len);
+                    }
+                    return result;
+                }
             }
         }
     }
@@ -139,7 +145,7 @@ impl Allocator<'_> {
         space: &mut Space<'_>,
         room: u32,
     ) -> Result<(Loan, Option<Run>)> {
-        let mut promise = Promise::new(self.groups, space, min)?;
+        let mut promise = Promise::new(self.groups, self.watch, space, min)?;
         let (home, bit) = self.groups.place(goal.block).unwrap_or((Group(0), 0));
         let longest = self.groups.longest();
         let target_blocks = target(want, min, longest);

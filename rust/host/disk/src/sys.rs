@@ -183,6 +183,10 @@ pub(crate) fn now() -> (i64, u32) {
     )
 }
 
+pub(crate) fn file_time(_: &Device) -> (i64, u32) {
+    now()
+}
+
 pub(crate) fn read_only(device: &Device) -> bool {
     // SAFETY: The device is open.
     unsafe { device.as_ptr().as_ref() }.is_some_and(|device| device.0.read_only())
