@@ -35,6 +35,11 @@ pub trait SuperOperations: FileSystemType {
         async { build_error!(VTABLE_DEFAULT_ERROR) }
     }
 
+    /// Called for a mount that is read-only, before it is seen: what a recovery has left to do.
+    fn finish_recovery(&self) -> impl Future<Output = ()> + Send {
+        async { build_error!(VTABLE_DEFAULT_ERROR) }
+    }
+
     /// Makes the volume read-only again, and leaves the disk in order. Not to be dropped.
     ///
     /// Called with the superblock locked, when nobody changes anything any more.
@@ -53,8 +58,8 @@ pub trait SuperOperations: FileSystemType {
     }
 
     /// Lets changes go on after [`freeze`](Self::freeze).
-    fn thaw(&self) {
-        build_error!(VTABLE_DEFAULT_ERROR)
+    fn thaw(&self) -> impl Future<Output = ()> + Send {
+        async { build_error!(VTABLE_DEFAULT_ERROR) }
     }
 
     /// Stops all writing at once: what was changed and is not durable yet is lost. Does not wait.
@@ -217,11 +222,13 @@ impl<F: FileSystem> Ops<F> {
     ///
     /// Called by the kernel alone, as the C declaration says.
     unsafe extern "C" fn unfreeze_fs(sb: *mut ub::super_block) -> c_int {
-        if F::HAS_THAW {
-            // SAFETY: The VFS passes a mounted superblock of ours.
-            unsafe { SuperBlock::<F>::new(sb) }.volume().thaw();
-        }
-        0
+        from_result(|| {
+            if F::HAS_THAW {
+                // SAFETY: The VFS passes a mounted superblock of ours.
+                block_on(unsafe { SuperBlock::<F>::new(sb) }.volume().thaw())?;
+            }
+            Ok(0)
+        })
     }
 
     /// # Safety
