@@ -2,6 +2,7 @@
 
 //! A mounted volume: superblock, groups, and what is reported about it.
 
+use crate::alloc::Groups;
 use crate::counters::Written;
 use crate::error::{corrupted, refuse_mount};
 use crate::error_record::ErrorLog;
@@ -71,7 +72,11 @@ pub struct Ext4 {
     groups: KVVec<GroupDesc>,
     /// Where metadata of fixed place is: runs of blocks, in order, that do not touch.
     system_zones: KVVec<Zone>,
-    statfs: StatFs,
+    /// Whether the mount recovered it.
+    pub(crate) was_recovered: bool,
+    /// What there is while the volume is not writable.
+    #[pin]
+    statfs: SpinLock<StatFs>,
     /// The inodes that are in memory.
     #[pin]
     pub(crate) inodes: SpinLock<InodeTable>,
@@ -119,7 +124,8 @@ impl Ext4 {
     pub async fn mount(disk: Disk, options: Options, silent: bool) -> Result<Arc<Self>> {
         let before = disk.sectors_written();
         let (mut sb, torn) = read_super(&disk, &options, silent).await?;
-        if sb.needs_recovery() && !options.norecovery() || torn {
+        let was_recovered = sb.needs_recovery() && !options.norecovery() || torn;
+        if was_recovered {
             let offset = super_offset(options.sb()).ok_or(EINVAL)?;
             disk::pinned(|| recovery::recover(&disk, &sb, offset, torn))?.await?;
             // What was read before is old.
@@ -165,7 +171,8 @@ impl Ext4 {
                 sb,
                 groups,
                 system_zones,
-                statfs,
+                was_recovered,
+                statfs <- new_spinlock!(statfs),
                 inodes <- new_spinlock!(InodeTable::new(unused.clone())),
                 unused,
                 flags: Atomic::new(options.options.flags().0),
@@ -343,21 +350,27 @@ impl Ext4 {
 
     /// Space and inodes, used and free.
     pub fn statfs(&self) -> StatFs {
-        let mut statfs = self.statfs;
         if let Some(groups) = self.allocation_groups() {
-            let counters = groups.counters();
-            let kept = self
-                .sb
-                .reserved_blocks
-                .saturating_add(kept_back(&self.sb.geo));
-            statfs.free = counters.usable.saturating_sub(counters.promised);
-            statfs.available = statfs.free.saturating_sub(kept);
-            statfs.free_files = counters.usable_inodes;
+            self.keep_statfs(&groups);
         }
+        let mut statfs = *self.statfs.lock();
         if self.flags().minix_df() {
             statfs.blocks = self.sb.geo.blocks_count();
         }
         statfs
+    }
+
+    /// Keeps what is free as it is now.
+    pub(crate) fn keep_statfs(&self, groups: &Groups) {
+        let counters = groups.counters();
+        let kept = self
+            .sb
+            .reserved_blocks
+            .saturating_add(kept_back(&self.sb.geo));
+        let mut statfs = self.statfs.lock();
+        statfs.free = counters.usable.saturating_sub(counters.promised);
+        statfs.available = statfs.free.saturating_sub(kept);
+        statfs.free_files = counters.usable_inodes;
     }
 
     /// Changes the options; fails if one cannot be changed while the volume is mounted.

@@ -10,10 +10,19 @@
 //! passes the gate has no lock that the freeze, or the thread that thaws, waits for, and no permit: a
 //! freeze that waits in between would wait for ever.
 //!
+//! # What a frozen volume has on its device
+//!
+//! All is home, the log is empty, and the superblock does not say that it needs recovery: a copy of
+//! the device is a volume that was unmounted. A thaw says that it is in use again, before anything
+//! changes. The log is then as at a mount for writing: see [`remount`](crate::remount).
+//!
 //! A volume that becomes read-only takes all permits for a moment, and shuts the gate for changes.
 //! What deletes inodes that were left passes it still.
 
+use crate::alloc::Groups;
 use crate::ext4::Ext4;
+use crate::journal::Journal;
+use crate::memory;
 use kernel::prelude::*;
 use kernel::sync::atomic::{Acquire, Atomic, Full, Release};
 use upcall::{Permit, Semaphore};
@@ -74,15 +83,15 @@ impl Ext4 {
     }
 
     /// Stops all changes until [`thaw`](Self::thaw) is called, after all that was changed is
-    /// durable and home. The log is empty, but the disk says that the volume is in use.
+    /// durable and home. The disk says that the volume is not in use.
     ///
     /// If it fails, with the errors of [`sync`](Self::sync), the volume is not frozen.
     ///
     /// # Cancellation
     ///
-    /// The volume is not frozen.
+    /// Not to be dropped.
     pub async fn freeze(&self) -> Result {
-        let Some(journal) = self.journal() else {
+        let (Some(journal), Some(groups)) = (self.journal(), self.allocation_groups()) else {
             return Ok(());
         };
         let permits = self
@@ -93,16 +102,45 @@ impl Ext4 {
             .map_err(|_| ESHUTDOWN)?;
         self.sync().await?;
         journal.checkpoint_all(&self.cache).await?;
+        let rest = memory::pinned(|| self.mark_frozen(&journal, &groups)).await?;
+        if let Err(error) = rest.await {
+            // Nobody knows what the disk says.
+            journal.abort(error);
+            self.journal_ended(&journal, "freeze", Err(error));
+            return Err(error);
+        }
         self.frozen.store(true, Release);
         permits.forget();
         Ok(())
     }
 
-    /// Lets changes go on after a freeze. Any context.
-    pub fn thaw(&self) {
-        if self.frozen.xchg(false, Full) {
-            self.gate.permits.release(ALL);
+    async fn mark_frozen(&self, journal: &Journal, groups: &Groups) -> Result {
+        journal.empty(&self.cache).await?;
+        self.mark_clean(journal, groups).await
+    }
+
+    /// Lets changes go on after a freeze. If the disk cannot be told, nothing is written any more,
+    /// and changes fail with `EROFS`.
+    ///
+    /// # Cancellation
+    ///
+    /// Not to be dropped.
+    pub async fn thaw(&self) {
+        if !self.frozen.xchg(false, Full) {
+            return;
         }
+        // What was shut down meanwhile stays as it is.
+        if let Some(journal) = self.journal().filter(|journal| journal.check().is_ok()) {
+            let resumed = match memory::pinned(|| self.mark_thawed(&journal)).await {
+                Ok(resume) => resume.await,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = resumed {
+                journal.abort(error);
+                self.journal_ended(&journal, "thaw", Err(error));
+            }
+        }
+        self.gate.permits.release(ALL);
     }
 
     /// Nothing is read or written any more, as if the power were off: who waits for a change to

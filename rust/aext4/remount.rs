@@ -189,6 +189,34 @@ impl Ext4 {
         cleaned
     }
 
+    /// What is still to be done after a recovery, if the volume stays read-only: orphans are
+    /// cleaned up, and the superblock has the right sums, as with ext4. Volumes that have errors,
+    /// or features that forbid writing, stay as they are.
+    ///
+    /// What fails is said in the log: the volume can be read without.
+    ///
+    /// # Cancellation
+    ///
+    /// Not to be dropped.
+    pub async fn finish_recovery(volume: &Arc<Self>) {
+        let forbidden = volume.sb.geo.features().ro_compat.forbids_writing(WRITABLE);
+        let errors = volume.sb.state & SuperBlock::STATE_ERROR != 0;
+        if !volume.was_recovered || errors || forbidden.count() > 0 {
+            return;
+        }
+        let written = Self::make_writable(volume).await;
+        let ended = volume.make_read_only().await;
+        if let Err(error) = written.and(ended) {
+            volume.disk.log(
+                Level::Warning,
+                format_args!(
+                    "error {} after the recovery: orphans may be left",
+                    error.to_errno()
+                ),
+            );
+        }
+    }
+
     /// Starts what changes the volume by itself.
     fn start_tasks(volume: &Arc<Self>, journal: &Arc<Journal>) -> Result {
         let this = volume.clone();
@@ -260,6 +288,7 @@ impl Ext4 {
                 self.journal_ended(journal, "checkpoint", ended);
             }
         }
+        self.keep_statfs(&writing.groups);
         if ended.is_err() {
             let record = memory::pinned(|| self.record_errors(journal)).await?;
             record.await;
@@ -333,13 +362,7 @@ impl Ext4 {
             .prepare_super(|edit| {
                 edit.count_mount();
                 edit.set_mount_time(u64::try_from(now.secs).unwrap_or(0));
-                if log.is_some() {
-                    let mut features = edit.features();
-                    features.incompat = features.incompat.or(Incompat::RECOVER);
-                    edit.set_features(features);
-                } else {
-                    edit.set_state(edit.state() & !SuperBlock::STATE_CLEAN);
-                }
+                set_in_use(edit, log.is_some());
             })
             .await?;
         if let Some(log) = log.filter(|_| self.sb.geo.csum().metadata()) {
@@ -350,8 +373,23 @@ impl Ext4 {
         write.write(&self.disk).await
     }
 
+    /// Says on the disk that the volume is in use again, after [`mark_clean`](Self::mark_clean),
+    /// and that the log may have something.
+    pub(crate) async fn mark_thawed(&self, journal: &Journal) -> Result {
+        let write = self
+            .prepare_super(|edit| set_in_use(edit, journal.has_log()))
+            .await?;
+        if self.sb.geo.csum().metadata() {
+            journal
+                .doublewrite(&self.cache, write.block, &write.buf)
+                .await?;
+        }
+        write.write(&self.disk).await?;
+        journal.resume(&self.cache).await
+    }
+
     /// Says on the disk that the volume is not in use any more. The log is empty.
-    async fn mark_clean(&self, journal: &Journal, groups: &Groups) -> Result {
+    pub(crate) async fn mark_clean(&self, journal: &Journal, groups: &Groups) -> Result {
         // What was found clean, and is without errors, is clean again.
         let clean = self.sb.state & SuperBlock::STATE_CLEAN;
         // The sums of the descriptors, which are home.
@@ -396,5 +434,15 @@ impl Ext4 {
 
     fn commit_interval(&self) -> Duration {
         Duration::from_secs(self.options().commit_interval().into())
+    }
+}
+
+fn set_in_use(edit: &mut SuperEdit<'_>, has_log: bool) {
+    if has_log {
+        let mut features = edit.features();
+        features.incompat = features.incompat.or(Incompat::RECOVER);
+        edit.set_features(features);
+    } else {
+        edit.set_state(edit.state() & !SuperBlock::STATE_CLEAN);
     }
 }

@@ -365,6 +365,9 @@ impl<F: FileSystem> Ops<F> {
                     }
                     result => result?,
                 }
+            } else if F::HAS_FINISH_RECOVERY {
+                let volume = SuperBlock::<F>::new(sb).volume();
+                block_on(pinned(|| volume.finish_recovery())?)?;
             }
         }
         Ok(())

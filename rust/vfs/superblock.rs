@@ -36,6 +36,11 @@ pub trait SuperOperations: FileSystemType {
         async { build_error!(VTABLE_DEFAULT_ERROR) }
     }
 
+    /// Called for a mount that is read-only, before it is seen: what a recovery has left to do.
+    fn finish_recovery(&self) -> impl Future<Output = ()> + Send {
+        async { build_error!(VTABLE_DEFAULT_ERROR) }
+    }
+
     /// Makes the volume read-only again, and leaves the disk in order. Not to be dropped.
     ///
     /// Called with the superblock locked, when nobody changes anything any more.
@@ -54,8 +59,8 @@ pub trait SuperOperations: FileSystemType {
     }
 
     /// Lets changes go on after [`freeze`](Self::freeze).
-    fn thaw(&self) {
-        build_error!(VTABLE_DEFAULT_ERROR)
+    fn thaw(&self) -> impl Future<Output = ()> + Send {
+        async { build_error!(VTABLE_DEFAULT_ERROR) }
     }
 
     /// Stops all writing at once: what was changed and is not durable yet is lost. Does not wait.
@@ -223,11 +228,13 @@ impl<F: FileSystem> Ops<F> {
     ///
     /// Called by the kernel alone, as the C declaration says.
     unsafe extern "C" fn unfreeze_fs(sb: *mut ub::super_block) -> c_int {
-        if F::HAS_THAW {
-            // SAFETY: The VFS passes a mounted superblock of ours.
-            unsafe { SuperBlock::<F>::new(sb) }.volume().thaw();
-        }
-        0
+        from_result(|| {
+            if F::HAS_THAW {
+                // SAFETY: The VFS passes a mounted superblock of ours.
+                block_on(unsafe { SuperBlock::<F>::new(sb) }.volume().thaw())?;
+            }
+            Ok(0)
+        })
     }
 
     /// # Safety

@@ -78,6 +78,10 @@ impl SuperOperations for Mounted {
         Ext4::make_writable(&self.0).await
     }
 
+    async fn finish_recovery(&self) {
+        Ext4::finish_recovery(&self.0).await;
+    }
+
     async fn make_read_only(&self) -> Result {
         self.0.make_read_only().await
     }
@@ -90,8 +94,8 @@ impl SuperOperations for Mounted {
         self.0.freeze().await
     }
 
-    fn thaw(&self) {
-        self.0.thaw();
+    async fn thaw(&self) {
+        self.0.thaw().await;
     }
 
     fn shut_down(&self) {

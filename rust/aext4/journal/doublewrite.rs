@@ -13,7 +13,8 @@
 //!
 //! # Concurrency
 //!
-//! The log is the caller's: the journal has not started, or is over.
+//! The log is the caller's: the journal has not started, is over, or rests as long as the volume is
+//! frozen.
 
 use super::commit::tagged;
 use super::log::LogBlocks;

@@ -405,7 +405,25 @@ impl Journal {
         }
     }
 
-    /// Writes home all that the log has, and says that it is empty. The loops are over.
+    /// Goes on after [`empty`](Self::empty), with a number that the [copy](Self::doublewrite) in the
+    /// log does not have. Nobody has begun a transaction meanwhile, nor does now.
+    ///
+    /// Fails with the errors of the block layer. Then the log is empty still.
+    pub(crate) async fn resume(&self, cache: &disk::Cache) -> Result {
+        let mut home = self.home.lock().await?;
+        let Some(log) = &mut *home else {
+            return Ok(());
+        };
+        let (tid, head) = (log.sb.sequence.wrapping_add(1), log.sb.next_block());
+        log.update(cache, |sb, raw| sb.set_tail(raw, head, tid))
+            .await?;
+        self.state.lock().durable = tid.wrapping_sub(1);
+        self.running.lock().tid = tid;
+        Ok(())
+    }
+
+    /// Writes home all that the log has, and says that it is empty. The loops are over, or nobody
+    /// changes anything.
     ///
     /// Fails with the error of the block layer, or with `EROFS` if the journal was aborted. Then
     /// the log stays as it is.
