@@ -22,7 +22,6 @@ use disk::{Buf, Cache, Disk, Level, Planned};
 use kernel::alloc::KVVec;
 use kernel::page::PAGE_SIZE;
 use kernel::prelude::*;
-use kernel::rbtree::RBTree;
 use kernel::sync::atomic::{Atomic, Relaxed};
 use kernel::sync::{new_spinlock, Arc, SpinLock};
 use layout::group::Zone;
@@ -148,12 +147,8 @@ impl Ext4 {
         }
         let cache = Cache::new(&disk, block_size)?;
         let groups = read_groups(&disk, &cache, &sb, false).await?;
-        let system_zones = merged(groups.iter().flat_map(|group| group.zones(&sb.geo)))?;
-        let counted = merged(
-            groups
-                .iter()
-                .flat_map(|group| group.overhead_zones(&sb.geo)),
-        )?;
+        let system_zones = merged(groups.iter().map(|group| group.zones(&sb.geo)))?;
+        let counted = merged(groups.iter().map(|group| group.overhead_zones(&sb.geo)))?;
         let journal = journal_blocks(&disk, &cache, &sb).await;
         let overhead = sb.overhead(counted, journal);
         let statfs = statfs(&sb, &groups, overhead);
@@ -513,27 +508,38 @@ pub(crate) async fn read_groups(
     Ok(groups)
 }
 
-/// Sorts zones, and merges those that touch or overlap.
-fn merged(zones: impl Iterator<Item = Zone>) -> Result<KVVec<Zone>> {
-    let mut all = RBTree::new();
-    for zone in zones {
-        // Of zones that begin at the same block the longest counts.
-        let so_far = all.get(&zone.start.0).copied().unwrap_or(0);
-        if zone.len > so_far {
-            all.try_create_and_insert(zone.start.0, zone.len, GFP_KERNEL)?;
+/// Sorts the zones of groups, and merges those that touch or overlap.
+fn merged(groups: impl Iterator<Item = [Zone; 4]>) -> Result<KVVec<Zone>> {
+    let mut all: KVVec<Zone> = KVVec::new();
+    // In a flexible group each kind of them is in one piece: few are left to be sorted.
+    let mut kinds: [Option<Zone>; 4] = [None; 4];
+    for zones in groups {
+        let some = zones.into_iter().zip(&mut kinds);
+        for (zone, kind) in some.filter(|(zone, _)| zone.len > 0) {
+            match kind {
+                Some(last) if last.start.0.saturating_add(last.len) == zone.start.0 => {
+                    last.len = last.len.saturating_add(zone.len);
+                }
+                _ => {
+                    if let Some(last) = kind.replace(zone) {
+                        all.push(last, GFP_KERNEL)?;
+                    }
+                }
+            }
         }
     }
+    for last in kinds.into_iter().flatten() {
+        all.push(last, GFP_KERNEL)?;
+    }
+    all.sort_unstable_by_key(|zone| zone.start.0);
     let mut merged: KVVec<Zone> = KVVec::new();
-    for (&start, &len) in all.iter() {
+    for zone in &all {
         match merged.last_mut() {
-            Some(last) if start <= last.start.0.saturating_add(last.len) => {
-                let end = start.saturating_add(len);
+            Some(last) if zone.start.0 <= last.start.0.saturating_add(last.len) => {
+                let end = zone.start.0.saturating_add(zone.len);
                 last.len = last.len.max(end.saturating_sub(last.start.0));
             }
-            _ => {
-                let start = Pblk(start);
-                merged.push(Zone { start, len }, GFP_KERNEL)?;
-            }
+            _ => merged.push(*zone, GFP_KERNEL)?,
         }
     }
     Ok(merged)

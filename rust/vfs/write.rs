@@ -282,7 +282,7 @@ impl<F: FileSystem> Ops<F> {
         // SAFETY: By the function's contract.
         let inode = unsafe { Inode::<F>::new(inode) };
         let (volume, info) = (inode.volume(), inode.info());
-        let left = with_privilege(|privileged| {
+        let left = with_privilege(volume, |privileged| {
             block_on_nofs(pinned(|| volume.leave_inline(info, privileged))?)?
         });
         left.map_or_else(|error| error.to_errno(), |()| 0)

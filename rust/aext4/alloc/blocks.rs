@@ -296,10 +296,14 @@ impl Allocator<'_> {
             let blocks = &mut *view.blocks;
             let windows = &*view.windows;
             let longest = view.state.longest();
+            // Whoever begins at the group's first block passes over what is in use only once.
+            let least = taken::next_run(bits, blocks, first.0, view.state.first, count, 1);
+            view.state.first = least.map_or(count, |run| run.start);
+            let least = view.state.first;
             let found = search(ask, longest, windows, |ask, windows| {
                 // More than is wanted is not looked at: most runs are as long as the group.
                 let most = ask.want.max(ask.min);
-                find(ask, count, |from, end| match windows {
+                find(ask, least, count, |from, end| match windows {
                     Some(windows) => windows.next_run(bits, blocks, first.0, from, end, most),
                     None => taken::next_run(bits, blocks, first.0, from, end, most),
                 })
@@ -435,9 +439,10 @@ fn search(
     find(ask, None)
 }
 
-/// Finds a run, or says how long the longest is.
+/// Finds a run of bits in `least..count`, or says how long the longest is.
 fn find(
     ask: &Ask,
+    least: u32,
     count: u32,
     mut next: impl FnMut(u32, u32) -> Option<BitRun>,
 ) -> core::result::Result<BitRun, u32> {
@@ -448,12 +453,13 @@ fn find(
         })
     };
     let goal = if ask.goal < count { ask.goal } else { 0 };
+    let goal = goal.max(least);
     let mut longest: Option<BitRun> = None;
     let mut at = goal;
     // From the goal on, and then all those that begin before it.
     for end in [count, goal] {
         while let Some(run) = next(at, count).filter(|run| run.start < end) {
-            let here = ask.behind && run.start == goal && run.len >= ask.min;
+            let here = ask.behind && run.start == ask.goal && run.len >= ask.min;
             if here || run.len >= ask.target {
                 return take(run);
             }
@@ -462,7 +468,7 @@ fn find(
             }
             at = run.end();
         }
-        at = 0;
+        at = least;
     }
     match longest {
         Some(run) if ask.any && run.len >= ask.min => take(run),
@@ -562,9 +568,11 @@ impl Drop for Loan {
         let Some(plans) = self.plans.take() else {
             return;
         };
+        let first = self.groups.geo.group_first_block(self.group).0;
+        let bit = u32::try_from(self.start.0.saturating_sub(first)).unwrap_or(0);
         let removed = self.groups.with(self.group, |view| {
             view.state.loaned = view.state.loaned.saturating_sub(self.len);
-            view.state.raise_bound(self.len);
+            view.state.give_back(bit, self.len);
             taken::remove(view.blocks, self.start.0, self.len)
         });
         drop((removed, plans));
