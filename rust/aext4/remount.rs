@@ -194,8 +194,8 @@ impl Ext4 {
         let this = volume.clone();
         let task = async move { this.delete_loop().await };
         volume.start_task(&volume.leaving, |writing| &mut writing.deletions, task)?;
-        let this = volume.clone();
-        let task = async move { this.discard_loop().await };
+        let (this, writable) = (volume.clone(), volume.writable()?);
+        let task = async move { this.discard_loop(&writable).await };
         volume.start_task(&volume.discarder, |writing| &mut writing.discards, task)?;
         let (this, journal) = (volume.clone(), journal.clone());
         let task = async move { this.record_loop(&journal).await };
