@@ -287,13 +287,14 @@ impl Ext4 {
         *self.label.lock()
     }
 
-    /// Changes the label: its first 16 bytes count. It is durable when this returns.
+    /// Changes the label, in the superblock and its backups: its first 16 bytes count. It is durable
+    /// when this returns.
     ///
     /// Fails with `EROFS`, and with the errors of the journal and of the block layer.
     ///
     /// # Cancellation
     ///
-    /// It is the old one or the new one.
+    /// It is the old one or the new one; some backups may have the old one.
     pub async fn set_label(&self, label: &[u8]) -> Result {
         let writable = self.writable()?;
         let plan = self.plan_super().await?;
@@ -306,6 +307,14 @@ impl Ext4 {
             let mut tx = journal.begin(&self.cache, SuperPlan::CREDITS).await?;
             plan.apply(self, &mut tx, |edit| edit.set_label(&new));
             *self.label.lock() = new;
+        }
+        for group in 0..self.sb.geo.groups() {
+            let Some(backup) = self.plan_backup(Group(group)).await? else {
+                continue;
+            };
+            let journal = &writable.journal;
+            let mut tx = journal.begin(&self.cache, SuperPlan::CREDITS).await?;
+            backup.apply(self, &mut tx, |edit| edit.set_label(&new));
         }
         self.sync().await
     }

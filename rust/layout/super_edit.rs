@@ -152,6 +152,16 @@ pub fn orphans(raw: &[u8]) -> Option<(Option<Ino>, u16)> {
     Some(((head != 0).then_some(Ino(head)), get_u16(raw, STATE)?))
 }
 
+/// Whether a raw superblock has the magic number, and the right checksum if the volume has checksums.
+pub fn is_sound(raw: &[u8], csum: &Csum) -> bool {
+    let covered = raw.get(..CHECKSUM);
+    let sums = (
+        get_u32(raw, CHECKSUM),
+        covered.map(|raw| csum.crc32c(!0, raw)),
+    );
+    get_u16(raw, 0x38) == Some(MAGIC) && (!csum.metadata() || sums.0.is_some() && sums.0 == sums.1)
+}
+
 /// A text with zeros behind it, as the superblock has it; what does not fit is cut off.
 pub fn padded<const N: usize>(text: &[u8]) -> [u8; N] {
     let mut field = [0; N];
