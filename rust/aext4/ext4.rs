@@ -319,6 +319,13 @@ impl Ext4 {
         self.sync().await
     }
 
+    /// Whether the calling thread may use the blocks that are kept for those with privilege: by
+    /// capability, or as the user or one of the group of `resuid` and `resgid`. Process context.
+    pub fn may_use_reserve(&self) -> bool {
+        let (uid, gid) = self.options.lock().options.reserve_owner(&self.sb);
+        disk::may_use_reserve(uid, gid)
+    }
+
     /// What is done when an error is found.
     pub(crate) fn on_error(&self) -> OnError {
         let options = self.options.lock();

@@ -135,7 +135,9 @@ impl Ext4 {
                 let per_flex = self.sb.groups_per_flex;
                 let regular = matches!(contents, Contents::Target(_));
                 let goal = Goal::of_inode(&self.sb.geo, per_flex, ino, regular);
-                let taken = allocator.loan_blocks(goal, 1, 1, &mut Space::User).await?;
+                let taken = allocator
+                    .loan_blocks(goal, 1, 1, &mut Space::Caller)
+                    .await?;
                 let planned = match contents {
                     Contents::Target(target) => {
                         self.write_target(taken.start(), target).await?;

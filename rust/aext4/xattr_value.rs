@@ -118,7 +118,7 @@ impl Ext4 {
             let runs = u32::try_from(RUNS_MAX - loans.len()).unwrap_or(0);
             // So long that the runs suffice.
             let min = left.div_ceil(core::num::NonZero::new(runs).ok_or(ENOSPC)?.get());
-            let mut space = Space::User;
+            let mut space = Space::Caller;
             let loan = allocator.loan_blocks(goal, left, min, &mut space).await?;
             let (start, len) = (loan.start(), loan.len().min(left));
             for block in start.0..start.0 + u64::from(len) {

@@ -437,6 +437,15 @@ bool upcall_bdev_read_only(struct block_device *bdev)
 	return bdev_read_only(bdev);
 }
 
+bool upcall_may_use_reserve(u32 uid, u32 gid)
+{
+	kgid_t group = make_kgid(&init_user_ns, gid);
+
+	return uid_eq(make_kuid(&init_user_ns, uid), current_fsuid()) ||
+	       (!gid_eq(group, GLOBAL_ROOT_GID) && in_group_p(group)) ||
+	       capable(CAP_SYS_RESOURCE);
+}
+
 u64 upcall_sectors_written(struct block_device *bdev)
 {
 	return part_stat_read(bdev, sectors[STAT_WRITE]);

@@ -119,6 +119,7 @@ struct file *upcall_open_bdev(const char *path, bool write);
 struct block_device *upcall_file_bdev(struct file *file);
 u64 upcall_bdev_size(struct block_device *bdev);
 bool upcall_bdev_read_only(struct block_device *bdev);
+bool upcall_may_use_reserve(u32 uid, u32 gid);
 u64 upcall_sectors_written(struct block_device *bdev);
 unsigned int upcall_discard_granularity(struct block_device *bdev);
 int upcall_edit_buffer(struct block_device *bdev, u64 pos,

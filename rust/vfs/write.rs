@@ -55,10 +55,12 @@ fn wait<T>(future: impl Future<Output = Result<T>>, nowait: bool) -> Result<T> {
 
 /// Calls `f`, and if there is no space once more with the privilege to use what is kept, if the
 /// caller has that.
-pub(crate) fn with_privilege<T>(f: impl Fn(bool) -> Result<T>) -> Result<T> {
+pub(crate) fn with_privilege<F: FileSystem, T>(
+    volume: &F,
+    f: impl Fn(bool) -> Result<T>,
+) -> Result<T> {
     match f(false) {
-        // SAFETY: Process context.
-        Err(ENOSPC) if unsafe { ub::capable(ub::CAP_SYS_RESOURCE as c_int) } => f(true),
+        Err(ENOSPC) if volume.may_use_reserve() => f(true),
         result => result,
     }
 }
@@ -128,7 +130,7 @@ impl<F: FileSystem> Ops<F> {
         _source: *mut ub::iomap,
     ) -> c_int {
         let find = |volume: &F, info: &F::Inode, nowait| {
-            with_privilege(|privileged| {
+            with_privilege(volume, |privileged| {
                 let begun = volume.write_begin(info, pos as u64, len as u64, privileged, nowait);
                 wait(begun, nowait)
             })
@@ -175,7 +177,7 @@ impl<F: FileSystem> Ops<F> {
                 None if nowait => return Err(EAGAIN),
                 None => {}
             }
-            let map = with_privilege(|privileged| {
+            let map = with_privilege(volume, |privileged| {
                 block_on_nofs(volume.direct_begin(info, pos as u64, len as u64, privileged))?
             })?;
             // The page cache takes the rest.

@@ -26,6 +26,10 @@ fn file_map(map: &Mapping, sequence: u32) -> Result<FileMap> {
 }
 
 impl DataOperations for Mounted {
+    fn may_use_reserve(&self) -> bool {
+        self.0.may_use_reserve()
+    }
+
     async fn write_begin(
         &self,
         info: &InodeRef,

@@ -111,7 +111,7 @@ impl Allocator<'_> {
         min: u32,
         space: &mut Space<'_>,
     ) -> Result<Loan> {
-        let mut promise = Promise::new(self.groups, space, min)?;
+        let mut promise = Promise::new(self.groups, self.watch, space, min)?;
         let (home, bit) = self.groups.place(goal.block).unwrap_or((Group(0), 0));
         let mut ask = Ask {
             goal: bit,

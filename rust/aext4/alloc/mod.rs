@@ -71,6 +71,9 @@ pub trait Watch: Send + Sync {
     /// spinlock held.
     fn is_system_block(&self, start: Pblk, len: u32) -> bool;
 
+    /// Whether the calling thread may have the blocks that are kept for those with privilege.
+    fn may_use_reserve(&self) -> bool;
+
     /// Says that the volume is damaged.
     fn report(&self, what: &dyn fmt::Display);
 

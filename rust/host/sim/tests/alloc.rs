@@ -40,6 +40,10 @@ struct Reports {
 }
 
 impl Watch for Reports {
+    fn may_use_reserve(&self) -> bool {
+        false
+    }
+
     fn report_unread(&self, block: u64, error: Error) {
         self.report(&format_args!("block {block}: {error:?}"));
     }
