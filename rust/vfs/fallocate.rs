@@ -71,7 +71,9 @@ unsafe fn locked<F: FileSystem>(
         let inode = Inode::<F>::new(raw);
         let (volume, info) = (inode.volume(), inode.info());
         let end = pos.checked_add(len).ok_or(EFBIG)?;
-        with_privilege(volume, |privileged| block_on(pinned(|| volume.leave_inline(info, privileged))?)?)?;
+        with_privilege(volume, |privileged| {
+            block_on(pinned(|| volume.leave_inline(info, privileged))?)?
+        })?;
         // The end of a direct write changes the map, too.
         ub::inode_dio_wait(raw);
         to_result(ub::file_modified(file))?;
