@@ -33,10 +33,12 @@ check-kdir:
 modules: check-kdir ## build all modules in the checkout, the samples and the tests, too
 	$(MAKE) -C $(KDIR) M=$(CURDIR) modules
 
-install: check-kdir ## build and install upcall.ko and aext4.ko
+install: check-kdir ## build and install upcall.ko, aext4.ko, and fsck.aext4 (a link to e2fsck)
 	$(MAKE) -C $(KDIR) M=$(CURDIR) UPCALL_ONLY=y modules
 	$(MAKE) -C $(KDIR) M=$(CURDIR) UPCALL_ONLY=y modules_install
 	depmod -b "$(INSTALL_MOD_PATH)/" -a "$$(cat $(KDIR)/include/config/kernel.release)"
+	install -d "$(INSTALL_MOD_PATH)/usr/sbin"
+	ln -sf e2fsck "$(INSTALL_MOD_PATH)/usr/sbin/fsck.aext4"
 
 clean: ## remove what was built in the checkout
 	@if [ -e $(KDIR)/Makefile ]; then $(MAKE) -C $(KDIR) M=$(CURDIR) clean; fi

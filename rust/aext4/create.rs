@@ -7,7 +7,7 @@
 //! Who makes a name has the directory's `rwsem`, and that of the inode that is linked, from the
 //! first look to the end of the transaction.
 
-use crate::dir_write::{check_name, now, Change, NamePlan};
+use crate::dir_write::{check_name, Change, NamePlan};
 use crate::error::corrupted;
 use crate::ext4::Ext4;
 use crate::inode_info::{InodeInfo, InodeRef};
@@ -113,7 +113,7 @@ impl Ext4 {
         credits.blocks += parent.credits();
         let mut tx = writable.journal.begin(&self.cache, credits).await?;
         let info = node.apply(self, &mut tx, 0);
-        NamePlan::apply(parent, self, &mut tx, now());
+        NamePlan::apply(parent, self, &mut tx);
         drop(tx);
         Ok(self.enter_node(info))
     }
@@ -241,9 +241,8 @@ impl Ext4 {
         if let Some(orphan) = orphan {
             orphan.apply(self, &mut tx);
         }
-        let time = now();
-        NamePlan::apply(child, self, &mut tx, time);
-        NamePlan::apply(parent, self, &mut tx, time);
+        NamePlan::apply(child, self, &mut tx);
+        NamePlan::apply(parent, self, &mut tx);
         Ok(())
     }
 

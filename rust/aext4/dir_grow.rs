@@ -100,9 +100,9 @@ impl Ext4 {
         let mut map = match dir.data_map() {
             DataMap::Inline => {
                 let root = empty_root(extents);
-                MapPlan::with_root(self, writable, dir, Space::User, extents, root).await?
+                MapPlan::with_root(self, writable, dir, Space::Caller, extents, root).await?
             }
-            _ => MapPlan::new(self, writable, dir, Space::User).await?,
+            _ => MapPlan::new(self, writable, dir, Space::Caller).await?,
         };
         let allocator = writable.allocator(self);
         let mut blocks = KVec::new();
@@ -111,7 +111,7 @@ impl Ext4 {
         let mut at = first;
         while let Some(left) = (first.0 + count).checked_sub(at.0).filter(|&left| left > 0) {
             let loan = allocator
-                .loan_blocks(goal, left, 1, &mut Space::User)
+                .loan_blocks(goal, left, 1, &mut Space::Caller)
                 .await?;
             let (start, len) = (loan.start(), loan.len());
             for block in start.0..start.0 + u64::from(len) {

@@ -27,21 +27,12 @@ use layout::inline_dir_edit::{self, InlineChains, InlineSlot};
 use layout::inode_edit::TimeField;
 use layout::{
     htree_edit, Compat, DataMap, DxCursor, DxNode, DxPath, DxRoot, DxStep, FileType, Geometry,
-    HashVersion, InlineData, Ino, InodeFlags, Lblk, Owner, Time,
+    HashVersion, InlineData, Ino, InodeFlags, Lblk, Owner,
 };
 
 /// How often room for a name is made, and found to be too little. A split makes enough; what moves
 /// from the inode to a block may need one.
 const GROW_MAX: u32 = 4;
-
-/// The time of day, as inodes have it.
-pub(crate) fn now() -> Time {
-    let now = disk::time::now();
-    Time {
-        secs: now.secs,
-        nanos: now.nanos,
-    }
-}
 
 /// Checks that an entry can have this name.
 pub(crate) fn check_name(name: &[u8]) -> Result<Name<'_>> {
@@ -339,10 +330,11 @@ impl<'a> NamePlan<'a> {
             .sum::<u32>()
     }
 
-    /// The changes are made. A directory whose entries change was modified at `time`, and every
-    /// inode changed. Does not sleep, and does not fail.
-    pub(crate) fn apply(mut this: KBox<Self>, volume: &Ext4, tx: &mut Transaction<'_>, time: Time) {
+    /// The changes are made. A directory whose entries change was modified now, and every inode
+    /// changed. Does not sleep, and does not fail.
+    pub(crate) fn apply(mut this: KBox<Self>, volume: &Ext4, tx: &mut Transaction<'_>) {
         let (info, geo) = (this.info, &volume.sb.geo);
+        let time = volume.stamp(info);
         let (indexed, version) = info.look(|inode| (inode.is_indexed(), inode.version));
         let mut done = true;
         let mut modified = false;

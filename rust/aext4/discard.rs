@@ -33,7 +33,7 @@ impl Ext4 {
     }
 
     /// Tells the device what was released, until the volume becomes read-only.
-    pub(crate) async fn discard_loop(&self) -> Result {
+    pub(crate) async fn discard_loop(&self, writable: &Writable) -> Result {
         loop {
             let stopped = self.discarder.should_stop();
             let released = core::mem::take(&mut *self.released.lock());
@@ -44,7 +44,7 @@ impl Ext4 {
                 self.discarder.woken().await;
                 continue;
             }
-            if let Err(error) = self.discard(&released).await {
+            if let Err(error) = self.discard(writable, &released).await {
                 let errno = error.to_errno();
                 self.disk.log_limited(
                     Level::Warning,
@@ -57,14 +57,14 @@ impl Ext4 {
         }
     }
 
-    async fn discard(&self, released: &KVVec<Freed>) -> Result {
-        let Ok(writable) = self.writable() else {
-            // What the last commit releases when the volume becomes read-only is left for FITRIM.
+    async fn discard(&self, writable: &Writable, released: &KVVec<Freed>) -> Result {
+        // When nothing is written any more, it is better to forget nothing, too.
+        if writable.journal.check().is_err() {
             return Ok(());
-        };
+        }
         for freed in released {
             let end = freed.start.saturating_add(freed.count.into());
-            self.trim_blocks(&writable, freed.start, end, 1, false)
+            self.trim_blocks(writable, freed.start, end, 1, false)
                 .await?;
         }
         Ok(())

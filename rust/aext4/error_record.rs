@@ -5,7 +5,8 @@
 //! Whoever finds an error cannot wait, so he notes it. A task of the volume, the recorder, tells
 //! the superblock: by a transaction, or, when the journal was aborted, in place, with the reason in
 //! the journal's superblock. A recovery keeps both. A volume that is mounted read-only is told
-//! nothing, but what was noted is recorded when it becomes writable.
+//! nothing, but what was noted is recorded when it becomes writable. The recorder also tells the
+//! superblock from time to time how much was written ([`counters`](crate::counters)).
 //!
 //! # Concurrency
 //!
@@ -21,38 +22,15 @@ use core::fmt;
 use core::panic::Location;
 use disk::Level;
 use kernel::prelude::*;
-use layout::super_edit::{ErrorCode, ErrorRecord, SuperEdit};
+use layout::super_edit::{padded, ErrorCode, ErrorRecord, SuperEdit};
 use layout::superblock::OnError;
-use layout::SuperBlock;
-
-/// An error that was found.
-#[derive(Clone, Copy)]
-struct Found {
-    time: u64,
-    about: About,
-    code: ErrorCode,
-    at: &'static Location<'static>,
-}
-
-impl Found {
-    fn record<R>(&self, to: impl FnOnce(&ErrorRecord<'_>) -> R) -> R {
-        let file = self.at.file();
-        to(&ErrorRecord {
-            time: self.time,
-            ino: self.about.ino,
-            block: self.about.block.map(layout::Pblk),
-            func: file.rsplit('/').next().unwrap_or(file).as_bytes(),
-            line: self.at.line(),
-            code: self.code,
-        })
-    }
-}
+use layout::{Pblk, SuperBlock};
 
 /// Errors that the superblock does not know of.
 #[derive(Clone, Copy)]
 pub(crate) struct Pending {
-    first: Option<Found>,
-    last: Option<Found>,
+    first: Option<ErrorRecord>,
+    last: Option<ErrorRecord>,
     count: u32,
 }
 
@@ -63,15 +41,29 @@ pub(crate) struct ErrorLog {
     recorded: ErrorCounts,
 }
 
-/// How many errors there were since e2fsck, and when, in seconds since 1970; 0 if there was none.
+/// What errors there were since e2fsck.
 #[derive(Clone, Copy, Default)]
 pub struct ErrorCounts {
     /// How many.
     pub count: u32,
     /// The first.
-    pub first: u64,
+    pub first: ErrorRecord,
     /// The last.
-    pub last: u64,
+    pub last: ErrorRecord,
+}
+
+impl ErrorCounts {
+    /// With those of `pending`.
+    fn with(mut self, pending: &Pending) -> Self {
+        if let (Some(first), Some(last)) = (pending.first, pending.last) {
+            self.count = self.count.saturating_add(pending.count);
+            if self.first.time == 0 {
+                self.first = first;
+            }
+            self.last = last;
+        }
+        self
+    }
 }
 
 const NONE: Pending = Pending {
@@ -87,13 +79,13 @@ impl ErrorLog {
             pending: NONE,
             recorded: ErrorCounts {
                 count: sb.error_count,
-                first: sb.first_error_time,
-                last: sb.last_error_time,
+                first: sb.first_error,
+                last: sb.last_error,
             },
         }
     }
 
-    fn note(&mut self, found: Found) {
+    fn note(&mut self, found: ErrorRecord) {
         let pending = &mut self.pending;
         pending.first.get_or_insert(found);
         pending.last = Some(found);
@@ -102,14 +94,7 @@ impl ErrorLog {
 
     /// What was noted is recorded, as far as `recorded` had it.
     fn recorded(&mut self, recorded: &Pending) {
-        let (Some(first), Some(last)) = (recorded.first, recorded.last) else {
-            return;
-        };
-        self.recorded.count = self.recorded.count.saturating_add(recorded.count);
-        if self.recorded.first == 0 {
-            self.recorded.first = first.time;
-        }
-        self.recorded.last = last.time;
+        self.recorded = self.recorded.with(recorded);
         let pending = &mut self.pending;
         pending.count = pending.count.saturating_sub(recorded.count);
         // Of those that came meanwhile only the last is known.
@@ -123,9 +108,9 @@ impl Pending {
         let (Some(first), Some(last)) = (&self.first, &self.last) else {
             return;
         };
-        first.record(|record| edit.record_error(record));
+        edit.record_error(first);
         if let Some(more) = self.count.checked_sub(2) {
-            last.record(|record| edit.record_error(record));
+            edit.record_error(last);
             edit.count_errors(more);
         }
     }
@@ -178,11 +163,16 @@ impl Ext4 {
     #[track_caller]
     fn note(&self, about: About, code: ErrorCode) {
         let now = disk::time::now();
-        let found = Found {
-            time: u64::try_from(now.secs).unwrap_or(0),
-            about,
-            code,
-            at: Location::caller(),
+        let at = Location::caller();
+        let file = at.file();
+        let found = ErrorRecord {
+            // A time of 0 would count as none.
+            time: u64::try_from(now.secs).unwrap_or(0).max(1),
+            ino: about.ino,
+            block: about.block.map(Pblk),
+            func: padded(file.rsplit('/').next().unwrap_or(file).as_bytes()),
+            line: at.line(),
+            code: code as u8,
         };
         self.errors.lock().note(found);
     }
@@ -216,9 +206,10 @@ impl Ext4 {
         self.recorder.wake();
     }
 
-    /// How many errors there were.
+    /// What errors there were, also if the superblock was not told yet. Process context.
     pub fn error_counts(&self) -> ErrorCounts {
-        self.errors.lock().recorded
+        let errors = self.errors.lock();
+        errors.recorded.with(&errors.pending)
     }
 
     /// Says what the superblock knows of errors, when the volume is mounted.
@@ -228,8 +219,9 @@ impl Ext4 {
             self.disk.log(
                 Level::Warning,
                 format_args!(
-                    "error count since last fsck: {count}, the first at time {first}, \
-                     the last at time {last}"
+                    "error count since last fsck: {count}, the first at time {}, \
+                     the last at time {}",
+                    first.time, last.time
                 ),
             );
         }
@@ -272,15 +264,21 @@ impl Ext4 {
 
     async fn record_by_transaction(&self, journal: &Journal) -> Result {
         let pending = self.errors.lock().pending;
-        if pending.count == 0 {
+        let tell = self.writes_if_due();
+        if pending.count == 0 && tell.is_none() {
             return Ok(());
         }
+        let tell = tell.unwrap_or_else(|| self.writes_now());
         let plan = self.plan_super().await?;
         let credits: Credits = SuperPlan::CREDITS;
         {
             let mut tx = journal.begin(&self.cache, credits).await?;
-            plan.apply(self, &mut tx, |edit| pending.apply(edit));
+            plan.apply(self, &mut tx, |edit| {
+                pending.apply(edit);
+                tell.apply(edit);
+            });
         }
+        self.writes_told(&tell);
         self.errors.lock().recorded(&pending);
         Ok(())
     }

@@ -3,6 +3,7 @@
 //! A mounted volume: superblock, groups, and what is reported about it.
 
 use crate::alloc::Groups;
+use crate::counters::Written;
 use crate::error::{corrupted, refuse_mount};
 use crate::error_record::ErrorLog;
 use crate::freeze::Gate;
@@ -21,7 +22,6 @@ use disk::{Buf, Cache, Disk, Level, Planned};
 use kernel::alloc::KVVec;
 use kernel::page::PAGE_SIZE;
 use kernel::prelude::*;
-use kernel::rbtree::RBTree;
 use kernel::sync::atomic::{Atomic, Relaxed};
 use kernel::sync::{new_spinlock, Arc, SpinLock};
 use layout::group::Zone;
@@ -91,6 +91,8 @@ pub struct Ext4 {
     #[pin]
     pub(crate) errors: SpinLock<ErrorLog>,
     pub(crate) recorder: TaskControl,
+    /// What is known of writes to the device.
+    pub(crate) written: Written,
     /// Nothing is read or written any more.
     pub(crate) shut_down: Atomic<bool>,
     /// What the device is to forget.
@@ -119,6 +121,7 @@ impl Ext4 {
     ///
     /// Fails with the error number that fits the reason, which was logged.
     pub async fn mount(disk: Disk, options: Options, silent: bool) -> Result<Arc<Self>> {
+        let before = disk.sectors_written();
         let (mut sb, torn) = read_super(&disk, &options, silent).await?;
         let was_recovered = sb.needs_recovery() && !options.norecovery() || torn;
         if was_recovered {
@@ -144,17 +147,14 @@ impl Ext4 {
         }
         let cache = Cache::new(&disk, block_size)?;
         let groups = read_groups(&disk, &cache, &sb, false).await?;
-        let system_zones = merged(groups.iter().flat_map(|group| group.zones(&sb.geo)))?;
-        let counted = merged(
-            groups
-                .iter()
-                .flat_map(|group| group.overhead_zones(&sb.geo)),
-        )?;
+        let system_zones = merged(groups.iter().map(|group| group.zones(&sb.geo)))?;
+        let counted = merged(groups.iter().map(|group| group.overhead_zones(&sb.geo)))?;
         let journal = journal_blocks(&disk, &cache, &sb).await;
         let overhead = sb.overhead(counted, journal);
         let statfs = statfs(&sb, &groups, overhead);
         let unused = Unused::new()?;
         let errors = ErrorLog::new(&sb);
+        let written = Written::new(&sb, before);
         let mut label = [0; LABEL_SIZE];
         for (to, from) in label.iter_mut().zip(sb.label()) {
             *to = *from;
@@ -175,6 +175,7 @@ impl Ext4 {
                 writing <- new_spinlock!(None),
                 errors <- new_spinlock!(errors),
                 recorder: TaskControl::new(),
+                written,
                 shut_down: Atomic::new(false),
                 released <- new_spinlock!(KVVec::new()),
                 discarder: TaskControl::new(),
@@ -287,13 +288,14 @@ impl Ext4 {
         *self.label.lock()
     }
 
-    /// Changes the label: its first 16 bytes count. It is durable when this returns.
+    /// Changes the label, in the superblock and its backups: its first 16 bytes count. It is durable
+    /// when this returns.
     ///
     /// Fails with `EROFS`, and with the errors of the journal and of the block layer.
     ///
     /// # Cancellation
     ///
-    /// It is the old one or the new one.
+    /// It is the old one or the new one; some backups may have the old one.
     pub async fn set_label(&self, label: &[u8]) -> Result {
         let writable = self.writable()?;
         let plan = self.plan_super().await?;
@@ -307,7 +309,22 @@ impl Ext4 {
             plan.apply(self, &mut tx, |edit| edit.set_label(&new));
             *self.label.lock() = new;
         }
+        for group in 0..self.sb.geo.groups() {
+            let Some(backup) = self.plan_backup(Group(group)).await? else {
+                continue;
+            };
+            let journal = &writable.journal;
+            let mut tx = journal.begin(&self.cache, SuperPlan::CREDITS).await?;
+            backup.apply(self, &mut tx, |edit| edit.set_label(&new));
+        }
         self.sync().await
+    }
+
+    /// Whether the calling thread may use the blocks that are kept for those with privilege: by
+    /// capability, or as the user or one of the group of `resuid` and `resgid`. Process context.
+    pub fn may_use_reserve(&self) -> bool {
+        let (uid, gid) = self.options.lock().options.reserve_owner(&self.sb);
+        disk::may_use_reserve(uid, gid)
     }
 
     /// What is done when an error is found.
@@ -491,27 +508,38 @@ pub(crate) async fn read_groups(
     Ok(groups)
 }
 
-/// Sorts zones, and merges those that touch or overlap.
-fn merged(zones: impl Iterator<Item = Zone>) -> Result<KVVec<Zone>> {
-    let mut all = RBTree::new();
-    for zone in zones {
-        // Of zones that begin at the same block the longest counts.
-        let so_far = all.get(&zone.start.0).copied().unwrap_or(0);
-        if zone.len > so_far {
-            all.try_create_and_insert(zone.start.0, zone.len, GFP_KERNEL)?;
+/// Sorts the zones of groups, and merges those that touch or overlap.
+fn merged(groups: impl Iterator<Item = [Zone; 4]>) -> Result<KVVec<Zone>> {
+    let mut all: KVVec<Zone> = KVVec::new();
+    // In a flexible group each kind of them is in one piece: few are left to be sorted.
+    let mut kinds: [Option<Zone>; 4] = [None; 4];
+    for zones in groups {
+        let some = zones.into_iter().zip(&mut kinds);
+        for (zone, kind) in some.filter(|(zone, _)| zone.len > 0) {
+            match kind {
+                Some(last) if last.start.0.saturating_add(last.len) == zone.start.0 => {
+                    last.len = last.len.saturating_add(zone.len);
+                }
+                _ => {
+                    if let Some(last) = kind.replace(zone) {
+                        all.push(last, GFP_KERNEL)?;
+                    }
+                }
+            }
         }
     }
+    for last in kinds.into_iter().flatten() {
+        all.push(last, GFP_KERNEL)?;
+    }
+    all.sort_unstable_by_key(|zone| zone.start.0);
     let mut merged: KVVec<Zone> = KVVec::new();
-    for (&start, &len) in all.iter() {
+    for zone in &all {
         match merged.last_mut() {
-            Some(last) if start <= last.start.0.saturating_add(last.len) => {
-                let end = start.saturating_add(len);
+            Some(last) if zone.start.0 <= last.start.0.saturating_add(last.len) => {
+                let end = zone.start.0.saturating_add(zone.len);
                 last.len = last.len.max(end.saturating_sub(last.start.0));
             }
-            _ => {
-                let start = Pblk(start);
-                merged.push(Zone { start, len }, GFP_KERNEL)?;
-            }
+            _ => merged.push(*zone, GFP_KERNEL)?,
         }
     }
     Ok(merged)

@@ -64,6 +64,9 @@ pub struct InodeInfo {
     /// The inode as it is now, and the number of the edit that made it so.
     #[pin]
     inode: SpinLock<(u64, Inode)>,
+    /// Its size and flags once more: a read of the contents looks at them without the lock.
+    size: Atomic<u64>,
+    flags: Atomic<u32>,
     /// How often its bytes were edited.
     edits: Atomic<u64>,
     /// The last transaction that changed it, and 1 above its 32 bits; 0 if none did.
@@ -112,6 +115,8 @@ fn new_inode_info(
             inline,
             rwsem: RwSemaphore::new(()),
             map_lock: RwSemaphore::new(()),
+            size: Atomic::new(inode.size),
+            flags: Atomic::new(inode.flags.0),
             inode <- new_spinlock!((0, inode)),
             edits: Atomic::new(0),
             changed_in: Atomic::new(0),
@@ -151,14 +156,14 @@ impl InodeInfo {
         self.flush_on_close.xchg(false, Full)
     }
 
-    /// The size in bytes.
+    /// The size in bytes. Any context.
     pub fn size(&self) -> u64 {
-        self.look(|inode| inode.size)
+        self.size.load(Acquire)
     }
 
-    /// The flags.
+    /// The flags. Any context.
     pub fn flags(&self) -> InodeFlags {
-        self.look(|inode| inode.flags)
+        InodeFlags(self.flags.load(Acquire))
     }
 
     /// Where the contents lie.
@@ -223,6 +228,8 @@ impl InodeInfo {
         let mut now = self.inode.lock();
         if now.0 < edit {
             *now = (edit, inode);
+            self.size.store(inode.size, Release);
+            self.flags.store(inode.flags.0, Release);
         }
     }
 
@@ -600,10 +607,11 @@ impl Ext4 {
     /// Whether the contents of a file can be vouched for: fails with `EOPNOTSUPP` for one with a
     /// Merkle tree, which is not checked, and with `ENOKEY` for one that is encrypted.
     pub fn check_readable(&self, info: &InodeInfo) -> Result {
-        if info.flags().has(InodeFlags::ENCRYPT) {
+        let flags = info.flags();
+        if flags.has(InodeFlags::ENCRYPT) {
             return Err(ENOKEY);
         }
-        if info.flags().has(InodeFlags::VERITY) {
+        if flags.has(InodeFlags::VERITY) {
             let ino = info.ino;
             self.disk.log_limited(
                 Level::Error,

@@ -44,6 +44,10 @@ impl Watch for Ext4 {
         Ext4::is_system_block(self, start, len)
     }
 
+    fn may_use_reserve(&self) -> bool {
+        Ext4::may_use_reserve(self)
+    }
+
     fn report(&self, what: &dyn fmt::Display) {
         Ext4::report(self, what);
     }

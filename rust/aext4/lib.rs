@@ -31,6 +31,7 @@
 //! | [`xattr`] | extended attributes and access control lists |
 //! | [`xattr_write`], [`xattr_block`], [`xattr_value`] | changing them; blocks; values as inodes |
 //! | [`xattr_initial`], [`xattr_release`] | those of a new inode, and of one that is deleted |
+//! | [`counters`] | what is shown in `/sys/fs/aext4` |
 //! | [`options`], [`error`] | mount options; log lines and error numbers |
 //!
 //! # Locks
@@ -52,6 +53,7 @@
 #![deny(unsafe_code)]
 
 pub mod alloc;
+pub mod counters;
 pub mod create;
 pub mod delete;
 pub mod dir;

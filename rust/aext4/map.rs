@@ -24,7 +24,7 @@ use disk::Buf;
 use kernel::alloc::{flags, Flags};
 use kernel::prelude::*;
 use layout::map::{self, Extent, ExtentState, Step, TreeBlock};
-use layout::{DataMap, Lblk};
+use layout::{DataMap, InodeFlags, Lblk};
 
 /// How many extents an inode remembers, beside the first.
 const EXTENTS_MAX: usize = 16;
@@ -390,7 +390,8 @@ impl Ext4 {
             len: u64::MAX / 4,
             kind: MappingKind::Hole,
         };
-        if info.data_map() == DataMap::Inline {
+        let inline = info.flags().has(InodeFlags::INLINE_DATA);
+        if inline && info.data_map() == DataMap::Inline {
             // What a directory holds is not kept in the `InodeInfo`, and never read through a
             // mapping.
             let len = if info.is_dir() {

@@ -8,6 +8,7 @@
 //! Dropping one of the futures leaves the vector as it is.
 
 use core::future::Future;
+use core::time::Duration;
 use disk::{gfp, Boxed};
 use kernel::prelude::*;
 use kernel::rbtree::RBTreeNodeReservation;
@@ -19,6 +20,19 @@ pub(crate) async fn retry<T>(attempt: impl Fn() -> Result<T>) -> Result<T> {
             Err(ENOMEM) if upcall::on_worker() => upcall::memory_freed().await,
             made => return made,
         }
+    }
+}
+
+/// How long to wait for memory outside of an upcall, where the allocation has waited for reclaim.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// Waits before something is tried again that must not fail for want of memory, since it is about
+/// data that was accepted already.
+pub(crate) async fn pause() {
+    if upcall::on_worker() {
+        upcall::memory_freed().await;
+    } else {
+        upcall::sleep(PAUSE).await;
     }
 }
 

@@ -20,7 +20,6 @@
 
 use crate::alloc::inodes::Hint;
 use crate::alloc::{Goal, InodeLoan, Loan, Space};
-use crate::dir_write::now;
 use crate::error::{About, OrReport};
 use crate::ext4::Ext4;
 use crate::inode_info::{InodeInfo, InodeRef, NewInfo};
@@ -136,7 +135,9 @@ impl Ext4 {
                 let per_flex = self.sb.groups_per_flex;
                 let regular = matches!(contents, Contents::Target(_));
                 let goal = Goal::of_inode(&self.sb.geo, per_flex, ino, regular);
-                let taken = allocator.loan_blocks(goal, 1, 1, &mut Space::User).await?;
+                let taken = allocator
+                    .loan_blocks(goal, 1, 1, &mut Space::Caller)
+                    .await?;
                 let planned = match contents {
                     Contents::Target(target) => {
                         self.write_target(taken.start(), target).await?;
@@ -207,7 +208,7 @@ impl Ext4 {
         edit.set_gid(self.stored_id(new.gid));
         edit.set_links(links);
         edit.set_generation(disk::random() as u32);
-        let time = now();
+        let time = self.now();
         for field in [
             TimeField::Access,
             TimeField::Modify,

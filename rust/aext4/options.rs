@@ -446,6 +446,14 @@ impl Options {
         Flags(self.flags)
     }
 
+    /// The user and the group that may use the blocks which are kept for those with privilege.
+    pub fn reserve_owner(&self, sb: &SuperBlock) -> (u32, u32) {
+        (
+            self.resuid.unwrap_or(sb.reserved_uid),
+            self.resgid.unwrap_or(sb.reserved_gid),
+        )
+    }
+
     /// How many blocks of an inode table are read when one is wanted.
     pub fn inode_readahead(&self) -> u32 {
         self.inode_readahead.unwrap_or(INODE_READAHEAD_DEFAULT)

@@ -26,7 +26,7 @@
 //! allocated with it held. What is loaned comes, goes and is cut only under the inode's `map_lock`,
 //! held to write; what is reserved, under the spinlock alone.
 
-use crate::alloc::{Loan, Reservation};
+use crate::alloc::{Loan, Reservation, Window};
 use crate::memory;
 use kernel::prelude::*;
 use kernel::rbtree::{RBTree, RBTreeNode, RBTreeNodeReservation};
@@ -43,6 +43,8 @@ pub struct Pending {
     allowance: u64,
     /// What is promised for those that are reserved, and for the allowance.
     pool: Option<Reservation>,
+    /// Where blocks are chosen next, if the file grows.
+    window: Window,
 }
 
 /// A run of blocks of a file.
@@ -132,7 +134,13 @@ impl Pending {
             loaned: 0,
             allowance: 0,
             pool: None,
+            window: Window::default(),
         }
+    }
+
+    /// Takes the window, or puts another one in its place. Both under the `map_lock`.
+    pub(crate) fn replace_window(&mut self, window: Window) -> Window {
+        core::mem::replace(&mut self.window, window)
     }
 
     /// How many blocks are pending.

@@ -142,6 +142,9 @@ impl Ext4 {
                     released.release(freed);
                 }
                 this.note_released(&end.freed);
+                if this.writes_if_due().is_some() {
+                    this.recorder.wake();
+                }
             };
             let result = engine.commit_loop(&this.cache, interval, ended).await;
             this.journal_ended(&engine, "commit", result);
@@ -219,8 +222,8 @@ impl Ext4 {
         let this = volume.clone();
         let task = async move { this.delete_loop().await };
         volume.start_task(&volume.leaving, |writing| &mut writing.deletions, task)?;
-        let this = volume.clone();
-        let task = async move { this.discard_loop().await };
+        let (this, writable) = (volume.clone(), volume.writable()?);
+        let task = async move { this.discard_loop(&writable).await };
         volume.start_task(&volume.discarder, |writing| &mut writing.discards, task)?;
         let (this, journal) = (volume.clone(), journal.clone());
         let task = async move { this.record_loop(&journal).await };
@@ -359,7 +362,6 @@ impl Ext4 {
             .prepare_super(|edit| {
                 edit.count_mount();
                 edit.set_mount_time(u64::try_from(now.secs).unwrap_or(0));
-                edit.set_write_time(u64::try_from(now.secs).unwrap_or(0));
                 set_in_use(edit, log.is_some());
             })
             .await?;
@@ -390,12 +392,10 @@ impl Ext4 {
     pub(crate) async fn mark_clean(&self, journal: &Journal, groups: &Groups) -> Result {
         // What was found clean, and is without errors, is clean again.
         let clean = self.sb.state & SuperBlock::STATE_CLEAN;
-        let now = disk::time::now();
         // The sums of the descriptors, which are home.
         let counters = groups.counters();
         let write = self
             .prepare_super(|edit| {
-                edit.set_write_time(u64::try_from(now.secs).unwrap_or(0));
                 edit.set_free_blocks(counters.free);
                 edit.set_free_inodes(u32::try_from(counters.free_inodes).unwrap_or(u32::MAX));
                 if journal.has_log() {
@@ -415,13 +415,21 @@ impl Ext4 {
         write.write(&self.disk).await
     }
 
-    /// The superblock, with a change.
+    /// The superblock, with a change, and what is to be said of writes.
     pub(crate) async fn prepare_super(
         &self,
         change: impl FnOnce(&mut SuperEdit<'_>),
     ) -> Result<SuperWrite> {
         let place = super_offset(SUPER_KIB).ok_or(EINVAL)?;
-        SuperWrite::prepare(&self.disk, &self.cache, &self.sb.geo, place, change).await
+        let tell = self.writes_now();
+        let change = |edit: &mut SuperEdit<'_>| {
+            tell.apply(edit);
+            change(edit);
+        };
+        let write =
+            SuperWrite::prepare(&self.disk, &self.cache, &self.sb.geo, place, change).await?;
+        self.writes_told(&tell);
+        Ok(write)
     }
 
     fn commit_interval(&self) -> Duration {

@@ -14,7 +14,7 @@
 //! looked at again.
 
 use crate::dir::Found;
-use crate::dir_write::{check_name, now, Change, NamePlan, Room};
+use crate::dir_write::{check_name, Change, NamePlan, Room};
 use crate::error::corrupted;
 use crate::ext4::Ext4;
 use crate::inode_info::{InodeInfo, NewInfo};
@@ -377,19 +377,18 @@ impl Plan<'_> {
             target,
             whiteout,
         } = KBox::into_inner(this);
-        let time = now();
         let whiteout = whiteout.map(|node| node.apply(volume, tx, 0));
         if let Some(to) = to {
-            NamePlan::apply(to, volume, tx, time);
+            NamePlan::apply(to, volume, tx);
         }
-        NamePlan::apply(from, volume, tx, time);
-        NamePlan::apply(source, volume, tx, time);
+        NamePlan::apply(from, volume, tx);
+        NamePlan::apply(source, volume, tx);
         match (target, orphan) {
             (Some(mut target), Some(orphan)) => orphan.apply(volume, tx, |tx, next| {
                 target.set_dtime(next);
-                NamePlan::apply(target, volume, tx, time);
+                NamePlan::apply(target, volume, tx);
             }),
-            (Some(target), None) => NamePlan::apply(target, volume, tx, time),
+            (Some(target), None) => NamePlan::apply(target, volume, tx),
             (None, _) => {}
         }
         whiteout

@@ -130,6 +130,27 @@ impl Ext4 {
         Ok(())
     }
 
+    /// The time of day, as inodes have it: not before any time that an inode was given. Any context.
+    pub fn now(&self) -> Time {
+        let now = self.disk.now();
+        Time {
+            secs: now.secs,
+            nanos: now.nanos,
+        }
+    }
+
+    /// The time for a change of an inode that is made now. If somebody has looked at the time that
+    /// it has, it is a later one, so that he notices. Any context.
+    pub fn stamp(&self, info: &InodeInfo) -> Time {
+        match info.attached.stamp() {
+            Some(stamp) => Time {
+                secs: stamp.secs,
+                nanos: stamp.nanos,
+            },
+            None => self.now(),
+        }
+    }
+
     /// What the volume keeps of an owner's number: with the option for 16 bits only one that fits.
     pub(crate) fn stored_id(&self, id: u32) -> u32 {
         match id {

@@ -17,10 +17,11 @@
 
 use crate::ext4::Ext4;
 use crate::journal::{Credits, Transaction};
-use disk::Planned;
+use disk::{Level, Planned};
 use kernel::prelude::*;
-use layout::super_edit::SuperEdit;
+use layout::super_edit::{is_sound, SuperEdit};
 use layout::superblock::{super_offset, SUPER_KIB, SUPER_SIZE};
+use layout::Group;
 
 /// The superblock, to be changed.
 ///
@@ -66,6 +67,32 @@ impl Ext4 {
             pin.clear_edited();
         }
         Ok(())
+    }
+}
+
+impl Ext4 {
+    /// Plans to change the backup of the superblock in `group`; `None` if it has none. One that is
+    /// damaged stays as it is, with a line in the log.
+    ///
+    /// # Cancellation
+    ///
+    /// It stays as it is.
+    pub(crate) async fn plan_backup(&self, group: Group) -> Result<Option<SuperPlan>> {
+        let geo = &self.sb.geo;
+        if group.0 == 0 || !geo.group_has_super(group) {
+            return Ok(None);
+        }
+        let block = geo.group_first_block(group).0;
+        let planned = self.plan_edit(block).await?;
+        let plan = SuperPlan { planned, offset: 0 };
+        if plan.look(|raw| is_sound(raw, geo.csum())) != Some(true) {
+            self.disk.log_limited(
+                Level::Warning,
+                format_args!("block {block}: a damaged backup of the superblock is left as it is"),
+            );
+            return Ok(None);
+        }
+        Ok(Some(plan))
     }
 }
 

@@ -18,7 +18,6 @@
 //! dropping the future lets it go on. It passes the gate, which keeps it out of a frozen volume,
 //! and keeps the volume writable until it is over.
 
-use crate::dir_write::now;
 use crate::ext4::Ext4;
 use crate::inode_info::{InodeInfo, InodeRef};
 use crate::memory;
@@ -168,9 +167,10 @@ impl Ext4 {
 
     /// The contents were changed now.
     async fn touch(&self, file: &InodeInfo) -> Result {
+        let now = self.stamp(file);
         let set = SetAttributes {
-            mtime: Some(now()),
-            ctime: Some(now()),
+            mtime: Some(now),
+            ctime: Some(now),
             ..SetAttributes::default()
         };
         let touch = memory::pinned(|| self.set_attributes(file, &set)).await?;

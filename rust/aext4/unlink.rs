@@ -6,7 +6,7 @@
 //! [orphans](crate::orphan). Its contents stay until its last user lets go of it.
 
 use crate::dir::{Found, Holds};
-use crate::dir_write::{check_name, now, Change, NamePlan};
+use crate::dir_write::{check_name, Change, NamePlan};
 use crate::error::{corrupted, About, OrReport};
 use crate::ext4::Ext4;
 use crate::inode_info::InodeInfo;
@@ -83,14 +83,13 @@ impl Ext4 {
             credits.blocks += OrphanAdd::CREDITS.blocks;
         }
         let mut tx = writable.journal.begin(&self.cache, credits).await?;
-        let time = now();
-        NamePlan::apply(parent, self, &mut tx, time);
+        NamePlan::apply(parent, self, &mut tx);
         match orphan {
             Some(orphan) => orphan.apply(self, &mut tx, |tx, next| {
                 target.set_dtime(next);
-                NamePlan::apply(target, self, tx, time);
+                NamePlan::apply(target, self, tx);
             }),
-            None => NamePlan::apply(target, self, &mut tx, time),
+            None => NamePlan::apply(target, self, &mut tx),
         }
         Ok(())
     }

@@ -19,7 +19,7 @@
 //! as `writeback_map` is. That, and `write_done`, take the `map_lock`; whoever has it waits for the
 //! device, for memory and for the journal, never for a folio.
 
-use crate::alloc::{Allocator, Goal, Loan, Reservation, Space};
+use crate::alloc::{Allocator, Goal, Loan, Reservation, Space, Window};
 use crate::ext4::Ext4;
 use crate::inode_info::InodeInfo;
 use crate::inode_plan::InodePlan;
@@ -383,8 +383,8 @@ impl Ext4 {
     /// there for a hole. What is reserved comes out as [`Unwritten`](MappingKind::Unwritten): when
     /// it is written, [`write_done`](Self::write_done) has to be told.
     ///
-    /// Fails with the errors of damage and of the block layer. Then the data cannot be written: the
-    /// caller gives up what is reserved for it.
+    /// Fails with the errors of damage and of the block layer, and waits for memory as long as there is
+    /// none. If it fails the data cannot be written: the caller gives up what is reserved for it.
     ///
     /// # Cancellation
     ///
@@ -397,11 +397,27 @@ impl Ext4 {
     ) -> Result<(Mapping, u32)> {
         let (lblk, _) = self.blocks_of(pos, end.max(pos.saturating_add(1)))?;
         loop {
+            match self.writeback_look(info, pos, lblk).await {
+                Err(ENOMEM) => memory::pause().await,
+                found => return found,
+            }
+        }
+    }
+
+    async fn writeback_look(
+        &self,
+        info: &InodeInfo,
+        pos: u64,
+        lblk: u32,
+    ) -> Result<(Mapping, u32)> {
+        loop {
             let sequence = info.map_seq();
             let found = info.pending.lock().find(lblk);
             match found {
                 Some(found) if found.at.is_some() => {
-                    return Ok((self.on_its_way(&found), sequence));
+                    let mapping = self.on_its_way(&found);
+                    self.trace_writeback(info, pos, &mapping);
+                    return Ok((mapping, sequence));
                 }
                 Some(_) => {
                     // Large, and for a run of blocks.
@@ -410,10 +426,22 @@ impl Ext4 {
                 None => {
                     let mapping = self.map_bytes(info, pos).await?;
                     let next = info.pending.lock().next(lblk);
-                    return Ok((self.before(mapping, next), sequence));
+                    let mapping = self.before(mapping, next);
+                    self.trace_writeback(info, pos, &mapping);
+                    return Ok((mapping, sequence));
                 }
             }
         }
+    }
+
+    fn trace_writeback(&self, info: &InodeInfo, pos: u64, mapping: &Mapping) {
+        let at = match mapping.kind {
+            MappingKind::Data(addr) => (addr, true),
+            MappingKind::Unwritten(addr) => (addr, false),
+            _ => (0, false),
+        };
+        let range = (mapping.offset, mapping.len);
+        disk::trace::writeback_map(&self.cache, info.ino.0, pos, range, at);
     }
 
     /// Where a run is that is loaned.
@@ -502,10 +530,23 @@ impl Ext4 {
         let mut lent = Lent::data(info, want.into());
         let allocator: Allocator<'_> = writable.allocator(self);
         let mut space = lent.space();
-        let loan = allocator.loan_blocks(goal, want, 1, &mut space).await?;
+        // If that fails the file goes without a window.
+        let mut window = info.pending.lock().replace_window(Window::default());
+        let loan = allocator
+            .loan_growing(goal, want, &mut space, &mut window)
+            .await?;
+        info.pending.lock().replace_window(window);
         enter_loan(info, self.shape(info), lblk, loan, cuts);
         drop(lent);
         Ok(())
+    }
+
+    /// The VFS has the file in memory no more: it does not grow for now. Process context.
+    pub fn close_window(&self, info: &InodeInfo) {
+        let mut window = info.pending.lock().replace_window(Window::default());
+        if let Some(groups) = self.allocation_groups() {
+            window.close(&groups);
+        }
     }
 
     /// Where block `lblk` of a file should be, with a look at what is on its way.
@@ -527,7 +568,7 @@ impl Ext4 {
     /// the disk becomes as much of it as there is now. What could not be written stays a hole.
     ///
     /// Fails with `EROFS` if the journal was aborted, and with the errors of damage and of the
-    /// block layer. Then the file is as it was, or a part of what was written is mapped; the rest
+    /// block layer; waits for memory as long as there is none. If it fails the file is as it was, or a part of what was written is mapped; the rest
     /// stays a hole.
     ///
     /// # Cancellation
@@ -541,8 +582,12 @@ impl Ext4 {
         ok: bool,
         size: u64,
     ) -> Result {
-        let done = memory::pinned(|| self.done(info, pos, len, ok, size)).await?;
-        done.await
+        loop {
+            match memory::pinned(|| self.done(info, pos, len, ok, size)).await {
+                Err(ENOMEM) => memory::pause().await,
+                done => return done?.await,
+            }
+        }
     }
 
     async fn done(&self, info: &InodeInfo, pos: u64, len: u64, ok: bool, size: u64) -> Result {
@@ -557,7 +602,7 @@ impl Ext4 {
             };
             match result {
                 // The data is there: want of memory is no reason to give it up.
-                Err(ENOMEM) if upcall::on_worker() => upcall::memory_freed().await,
+                Err(ENOMEM) => memory::pause().await,
                 result => break result,
             }
         };

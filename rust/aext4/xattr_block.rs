@@ -2,11 +2,17 @@
 
 //! Blocks of extended attributes: a new one, one that an inode leaves, and who shares one.
 //!
-//! ext4 lets inodes with the same attributes share a block; aext4 makes no such block, but changes
-//! those that are there. The mutex of [`SharedXattrs`] protects the number of sharers from the look
-//! at it until the transaction is applied, so that of two inodes that leave a block, one is the last.
-//! It is taken behind the inode's `rwsem`. The number never grows here, so that a block that one
-//! inode has stays that inode's.
+//! Inodes with the same attributes share a block, as in ext4, if it was written of late: some blocks
+//! are remembered by a hash of what they have, and compared before they are shared. Those with values
+//! that have inodes of their own are not.
+//!
+//! # Concurrency
+//!
+//! The mutex of [`SharedXattrs`] protects blocks and the numbers of their sharers from the look at
+//! them until the transaction is applied: of two inodes that leave a block one is the last, and a
+//! block that is shared is not changed, nor freed, meanwhile. It is taken behind the inode's `rwsem`,
+//! by whoever changes, leaves or shares a block; who makes a new one need not. A block is forgotten
+//! when it is changed or freed, by whoever has the mutex.
 
 use crate::alloc::{FreePlan, Goal, Loan, Space};
 use crate::error::{corrupted, About};
@@ -14,16 +20,22 @@ use crate::ext4::Ext4;
 use crate::inode_plan::Writable;
 use crate::journal::{Credits, Transaction};
 use crate::super_plan::SuperPlan;
+use crate::xattr_write::own_value;
 use disk::{Buf, Planned};
 use kernel::alloc::KVVec;
 use kernel::prelude::*;
-use layout::xattr_edit::{put_block, release, seal};
-use layout::{Compat, Ino, Pblk, XattrSet};
+use layout::xattr_edit::{contents, put_block, release, retain, same_contents, seal, SHARERS_MAX};
+use layout::{Compat, Incompat, Ino, Pblk, XattrSet};
 use upcall::atomic::{Atomic, Relaxed};
 use upcall::{Mutex, MutexGuard};
 
+/// How many blocks are remembered.
+const RECENT: usize = 64;
+
 /// What is known of attributes that several inodes share.
 pub(crate) struct SharedXattrs {
+    /// Blocks that were written of late, by the hash of what they have; 0 for none.
+    recent: [Atomic<u64>; RECENT],
     /// For the number of those who share something.
     counts: Mutex<()>,
     /// Whether the superblock says that there are attributes.
@@ -33,6 +45,7 @@ pub(crate) struct SharedXattrs {
 impl SharedXattrs {
     pub(crate) fn new() -> Self {
         Self {
+            recent: [const { Atomic::new(0) }; RECENT],
             counts: Mutex::new(()),
             told: Atomic::new(0),
         }
@@ -48,10 +61,18 @@ pub(crate) enum Left {
 }
 
 /// A block of attributes that an inode gets.
-pub(crate) struct Fresh {
-    pub(crate) loan: Loan,
-    planned: Planned,
+pub(crate) enum Fresh {
+    /// A new one.
+    New(Loan, Planned, Contents),
+    /// One that others have.
+    Shared(Pblk, Planned),
+}
+
+/// What a block of attributes is to have.
+pub(crate) struct Contents {
     bytes: KVVec<u8>,
+    /// Where it is remembered, if it may be shared.
+    slot: Option<usize>,
 }
 
 impl Ext4 {
@@ -70,24 +91,74 @@ impl Ext4 {
         }
     }
 
-    /// Plans a new block with these bytes for inode `ino`.
+    /// What a block is to have that an edit has written to `bytes`.
+    pub(crate) fn block_contents(&self, bytes: KVVec<u8>) -> Contents {
+        let geo = &self.sb.geo;
+        let sharable = !geo.has_incompat(Incompat::EA_INODE)
+            || XattrSet::in_block(&bytes, geo)
+                .is_ok_and(|set| set.iter().all(|attr| own_value(&attr.value).is_none()));
+        let hash = disk::checksum::crc32c(!0, contents(&bytes));
+        Contents {
+            bytes,
+            slot: sharable.then_some(hash as usize % RECENT),
+        }
+    }
+
+    /// Plans to share a block that has these contents, and is not `but`, if one is known. The caller
+    /// has the mutex.
+    pub(crate) async fn plan_shared(
+        &self,
+        contents: &Contents,
+        but: Option<Pblk>,
+    ) -> Result<Option<Fresh>> {
+        let slot = contents
+            .slot
+            .and_then(|slot| self.shared_xattrs.recent.get(slot));
+        let pblk = Pblk(slot.map_or(0, |slot| slot.load(Relaxed)));
+        if pblk.0 == 0 || but == Some(pblk) {
+            return Ok(None);
+        }
+        let buf = self.block(pblk).await?;
+        let room = XattrSet::block_refcount(buf.data())
+            .is_some_and(|count| (1..SHARERS_MAX).contains(&count));
+        if !room || !same_contents(buf.data(), &contents.bytes) {
+            return Ok(None);
+        }
+        Ok(Some(Fresh::Shared(pblk, self.plan_edit(pblk.0).await?)))
+    }
+
+    /// The block at `pblk` has other contents from now on, or is free.
+    fn forget_block(&self, pblk: Pblk) {
+        for slot in &self.shared_xattrs.recent {
+            if slot.load(Relaxed) == pblk.0 {
+                slot.store(0, Relaxed);
+            }
+        }
+    }
+
+    fn remember_block(&self, contents: &Contents, pblk: Pblk) {
+        let slot = contents
+            .slot
+            .and_then(|slot| self.shared_xattrs.recent.get(slot));
+        if let Some(slot) = slot {
+            slot.store(pblk.0, Relaxed);
+        }
+    }
+
+    /// Plans a new block with these contents for inode `ino`.
     pub(crate) async fn plan_fresh(
         &self,
         writable: &Writable,
         ino: Ino,
-        bytes: KVVec<u8>,
+        contents: Contents,
     ) -> Result<Fresh> {
         let goal = Goal::of_inode(&self.sb.geo, self.sb.groups_per_flex, ino, false);
         let loan = writable
             .allocator(self)
-            .loan_blocks(goal, 1, 1, &mut Space::User)
+            .loan_blocks(goal, 1, 1, &mut Space::Caller)
             .await?;
         let planned = self.cache.plan_new(loan.start().0).await?;
-        Ok(Fresh {
-            loan,
-            planned,
-            bytes,
-        })
+        Ok(Fresh::New(loan, planned, contents))
     }
 
     /// Plans to leave the block at `pblk`, which so many share.
@@ -130,10 +201,30 @@ impl Ext4 {
 impl Fresh {
     pub(crate) const CREDITS: Credits = Credits::blocks(Loan::CREDITS.blocks + 1);
 
+    pub(crate) fn pblk(&self) -> Pblk {
+        match self {
+            Self::New(loan, ..) => loan.start(),
+            Self::Shared(pblk, _) => *pblk,
+        }
+    }
+
     pub(crate) fn apply(self, volume: &Ext4, tx: &mut Transaction<'_>) -> Pblk {
-        let pblk = self.loan.start();
-        self.loan.apply(tx);
-        write_block(volume, tx, self.planned, pblk, &self.bytes);
+        let pblk = self.pblk();
+        match self {
+            Self::New(loan, planned, contents) => {
+                loan.apply(tx);
+                write_block(volume, tx, planned, pblk, &contents);
+            }
+            Self::Shared(_, planned) => {
+                let more = tx.edit(planned, |block| {
+                    retain(block)?;
+                    seal(block, pblk, &volume.sb.geo)
+                });
+                if more.is_none() {
+                    kernel::warn_on!(true);
+                }
+            }
+        }
         pblk
     }
 }
@@ -143,11 +234,13 @@ pub(crate) fn write_block(
     tx: &mut Transaction<'_>,
     planned: Planned,
     pblk: Pblk,
-    bytes: &[u8],
+    contents: &Contents,
 ) {
+    volume.forget_block(pblk);
     let put = tx.edit(planned, |block| {
-        put_block(block, bytes, pblk, &volume.sb.geo)
+        put_block(block, &contents.bytes, pblk, &volume.sb.geo)
     });
+    volume.remember_block(contents, pblk);
     if put.is_none() {
         kernel::warn_on!(true);
     }
@@ -167,6 +260,7 @@ impl Left {
     pub(crate) fn apply(self, volume: &Ext4, tx: &mut Transaction<'_>) {
         match self {
             Self::Free(pblk, free) => {
+                volume.forget_block(pblk);
                 tx.revoke(&volume.cache, pblk.0);
                 free.apply(tx);
             }

@@ -129,8 +129,9 @@ impl InitialXattrs {
         }
         plan.area = area;
         if let Some(bytes) = block {
-            let fresh = volume.plan_fresh(writable, ino, bytes).await?;
-            plan.pblk = Some(fresh.loan.start());
+            let contents = volume.block_contents(bytes);
+            let fresh = volume.plan_fresh(writable, ino, contents).await?;
+            plan.pblk = Some(fresh.pblk());
             plan.sectors += i64::from(geo.block_size()) >> 9;
             plan.fresh = Some(fresh);
         }

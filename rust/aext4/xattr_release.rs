@@ -102,18 +102,13 @@ impl Ext4 {
             Some(pblk) => Some((pblk, self.xattr_block(info, pblk).await?)),
             None => None,
         };
-        let sharers = |block: Option<&(Pblk, Buf)>| match block {
-            Some((pblk, buf)) => self.sharers(About::block(info.ino, pblk.0), buf),
-            None => Ok(0),
-        };
-        if own_values || sharers(block.as_ref())? > 1 {
-            plan._counts = Some(self.lock_counts().await?);
-            if let Some((pblk, buf)) = &mut block {
-                // Others may have left it meanwhile.
-                *buf = self.block(*pblk).await?;
-            }
+        plan._counts = Some(self.lock_counts().await?);
+        let mut sharers = 0;
+        if let Some((pblk, buf)) = &mut block {
+            // Others may have come or left meanwhile.
+            *buf = self.block(*pblk).await?;
+            sharers = self.sharers(About::block(info.ino, pblk.0), buf)?;
         }
-        let sharers = sharers(block.as_ref())?;
         if own_values {
             let raw = self.raw_area(info).await?;
             let mut values: KVec<(EaValue, i64)> = KVec::new();

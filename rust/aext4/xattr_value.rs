@@ -17,7 +17,6 @@
 
 use crate::alloc::inodes::Hint;
 use crate::alloc::{FreePlan, Goal, InodeFree, InodeLoan, Loan, Space};
-use crate::dir_write::now;
 use crate::error::{corrupted, About, OrReport};
 use crate::ext4::Ext4;
 use crate::inode_info::{InodeInfo, InodeRef};
@@ -119,7 +118,7 @@ impl Ext4 {
             let runs = u32::try_from(RUNS_MAX - loans.len()).unwrap_or(0);
             // So long that the runs suffice.
             let min = left.div_ceil(core::num::NonZero::new(runs).ok_or(ENOSPC)?.get());
-            let mut space = Space::User;
+            let mut space = Space::Caller;
             let loan = allocator.loan_blocks(goal, left, min, &mut space).await?;
             let (start, len) = (loan.start(), loan.len().min(left));
             for block in start.0..start.0 + u64::from(len) {
@@ -327,7 +326,7 @@ impl ValueStep {
                     free.apply(tx);
                 }
                 // A time that is 32 bits wide, as the inode has it.
-                let now = now().secs as u32;
+                let now = volume.now().secs as u32;
                 plan.clear(volume, tx, &holder, now);
                 inode.apply(tx);
                 let entry = volume.inodes.lock().remove(&holder);
@@ -383,7 +382,7 @@ impl NewHolder {
             });
         }
         let extra_isize = new_extra_isize(&volume.sb);
-        let now = now();
+        let now = volume.now();
         let made = tx.edit(self.table, |block| {
             let raw = block.get_mut(self.offset as usize..)?;
             let mut edit = InodeEdit::init(raw, extra_isize, geo)?;

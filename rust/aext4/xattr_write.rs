@@ -12,7 +12,6 @@
 //! writes to the area behind an inode's fields, or to a block that is not shared
 //! ([`xattr_block`](crate::xattr_block)).
 
-use crate::dir_write::now;
 use crate::error::{corrupted, About, OrReport};
 use crate::ext4::Ext4;
 use crate::inode_info::InodeInfo;
@@ -22,7 +21,7 @@ use crate::memory::{kept, pinned, room};
 use crate::set_attributes::PERMISSIONS;
 use crate::super_plan::SuperPlan;
 use crate::xattr::VALUE_MAX;
-use crate::xattr_block::{write_block, Fresh, Left};
+use crate::xattr_block::{write_block, Contents, Fresh, Left};
 use crate::xattr_value::{NewHolder, ValueStep};
 use disk::{gfp, vec_with_capacity, Buf, Planned};
 use kernel::alloc::KVVec;
@@ -59,7 +58,7 @@ pub(crate) struct Request<'a> {
 /// What happens to an inode's block of attributes.
 enum BlockChange {
     Nothing,
-    Edit(Pblk, Planned, KVVec<u8>),
+    Edit(Pblk, Planned, Contents),
     Move(Option<Fresh>, Option<Left>),
 }
 
@@ -245,13 +244,10 @@ impl Ext4 {
         };
         let about = |pblk: Pblk| About::block(info.ino, pblk.0);
         let mut sharers = 0;
-        if let Some((pblk, buf)) = block.as_ref().filter(|_| moves.touch(Home::Block)) {
-            sharers = self.sharers(about(*pblk), buf)?;
-        }
-        if sharers > 1 || old_value.is_some() {
+        if moves.touch(Home::Block) || old_value.is_some() {
             plan._counts = Some(self.lock_counts().await?);
-            if let Some((pblk, _)) = block.as_ref().filter(|_| sharers > 1) {
-                // Others may have left it meanwhile.
+            if let Some((pblk, _)) = block.as_ref().filter(|_| moves.touch(Home::Block)) {
+                // Others may have come or left meanwhile.
                 let buf = self.block(*pblk).await?;
                 sharers = self.sharers(about(*pblk), &buf)?;
             }
@@ -346,7 +342,8 @@ impl Ext4 {
         })
     }
 
-    /// Plans what happens to the block at `pblk`, if there is one, which so many share.
+    /// Plans what happens to the block at `pblk`, if there is one, which so many share. The caller
+    /// has the mutex for that.
     async fn plan_block(
         &self,
         writable: &Writable,
@@ -355,22 +352,26 @@ impl Ext4 {
         pblk: Option<Pblk>,
         sharers: u32,
     ) -> Result<BlockChange> {
-        let bytes = match edit.is_empty() {
+        let contents = match edit.is_empty() {
             true => None,
             false => {
                 let mut bytes = self.zeroed(self.sb.geo.block_size() as usize).await?;
                 edit.write(&mut bytes).or_report(self, About::inode(ino))?;
-                Some(bytes)
+                Some(self.block_contents(bytes))
             }
         };
-        Ok(match (pblk, bytes) {
-            (Some(pblk), Some(bytes)) if sharers == 1 => {
-                BlockChange::Edit(pblk, self.plan_edit(pblk.0).await?, bytes)
+        let shared = match &contents {
+            Some(contents) => self.plan_shared(contents, pblk).await?,
+            None => None,
+        };
+        Ok(match (pblk, contents) {
+            (Some(pblk), Some(contents)) if sharers == 1 && shared.is_none() => {
+                BlockChange::Edit(pblk, self.plan_edit(pblk.0).await?, contents)
             }
-            (pblk, bytes) => {
-                let fresh = match bytes {
-                    Some(bytes) => Some(self.plan_fresh(writable, ino, bytes).await?),
-                    None => None,
+            (pblk, contents) => {
+                let fresh = match (shared, contents) {
+                    (None, Some(contents)) => Some(self.plan_fresh(writable, ino, contents).await?),
+                    (shared, _) => shared,
                 };
                 let left = match pblk {
                     Some(pblk) => Some(self.plan_leave(writable, pblk, sharers).await?),
@@ -508,8 +509,8 @@ impl XattrPlan<'_> {
         let mut more = 0;
         match core::mem::replace(&mut self.block, BlockChange::Nothing) {
             BlockChange::Nothing => {}
-            BlockChange::Edit(pblk, planned, bytes) => {
-                write_block(volume, tx, planned, pblk, &bytes);
+            BlockChange::Edit(pblk, planned, contents) => {
+                write_block(volume, tx, planned, pblk, &contents);
             }
             BlockChange::Move(fresh, left) => {
                 let fresh = fresh.map(|fresh| fresh.apply(volume, tx));
@@ -525,7 +526,7 @@ impl XattrPlan<'_> {
         }
         let sectors = self.sectors + more * (i64::from(volume.sb.geo.block_size()) >> 9);
         let inode = info.inode();
-        let now = now();
+        let now = volume.stamp(info);
         let Some(plan) = self.inode.take() else {
             return;
         };

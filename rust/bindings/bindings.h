@@ -35,6 +35,7 @@
 
 #include "helpers.h"
 #include "trace.h"
+#include "trace_aext4.h"
 
 /* Macros with casts, which bindgen does not evaluate. */
 const u32 RUST_CONST_HELPER_UPCALL_REQ_META = (__force u32)REQ_META;

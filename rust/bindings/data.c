@@ -98,17 +98,26 @@ int upcall_mmap_prepare(struct vm_area_desc *desc, const struct vm_operations_st
 }
 
 /* A page of a shared mapping is to be written to. */
-vm_fault_t upcall_page_mkwrite(struct vm_fault *vmf, const struct iomap_ops *ops)
+vm_fault_t upcall_page_mkwrite(struct vm_fault *vmf, const struct iomap_ops *ops,
+			       int (*prepare)(struct inode *inode))
 {
 	struct inode *inode = file_inode(vmf->vma->vm_file);
 	vm_fault_t fault;
+	int err;
 
 	sb_start_pagefault(inode->i_sb);
+	/* Before the folio is locked. */
+	err = prepare(inode);
+	if (err) {
+		fault = vmf_fs_error(err);
+		goto out;
+	}
 	file_update_time(vmf->vma->vm_file);
 	/* Whoever punches holes waits until the page is dirty, or we find that it is gone. */
 	filemap_invalidate_lock_shared(inode->i_mapping);
 	fault = iomap_page_mkwrite(vmf, ops, NULL);
 	filemap_invalidate_unlock_shared(inode->i_mapping);
+out:
 	sb_end_pagefault(inode->i_sb);
 	return fault;
 }

@@ -14,6 +14,7 @@
 #include <linux/mempool.h>
 #include <linux/mm.h>
 #include <linux/panic.h>
+#include <linux/part_stat.h>
 #include <linux/path.h>
 #include <linux/random.h>
 #include <linux/ratelimit.h>
@@ -436,6 +437,20 @@ bool upcall_bdev_read_only(struct block_device *bdev)
 	return bdev_read_only(bdev);
 }
 
+bool upcall_may_use_reserve(u32 uid, u32 gid)
+{
+	kgid_t group = make_kgid(&init_user_ns, gid);
+
+	return uid_eq(make_kuid(&init_user_ns, uid), current_fsuid()) ||
+	       (!gid_eq(group, GLOBAL_ROOT_GID) && in_group_p(group)) ||
+	       capable(CAP_SYS_RESOURCE);
+}
+
+u64 upcall_sectors_written(struct block_device *bdev)
+{
+	return part_stat_read(bdev, sectors[STAT_WRITE]);
+}
+
 /* What a discard should be a multiple of, in bytes; 0 if the device knows none. */
 unsigned int upcall_discard_granularity(struct block_device *bdev)
 {
@@ -846,6 +861,67 @@ void upcall_current_time(struct inode *inode, struct timespec64 *now)
 	*now = current_time(inode);
 }
 
+/* The time of day for a file that has no VFS inode: not before a finer one that another file was given. */
+void upcall_device_time(struct block_device *bdev, struct timespec64 *now)
+{
+	*now = current_time(bdev->bd_mapping->host);
+}
+
+/*
+ * The time for a change of an inode, which it has from now on as its ctime: a finer one than usual if
+ * somebody has looked at the one that it has.  Any context.
+ */
+void upcall_inode_stamp(struct inode *inode, struct timespec64 *now)
+{
+	*now = inode_set_ctime_current(inode);
+}
+
+/*
+ * With lazytime: gives an inode the time, which sync_lazytime() is to write later.  Does not sleep.
+ * Returns 0 if the superblock has no lazytime, 1 if it is done, or an error number.
+ */
+int upcall_lazy_time(struct inode *inode, enum fs_update_time what, unsigned int flags)
+{
+	int dirty;
+
+	if (!(inode->i_sb->s_flags & SB_LAZYTIME))
+		return 0;
+	dirty = inode_update_time(inode, what, flags);
+	if (dirty < 0)
+		return dirty;
+	if (dirty)
+		__mark_inode_dirty(inode, dirty);
+	return 1;
+}
+
+/* Whether the inode has times that are to be written later.  The caller writes them now. */
+bool upcall_lazy_take(struct inode *inode)
+{
+	bool lazy;
+
+	if (!(inode_state_read_once(inode) & I_DIRTY_TIME))
+		return false;
+	spin_lock(&inode->i_lock);
+	lazy = inode_state_read(inode) & I_DIRTY_TIME;
+	if (lazy)
+		inode_state_clear(inode, I_DIRTY_TIME);
+	spin_unlock(&inode->i_lock);
+	return lazy;
+}
+
+/* The caller could not write them. */
+void upcall_lazy_put(struct inode *inode)
+{
+	__mark_inode_dirty(inode, I_DIRTY_TIME);
+}
+
+void upcall_inode_times(struct inode *inode, struct upcall_times *times)
+{
+	times->atime = inode_get_atime(inode);
+	times->mtime = inode_get_mtime(inode);
+	times->ctime = inode_get_ctime(inode);
+}
+
 void upcall_inode_state_lock(struct inode *inode)
 {
 	spin_lock(&inode->i_lock);
@@ -854,6 +930,29 @@ void upcall_inode_state_lock(struct inode *inode)
 void upcall_inode_state_unlock(struct inode *inode)
 {
 	spin_unlock(&inode->i_lock);
+}
+
+static struct timespec64 later(struct timespec64 a, struct timespec64 b)
+{
+	return timespec64_compare(&a, &b) > 0 ? a : b;
+}
+
+static void mirror_times(struct inode *inode, const struct upcall_attr *attr)
+{
+	struct timespec64 atime = attr->atime, mtime = attr->mtime, ctime = attr->ctime;
+	struct timespec64 was = inode_get_ctime(inode);
+
+	if (inode_state_read(inode) & I_DIRTY_TIME) {
+		/* Some of those that the inode has are to be written later. */
+		atime = later(inode_get_atime(inode), atime);
+		mtime = later(inode_get_mtime(inode), mtime);
+		ctime = later(was, ctime);
+	}
+	inode_set_atime_to_ts(inode, atime);
+	inode_set_mtime_to_ts(inode, mtime);
+	/* Setting it forgets that somebody has looked at it. */
+	if (!timespec64_equal(&was, &ctime))
+		inode_set_ctime_to_ts(inode, ctime);
 }
 
 /* What can change of an inode is as attr says; with i_lock held, under which attr was made. */
@@ -867,9 +966,7 @@ void upcall_inode_mirror(struct inode *inode, const struct upcall_attr *attr)
 	if (!S_ISREG(attr->mode))
 		i_size_write(inode, attr->size);
 	inode->i_blocks = attr->sectors;
-	inode_set_atime_to_ts(inode, attr->atime);
-	inode_set_mtime_to_ts(inode, attr->mtime);
-	inode_set_ctime_to_ts(inode, attr->ctime);
+	mirror_times(inode, attr);
 	inode_set_flags(inode, attr->s_flags, S_SYNC | S_APPEND | S_IMMUTABLE | S_NOATIME | S_DIRSYNC);
 }
 

@@ -80,6 +80,15 @@ void upcall_rs_show_tasks(struct seq_file *file);
 u64 upcall_rs_poll_limit(void);
 int upcall_rs_set_poll_limit(u64 us);
 
+/* sysfs: counters of mounted volumes.  A counter is written to a page of SIZE bytes. */
+struct upcall_sysfs;
+typedef ssize_t (*upcall_sysfs_show)(const void *volume, unsigned int index, u8 *page, size_t size);
+struct kobject *upcall_sysfs_root(const char *name);
+struct upcall_sysfs *upcall_sysfs_create(struct kobject *root, const struct super_block *sb,
+					 const char *const *names, unsigned int count,
+					 upcall_sysfs_show show, const void *volume);
+void upcall_sysfs_destroy(struct upcall_sysfs *sysfs);
+
 /* Tracepoints, for whoever checked their keys */
 void upcall_do_trace_spawn(u64 task, const char *executor, const char *name, unsigned int len);
 void upcall_do_trace_wake(u64 task);
@@ -89,6 +98,19 @@ void upcall_do_trace_cancel(u64 task);
 void upcall_do_trace_complete(u64 task);
 void upcall_do_trace_bio_submit(const struct bio *bio);
 void upcall_do_trace_bio_complete(const struct bio *bio, u64 sector, int error);
+void upcall_do_trace_aext4_transaction_start(const struct block_device *bdev, u32 tid, u32 blocks,
+					     u32 revokes);
+void upcall_do_trace_aext4_commit_begin(const struct block_device *bdev, u32 tid, u32 blocks,
+					u32 revokes);
+void upcall_do_trace_aext4_commit_end(const struct block_device *bdev, u32 tid, u64 us, int error);
+void upcall_do_trace_aext4_checkpoint(const struct block_device *bdev, u32 tid, u32 transactions,
+				      u32 blocks, u32 space);
+void upcall_do_trace_aext4_allocate_blocks(const struct block_device *bdev, u64 goal, u32 want,
+					   u64 start, u32 len);
+void upcall_do_trace_aext4_allocate_inode(const struct block_device *bdev, u32 ino, u32 parent,
+					  bool dir);
+void upcall_do_trace_aext4_writeback_map(const struct block_device *bdev, u32 ino, u64 pos,
+					 u64 offset, u64 len, u64 addr, bool mapped);
 
 /* Block devices and bios */
 bool upcall_bdev_nowait(struct block_device *bdev);
@@ -97,6 +119,8 @@ struct file *upcall_open_bdev(const char *path, bool write);
 struct block_device *upcall_file_bdev(struct file *file);
 u64 upcall_bdev_size(struct block_device *bdev);
 bool upcall_bdev_read_only(struct block_device *bdev);
+bool upcall_may_use_reserve(u32 uid, u32 gid);
+u64 upcall_sectors_written(struct block_device *bdev);
 unsigned int upcall_discard_granularity(struct block_device *bdev);
 int upcall_edit_buffer(struct block_device *bdev, u64 pos,
 		       void (*change)(void *arg, u8 *bytes), void *arg);
@@ -125,6 +149,10 @@ struct upcall_volume_info {
 	u32 time_gran;
 	u8 uuid[16];
 	bool posix_acl;
+};
+
+struct upcall_times {
+	struct timespec64 atime, mtime, ctime;
 };
 
 struct upcall_attr {
@@ -197,7 +225,8 @@ bool upcall_stable_writes(struct inode *inode);
 void upcall_write_back_all(struct super_block *sb);
 loff_t upcall_folio_end(struct folio *folio);
 int upcall_mmap_prepare(struct vm_area_desc *desc, const struct vm_operations_struct *ops);
-vm_fault_t upcall_page_mkwrite(struct vm_fault *vmf, const struct iomap_ops *ops);
+vm_fault_t upcall_page_mkwrite(struct vm_fault *vmf, const struct iomap_ops *ops,
+			       int (*prepare)(struct inode *inode));
 
 /* Writeback whose end needs a transaction: of a volume */
 struct upcall_ioends {
@@ -235,6 +264,12 @@ struct upcall_setattr {
 int upcall_setattr_prepare(struct mnt_idmap *idmap, struct dentry *dentry, struct iattr *attr,
 			   struct upcall_setattr *to);
 void upcall_current_time(struct inode *inode, struct timespec64 *now);
+void upcall_device_time(struct block_device *bdev, struct timespec64 *now);
+void upcall_inode_stamp(struct inode *inode, struct timespec64 *now);
+int upcall_lazy_time(struct inode *inode, enum fs_update_time what, unsigned int flags);
+bool upcall_lazy_take(struct inode *inode);
+void upcall_lazy_put(struct inode *inode);
+void upcall_inode_times(struct inode *inode, struct upcall_times *times);
 void upcall_inode_state_lock(struct inode *inode);
 void upcall_inode_state_unlock(struct inode *inode);
 void upcall_inode_mirror(struct inode *inode, const struct upcall_attr *attr);

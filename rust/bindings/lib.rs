@@ -38,3 +38,33 @@ type __kernel_ptrdiff_t = isize;
 unsafe impl<Storage> Zeroable for __BindgenBitfieldUnit<Storage> where Storage: Zeroable {}
 
 include!(env!("UPCALL_BINDINGS"));
+
+/// Whether somebody listens to the tracepoint with this key. One to which nobody does is a `nop`. Any
+/// context.
+#[macro_export]
+macro_rules! listened {
+    ($key:ident) => {{
+        #[cfg(CONFIG_JUMP_LABEL)]
+        // SAFETY: It is the key of a tracepoint, which C defined.
+        unsafe {
+            kernel::jump_label::arch_static_branch!($crate::$key, $crate::tracepoint, key, false)
+        }
+        #[cfg(not(CONFIG_JUMP_LABEL))]
+        // SAFETY: As above. Without jump labels a key is a count, which changes at any time.
+        unsafe {
+            (&raw const $crate::$key.key.key.enabled.counter).read_volatile() > 0
+        }
+    }};
+}
+
+/// Calls a function of C, whose arguments are as it declares them, if somebody listens to the
+/// tracepoint with this key.
+#[macro_export]
+macro_rules! trace {
+    ($key:ident, $function:ident($($argument:expr),* $(,)?)) => {
+        if $crate::listened!($key) {
+            // SAFETY: The arguments are what the C declaration says.
+            unsafe { $crate::$function($($argument),*) };
+        }
+    };
+}

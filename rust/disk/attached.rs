@@ -16,6 +16,7 @@
 //! A VFS inode is filled when it is published, and a change looks for it when it was made, both under
 //! the lock of the copy in memory: so one of the two sees the other.
 
+use crate::time::Now;
 use core::ptr::{null_mut, NonNull};
 use kernel::sync::atomic::{Acquire, Atomic, Relaxed, Release};
 use kernel::sync::rcu;
@@ -73,6 +74,18 @@ impl Attached {
     pub fn size(&self) -> Option<u64> {
         // SAFETY: The read section keeps an inode that is found in it.
         self.look(|inode| unsafe { ub::upcall_inode_size(inode.as_ptr()) } as u64)
+    }
+
+    /// The time for a change of the file that is made now, which its VFS inode has from now on, if
+    /// there is one. Any context.
+    pub fn stamp(&self) -> Option<Now> {
+        let mut time = ub::timespec64::default();
+        // SAFETY: The read section keeps an inode that is found in it.
+        self.look(|inode| unsafe { ub::upcall_inode_stamp(inode.as_ptr(), &mut time) })?;
+        Some(Now {
+            secs: time.tv_sec,
+            nanos: time.tv_nsec as u32,
+        })
     }
 
     /// Whether programs have changed bytes of the file that are not on the device yet. Does not

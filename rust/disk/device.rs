@@ -3,6 +3,7 @@
 //! [`Disk`]: the device below a volume, and what is logged about it.
 
 use crate::sys;
+use crate::time::Now;
 use kernel::prelude::*;
 use upcall::{Block, Device, Spawner};
 
@@ -71,9 +72,22 @@ impl Disk {
         Ok(())
     }
 
+    /// The time of day for what is written to files: as exact as a timer tick, but not before any
+    /// time that a file was given, which may be finer. Any context.
+    pub fn now(&self) -> Now {
+        let (secs, nanos) = sys::file_time(&self.device);
+        Now { secs, nanos }
+    }
+
     /// Whether nothing can be written to the device.
     pub fn is_read_only(&self) -> bool {
         sys::read_only(&self.device)
+    }
+
+    /// How many sectors of 512 bytes were written to the device since it is there, by whomever. Any
+    /// context.
+    pub fn sectors_written(&self) -> u64 {
+        sys::sectors_written(&self.device)
     }
 
     /// What a discard should be a multiple of, in bytes; `None` if the device cannot discard.

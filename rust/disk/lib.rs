@@ -16,6 +16,7 @@
 //! | `wait` | waiting for a block that somebody else reads |
 //! | [`attached`] | what of a file is in the page cache, for those without a VFS inode |
 //! | [`checksum`], [`time`] | the kernel's checksums, and its clock |
+//! | [`trace`] | tracepoints |
 //! | `sys` | the bottom, which is another one on the host |
 //!
 //! # Locks
@@ -34,9 +35,11 @@ pub mod edit;
 mod gfp;
 pub mod pinned;
 pub mod random;
+mod reserve;
 pub mod run;
 mod sys;
 pub mod time;
+pub mod trace;
 pub mod version;
 mod wait;
 
@@ -47,5 +50,6 @@ pub use edit::{Pin, Planned};
 pub use gfp::{gfp, vec_with_capacity};
 pub use pinned::{pinned, Boxed};
 pub use random::random;
+pub use reserve::may_use_reserve;
 pub use run::{Draft, Writing};
 pub use version::Buf;

@@ -3,8 +3,8 @@
 //! Changes to the superblock: what a mounted volume keeps in it. [`SuperEdit::seal`] comes last.
 
 use super::bytes::{
-    get_array, get_u16, get_u32, get_u8, high32, low32, put_bytes, put_u16, put_u32, put_u64,
-    put_u8,
+    get_array, get_u16, get_u32, get_u64, get_u8, high32, join32, low32, put_bytes, put_u16,
+    put_u32, put_u64, put_u8,
 };
 use super::csum::Csum;
 use super::feature::{Compat, Features, Incompat, RoCompat};
@@ -16,7 +16,7 @@ type TimeAt = (usize, usize);
 
 const WRITE_TIME: TimeAt = (0x30, 0x274);
 const MOUNT_TIME: TimeAt = (0x2c, 0x275);
-const FIRST_ERROR: ErrorAt = ErrorAt {
+pub(super) const FIRST_ERROR: ErrorAt = ErrorAt {
     time: (0x198, 0x278),
     ino: 0x19c,
     block: 0x1a0,
@@ -24,7 +24,7 @@ const FIRST_ERROR: ErrorAt = ErrorAt {
     line: 0x1c8,
     code: 0x27a,
 };
-const LAST_ERROR: ErrorAt = ErrorAt {
+pub(super) const LAST_ERROR: ErrorAt = ErrorAt {
     time: (0x1cc, 0x279),
     ino: 0x1d0,
     block: 0x1d8,
@@ -41,7 +41,7 @@ const LAST_ORPHAN: usize = 0xe8;
 const CHECKSUM: usize = 0x3fc;
 
 /// Where the superblock keeps what it tells of an error.
-struct ErrorAt {
+pub(super) struct ErrorAt {
     time: TimeAt,
     ino: usize,
     block: usize,
@@ -112,21 +112,37 @@ impl Errors {
     }
 }
 
-/// An error to be recorded.
-#[derive(Clone, Copy, Debug)]
-pub struct ErrorRecord<'a> {
-    /// When it was found, in seconds since 1970.
+/// What the superblock tells of one error: of the first, or of the last.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ErrorRecord {
+    /// When it was found, in seconds since 1970; 0 if there was none.
     pub time: u64,
     /// The inode that it is about, if one is known.
     pub ino: Option<Ino>,
     /// The block that it is about, if one is known.
     pub block: Option<Pblk>,
-    /// The function that found it; 32 bytes of it are kept.
-    pub func: &'a [u8],
+    /// The function that found it, with zeros behind it.
+    pub func: [u8; 32],
     /// The line of the source.
     pub line: u32,
-    /// Its kind.
-    pub code: ErrorCode,
+    /// Its kind: an [`ErrorCode`], or what somebody else wrote.
+    pub code: u8,
+}
+
+impl ErrorRecord {
+    /// What a raw superblock has at one of the two places; `None` if it is too short.
+    pub(super) fn parse(raw: &[u8], at: &ErrorAt) -> Option<Self> {
+        let (ino, block) = (get_u32(raw, at.ino)?, get_u64(raw, at.block)?);
+        let (lo, hi) = at.time;
+        Some(Self {
+            time: join32(get_u32(raw, lo)?, get_u8(raw, hi)?.into()),
+            ino: (ino != 0).then_some(Ino(ino)),
+            block: (block != 0).then_some(Pblk(block)),
+            func: get_array(raw, at.func)?,
+            line: get_u32(raw, at.line)?,
+            code: get_u8(raw, at.code)?,
+        })
+    }
 }
 
 /// Returns the head of the list of orphans and the state bits of a raw superblock; `None` if it is
@@ -134,6 +150,25 @@ pub struct ErrorRecord<'a> {
 pub fn orphans(raw: &[u8]) -> Option<(Option<Ino>, u16)> {
     let head = get_u32(raw, LAST_ORPHAN)?;
     Some(((head != 0).then_some(Ino(head)), get_u16(raw, STATE)?))
+}
+
+/// Whether a raw superblock has the magic number, and the right checksum if the volume has checksums.
+pub fn is_sound(raw: &[u8], csum: &Csum) -> bool {
+    let covered = raw.get(..CHECKSUM);
+    let sums = (
+        get_u32(raw, CHECKSUM),
+        covered.map(|raw| csum.crc32c(!0, raw)),
+    );
+    get_u16(raw, 0x38) == Some(MAGIC) && (!csum.metadata() || sums.0.is_some() && sums.0 == sums.1)
+}
+
+/// A text with zeros behind it, as the superblock has it; what does not fit is cut off.
+pub fn padded<const N: usize>(text: &[u8]) -> [u8; N] {
+    let mut field = [0; N];
+    for (to, &from) in field.iter_mut().zip(text) {
+        *to = from;
+    }
+    field
 }
 
 /// An editor of the superblock's bytes.
@@ -160,11 +195,7 @@ impl<'a> SuperEdit<'a> {
 
     /// Writes a text, with zeros behind it; what does not fit is cut off.
     fn put_text<const N: usize>(&mut self, off: usize, text: &[u8]) {
-        let mut field = [0; N];
-        for (to, &from) in field.iter_mut().zip(text) {
-            *to = from;
-        }
-        let _ = put_bytes(self.raw, off, &field);
+        let _ = put_bytes(self.raw, off, &padded::<N>(text));
     }
 
     fn put_time(&mut self, (lo, hi): TimeAt, secs: u64) {
@@ -289,7 +320,7 @@ impl<'a> SuperEdit<'a> {
 
     /// Records an error: as the last, as the first if none is recorded, in the count and in the
     /// state.
-    pub fn record_error(&mut self, error: &ErrorRecord<'_>) {
+    pub fn record_error(&mut self, error: &ErrorRecord) {
         if self.time(FIRST_ERROR.time) == (0, 0) {
             self.put_error(&FIRST_ERROR, error);
         }
@@ -304,14 +335,14 @@ impl<'a> SuperEdit<'a> {
         self.put32(ERROR_COUNT, self.get32(ERROR_COUNT).saturating_add(more));
     }
 
-    fn put_error(&mut self, at: &ErrorAt, error: &ErrorRecord<'_>) {
+    fn put_error(&mut self, at: &ErrorAt, error: &ErrorRecord) {
         // A time of 0 would count as none.
         self.put_time(at.time, error.time.max(1));
         self.put32(at.ino, error.ino.map_or(0, |ino| ino.0));
         let _ = put_u64(self.raw, at.block, error.block.map_or(0, |pblk| pblk.0));
-        self.put_text::<32>(at.func, error.func);
+        let _ = put_bytes(self.raw, at.func, &error.func);
         self.put32(at.line, error.line);
-        let _ = put_u8(self.raw, at.code, error.code as u8);
+        let _ = put_u8(self.raw, at.code, error.code);
     }
 
     /// Computes and writes the checksum, if the volume has checksums.

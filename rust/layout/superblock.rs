@@ -11,6 +11,7 @@ use super::feature::{Compat, Features, Incompat, RoCompat};
 use super::geometry::Geometry;
 use super::group::Zone;
 use super::hash::HashParams;
+use super::super_edit::{ErrorRecord, FIRST_ERROR, LAST_ERROR};
 use super::units::{Ino, Pblk};
 
 /// Size of the superblock in bytes.
@@ -97,10 +98,10 @@ pub struct SuperBlock {
     pub want_extra_isize: u16,
     /// How many errors the kernel has recorded since the last check.
     pub error_count: u32,
-    /// When the first and the last of them were found, in seconds since 1970.
-    pub first_error_time: u64,
-    /// See `first_error_time`.
-    pub last_error_time: u64,
+    /// The first of them.
+    pub first_error: ErrorRecord,
+    /// The last of them.
+    pub last_error: ErrorRecord,
     /// Mounts since the last check.
     pub mount_count: u16,
     /// Last written, in seconds since 1970.
@@ -209,8 +210,8 @@ impl SuperBlock {
             min_extra_isize: f.u16(0x15c)?,
             want_extra_isize: f.u16(0x15e)?,
             error_count: f.u32(0x194)?,
-            first_error_time: join32(f.u32(0x198)?, u32::from(f.u8(0x278)?)),
-            last_error_time: join32(f.u32(0x1cc)?, u32::from(f.u8(0x279)?)),
+            first_error: ErrorRecord::parse(raw, &FIRST_ERROR).or_short(SHORT)?,
+            last_error: ErrorRecord::parse(raw, &LAST_ERROR).or_short(SHORT)?,
             mount_count: f.u16(0x34)?,
             write_time: join32(f.u32(0x30)?, u32::from(f.u8(0x274)?)),
             mount_time: join32(f.u32(0x2c)?, u32::from(f.u8(0x275)?)),

@@ -400,6 +400,34 @@ pub fn set_refcount(buf: &mut [u8], refcount: u32) -> Option<()> {
     put_u32(buf, 4, refcount)
 }
 
+/// How many inodes share a block of attributes at most: as many as ext4 lets.
+pub const SHARERS_MAX: u32 = 1024;
+
+/// Where the names begin in a block of attributes.
+const HEADER: usize = 32;
+
+/// The part of a block of attributes by which those are found that have the same.
+pub fn contents(block: &[u8]) -> &[u8] {
+    block.get(HEADER..).unwrap_or(&[])
+}
+
+/// Whether two blocks have the same attributes. How many share them, and checksums, do not count.
+pub fn same_contents(a: &[u8], b: &[u8]) -> bool {
+    // The magic number; the number of blocks, and the hash.
+    let header = |block: &[u8]| Some((get_u32(block, 0)?, get_u32(block, 8)?, get_u32(block, 12)?));
+    header(a).is_some() && header(a) == header(b) && contents(a) == contents(b)
+}
+
+/// Adds one inode to those that share a block of attributes; `None`, and nothing changes, if that
+/// would be too many, or nobody has it.
+pub fn retain(buf: &mut [u8]) -> Option<()> {
+    let count = get_u32(buf, 4)?;
+    if !(1..SHARERS_MAX).contains(&count) {
+        return None;
+    }
+    set_refcount(buf, count + 1)
+}
+
 /// Takes one inode off those that share a block of attributes; `None`, and nothing changes, if it is
 /// not shared.
 pub fn release(buf: &mut [u8]) -> Option<()> {

@@ -48,6 +48,9 @@ pub struct FileMap {
 /// begun, or goes on. They take no lock of the VFS, and wait for no folio: callers have folios
 /// locked.
 pub trait DataOperations: FileSystemType {
+    /// Whether the calling thread may use space that is kept for those with privilege.
+    fn may_use_reserve(&self) -> bool;
+
     /// The map of what is written to from `pos` on, at most `len` bytes: space is reserved where
     /// the file has none. The kind is never a hole.
     ///

@@ -71,7 +71,7 @@ unsafe fn locked<F: FileSystem>(
         let inode = Inode::<F>::new(raw);
         let (volume, info) = (inode.volume(), inode.info());
         let end = pos.checked_add(len).ok_or(EFBIG)?;
-        with_privilege(|privileged| block_on(pinned(|| volume.leave_inline(info, privileged))?)?)?;
+        with_privilege(volume, |privileged| block_on(pinned(|| volume.leave_inline(info, privileged))?)?)?;
         // The end of a direct write changes the map, too.
         ub::inode_dio_wait(raw);
         to_result(ub::file_modified(file))?;
@@ -112,7 +112,7 @@ unsafe fn allocate<F: FileSystem>(raw: *mut ub::inode, pos: i64, end: i64, grows
         }
         let inode = Inode::<F>::new(raw);
         let (volume, info) = (inode.volume(), inode.info());
-        let allocated = with_privilege(|privileged| {
+        let allocated = with_privilege(volume, |privileged| {
             let allocated = || volume.allocate(info, pos as u64, end as u64, privileged);
             block_on(pinned(allocated)?)?
         });
@@ -178,7 +178,7 @@ unsafe fn zero<F: FileSystem>(
         let inode = Inode::<F>::new(raw);
         let (volume, info) = (inode.volume(), inode.info());
         // Before anything is zeroed it is known that there is space.
-        with_privilege(|privileged| {
+        with_privilege(volume, |privileged| {
             let zeroed = || volume.zero(info, pos as u64, end as u64, privileged);
             block_on(pinned(zeroed)?)?
         })?;

@@ -53,6 +53,13 @@ pub trait FileSystemType: Clone + Send + Sync + 'static {
 
     /// What does not change while the volume is mounted.
     fn info(&self) -> VolumeInfo;
+
+    /// The files in `/sys/fs/NAME/DEVICE/`.
+    const COUNTERS: &'static [&'static CStr];
+
+    /// Writes what file `index` of them has. Called by any thread from the mount on, until the volume
+    /// ends; does not sleep.
+    fn show_counter(&self, index: usize, out: &mut dyn core::fmt::Write) -> core::fmt::Result;
 }
 
 /// All of a file system: implemented for what implements its parts.

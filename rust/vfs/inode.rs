@@ -141,6 +141,9 @@ pub(crate) unsafe extern "C" fn evict<F: FileSystem>(inode: *mut ub::inode) {
             .info
             .as_ref()
             .is_some_and(|info| volume.attr(info).nlink == 0);
+        if let Some(info) = &(*this).info {
+            volume.forget_inode(info);
+        }
         let left = match &(*this).info {
             Some(info) if F::HAS_EVICT && deleted => {
                 if volume.fast_link(info).is_some() {
@@ -402,6 +405,7 @@ impl<F: FileSystem> Ops<F> {
         getattr: Some(Self::getattr),
         setattr: present!(F::HAS_SET_ATTRIBUTES, setattr::setattr::<F>),
         update_time: present!(F::HAS_SET_ATTRIBUTES, setattr::update_time::<F>),
+        sync_lazytime: present!(F::HAS_SET_ATTRIBUTES, setattr::sync_lazytime::<F>),
         listxattr: Some(xattr::list::<F>),
         get_inode_acl: Some(acl::get_inode_acl::<F>),
         set_acl: present!(F::HAS_SET_ACL, acl::set_acl::<F>),
@@ -433,6 +437,7 @@ impl<F: FileSystem> Ops<F> {
         getattr: Some(Self::getattr),
         setattr: present!(F::HAS_SET_ATTRIBUTES, setattr::setattr::<F>),
         update_time: present!(F::HAS_SET_ATTRIBUTES, setattr::update_time::<F>),
+        sync_lazytime: present!(F::HAS_SET_ATTRIBUTES, setattr::sync_lazytime::<F>),
         listxattr: Some(xattr::list::<F>),
         // SAFETY: As above.
         ..unsafe { core::mem::zeroed() }
@@ -445,6 +450,7 @@ impl<F: FileSystem> Ops<F> {
         getattr: Some(Self::getattr),
         setattr: present!(F::HAS_SET_ATTRIBUTES, setattr::setattr::<F>),
         update_time: present!(F::HAS_SET_ATTRIBUTES, setattr::update_time::<F>),
+        sync_lazytime: present!(F::HAS_SET_ATTRIBUTES, setattr::sync_lazytime::<F>),
         listxattr: Some(xattr::list::<F>),
         get_inode_acl: Some(acl::get_inode_acl::<F>),
         set_acl: present!(F::HAS_SET_ACL, acl::set_acl::<F>),

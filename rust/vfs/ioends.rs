@@ -227,13 +227,7 @@ impl Taker {
         }
         let (pos, end) = (run.pos & !run.mask, (run.end + run.mask) & !run.mask);
         let ok = run.error.is_none();
-        let done = loop {
-            match fs.write_done(&info, pos, end, ok, run.end).await {
-                // An upcall does not wait for reclaim in the allocation, but here.
-                Err(ENOMEM) => upcall::memory_freed().await,
-                done => break done,
-            }
-        };
+        let done = fs.write_done(&info, pos, end, ok, run.end).await;
         // SAFETY: As above.
         unsafe { refresh(&Inode::<F>::new(run.inode.as_ptr())) };
         if let Err(error) = &done {

@@ -27,6 +27,7 @@
 //! | [`resize`], [`fallocate`] | a file's size, and its space |
 //! | [`pages`] | the page cache: readahead that only starts work, iomap |
 //! | [`permission`] | what credentials permit |
+//! | [`sysfs`] | counters in `/sys/fs` |
 //! | [`mount_ref`] | keeping a volume mounted from Rust |
 //! | [`xattr`] | extended attributes |
 //! | [`acl`] | access control lists |
@@ -72,6 +73,7 @@ mod resize;
 mod revalidate;
 mod setattr;
 mod superblock;
+mod sysfs;
 mod write;
 mod writeback;
 mod xattr;

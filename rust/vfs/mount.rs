@@ -8,7 +8,8 @@
 //! # Life of a volume
 //!
 //! `fill_super` makes a [`Scope`] for the volume's requests and upcalls, reads the volume with `block_on`,
-//! and leaves a [`Mounted`] in `s_fs_info`. Unmounting evicts the inodes, and with them waits for
+//! and leaves a [`Mounted`] in `s_fs_info`. From then on the volume is in sysfs, also while it is made
+//! writable, until it ends. Unmounting evicts the inodes, and with them waits for
 //! their readahead; then `put_super` makes the volume read-only, which commits what was changed, and
 //! drops the scope, which waits for whatever is left, before the device is closed. What commits is in
 //! that scope, and so is every request. `Mounted` itself goes when the superblock is dead, since what is attached to
@@ -18,6 +19,7 @@ use crate::fs::FileSystem;
 use crate::inode::{self, InodeBox};
 use crate::ioends::IoEnds;
 use crate::superblock::{self, Mounted, SuperBlock};
+use crate::sysfs::Counters;
 use crate::{export, revalidate, xattr};
 use core::marker::PhantomData;
 use core::ptr::{null_mut, NonNull};
@@ -35,6 +37,8 @@ pub struct Type<F> {
     raw: Opaque<ub::file_system_type>,
     /// The slab cache of [`InodeBox`]es, from registration on.
     cache: Atomic<*mut ub::kmem_cache>,
+    /// The directory in sysfs, from registration on.
+    sysfs: Atomic<*mut ub::kobject>,
     fs: PhantomData<fn() -> F>,
 }
 
@@ -55,7 +59,7 @@ impl<F: FileSystem> Type<F> {
     pub const fn new() -> Self {
         let raw = ub::file_system_type {
             name: F::NAME.to_bytes_with_nul().as_ptr(),
-            fs_flags: (ub::FS_REQUIRES_DEV | ub::FS_ALLOW_IDMAP) as c_int,
+            fs_flags: (ub::FS_REQUIRES_DEV | ub::FS_ALLOW_IDMAP | ub::FS_MGTIME) as c_int,
             init_fs_context: Some(Ops::<F>::init_fs_context),
             kill_sb: Some(Ops::<F>::kill_sb),
             // SAFETY: Zero is what the C initialisers leave there.
@@ -64,6 +68,7 @@ impl<F: FileSystem> Type<F> {
         Self {
             raw: Opaque::new(raw),
             cache: Atomic::new(null_mut()),
+            sysfs: Atomic::new(null_mut()),
             fs: PhantomData,
         }
     }
@@ -83,14 +88,23 @@ impl<F: FileSystem> Type<F> {
             return Err(ENOMEM);
         }
         self.cache.store(cache, Release);
-        // SAFETY: The type is static, and nobody else knows of it yet.
-        let result = to_result(unsafe {
-            (*self.raw.get()).owner = module.as_ptr().cast();
-            ub::register_filesystem(self.raw.get())
-        });
+        // SAFETY: The name is a string. Without memory for the directory there are no mounts.
+        let sysfs = unsafe { ub::upcall_sysfs_root(F::NAME.as_char_ptr()) };
+        self.sysfs.store(sysfs, Release);
+        let result = match sysfs.is_null() {
+            true => Err(ENOMEM),
+            // SAFETY: The type is static, and nobody else knows of it yet.
+            false => to_result(unsafe {
+                (*self.raw.get()).owner = module.as_ptr().cast();
+                ub::register_filesystem(self.raw.get())
+            }),
+        };
         if let Err(error) = result {
-            // SAFETY: There are no inodes.
-            unsafe { ub::kmem_cache_destroy(cache) };
+            // SAFETY: There are no mounts, and no inodes. The directory may be null.
+            unsafe {
+                ub::kobject_put(sysfs);
+                ub::kmem_cache_destroy(cache);
+            }
             return Err(error);
         }
         Ok(Registration(self))
@@ -101,6 +115,11 @@ impl<F> Type<F> {
     /// The C type.
     pub(crate) fn as_ptr(&self) -> *mut ub::file_system_type {
         self.raw.get()
+    }
+
+    /// The directory in sysfs, while the type is registered.
+    pub(crate) fn sysfs(&self) -> *mut ub::kobject {
+        self.sysfs.load(Acquire)
     }
 
     /// Whether `sb` is a superblock of this type.
@@ -119,6 +138,7 @@ impl<F: FileSystem> Drop for Registration<F> {
         // SAFETY: It was registered, and as the module is going there is no mount.
         unsafe {
             ub::unregister_filesystem(self.0.raw.get());
+            ub::kobject_put(self.0.sysfs.load(Acquire));
             // Inodes are freed by RCU callbacks, in our text.
             ub::rcu_barrier();
             ub::kmem_cache_destroy(self.0.cache.load(Acquire));
@@ -315,6 +335,7 @@ impl<F: FileSystem> Ops<F> {
             (*sb).s_xattr = xattr::handlers::<F>();
             (*sb).s_export_op = export::operations::<F>();
             ub::set_default_d_op(sb, revalidate::operations::<F>());
+            let counters = Counters::new(&fs, sb)?;
             let mounted = KBox::new(
                 Mounted {
                     fs,
@@ -322,6 +343,7 @@ impl<F: FileSystem> Ops<F> {
                     door: Some(door),
                     cache: F::registration().cache.load(Acquire),
                     ioends,
+                    counters: Some(counters),
                 },
                 GFP_KERNEL,
             )?;

@@ -4,12 +4,20 @@
 //!
 //! The file system's inode is the truth, and the VFS inode its mirror: an operation changes the first,
 //! and copies the attributes into the second when it is done ([`refresh`]). Times are no exception:
-//! every change of one is a transaction, which costs no IO of its own. So there is nothing in a VFS
-//! inode that has yet to be written, and `lazytime` has no effect.
+//! every change of one is a transaction, which costs no IO of its own.
+//!
+//! With `lazytime` the VFS inode alone has a time that reading and writing give it, and
+//! `sync_lazytime` tells the file system's: when the VFS thinks that it is time, which is at `sync`,
+//! `fsync`, after half a day, and when the inode goes out of memory. Until then the later time counts
+//! where attributes are copied. `setattr` writes it along.
+//!
+//! A change gets its time from the VFS inode ([`stamp`]): if somebody has looked at the one that it has,
+//! it gets a finer one, so that he notices.
 //!
 //! # Concurrency
 //!
-//! The caller has the inode's lock, but for `update_time`, which comes with or without it. Two who
+//! The caller has the inode's lock, but for `update_time` and `sync_lazytime`, which come with or
+//! without it. Two who
 //! copy attributes at the same time do so one after the other: each reads them under `i_lock`.
 
 use crate::attr::Time;
@@ -23,7 +31,7 @@ use disk::pinned;
 use kernel::error::{from_result, to_result};
 use kernel::ffi::{c_int, c_long, c_uint};
 use kernel::prelude::*;
-use upcall::block_on;
+use upcall::{block_on, block_on_nofs};
 use upcall_bindings as ub;
 
 /// Attributes that are to change.
@@ -45,6 +53,30 @@ pub struct SetAttr {
     pub mtime: Option<Time>,
     /// Last change of the inode.
     pub ctime: Option<Time>,
+}
+
+/// The time for a change of the inode that is made now.
+///
+/// # Safety
+///
+/// `inode` is a valid VFS inode.
+unsafe fn stamp(inode: *mut ub::inode) -> Time {
+    let mut now = ub::timespec64::default();
+    // SAFETY: By the function's contract.
+    unsafe { ub::upcall_inode_stamp(inode, &mut now) };
+    time(now)
+}
+
+/// The times of a VFS inode.
+///
+/// # Safety
+///
+/// `inode` is a valid VFS inode.
+unsafe fn times(inode: *mut ub::inode) -> [Time; 3] {
+    let mut times = ub::upcall_times::default();
+    // SAFETY: By the function's contract.
+    unsafe { ub::upcall_inode_times(inode, &mut times) };
+    [time(times.atime), time(times.mtime), time(times.ctime)]
 }
 
 /// The time of day, as the inode can have it.
@@ -83,13 +115,14 @@ pub(crate) unsafe extern "C" fn setattr<F: FileSystem>(
         };
         let has = |what: u32| wanted.valid & what != 0;
         // SAFETY: The inode is valid.
-        let now = unsafe { now(inode.as_ptr()) };
+        let now = unsafe { stamp(inode.as_ptr()) };
+        let given = |set: u32, at: ub::timespec64| if has(set) { time(at) } else { now };
         let mut set = SetAttr {
             mode: has(ub::ATTR_MODE).then_some(wanted.mode),
             uid: has(ub::ATTR_UID).then_some(wanted.uid),
             gid: has(ub::ATTR_GID).then_some(wanted.gid),
-            atime: has(ub::ATTR_ATIME).then_some(time(wanted.atime)),
-            mtime: has(ub::ATTR_MTIME).then_some(time(wanted.mtime)),
+            atime: has(ub::ATTR_ATIME).then_some(given(ub::ATTR_ATIME_SET, wanted.atime)),
+            mtime: has(ub::ATTR_MTIME).then_some(given(ub::ATTR_MTIME_SET, wanted.mtime)),
             // A ctime of the caller's choice is for the kernel's own NFS server with delegations.
             ctime: has(ub::ATTR_CTIME).then_some(now),
             ..SetAttr::default()
@@ -102,9 +135,21 @@ pub(crate) unsafe extern "C" fn setattr<F: FileSystem>(
                 set.ctime = Some(now);
             }
         }
-        block_on(pinned(|| {
-            inode.volume().set_attributes(inode.info(), &set)
-        })?)??;
+        // SAFETY: The inode is valid.
+        let lazy = unsafe { ub::upcall_lazy_take(inode.as_ptr()) };
+        if lazy {
+            // SAFETY: As above.
+            let [atime, mtime, _] = unsafe { times(inode.as_ptr()) };
+            set.atime = set.atime.or(Some(atime));
+            set.mtime = set.mtime.or(Some(mtime));
+        }
+        let change = pinned(|| inode.volume().set_attributes(inode.info(), &set));
+        let changed = change.and_then(block_on).and_then(|changed| changed);
+        if changed.is_err() && lazy {
+            // SAFETY: As above.
+            unsafe { ub::upcall_lazy_put(inode.as_ptr()) };
+        }
+        changed?;
         refresh(&inode);
         if has(ub::ATTR_MODE) && F::HAS_SET_ACL {
             // An access control list has the permission bits, too.
@@ -135,18 +180,29 @@ pub(crate) unsafe extern "C" fn update_time<F: FileSystem>(
 ) -> c_int {
     from_result(|| {
         // SAFETY: The VFS passes an inode of ours.
-        let (inode, now) = unsafe { (Inode::<F>::new(inode), now(inode)) };
-        let set = match what {
-            ub::fs_update_time_FS_UPD_ATIME => SetAttr {
-                atime: Some(now),
-                ..SetAttr::default()
-            },
-            _ => SetAttr {
-                mtime: Some(now),
-                ctime: Some(now),
-                ..SetAttr::default()
-            },
+        match unsafe { ub::upcall_lazy_time(inode, what, flags) } {
+            0 => {}
+            lazy => return to_result(lazy.min(0)).map(|()| 0),
+        }
+        // SAFETY: As above.
+        let set = unsafe {
+            match what {
+                ub::fs_update_time_FS_UPD_ATIME => SetAttr {
+                    atime: Some(now(inode)),
+                    ..SetAttr::default()
+                },
+                _ => {
+                    let now = stamp(inode);
+                    SetAttr {
+                        mtime: Some(now),
+                        ctime: Some(now),
+                        ..SetAttr::default()
+                    }
+                }
+            }
         };
+        // SAFETY: As above.
+        let inode = unsafe { Inode::<F>::new(inode) };
         let change = pinned(|| inode.volume().set_attributes(inode.info(), &set))?;
         if flags & ub::UPCALL_IOCB_NOWAIT as c_uint != 0 {
             at_once(change).ok_or(EAGAIN)??;
@@ -156,6 +212,25 @@ pub(crate) unsafe extern "C" fn update_time<F: FileSystem>(
         refresh(&inode);
         Ok(0)
     })
+}
+
+/// Writes times that the VFS inode alone has. Process context, also from memory reclaim.
+///
+/// # Safety
+///
+/// Called by the kernel alone, as the C declaration says.
+pub(crate) unsafe extern "C" fn sync_lazytime<F: FileSystem>(inode: *mut ub::inode) {
+    // SAFETY: The VFS passes an inode of ours, with a reference.
+    let (inode, [atime, mtime, ctime]) = unsafe { (Inode::<F>::new(inode), times(inode)) };
+    let set = SetAttr {
+        atime: Some(atime),
+        mtime: Some(mtime),
+        ctime: Some(ctime),
+        ..SetAttr::default()
+    };
+    // Nobody is told of an error: the times are lost, as they would be by a loss of power.
+    let change = pinned(|| inode.volume().set_attributes(inode.info(), &set));
+    let _ = change.map(block_on_nofs);
 }
 
 /// The result of a future, if it is there without a wait; otherwise the future is dropped.
@@ -185,7 +260,7 @@ pub(crate) unsafe extern "C" fn fileattr_set<F: FileSystem>(
             flags: Some(flags),
             project: Some(project),
             // SAFETY: The inode is valid.
-            ctime: Some(unsafe { now(inode.as_ptr()) }),
+            ctime: Some(unsafe { stamp(inode.as_ptr()) }),
             ..SetAttr::default()
         };
         block_on(pinned(|| {

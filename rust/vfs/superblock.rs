@@ -7,6 +7,7 @@
 use crate::fs::{FileSystem, FileSystemType};
 use crate::inode;
 use crate::ioends::IoEnds;
+use crate::sysfs::Counters;
 use core::future::Future;
 use core::marker::PhantomData;
 use core::ptr::NonNull;
@@ -73,6 +74,9 @@ pub trait SuperOperations: FileSystemType {
         async { build_error!(VTABLE_DEFAULT_ERROR) }
     }
 
+    /// The VFS has the inode in memory no more. Its handle may live on, and be dropped in any context.
+    fn forget_inode(&self, _inode: &Self::Inode) {}
+
     /// Writes the options that differ from the default, each with a comma before it.
     fn show_options(&self, out: &mut dyn core::fmt::Write) -> core::fmt::Result;
 
@@ -122,7 +126,7 @@ pub struct StatFs {
 }
 
 /// What `s_fs_info` points to.
-pub(crate) struct Mounted<F> {
+pub(crate) struct Mounted<F: FileSystem> {
     pub(crate) fs: F,
     pub(crate) scope: Option<Scope>,
     /// For changes past the VFS that need it: its blocking work may wait for what the other scope does.
@@ -130,12 +134,14 @@ pub(crate) struct Mounted<F> {
     pub(crate) cache: *mut ub::kmem_cache,
     /// Behind `scope`, whose upcall uses it.
     pub(crate) ioends: Arc<IoEnds>,
+    pub(crate) counters: Option<Counters<F>>,
 }
 
 impl<F: FileSystem> Mounted<F> {
     /// Leaves the disk in order, and ends the scope. Nobody uses the volume any more, and the
     /// device is open.
     pub(crate) fn end(&mut self) {
+        self.counters = None;
         self.door = None;
         if F::HAS_MAKE_READ_ONLY && self.scope.is_some() {
             // Inodes that were evicted are free after a grace period, and those without links are
@@ -150,7 +156,7 @@ impl<F: FileSystem> Mounted<F> {
 }
 
 /// A mounted superblock, borrowed.
-pub(crate) struct SuperBlock<'a, F> {
+pub(crate) struct SuperBlock<'a, F: FileSystem> {
     pub(crate) raw: NonNull<ub::super_block>,
     fs: PhantomData<&'a Mounted<F>>,
 }

@@ -9,7 +9,8 @@
 //! A write holds the inode's lock, exclusively unless it goes past the page cache to whole blocks
 //! that are below the end of the file. No folio is locked when its space is reserved, but in a
 //! fault of a shared mapping: there `begin` runs with the folio locked, and all of it allocates
-//! without recursion into file systems.
+//! without recursion into file systems. A file whose data is in its inode has got blocks before
+//! that, and never loses them.
 //!
 //! iomap asks again, with the folio locked, whether the map that `begin` gave is still true:
 //! writeback changes it meanwhile, and a folio that was reclaimed after it must not be filled with
@@ -18,7 +19,9 @@
 //! What a short write reserved in vain is given back under the `invalidate_lock`, so that no fault
 //! makes a page dirty there meanwhile. Zeroing reserves nothing.
 //!
-//! The end of a direct write runs where the caller waits, or in a workqueue of the superblock.
+//! The end of a direct write runs where the caller waits, or in a workqueue of the superblock. What
+//! was chosen for one that failed stays with the file until the file is cut or goes: another direct
+//! write may be on its way to the same blocks.
 
 use crate::data::{FileMap, FileMapKind};
 use crate::fs::FileSystem;
@@ -30,6 +33,7 @@ use core::marker::PhantomData;
 use core::pin::pin;
 use core::ptr::null_mut;
 use core::task::{Context, Poll, Waker};
+use disk::pinned;
 use kernel::error::{from_result, to_result};
 use kernel::ffi::{c_int, c_uint};
 use kernel::prelude::*;
@@ -55,10 +59,12 @@ fn wait<T>(future: impl Future<Output = Result<T>>, nowait: bool) -> Result<T> {
 
 /// Calls `f`, and if there is no space once more with the privilege to use what is kept, if the
 /// caller has that.
-pub(crate) fn with_privilege<T>(f: impl Fn(bool) -> Result<T>) -> Result<T> {
+pub(crate) fn with_privilege<F: FileSystem, T>(
+    volume: &F,
+    f: impl Fn(bool) -> Result<T>,
+) -> Result<T> {
     match f(false) {
-        // SAFETY: Process context.
-        Err(ENOSPC) if unsafe { ub::capable(ub::CAP_SYS_RESOURCE as c_int) } => f(true),
+        Err(ENOSPC) if volume.may_use_reserve() => f(true),
         result => result,
     }
 }
@@ -128,7 +134,7 @@ impl<F: FileSystem> Ops<F> {
         _source: *mut ub::iomap,
     ) -> c_int {
         let find = |volume: &F, info: &F::Inode, nowait| {
-            with_privilege(|privileged| {
+            with_privilege(volume, |privileged| {
                 let begun = volume.write_begin(info, pos as u64, len as u64, privileged, nowait);
                 wait(begun, nowait)
             })
@@ -175,7 +181,7 @@ impl<F: FileSystem> Ops<F> {
                 None if nowait => return Err(EAGAIN),
                 None => {}
             }
-            let map = with_privilege(|privileged| {
+            let map = with_privilege(volume, |privileged| {
                 block_on_nofs(volume.direct_begin(info, pos as u64, len as u64, privileged))?
             })?;
             // The page cache takes the rest.
@@ -264,7 +270,22 @@ impl<F: FileSystem> Ops<F> {
     /// Called by the kernel alone, as the C declaration says.
     unsafe extern "C" fn page_mkwrite(fault: *mut ub::vm_fault) -> ub::vm_fault_t {
         // SAFETY: The kernel passes a fault in a mapping of a file of ours.
-        unsafe { ub::upcall_page_mkwrite(fault, Self::BUFFERED) }
+        unsafe { ub::upcall_page_mkwrite(fault, Self::BUFFERED, Some(Self::prepare_fault)) }
+    }
+
+    /// Has a file whose data is in its inode get blocks, which takes a lock that comes before folios.
+    ///
+    /// # Safety
+    ///
+    /// Called by `upcall_page_mkwrite` alone, with an inode of ours.
+    unsafe extern "C" fn prepare_fault(inode: *mut ub::inode) -> c_int {
+        // SAFETY: By the function's contract.
+        let inode = unsafe { Inode::<F>::new(inode) };
+        let (volume, info) = (inode.volume(), inode.info());
+        let left = with_privilege(volume, |privileged| {
+            block_on_nofs(pinned(|| volume.leave_inline(info, privileged))?)?
+        });
+        left.map_or_else(|error| error.to_errno(), |()| 0)
     }
 
     /// What comes before a write, with the inode's lock held: how many bytes it may write, none

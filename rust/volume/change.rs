@@ -281,7 +281,7 @@ impl Volume {
         let _about = self.about([None, None], Some(&inode));
         let volume: &Ext4 = &self.0;
         let mut set = *set;
-        set.ctime = set.ctime.or(Some(Time::now()));
+        set.ctime = set.ctime.or(Some(convert::time(self.0.stamp(&inode))));
         if let Some(mode) = set.mode {
             let acl = match self.0.get_acl(&inode, false).await {
                 Err(EOPNOTSUPP) => None,

@@ -31,14 +31,18 @@ pub(crate) fn file_type(from: layout::FileType) -> FileType {
     }
 }
 
+/// A time.
+pub(crate) fn time(t: layout::Time) -> Time {
+    Time {
+        secs: t.secs,
+        nanos: t.nanos,
+    }
+}
+
 /// The attributes of an inode.
 pub(crate) fn attr(volume: &Ext4, info: &InodeInfo) -> Attr {
     // With the option nouid32 the upper halves, which Linux 2.2 did not know, do not count.
     let ids = if volume.flags().uid16() { 0xffff } else { !0 };
-    let time = |t: layout::Time| Time {
-        secs: t.secs,
-        nanos: t.nanos,
-    };
     let sectors = volume.sectors(info);
     info.look(|inode| Attr {
         ino: inode.ino.0,

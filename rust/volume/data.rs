@@ -26,6 +26,10 @@ fn file_map(map: &Mapping, sequence: u32) -> Result<FileMap> {
 }
 
 impl DataOperations for Mounted {
+    fn may_use_reserve(&self) -> bool {
+        self.0.may_use_reserve()
+    }
+
     async fn write_begin(
         &self,
         info: &InodeRef,
@@ -118,6 +122,9 @@ impl DataOperations for Mounted {
     }
 
     async fn leave_inline(&self, info: &InodeRef, privileged: bool) -> Result {
+        if info.data_map() != DataMap::Inline {
+            return Ok(());
+        }
         let _guard = info.rwsem.write().await.map_err(|_| ESHUTDOWN)?;
         Ext4::leave_inline(self, info, privileged).await
     }

@@ -56,6 +56,12 @@ impl FileSystemType for Mounted {
     fn info(&self) -> VolumeInfo {
         convert::info(self)
     }
+
+    const COUNTERS: &'static [&'static CStr] = aext4::counters::COUNTERS;
+
+    fn show_counter(&self, index: usize, out: &mut dyn Write) -> fmt::Result {
+        self.0.show_counter(index, out)
+    }
 }
 
 #[vtable]
@@ -98,6 +104,10 @@ impl SuperOperations for Mounted {
 
     async fn evict(&self, info: InodeRef) -> Result {
         self.0.delete(info).await
+    }
+
+    fn forget_inode(&self, info: &InodeRef) {
+        self.0.close_window(info);
     }
 
     fn show_options(&self, out: &mut dyn Write) -> fmt::Result {

@@ -10,11 +10,14 @@
 //! no run exceeds. It is exact once the bitmap was looked at, and grows when something is given
 //! back. So most groups without such a run are passed over unread, and after a few that were read
 //! in vain the longest run that was seen is taken.
+//!
+//! A file that grows has a [`Window`] behind its last block, which others leave to it.
 
 use super::goal::Goal;
 use super::groups::Groups;
 use super::space::{Promise, Space};
 use super::taken::{self, Kind, Node};
+use super::window::{self, Run, Window, Windows};
 use super::{surprised, Allocator, Plans, Which};
 use crate::journal::{Credits, Transaction};
 use disk::{gfp, vec_with_capacity};
@@ -57,11 +60,14 @@ struct Ask {
     target: u32,
     /// Whether the longest run will do if none is so long.
     any: bool,
+    /// How many blocks the window behind it is to have, and how long a run is then.
+    room: u32,
+    target_room: u32,
 }
 
 /// What was found in a group.
 enum Found {
-    Loan(Loan),
+    Loan(Loan, Option<Run>),
     /// No run was long enough; this was the longest.
     Longest(u32),
 }
@@ -86,14 +92,47 @@ impl Allocator<'_> {
         min: u32,
         space: &mut Space<'_>,
     ) -> Result<Loan> {
+        let (loan, _) = self.loan_room(goal, want, min, space, 0).await?;
+        Ok(loan)
+    }
+
+    /// As [`loan_blocks`](Self::loan_blocks), for a file that may grow: blocks behind its last one
+    /// come with a window, which is given with the next call for this file.
+    pub async fn loan_growing(
+        &self,
+        goal: Goal,
+        want: u32,
+        space: &mut Space<'_>,
+        window: &mut Window,
+    ) -> Result<Loan> {
+        let room = window.next_room(self.groups, goal);
+        let (loan, run) = self.loan_room(goal, want, 1, space, room).await?;
+        window.open(run);
+        Ok(loan)
+    }
+
+    async fn loan_room(
+        &self,
+        goal: Goal,
+        want: u32,
+        min: u32,
+        space: &mut Space<'_>,
+        room: u32,
+    ) -> Result<(Loan, Option<Run>)> {
         if min == 0 || min > want {
             return Err(EINVAL);
         }
         let mut round = 0;
         loop {
-            match self.try_loan(goal, want, min, space).await {
+            match self.try_loan(goal, want, min, space, room).await {
                 Err(ENOSPC) if self.released(round).await? => round += 1,
-                result => return result,
+                result => {
+                    if let Ok((loan, _)) = &result {
+                        let (goal, start) = (goal.block.0, loan.start.0);
+                        disk::trace::allocate_blocks(self.cache, goal, want, start, loan.len);
+                    }
+                    return result;
+                }
             }
         }
     }
@@ -104,16 +143,21 @@ impl Allocator<'_> {
         want: u32,
         min: u32,
         space: &mut Space<'_>,
-    ) -> Result<Loan> {
-        let mut promise = Promise::new(self.groups, space, min)?;
+        room: u32,
+    ) -> Result<(Loan, Option<Run>)> {
+        let mut promise = Promise::new(self.groups, self.watch, space, min)?;
         let (home, bit) = self.groups.place(goal.block).unwrap_or((Group(0), 0));
+        let longest = self.groups.longest();
+        let target_blocks = target(want, min, longest);
         let mut ask = Ask {
             goal: bit,
             behind: goal.behind,
             want,
             min,
-            target: target(want, min, self.groups.longest()),
+            target: target_blocks,
             any: false,
+            room,
+            target_room: target(want.saturating_add(room), min, longest).max(target_blocks),
         };
         let mut failed = None;
         // The longest run that was seen, and where.
@@ -124,7 +168,7 @@ impl Allocator<'_> {
             }
         };
         match self.look(home, &ask, &mut promise).await {
-            Ok(Found::Loan(loan)) => return Ok(loan),
+            Ok(Found::Loan(loan, run)) => return Ok((loan, run)),
             Ok(Found::Longest(len)) => see(len, home),
             Err(error) => failed = Some(passable(error)?),
         }
@@ -134,7 +178,7 @@ impl Allocator<'_> {
         let (mut done, mut tries) = (1, 0);
         while let Some(group) = self.next(home, done, ask.target).filter(|_| tries < TRIES) {
             match self.look(group, &ask, &mut promise).await {
-                Ok(Found::Loan(loan)) => return Ok(loan),
+                Ok(Found::Loan(loan, run)) => return Ok((loan, run)),
                 Ok(Found::Longest(len)) => see(len, group),
                 Err(error) => failed = Some(passable(error)?),
             }
@@ -146,7 +190,7 @@ impl Allocator<'_> {
         ask.any = true;
         if best.0 >= min {
             match self.look(best.1, &ask, &mut promise).await {
-                Ok(Found::Loan(loan)) => return Ok(loan),
+                Ok(Found::Loan(loan, run)) => return Ok((loan, run)),
                 Ok(Found::Longest(_)) => {}
                 Err(error) => failed = Some(passable(error)?),
             }
@@ -158,7 +202,7 @@ impl Allocator<'_> {
                     break;
                 };
                 match self.look(group, &ask, &mut promise).await {
-                    Ok(Found::Loan(loan)) => return Ok(loan),
+                    Ok(Found::Loan(loan, run)) => return Ok((loan, run)),
                     Ok(Found::Longest(_)) => {}
                     Err(error) => failed = Some(passable(error)?),
                 }
@@ -191,7 +235,11 @@ impl Allocator<'_> {
             false => None,
         };
         let node = taken::node().await?;
-        self.choose(group, ask, promise, plans, made, node)
+        let memory = match ask.room {
+            0 => None,
+            _ => Some(window::memory().await?),
+        };
+        self.choose(group, ask, promise, plans, made, node, memory)
     }
 
     /// The bitmap that a group would have that has none.
@@ -227,6 +275,7 @@ impl Allocator<'_> {
         plans: Plans,
         made: Made,
         node: Node,
+        memory: Option<window::Memory>,
     ) -> Result<Found> {
         let geo = self.geo();
         let first = geo.group_first_block(group);
@@ -244,11 +293,22 @@ impl Allocator<'_> {
                 (_, Some(buf)) => buf.data(),
                 _ => &[],
             };
-            // More than is wanted is not looked at: most runs are as long as the group.
-            let most = ask.want.max(ask.min);
             let blocks = &mut *view.blocks;
-            let next = |from, end| taken::next_run(bits, blocks, first.0, from, end, most);
-            let mut run = match find(ask, count, next) {
+            let windows = &*view.windows;
+            let longest = view.state.longest();
+            // Whoever begins at the group's first block passes over what is in use only once.
+            let least = taken::next_run(bits, blocks, first.0, view.state.first, count, 1);
+            view.state.first = least.map_or(count, |run| run.start);
+            let least = view.state.first;
+            let found = search(ask, longest, windows, |ask, windows| {
+                // More than is wanted is not looked at: most runs are as long as the group.
+                let most = ask.want.max(ask.min);
+                find(ask, least, count, |from, end| match windows {
+                    Some(windows) => windows.next_run(bits, blocks, first.0, from, end, most),
+                    None => taken::next_run(bits, blocks, first.0, from, end, most),
+                })
+            });
+            let mut run = match found {
                 Ok(run) => run,
                 Err(longest) => {
                     view.state.bound = longest;
@@ -263,12 +323,24 @@ impl Allocator<'_> {
                 view.state.bad_blocks = true;
                 return Err(0);
             }
+            let whole = run.len;
+            run.len = whole.min(ask.want);
             run.len = promise.grow(run.len.saturating_sub(ask.min), false);
             view.settled = promise.settle();
             let start = first.0 + u64::from(run.start);
             taken::insert(view.blocks, node, start, run.len, Kind::Loaned);
             view.state.loaned += run.len;
-            Ok(run)
+            let room = whole.saturating_sub(run.len).min(ask.room);
+            let behind = start + u64::from(run.len);
+            let mut opened = (None, window::Freed::default());
+            if let Some(memory) = memory.filter(|_| room > 0) {
+                let last = behind + u64::from(room) - 1;
+                opened = (
+                    Some((behind, last)),
+                    view.windows.insert(memory, behind, last),
+                );
+            }
+            Ok((run, opened))
         });
         if let Some(run) = system {
             return Err(self.damaged(&format_args!(
@@ -278,13 +350,19 @@ impl Allocator<'_> {
             )));
         }
         match chosen.ok_or(EINVAL)? {
-            Ok(run) => Ok(Found::Loan(Loan {
-                groups: self.groups.clone(),
-                group,
-                start: Pblk(first.0 + u64::from(run.start)),
-                len: run.len,
-                plans: plans.take(),
-            })),
+            Ok((run, (window, freed))) => {
+                // Freed without the lock.
+                drop(freed);
+                let window = window.map(|(start, last)| Run { group, start, last });
+                let loan = Loan {
+                    groups: self.groups.clone(),
+                    group,
+                    start: Pblk(first.0 + u64::from(run.start)),
+                    len: run.len,
+                    plans: plans.take(),
+                };
+                Ok(Found::Loan(loan, window))
+            }
             Err(longest) => Ok(Found::Longest(longest)),
         }
     }
@@ -333,9 +411,38 @@ fn target(want: u32, min: u32, longest: u32) -> u32 {
     min.max(power)
 }
 
-/// Finds a run, or says how long the longest is.
+/// Finds a run by `find`: one with room for a window, or one outside of others' windows, or any. Or
+/// says how long the longest is. None in the group is longer than `longest`.
+fn search(
+    ask: &Ask,
+    longest: u32,
+    windows: &Windows,
+    mut find: impl FnMut(&Ask, Option<&Windows>) -> core::result::Result<BitRun, u32>,
+) -> core::result::Result<BitRun, u32> {
+    let windows = Some(windows).filter(|windows| !windows.is_empty());
+    if ask.room > 0 && ask.target_room <= longest {
+        let with_room = Ask {
+            want: ask.want.saturating_add(ask.room),
+            target: ask.target_room,
+            any: false,
+            ..*ask
+        };
+        if let Ok(run) = find(&with_room, windows) {
+            return Ok(run);
+        }
+    }
+    if windows.is_some() {
+        if let Ok(run) = find(ask, windows) {
+            return Ok(run);
+        }
+    }
+    find(ask, None)
+}
+
+/// Finds a run of bits in `least..count`, or says how long the longest is.
 fn find(
     ask: &Ask,
+    least: u32,
     count: u32,
     mut next: impl FnMut(u32, u32) -> Option<BitRun>,
 ) -> core::result::Result<BitRun, u32> {
@@ -346,12 +453,13 @@ fn find(
         })
     };
     let goal = if ask.goal < count { ask.goal } else { 0 };
+    let goal = goal.max(least);
     let mut longest: Option<BitRun> = None;
     let mut at = goal;
     // From the goal on, and then all those that begin before it.
     for end in [count, goal] {
         while let Some(run) = next(at, count).filter(|run| run.start < end) {
-            let here = ask.behind && run.start == goal && run.len >= ask.min;
+            let here = ask.behind && run.start == ask.goal && run.len >= ask.min;
             if here || run.len >= ask.target {
                 return take(run);
             }
@@ -360,7 +468,7 @@ fn find(
             }
             at = run.end();
         }
-        at = 0;
+        at = least;
     }
     match longest {
         Some(run) if ask.any && run.len >= ask.min => take(run),
@@ -460,9 +568,11 @@ impl Drop for Loan {
         let Some(plans) = self.plans.take() else {
             return;
         };
+        let first = self.groups.geo.group_first_block(self.group).0;
+        let bit = u32::try_from(self.start.0.saturating_sub(first)).unwrap_or(0);
         let removed = self.groups.with(self.group, |view| {
             view.state.loaned = view.state.loaned.saturating_sub(self.len);
-            view.state.raise_bound(self.len);
+            view.state.give_back(bit, self.len);
             taken::remove(view.blocks, self.start.0, self.len)
         });
         drop((removed, plans));

@@ -8,6 +8,7 @@
 use super::index::Index;
 use super::orlov::Flex;
 use super::taken::{self, Kind, Removed, Tree};
+use super::window::Windows;
 use crate::journal::Freed;
 use core::num::NonZeroU32;
 use disk::{gfp, vec_with_capacity, Cache};
@@ -32,6 +33,8 @@ pub(super) struct GroupState {
     pub(super) held: u32,
     /// No run of blocks that can be had is longer.
     pub(super) bound: u32,
+    /// No block before this bit can be had.
+    pub(super) first: u32,
     /// Inodes whose bits are clear.
     pub(super) free_inodes: u32,
     /// Of them, those that somebody is about to use.
@@ -59,6 +62,7 @@ impl GroupState {
             loaned: 0,
             held: 0,
             bound: desc.free_clusters,
+            first: 0,
             free_inodes: desc.free_inodes,
             loaned_inodes: 0,
             used_dirs: desc.used_dirs,
@@ -93,8 +97,9 @@ impl GroupState {
         self.usable().min(self.bound)
     }
 
-    /// A run of blocks can be had again.
-    pub(super) fn raise_bound(&mut self, len: u32) {
+    /// A run of blocks from `bit` on can be had again.
+    pub(super) fn give_back(&mut self, bit: u32, len: u32) {
+        self.first = self.first.min(bit);
         // It may have one of the longest on either side.
         self.bound = self.bound.saturating_mul(2).saturating_add(len);
         self.bound = self.longest();
@@ -127,6 +132,7 @@ struct ShardState {
     groups: KVVec<GroupState>,
     blocks: Tree,
     inodes: Tree,
+    windows: Windows,
 }
 
 /// A group, under its lock.
@@ -136,6 +142,8 @@ pub(super) struct View<'a> {
     pub(super) blocks: &'a mut Tree,
     /// The inodes that are taken, of this group and others.
     pub(super) inodes: &'a mut Tree,
+    /// The windows of files that grow.
+    pub(super) windows: &'a mut Windows,
     /// How many of the blocks that were promised are loaned now.
     pub(super) settled: u64,
 }
@@ -341,6 +349,7 @@ impl Groups {
             groups,
             blocks,
             inodes,
+            windows,
         } = &mut *shard;
         let state = groups.get_mut(index / SHARDS)?;
         let before = *state;
@@ -348,6 +357,7 @@ impl Groups {
             state,
             blocks,
             inodes,
+            windows,
             settled: 0,
         };
         let result = f(&mut view);
@@ -427,7 +437,8 @@ impl Groups {
         let (mut at, end) = (freed.start, freed.start.saturating_add(freed.count.into()));
         while let Some(group) = self.geo.group_of(Pblk(at)).filter(|_| at < end) {
             let next = self.geo.group_first_block(Group(group.0 + 1)).0;
-            let removed = self.with(group, |view| release_one(view, at, end.min(next)));
+            let base = self.geo.group_first_block(group).0;
+            let removed = self.with(group, |view| release_one(view, base, at, end.min(next)));
             at = match removed.flatten() {
                 // Its memory is freed without the lock.
                 Some((last, _removed)) => last + 1,
@@ -437,8 +448,9 @@ impl Groups {
     }
 }
 
-/// Releases the first run in `at..end` that is held. Gives its last block, and its memory.
-fn release_one(view: &mut View<'_>, mut at: u64, end: u64) -> Option<(u64, Removed)> {
+/// Releases the first run in `at..end` that is held, of the group that begins with block `base`.
+/// Gives its last block, and its memory.
+fn release_one(view: &mut View<'_>, base: u64, mut at: u64, end: u64) -> Option<(u64, Removed)> {
     loop {
         let (start, last, kind) = taken::first(view.blocks, at)?;
         if last >= end {
@@ -449,7 +461,8 @@ fn release_one(view: &mut View<'_>, mut at: u64, end: u64) -> Option<(u64, Remov
             let removed = taken::remove(view.blocks, start, len)?;
             view.state.held = view.state.held.saturating_sub(len);
             view.state.trimmed = 0;
-            view.state.raise_bound(len);
+            let bit = u32::try_from(start.saturating_sub(base)).unwrap_or(0);
+            view.state.give_back(bit, len);
             return Some((last, removed));
         }
         at = last + 1;
@@ -473,6 +486,7 @@ fn make_shard(groups: KVVec<GroupState>) -> Result<Arc<Shard>> {
         groups,
         blocks: Tree::new(),
         inodes: Tree::new(),
+        windows: Windows::default(),
     };
     Arc::pin_init(
         pin_init!(Shard {

@@ -59,9 +59,9 @@ impl Allocator<'_> {
     ///
     /// Nothing is taken.
     pub async fn loan_inode(&self, parent: Ino, hint: Hint) -> Result<InodeLoan> {
-        let (parent, _) = self.geo().inode_index(parent).map_err(|_| EINVAL)?;
+        let (beside, _) = self.geo().inode_index(parent).map_err(|_| EINVAL)?;
         let groups = self.geo().groups();
-        let home = self.groups.inode_group(parent, hint);
+        let home = self.groups.inode_group(beside, hint);
         let mut failed = None;
         for rested in [true, false] {
             let mut done = 0;
@@ -71,7 +71,10 @@ impl Allocator<'_> {
                     break;
                 };
                 match self.look_inode(group, hint.dir, rested).await {
-                    Ok(Some(loan)) => return Ok(loan),
+                    Ok(Some(loan)) => {
+                        disk::trace::allocate_inode(self.cache, loan.ino.0, parent.0, hint.dir);
+                        return Ok(loan);
+                    }
                     Ok(None) => {}
                     Err(error) => failed = Some(passable(error)?),
                 }

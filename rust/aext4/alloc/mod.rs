@@ -10,6 +10,7 @@
 //! | [`space`] | what is promised before it is chosen, and what is kept back |
 //! | [`goal`] | where a file's next block should be |
 //! | [`blocks`], [`free`] | taking and freeing blocks |
+//! | [`window`] | where a file that grows goes on |
 //! | [`trim`] | telling the device which blocks are free |
 //! | [`inodes`], `orlov` | taking and freeing inodes, and in which group |
 //!
@@ -44,6 +45,7 @@ mod orlov;
 pub mod space;
 mod taken;
 pub mod trim;
+pub mod window;
 
 pub use blocks::Loan;
 pub use free::FreePlan;
@@ -51,6 +53,7 @@ pub use goal::Goal;
 pub use groups::{Counters, Groups, Kept};
 pub use inodes::{InodeFree, InodeLoan};
 pub use space::{Reservation, Space};
+pub use window::Window;
 
 use crate::error::{corrupted, errno};
 use crate::journal::Journal;
@@ -70,6 +73,9 @@ pub trait Watch: Send + Sync {
     /// Whether one of `len` blocks from `start` on holds metadata of fixed place. Called with a
     /// spinlock held.
     fn is_system_block(&self, start: Pblk, len: u32) -> bool;
+
+    /// Whether the calling thread may have the blocks that are kept for those with privilege.
+    fn may_use_reserve(&self) -> bool;
 
     /// Says that the volume is damaged.
     fn report(&self, what: &dyn fmt::Display);

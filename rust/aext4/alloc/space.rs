@@ -7,7 +7,7 @@
 //! to others than they use.
 
 use super::groups::{Groups, Sums};
-use super::Allocator;
+use super::{Allocator, Watch};
 use kernel::prelude::*;
 use kernel::sync::Arc;
 
@@ -17,6 +17,9 @@ pub enum Space<'a> {
     User,
     /// What those with privilege may have.
     Root,
+    /// What the thread may have that asks: as `User`, and if there is too little and it has the
+    /// privilege, as `Root`. Workers of the kernel have it.
+    Caller,
     /// All that there is: for what must not fail.
     Must,
     /// What was reserved. It becomes less by what is loaned.
@@ -80,7 +83,7 @@ impl Groups {
     /// What is not to be touched, in blocks.
     fn floor(&self, space: &Space<'_>) -> u64 {
         match space {
-            Space::User => self.kept.root.saturating_add(self.kept.must),
+            Space::User | Space::Caller => self.kept.root.saturating_add(self.kept.must),
             Space::Root => self.kept.must,
             Space::Must => 0,
             Space::Reserved(_) => u64::MAX,
@@ -134,16 +137,27 @@ pub(super) struct Promise<'a, 'b> {
 
 impl<'a, 'b> Promise<'a, 'b> {
     /// Promises `count` blocks, or fails with `ENOSPC`.
-    pub(super) fn new(groups: &'a Groups, space: &'a mut Space<'b>, count: u32) -> Result<Self> {
+    pub(super) fn new(
+        groups: &'a Groups,
+        watch: &dyn Watch,
+        space: &'a mut Space<'b>,
+        count: u32,
+    ) -> Result<Self> {
         let mut promise = Self {
             groups,
             space,
             count: 0,
         };
-        match promise.grow(count, true) {
-            0 if count > 0 => Err(ENOSPC),
-            _ => Ok(promise),
+        if promise.grow(count, true) > 0 || count == 0 {
+            return Ok(promise);
         }
+        if matches!(promise.space, Space::Caller) && watch.may_use_reserve() {
+            *promise.space = Space::Root;
+            if promise.grow(count, true) > 0 {
+                return Ok(promise);
+            }
+        }
+        Err(ENOSPC)
     }
 
     /// Promises as many of `more` blocks as there are, or all of them or none if `all`. Returns how

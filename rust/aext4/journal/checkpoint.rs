@@ -96,6 +96,15 @@ impl Journal {
             }
         }
         self.space.release(permits);
+        let count = |len: usize| u32::try_from(len).unwrap_or(u32::MAX);
+        let tid = batch.last().map_or(0, |logged| logged.tid);
+        disk::trace::checkpoint(
+            cache,
+            tid,
+            count(batch.len()),
+            count(blocks),
+            count(permits),
+        );
         Ok(true)
     }
 

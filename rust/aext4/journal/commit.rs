@@ -20,6 +20,7 @@ use kernel::prelude::*;
 use layout::journal::{block, is_later, RevokeWriter, Rules, Tag, TagWriter};
 use upcall::atomic::Relaxed;
 use upcall::bio::Op;
+use upcall::Instant;
 
 /// How many requests of a commit are in flight at most.
 const IN_FLIGHT: usize = 64;
@@ -57,6 +58,10 @@ impl Journal {
             self.check()?;
             return Ok(None);
         };
+        let (tid, began) = (taken.running.tid, Instant::now());
+        let count = |len: usize| u32::try_from(len).unwrap_or(u32::MAX);
+        let (edited, revokes) = (taken.running.edited.len(), taken.running.revokes.len());
+        disk::trace::commit_begin(cache, tid, count(edited), count(revokes));
         let result = loop {
             let result = match self.check() {
                 Ok(()) => self.write(cache, &mut taken.running).await,
@@ -67,6 +72,9 @@ impl Journal {
                 result => break result,
             }
         };
+        let us = u64::try_from(Instant::now().since(began).as_micros()).unwrap_or(u64::MAX);
+        let error = result.map_or_else(|error| error.to_errno(), |()| 0);
+        disk::trace::commit_end(cache, tid, us, error);
         if let Err(error) = result {
             self.abort(error);
             return Err(error);

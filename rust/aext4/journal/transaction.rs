@@ -81,6 +81,7 @@ impl Journal {
                 Ok(()) => {
                     // The running transactions have it now.
                     core::mem::forget(space);
+                    disk::trace::transaction_start(cache, tid, credits.blocks, credits.revokes);
                     return Ok(Transaction {
                         journal: self,
                         gate: Some(gate),

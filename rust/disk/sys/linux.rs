@@ -200,10 +200,24 @@ pub(crate) fn now() -> (i64, u32) {
     (time.tv_sec, time.tv_nsec as u32)
 }
 
+/// The time of day for what is written to files.
+pub(crate) fn file_time(device: &Device) -> (i64, u32) {
+    let mut time = ub::timespec64::default();
+    // SAFETY: The device is open, and the memory is there to be filled.
+    unsafe { ub::upcall_device_time(device.as_ptr().cast(), &mut time) };
+    (time.tv_sec, time.tv_nsec as u32)
+}
+
 /// Whether nothing can be written to the device.
 pub(crate) fn read_only(device: &Device) -> bool {
     // SAFETY: The device is open.
     unsafe { ub::upcall_bdev_read_only(device.as_ptr().cast()) }
+}
+
+/// How many sectors of 512 bytes were written to the device since it is there.
+pub(crate) fn sectors_written(device: &Device) -> u64 {
+    // SAFETY: The device is open.
+    unsafe { ub::upcall_sectors_written(device.as_ptr().cast()) }
 }
 
 /// What a discard should be a multiple of, in bytes; 0 if the device knows none.

@@ -7,33 +7,7 @@
 use crate::task::Header;
 use core::ptr::NonNull;
 use kernel::prelude::*;
-use upcall_bindings as ub;
-
-/// Whether somebody listens to tracepoint `$key`.
-macro_rules! listened {
-    ($key:ident) => {{
-        #[cfg(CONFIG_JUMP_LABEL)]
-        // SAFETY: It is the key of a tracepoint, which C defined.
-        unsafe {
-            kernel::jump_label::arch_static_branch!(ub::$key, ub::tracepoint, key, false)
-        }
-        #[cfg(not(CONFIG_JUMP_LABEL))]
-        // SAFETY: As above. Without jump labels a key is a count, which changes at any time.
-        unsafe {
-            (&raw const ub::$key.key.key.enabled.counter).read_volatile() > 0
-        }
-    }};
-}
-
-/// Calls `$function` if somebody listens to tracepoint `$key`.
-macro_rules! trace {
-    ($key:ident, $function:ident($($argument:expr),*)) => {
-        if listened!($key) {
-            // SAFETY: The arguments are what the C declaration says.
-            unsafe { ub::$function($($argument),*) };
-        }
-    };
-}
+use upcall_bindings::{self as ub, trace};
 
 /// A task was spawned. The caller knows that it is not complete.
 pub(crate) fn spawn(task: NonNull<Header>) {

@@ -2,6 +2,8 @@
 
 //! There is no page cache: no `InodeInfo` has a VFS inode.
 
+use crate::time::Now;
+
 /// The VFS inode of an `InodeInfo`, which never has one.
 #[derive(Default)]
 pub struct Attached;
@@ -24,6 +26,11 @@ impl Attached {
 
     /// The size that the VFS inode has, if there is one.
     pub fn size(&self) -> Option<u64> {
+        None
+    }
+
+    /// The time for a change, if there is a VFS inode.
+    pub fn stamp(&self) -> Option<Now> {
         None
     }
 

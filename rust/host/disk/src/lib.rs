@@ -21,12 +21,14 @@ mod gfp;
 pub mod pinned;
 #[path = "../../../disk/random.rs"]
 pub mod random;
+mod reserve;
 #[path = "../../../disk/run.rs"]
 pub mod run;
 #[path = "../../../disk/sys/mod.rs"]
 mod sys;
 #[path = "../../../disk/time.rs"]
 pub mod time;
+pub mod trace;
 #[path = "../../../disk/version.rs"]
 pub mod version;
 #[path = "../../../disk/wait.rs"]
@@ -39,5 +41,6 @@ pub use edit::{Pin, Planned};
 pub use gfp::{gfp, vec_with_capacity};
 pub use pinned::{pinned, Boxed};
 pub use random::random;
+pub use reserve::may_use_reserve;
 pub use run::{Draft, Writing};
 pub use version::Buf;

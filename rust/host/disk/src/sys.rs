@@ -183,9 +183,18 @@ pub(crate) fn now() -> (i64, u32) {
     )
 }
 
+pub(crate) fn file_time(_: &Device) -> (i64, u32) {
+    now()
+}
+
 pub(crate) fn read_only(device: &Device) -> bool {
     // SAFETY: The device is open.
     unsafe { device.as_ptr().as_ref() }.is_some_and(|device| device.0.read_only())
+}
+
+pub(crate) fn sectors_written(device: &Device) -> u64 {
+    // SAFETY: The device is open.
+    unsafe { device.as_ptr().as_ref() }.map_or(0, |device| device.0.sectors_written())
 }
 
 pub(crate) fn discard_granularity(device: &Device) -> u32 {

@@ -64,6 +64,11 @@ pub trait BlockDevice: Send + Sync {
         512
     }
 
+    /// How many sectors were written to it.
+    fn sectors_written(&self) -> u64 {
+        0
+    }
+
     /// Whether nothing can be written to it.
     fn read_only(&self) -> bool {
         false

@@ -344,20 +344,23 @@ fn dumpe2fs_tells_what_was_recorded() {
             time: 0x1_0000_1000,
             ino: Some(Ino(12)),
             block: Some(Pblk(0x1234)),
-            func: b"first_function",
+            func: padded(b"first_function"),
             line: 77,
-            code: ErrorCode::Corrupted,
+            code: ErrorCode::Corrupted as u8,
         };
+        let first = record;
         edit.record_error(&record);
-        record.func = b"last_function";
+        record.func = padded(b"last_function");
         record.time = 5_000_000_000;
-        record.code = ErrorCode::BadChecksum;
+        record.code = ErrorCode::BadChecksum as u8;
         record.block = None;
         edit.record_error(&record);
         edit.set_last_mounted(b"/mnt/here");
         edit.count_mount();
         edit.set_mount_time(1_000_000_000);
         edit.seal(&csum);
+        let sb = SuperBlock::parse(&edited.bytes[1024..], 1, crc::FNS).expect("it parses");
+        assert_eq!((sb.first_error, sb.last_error), (first, record));
         edited.save(&image);
         let header = image.header();
         // dumpe2fs leaves out the upper 8 bits of these two.

@@ -5,7 +5,7 @@
 
 use aext4::alloc::inodes::Hint;
 use aext4::alloc::{
-    Allocator, Counters, Goal, Groups, InodeFree, Kept, Loan, Reservation, Space, Watch,
+    Allocator, Counters, Goal, Groups, InodeFree, Kept, Loan, Reservation, Space, Watch, Window,
 };
 use aext4::journal::{Credits, Freed, Journal, Log};
 use aext4::recovery;
@@ -40,6 +40,10 @@ struct Reports {
 }
 
 impl Watch for Reports {
+    fn may_use_reserve(&self) -> bool {
+        false
+    }
+
     fn report_unread(&self, block: u64, error: Error) {
         self.report(&format_args!("block {block}: {error:?}"));
     }
@@ -805,6 +809,61 @@ fn a_file_that_is_written_in_sequence_has_few_extents() {
         println!("{runs} runs of a file by {want} blocks");
         assert!(runs <= most, "{runs} runs by {want} blocks");
     }
+}
+
+/// Takes `want` blocks behind `file`'s last one. Says whether they are not right behind it.
+async fn grow(vol: &Vol, file: &mut (Goal, Window), want: u32) -> Result<bool> {
+    let (goal, window) = file;
+    let alloc = vol.alloc();
+    let loan = alloc
+        .loan_growing(*goal, want, &mut Space::User, window)
+        .await?;
+    let apart = loan.start() != goal.block;
+    *goal = Goal::behind(Pblk(loan.start().0 + u64::from(loan.len()) - 1));
+    vol.apply(vec![loan]).await?;
+    Ok(apart)
+}
+
+#[test]
+fn files_that_grow_side_by_side_have_few_extents() {
+    let dir = Scratch::new("alloc-windows");
+    let options = "-b 4096 -O ^has_journal,metadata_csum -E lazy_itable_init=1,nodiscard";
+    let image = Image::make(dir.path("windows.img"), 256 << 20, options);
+    let store = Store::open(image.path()).unwrap();
+    quiet(&store, Kept::default(), |_, vol| {
+        let per_flex = vol.sb.groups_per_flex;
+        let first = Goal::of_inode(&vol.sb.geo, per_flex, Ino(12), true);
+        // More files than there are windows.
+        for (files, rounds, most) in [(64, 128, 4), (300, 64, 24)] {
+            let free = vol.groups.counters().free;
+            let mut files: Vec<_> = (0..files).map(|_| (first, Window::default())).collect();
+            let mut apart = 0;
+            for _ in 0..rounds {
+                for file in &mut files {
+                    apart += u64::from(block_on(grow(vol, file, 1)).unwrap().unwrap());
+                }
+            }
+            let count = files.len() as u64;
+            println!("{} extents of {count} files", apart);
+            assert!(apart <= most * count, "{apart} extents of {count} files");
+            let counters = vol.groups.counters();
+            assert_eq!(counters.free, free - count * rounds);
+            assert_eq!(counters.usable, counters.free);
+            assert_eq!(counters.promised, 0);
+            // What is in windows is for others, too, if there is nothing else.
+            if count > 64 {
+                let mut other = (hint_at(1), Window::default());
+                let left = counters.usable;
+                for _ in 0..left {
+                    block_on(grow(vol, &mut other, 1)).unwrap().unwrap();
+                }
+                let end = block_on(grow(vol, &mut other, 1)).unwrap();
+                assert_eq!(end.err(), Some(ENOSPC));
+                assert_eq!(vol.groups.counters().usable, 0);
+                drop(files);
+            }
+        }
+    });
 }
 
 /// Makes an image of `size` bytes, of which the disk has little.

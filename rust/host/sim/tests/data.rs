@@ -407,12 +407,7 @@ async fn share(volume: Volume, info: InodeRef, seed: u64) -> Result {
         assert_eq!(accept(ext4, &info, first, until).await, Ok(until));
         for block in first..until {
             let pos = u64::from(block) << bits;
-            let (mapping, _) = loop {
-                match ext4.writeback_map(&info, pos, pos + 1).await {
-                    Err(ENOMEM) => upcall::memory_freed().await,
-                    found => break found?,
-                }
-            };
+            let (mapping, _) = ext4.writeback_map(&info, pos, pos + 1).await?;
             let (place, done) = match mapping.kind {
                 MappingKind::Data(place) => (place, false),
                 MappingKind::Unwritten(place) => (place, true),

@@ -6,7 +6,7 @@ use crate::{Fault, Op, Request, SimDisk};
 use kernel::block::{block_device, Bio, BioOp, BlockDevice, Status};
 use kernel::machine;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 /// How long requests take, in nanoseconds: from `least` on, and sometimes a multiple of that.
@@ -49,6 +49,7 @@ struct Inner {
     observer: Mutex<Option<Observer>>,
     logical_block_size: u32,
     read_only: AtomicBool,
+    sectors_written: AtomicU64,
     /// What C has a pointer to: made once, and there as long as the device.
     bdev: Mutex<Option<Box<block_device>>>,
 }
@@ -70,6 +71,7 @@ impl Device {
             observer: Mutex::new(None),
             logical_block_size: size,
             read_only: AtomicBool::new(false),
+            sectors_written: AtomicU64::new(0),
             bdev: Mutex::new(None),
         });
         let handle = Handle(Arc::downgrade(&inner));
@@ -229,6 +231,9 @@ impl BlockDevice for Handle {
             !writes || !inner.read_only.load(Relaxed),
             "a write to a device that is read-only"
         );
+        if request.op == Op::Write {
+            inner.sectors_written.fetch_add(request.len / 512, Relaxed);
+        }
         let id = inner.disk.lock().unwrap().submit(request);
         let completion = Completion {
             inner: inner.clone(),
@@ -250,6 +255,11 @@ impl BlockDevice for Handle {
         let inner = self.0.upgrade().expect("a device that is there");
         let size = inner.disk.lock().unwrap().size();
         size
+    }
+
+    fn sectors_written(&self) -> u64 {
+        let inner = self.0.upgrade().expect("a device that is there");
+        inner.sectors_written.load(Relaxed)
     }
 
     fn read_only(&self) -> bool {
