@@ -2,7 +2,6 @@
 """Random changes of a tree, each of them synced, and what a crash may leave of them."""
 
 import ctypes
-import errno
 import hashlib
 import os
 import random

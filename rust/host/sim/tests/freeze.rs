@@ -27,7 +27,9 @@ fn made(volume: &Volume, name: &[u8]) -> InodeRef {
         let root = ext4.iget(Ino::ROOT).await.expect("the root");
         let made = ext4.create(&root, name, &new_inode(0o100_600)).await;
         let made = made.expect("it is made");
-        Ext4::append(ext4, &made, name, true).await.expect("it is appended");
+        Ext4::append(ext4, &made, name, true)
+            .await
+            .expect("it is appended");
         made
     })
     .unwrap()
