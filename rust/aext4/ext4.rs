@@ -22,6 +22,7 @@ use disk::{Buf, Cache, Disk, Level, Planned};
 use kernel::alloc::KVVec;
 use kernel::page::PAGE_SIZE;
 use kernel::prelude::*;
+use kernel::rbtree::RBTree;
 use kernel::sync::atomic::{Atomic, Relaxed};
 use kernel::sync::{new_spinlock, Arc, SpinLock};
 use layout::group::Zone;
@@ -509,8 +510,18 @@ pub(crate) async fn read_groups(
 }
 
 /// Sorts the zones of groups, and merges those that touch or overlap.
+///
+/// By a tree: core's sort takes 850 bytes of the stack for each level of its recursion.
 fn merged(groups: impl Iterator<Item = [Zone; 4]>) -> Result<KVVec<Zone>> {
-    let mut all: KVVec<Zone> = KVVec::new();
+    let mut all = RBTree::new();
+    let mut add = |zone: Zone| -> Result {
+        // Of zones that begin at the same block the longest counts.
+        let so_far = all.get(&zone.start.0).copied().unwrap_or(0);
+        if zone.len > so_far {
+            all.try_create_and_insert(zone.start.0, zone.len, GFP_KERNEL)?;
+        }
+        Ok(())
+    };
     // In a flexible group each kind of them is in one piece: few are left to be sorted.
     let mut kinds: [Option<Zone>; 4] = [None; 4];
     for zones in groups {
@@ -522,24 +533,26 @@ fn merged(groups: impl Iterator<Item = [Zone; 4]>) -> Result<KVVec<Zone>> {
                 }
                 _ => {
                     if let Some(last) = kind.replace(zone) {
-                        all.push(last, GFP_KERNEL)?;
+                        add(last)?;
                     }
                 }
             }
         }
     }
     for last in kinds.into_iter().flatten() {
-        all.push(last, GFP_KERNEL)?;
+        add(last)?;
     }
-    all.sort_unstable_by_key(|zone| zone.start.0);
     let mut merged: KVVec<Zone> = KVVec::new();
-    for zone in &all {
+    for (&start, &len) in all.iter() {
         match merged.last_mut() {
-            Some(last) if zone.start.0 <= last.start.0.saturating_add(last.len) => {
-                let end = zone.start.0.saturating_add(zone.len);
+            Some(last) if start <= last.start.0.saturating_add(last.len) => {
+                let end = start.saturating_add(len);
                 last.len = last.len.max(end.saturating_sub(last.start.0));
             }
-            _ => merged.push(*zone, GFP_KERNEL)?,
+            _ => {
+                let start = Pblk(start);
+                merged.push(Zone { start, len }, GFP_KERNEL)?;
+            }
         }
     }
     Ok(merged)
