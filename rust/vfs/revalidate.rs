@@ -23,7 +23,7 @@ use crate::dir::name_bytes;
 use crate::fs::FileSystem;
 use crate::inode::Inode;
 use core::marker::PhantomData;
-use kernel::ffi::{c_int, c_uint};
+use kernel::ffi::{c_int, c_uint, c_ulong};
 use kernel::prelude::*;
 use upcall::block_on;
 use upcall_bindings as ub;
@@ -58,6 +58,26 @@ impl<F: FileSystem> Ops<F> {
             if flags & ub::LOOKUP_RCU as c_uint != 0 {
                 return ECHILD.to_errno();
             }
+            Self::search(dir, name, dentry, version)
+        }
+    }
+
+    /// Looks a name up again. Not in the caller, which would have the frame of the look-up on every
+    /// step of a path walk.
+    ///
+    /// # Safety
+    ///
+    /// As [`revalidate`](Self::revalidate), with references instead of RCU, and the version that
+    /// the directory had before.
+    #[inline(never)]
+    unsafe fn search(
+        dir: *mut ub::inode,
+        name: *const ub::qstr,
+        dentry: *mut ub::dentry,
+        version: c_ulong,
+    ) -> c_int {
+        // SAFETY: By the function's contract.
+        unsafe {
             let dir = Inode::<F>::new(dir);
             let found = block_on(dir.volume().lookup(dir.info(), name_bytes(name)));
             match found.and_then(|found| found) {
