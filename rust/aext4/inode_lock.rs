@@ -4,6 +4,7 @@
 
 use crate::inode_info::InodeInfo;
 use kernel::prelude::*;
+use layout::sort;
 use upcall::WriteGuard;
 
 /// How many inodes an operation locks at most: two directories, and what is in them.
@@ -23,7 +24,7 @@ pub(crate) async fn lock_inodes<'a>(
     mut inodes: [Option<&'a InodeInfo>; LOCKS_MAX],
 ) -> Result<InodeLocks<'a>> {
     // Those that are not there go to the front.
-    inodes.sort_unstable_by_key(|info| info.map_or(0, |info| info.ino.0));
+    sort::sort_by_key(&mut inodes, |info| info.map_or(0, |info| info.ino.0));
     let mut locks = [const { None }; LOCKS_MAX];
     let mut last = None;
     for (slot, info) in locks.iter_mut().zip(inodes) {

@@ -180,7 +180,7 @@ impl Cache {
     }
 
     /// Writes blocks where they belong, those next to each other in one request, and waits until
-    /// the device has them all. No block is there twice.
+    /// the device has them all. They are in ascending order.
     ///
     /// Fails with the error of one of the writes, when all are over, and as
     /// [`write_run`](Self::write_run) does.
@@ -188,8 +188,7 @@ impl Cache {
     /// # Cancellation
     ///
     /// Writes that were begun finish alone.
-    pub async fn write_blocks(&self, mut blocks: KVVec<(u64, Buf)>) -> Result {
-        blocks.sort_unstable_by_key(|(block, _)| *block);
+    pub async fn write_blocks(&self, blocks: KVVec<(u64, Buf)>) -> Result {
         let mut writes = vec_with_capacity(self.spawner(), blocks.len()).await?;
         let mut result = Ok(());
         let mut rest = &blocks[..];

@@ -29,6 +29,7 @@ use super::error::{Error, OrShort, Result};
 use super::geometry::Geometry;
 use super::hash::HashVersion;
 use super::htree_edit;
+use super::sort;
 use super::units::{Ino, Lblk};
 
 const SHORT: &str = "directory block: buffer too short";
@@ -170,7 +171,7 @@ fn plan_from<M: DerefMut<Target = [SplitEntry]>>(
         };
     }
     let sorted = map.get_mut(..count).or_short(SHORT)?;
-    sorted.sort_unstable_by_key(|e| (e.hash, e.at));
+    sort::sort_by_key(sorted, |e| (e.hash, e.at));
     let lower = split_point(sorted, geo);
     let (low, high) = sorted.split_at_mut_checked(lower).or_short(SHORT)?;
     let (Some(before), Some(after)) = (low.last(), high.first()) else {
@@ -181,7 +182,7 @@ fn plan_from<M: DerefMut<Target = [SplitEntry]>>(
         true => Half::Upper,
         false => Half::Lower,
     };
-    low.sort_unstable_by_key(|e| e.at);
+    sort::sort_by_key(low, |e| e.at);
     let slot = match half {
         Half::Lower => last_slot(low, geo),
         Half::Upper => last_slot(high, geo),

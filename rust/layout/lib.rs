@@ -42,6 +42,7 @@
 //! | [`xattr`], [`acl`] | extended attributes, and the access control lists in them |
 //! | [`xattr_edit`] | changes of sets of attributes |
 //! | [`journal`] | the journal, in jbd2's format |
+//! | [`sort`] | sorting in little stack |
 //! | [`bytes`], [`units`], [`error`] | bounds-checked reads and writes, numbers with a unit, refusals |
 //!
 //! Not here: the contents of quota files, and Merkle trees. Their inodes are
@@ -85,6 +86,7 @@ pub mod map;
 pub mod nokey;
 pub mod orphan_file;
 pub mod sha256;
+pub mod sort;
 pub mod super_edit;
 pub mod superblock;
 pub mod units;

@@ -14,6 +14,7 @@ use super::{no_memory, Journal, Ring};
 use disk::{vec_with_capacity, Cache, Pin};
 use kernel::alloc::KVVec;
 use kernel::prelude::*;
+use layout::sort;
 
 /// How many transactions are written home together at most, and how many blocks are enough.
 const BATCH: usize = 16;
@@ -125,6 +126,7 @@ impl Journal {
                 }
             }
         }
+        sort::sort_by_key(&mut bufs, |(block, _)| *block);
         cache.write_blocks(bufs).await?;
         let (start, tid) = {
             let state = self.state.lock();

@@ -18,6 +18,7 @@ use disk::{vec_with_capacity, Buf, Cache, Pin, Writing};
 use kernel::alloc::KVVec;
 use kernel::prelude::*;
 use layout::journal::{block, is_later, RevokeWriter, Rules, Tag, TagWriter};
+use layout::sort;
 use upcall::atomic::Relaxed;
 use upcall::bio::Op;
 use upcall::Instant;
@@ -129,6 +130,7 @@ impl Journal {
                     .map_err(|_| EIO)?;
             }
         }
+        sort::sort_by_key(&mut bufs, |(block, _)| *block);
         cache.write_blocks(bufs).await?;
         if self.barrier.load(Relaxed) {
             cache.flush().await?;

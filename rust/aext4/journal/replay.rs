@@ -21,7 +21,7 @@ use kernel::alloc::KVVec;
 use kernel::prelude::*;
 use layout::journal::fast_commit::{FastCommits, Pending};
 use layout::journal::{block, is_later, Found, Revokes, Scan, Tags};
-use layout::{Error as Refusal, Geometry, Kind, Pblk};
+use layout::{sort, Error as Refusal, Geometry, Kind, Pblk};
 
 /// How many blocks are in memory, to be sorted and written together.
 const WRITE_BATCH: usize = Cache::RUN_MAX;
@@ -195,7 +195,9 @@ fn check(copied: &Copied, geo: &Geometry, log: &Log) -> layout::Result<()> {
 /// many.
 fn drop_revoked(copies: &mut KVVec<Copied>, revokes: &mut [(u64, u32)]) -> usize {
     // In the order of the log, of which each transaction is later than those before.
-    revokes.sort_unstable_by(|a, b| (a.0.cmp(&b.0)).then_with(|| order(a.1, b.1)));
+    sort::sort(revokes, |a, b| {
+        a.0 < b.0 || a.0 == b.0 && is_later(b.1, a.1)
+    });
     let before = copies.len();
     copies.retain(|copied| {
         let behind = revokes.partition_point(|(block, _)| *block <= copied.home);
@@ -205,22 +207,13 @@ fn drop_revoked(copies: &mut KVVec<Copied>, revokes: &mut [(u64, u32)]) -> usize
     before - copies.len()
 }
 
-/// The order of two transactions of one log.
-fn order(a: u32, b: u32) -> core::cmp::Ordering {
-    match (a == b, is_later(a, b)) {
-        (true, _) => core::cmp::Ordering::Equal,
-        (false, true) => core::cmp::Ordering::Greater,
-        (false, false) => core::cmp::Ordering::Less,
-    }
-}
-
 /// Leaves out all but the last copy of each block. The rest is in the order of the log.
 fn keep_last(copies: &mut KVVec<Copied>) {
     // The last one of a block first.
-    copies.sort_unstable_by_key(|copied| (copied.home, u32::MAX - copied.order));
+    sort::sort_by_key(copies, |copied| (copied.home, u32::MAX - copied.order));
     let mut before = None;
     copies.retain(|copied| before.replace(copied.home) != Some(copied.home));
-    copies.sort_unstable_by_key(|copied| copied.order);
+    sort::sort_by_key(copies, |copied| copied.order);
 }
 
 /// Refuses a log behind which there are fast commits, which are not understood here.
@@ -259,6 +252,7 @@ async fn write_home(cache: &Cache, log: &Log, copies: &[Copied]) -> Result {
             bufs.push_within_capacity((copied.home, buf))
                 .map_err(|_| EIO)?;
         }
+        sort::sort_by_key(&mut bufs, |(block, _)| *block);
         cache.write_blocks(bufs).await?;
     }
     Ok(())
