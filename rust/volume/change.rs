@@ -36,7 +36,7 @@ use kernel::prelude::*;
 use stack::{Change, Ino, OpenInode, RenameFlags, Sync as Durable};
 use upcall::{Block, Blocks, Permit};
 use vfs::door::{names_changed, refresh_attached, OpenFor};
-use vfs::{AclEntry, MountRef, NewInode, SetAttr, Time, XattrFlags, XattrNamespace};
+use vfs::{AclEntry, MountRef, NewInode, SetAttr, XattrFlags, XattrNamespace};
 
 /// The bits of a mode that access control lists have, too.
 const PERMISSIONS: u16 = 0o777;

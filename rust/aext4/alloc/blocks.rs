@@ -239,7 +239,7 @@ impl Allocator<'_> {
             0 => None,
             _ => Some(window::memory().await?),
         };
-        self.choose(group, ask, promise, plans, made, node, memory)
+        self.choose(group, ask, promise, plans, made, (node, memory))
     }
 
     /// The bitmap that a group would have that has none.
@@ -266,7 +266,7 @@ impl Allocator<'_> {
         Ok(Some(made))
     }
 
-    /// Chooses a run, and takes it.
+    /// Chooses a run, and takes it. The memory is for it, and for the window behind it.
     fn choose(
         &self,
         group: Group,
@@ -274,8 +274,7 @@ impl Allocator<'_> {
         promise: &mut Promise<'_, '_>,
         plans: Plans,
         made: Made,
-        node: Node,
-        memory: Option<window::Memory>,
+        (node, memory): (Node, Option<window::Memory>),
     ) -> Result<Found> {
         let geo = self.geo();
         let first = geo.group_first_block(group);
