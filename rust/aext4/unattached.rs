@@ -20,14 +20,17 @@
 
 use crate::ext4::Ext4;
 use crate::inode_info::{InodeInfo, InodeRef};
+use crate::map::MappingKind;
 use crate::memory;
 use crate::set_attributes::SetAttributes;
+use crate::write::WriteKind;
 use core::future::Future;
 use core::ops::Range;
-use disk::{gfp, vec_with_capacity};
+use disk::{gfp, vec_with_capacity, Cache};
 use kernel::alloc::KVVec;
 use kernel::prelude::*;
 use kernel::sync::Arc;
+use upcall::bio::Op;
 use upcall::{JoinHandle, WriteGuard};
 
 impl Ext4 {
@@ -175,5 +178,123 @@ impl Ext4 {
         };
         let touch = memory::pinned(|| self.set_attributes(file, &set)).await?;
         touch.await
+    }
+
+    /// Writes to a file that has no VFS inode, with its `rwsem` held to write. Returns how many bytes
+    /// were written, which are fewer than there are only if something failed behind them. Blocks that
+    /// the device may still write to are not to be given to others: not to be dropped.
+    async fn write_bytes(
+        &self,
+        info: &InodeInfo,
+        pos: u64,
+        bytes: &[u8],
+        privileged: bool,
+    ) -> Result<usize> {
+        let end = pos.checked_add(bytes.len() as u64).ok_or(EFBIG)?;
+        self.leave_inline(info, privileged).await?;
+        let old = info.size();
+        if pos > old {
+            self.zero_tail(info, old).await?;
+        }
+        let mut done = 0;
+        while let Some(rest) = bytes.get(done..).filter(|rest| !rest.is_empty()) {
+            let at = pos + done as u64;
+            match self.write_part(info, at, rest, privileged).await {
+                Ok(count) => done += count,
+                Err(error) => {
+                    self.write_undo(
+                        info,
+                        at..end.next_multiple_of(self.sb.geo.block_size().into()),
+                    )
+                    .await?;
+                    return match done {
+                        0 => Err(error),
+                        done => Ok(done),
+                    };
+                }
+            }
+        }
+        Ok(done)
+    }
+
+    /// Writes as much as lies together. Returns how many bytes.
+    async fn write_part(
+        &self,
+        info: &InodeInfo,
+        pos: u64,
+        bytes: &[u8],
+        privileged: bool,
+    ) -> Result<usize> {
+        let len = bytes.len() as u64;
+        let map = self.write_begin(info, pos, len, privileged, false).await?;
+        let (start, end, keep, at) = match map.kind {
+            WriteKind::Data(at) => (map.offset, map.offset + map.len, true, at),
+            WriteKind::Unwritten(at) => (map.offset, map.offset + map.len, false, at),
+            WriteKind::Delayed { .. } => {
+                let (mapping, _) = self.writeback_map(info, pos, pos + len).await?;
+                match mapping.kind {
+                    MappingKind::Unwritten(at) => (mapping.offset, mapping.end(), false, at),
+                    _ => return Err(EIO),
+                }
+            }
+        };
+        let count = len.min(end.saturating_sub(pos));
+        let part = bytes.get(..count as usize).ok_or(EIO)?;
+        let written = self
+            .write_device(at + pos.saturating_sub(start), part, keep)
+            .await;
+        let size = pos + count;
+        if let Err(error) = written {
+            if !keep {
+                self.write_done(info, pos, count, false, size).await?;
+            }
+            return Err(error);
+        }
+        if !keep || size > info.size() {
+            self.write_done(info, pos, count, true, size).await?;
+        }
+        Ok(count as usize)
+    }
+
+    /// Writes bytes from position `at` of the device on. Of blocks of which they are a part the
+    /// rest is kept, or zero.
+    async fn write_device(&self, at: u64, bytes: &[u8], keep: bool) -> Result {
+        let size = self.sb.geo.block_size() as usize;
+        let bits = self.sb.geo.block_bits();
+        let mut block = at >> bits;
+        let mut skip = (at - (block << bits)) as usize;
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let count = (skip + rest.len()).div_ceil(size).min(Cache::RUN_MAX);
+            let mut bufs = vec_with_capacity(self.cache.spawner(), count).await?;
+            let first = block;
+            while bufs.len() < count {
+                let len = rest.len().min(size - skip);
+                let (now, behind) = rest.split_at_checked(len).unwrap_or((rest, &[]));
+                let mut draft = match len < size && keep {
+                    true => {
+                        let mut old = self.cache.read_run(block, 1).await?;
+                        self.cache.draft_of(&old.pop().ok_or(EIO)?).await?
+                    }
+                    false => {
+                        let mut draft = self.cache.draft().await?;
+                        if len < size {
+                            draft.data_mut().fill(0);
+                        }
+                        draft
+                    }
+                };
+                if let Some(to) = draft.data_mut().get_mut(skip..skip + len) {
+                    to.copy_from_slice(now);
+                }
+                bufs.push_within_capacity(draft.freeze()).map_err(|_| EIO)?;
+                rest = behind;
+                skip = 0;
+                block += 1;
+            }
+            let write = self.cache.write_run(first, bufs, Op::Write).await?;
+            write.done().await?;
+        }
+        Ok(())
     }
 }

@@ -8,6 +8,7 @@
 //! |---|---|
 //! | [`device`] | [`Disk`]: the device below a volume, reads past every cache, log lines |
 //! | [`cache`] | [`Cache`]: metadata blocks by number, read once for many who ask |
+//! | `reading` | a read of blocks that follow each other, in one request |
 //! | [`version`] | [`Buf`]: an immutable version of a block, and the pool of their memory |
 //! | [`run`] | [`Draft`], [`Writing`]: runs of blocks past the cache |
 //! | [`edit`] | [`Pin`], [`Planned`]: blocks that stay, and are changed |
@@ -35,6 +36,7 @@ pub mod edit;
 mod gfp;
 pub mod pinned;
 pub mod random;
+mod reading;
 mod reserve;
 pub mod run;
 mod sys;

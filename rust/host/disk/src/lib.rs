@@ -21,6 +21,8 @@ mod gfp;
 pub mod pinned;
 #[path = "../../../disk/random.rs"]
 pub mod random;
+#[path = "../../../disk/reading.rs"]
+mod reading;
 mod reserve;
 #[path = "../../../disk/run.rs"]
 pub mod run;
