@@ -76,8 +76,17 @@ impl Ext4 {
     ///
     /// Nothing was changed.
     pub async fn set_attributes(&self, info: &InodeInfo, set: &SetAttributes) -> Result {
-        let writable = self.writable()?;
         let _lock = info.rwsem.write().await.map_err(|_| EIO)?;
+        self.set_attributes_locked(info, set).await
+    }
+
+    /// As [`set_attributes`](Self::set_attributes), with the inode's `rwsem` held to write.
+    pub(crate) async fn set_attributes_locked(
+        &self,
+        info: &InodeInfo,
+        set: &SetAttributes,
+    ) -> Result {
+        let writable = self.writable()?;
         let inode = info.inode();
         let flags = match set.flags {
             Some(flags) => Some(self.settable_flags(&inode, flags)?),

@@ -88,8 +88,8 @@ impl Ext4 {
             }
             let write = || this.write_bytes(&file, pos, &copy, privileged);
             let written = memory::pinned(write).await?.await?;
-            drop(guard);
             this.touch(&file).await?;
+            drop(guard);
             Ok((pos, written))
         });
         write.await?.await.map_err(|_| ESHUTDOWN)?
@@ -109,8 +109,9 @@ impl Ext4 {
             let guard = this.lock_unattached(&file).await?;
             let resize = || this.truncate_locked(&file, size);
             memory::pinned(resize).await?.await?;
+            let touched = this.touch(&file).await;
             drop(guard);
-            this.touch(&file).await
+            touched
         });
         resize.await?.await.map_err(|_| ESHUTDOWN)?
     }
@@ -143,8 +144,9 @@ impl Ext4 {
                 let resize = || this.truncate_locked(&file, end);
                 memory::pinned(resize).await?.await?;
             }
+            let touched = this.touch(&file).await;
             drop(guard);
-            this.touch(&file).await
+            touched
         });
         provide.await?.await.map_err(|_| ESHUTDOWN)?
     }
@@ -168,7 +170,8 @@ impl Ext4 {
         }
     }
 
-    /// The contents were changed now.
+    /// The contents were changed now. The file's `rwsem` is held to write: a VFS inode that is attached
+    /// later has these times.
     async fn touch(&self, file: &InodeInfo) -> Result {
         let now = self.stamp(file);
         let set = SetAttributes {
@@ -176,7 +179,7 @@ impl Ext4 {
             ctime: Some(now),
             ..SetAttributes::default()
         };
-        let touch = memory::pinned(|| self.set_attributes(file, &set)).await?;
+        let touch = memory::pinned(|| self.set_attributes_locked(file, &set)).await?;
         touch.await
     }
 
