@@ -303,6 +303,10 @@ impl Inode {
         if verify {
             verify_csum(&raw, &owner, geo)?;
         }
+        // What else a deleted inode has says nothing.
+        if links == 0 && !orphan {
+            return Err(stale(ino));
+        }
 
         let Some(file_type) = FileType::from_mode(mode) else {
             return Err(Error::corrupt2("inode {}: mode {x}", ino, mode));
@@ -329,9 +333,6 @@ impl Inode {
         }
         let time =
             |base, extra| -> Result<Time> { Ok(Time::decode(raw.u32(base)?, raw.extra(extra)?)) };
-        if links == 0 && !orphan {
-            return Err(stale(ino));
-        }
         Ok(Self {
             ino,
             owner,
