@@ -669,7 +669,17 @@ pub fn mount(bed: &Bed) -> Volume {
 
 /// Mounts what is on the disk, for writing.
 pub fn writable(bed: &Bed) -> Volume {
-    let volume = mount(bed);
+    writable_with(bed, &[])
+}
+
+/// Mounts what is on the disk, for writing, with these options.
+pub fn writable_with(bed: &Bed, set: &[(&str, Option<&str>)]) -> Volume {
+    let mut options = Options::default();
+    for (key, value) in set {
+        assert_eq!(options.set(key, *value), Ok(true));
+    }
+    let volume = block_on(Volume::mount(bed, options)).expect("no deadlock");
+    let volume = volume.expect("it mounts");
     let made = block_on(Ext4::make_writable(&volume.0)).expect("no deadlock");
     made.expect("it is writable");
     volume

@@ -3,12 +3,13 @@
 //! What a volume counts and shows, and what its superblock is told of it.
 
 use aext4::counters::COUNTERS;
-use aext4::{Ext4, NewInode, Options};
+use aext4::{Ext4, Options};
 use core::time::Duration;
 use kernel::machine;
 use layout::Ino;
 use sim::e2fs::{run, Image, Scratch};
 use sim::simulate;
+use sim::tree::new_inode;
 use sim::volume::Volume;
 use upcall::block_on;
 
@@ -41,13 +42,7 @@ fn field(image: &Image, name: &str) -> Option<String> {
 fn create(volume: &Volume, name: &[u8]) {
     block_on(async {
         let root = volume.0.iget(Ino::ROOT).await.unwrap();
-        let new = NewInode {
-            mode: 0o100_644,
-            uid: 0,
-            gid: 0,
-            device: None,
-            xattrs: &[],
-        };
+        let new = new_inode(0o100_644);
         volume.0.create(&root, name, &new).await.unwrap();
         volume.0.sync().await.unwrap();
     })

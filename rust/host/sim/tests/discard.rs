@@ -3,35 +3,25 @@
 //! The device is told which blocks are free, by `FITRIM` and by the option `discard`, while names
 //! come and go. What it forgets is garbage: whatever is still in use must not be among it.
 
-use aext4::{Ext4, NewInode, Options};
 use kernel::machine::{self, Rng};
 use kernel::prelude::*;
 use sim::e2fs::{Image, Scratch};
+use sim::tree::{self, new_inode, writable_with};
 use sim::volume::Volume;
 use sim::{simulate, Bed};
 use simdisk::{Discarded, Store};
 use upcall::block_on;
 
 fn writable(bed: &Bed, discard: bool) -> Volume {
-    let mut options = Options::default();
-    assert_eq!(options.set("discard", None).map(|_| discard), Ok(discard));
-    if !discard {
-        options = Options::default();
+    match discard {
+        true => writable_with(bed, &[("discard", None)]),
+        false => tree::writable(bed),
     }
-    let volume = block_on(Volume::mount(bed, options)).unwrap().unwrap();
-    block_on(Ext4::make_writable(&volume.0)).unwrap().unwrap();
-    volume
 }
 
 /// Makes directories, and deletes them but for every fourth.
 async fn churn(volume: &Volume, rng: &mut Rng, round: u32) -> Result {
-    let new = NewInode {
-        mode: 0o040_755,
-        uid: 0,
-        gid: 0,
-        device: None,
-        xattrs: &[],
-    };
+    let new = new_inode(0o040_755);
     let root = volume.path(b"").await?;
     for n in 0..40 {
         let name = format!("{round}-{n}-{}", "x".repeat(rng.below(200) as usize));

@@ -3,35 +3,20 @@
 //! What is kept of a volume's space for those with privilege, also for metadata; and what the device
 //! is told of it at the end.
 
-use aext4::{Ext4, NewInode, Options, XattrFlags};
+use aext4::{Ext4, XattrFlags};
 use kernel::machine;
 use kernel::prelude::*;
 use layout::Ino;
 use sim::e2fs::{Image, Scratch};
+use sim::simulate;
+use sim::tree::{new_inode, writable, writable_with};
 use sim::volume::Volume;
-use sim::{simulate, Bed};
 use simdisk::{Discarded, Store};
 use upcall::block_on;
 
-fn writable(bed: &Bed, set: &[(&str, Option<&str>)]) -> Volume {
-    let mut options = Options::default();
-    for (key, value) in set {
-        assert_eq!(options.set(key, *value), Ok(true));
-    }
-    let volume = block_on(Volume::mount(bed, options)).unwrap().unwrap();
-    block_on(Ext4::make_writable(&volume.0)).unwrap().unwrap();
-    volume
-}
-
 /// Makes directories until there is no space, and returns how many.
 async fn fill(volume: &Volume, round: &str) -> Result<u32> {
-    let new = NewInode {
-        mode: 0o040_755,
-        uid: 0,
-        gid: 0,
-        device: None,
-        xattrs: &[],
-    };
+    let new = new_inode(0o040_755);
     let root = volume.0.iget(Ino::ROOT).await?;
     for n in 0.. {
         match volume
@@ -58,7 +43,7 @@ fn metadata_of_users_leaves_the_reserve() {
     for (kind, megabytes) in kinds {
         let image = Image::make(dir.path("image"), megabytes << 20, kind);
         let done = simulate(1, image.store(), |bed| {
-            let volume = writable(bed, &[("resuid", Some("1000"))]);
+            let volume = writable_with(bed, &[("resuid", Some("1000"))]);
             let reserve = volume.0.sb.reserved_blocks;
             let many = block_on(fill(&volume, "user")).unwrap().unwrap();
             assert!(many > 100, "{kind}: {many}");
@@ -75,7 +60,7 @@ fn metadata_of_users_leaves_the_reserve() {
             drop(root);
             block_on(volume.0.make_read_only()).unwrap().unwrap();
             // Without the option it is kept for the user 0.
-            let volume = writable(bed, &[]);
+            let volume = writable(bed);
             let more = block_on(fill(&volume, "root")).unwrap().unwrap();
             assert!(u64::from(more) * 2 > reserve, "{kind}: {more} of {reserve}");
             assert!(volume.0.statfs().free < reserve, "{kind}");
@@ -96,14 +81,8 @@ fn the_last_commit_is_discarded() {
         let image = Image::make(dir.path("image"), 16 << 20, kind);
         let done = simulate(2, image.store(), |bed| {
             bed.device.disk().discarded = Discarded::Garbage;
-            let volume = writable(bed, &[("discard", None)]);
-            let new = NewInode {
-                mode: 0o100_644,
-                uid: 0,
-                gid: 0,
-                device: None,
-                xattrs: &[],
-            };
+            let volume = writable_with(bed, &[("discard", None)]);
+            let new = new_inode(0o100_644);
             block_on(async {
                 let root = volume.0.iget(Ino::ROOT).await?;
                 let file = volume.0.create(&root, b"file", &new).await?;
@@ -139,7 +118,7 @@ fn the_backups_of_the_superblock_have_the_label() {
     ] {
         let image = Image::make(dir.path("image"), 64 << 20, kind);
         let done = simulate(3, image.store(), |bed| {
-            let volume = writable(bed, &[]);
+            let volume = writable(bed);
             block_on(volume.0.set_label(b"sixteen letters!"))
                 .unwrap()
                 .unwrap();
@@ -169,7 +148,7 @@ fn the_backups_of_the_superblock_have_the_label() {
         damaged[at + 0x78] ^= 1;
         let store = Store::bytes(std::sync::Arc::new(damaged));
         let done = simulate(4, store, |bed| {
-            let volume = writable(bed, &[]);
+            let volume = writable(bed);
             block_on(volume.0.set_label(b"other")).unwrap().unwrap();
             block_on(volume.0.make_read_only()).unwrap().unwrap();
             let lines = machine::take_log();

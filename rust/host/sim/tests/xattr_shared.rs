@@ -2,11 +2,12 @@
 
 //! Inodes with the same attributes share a block of them, until one of them changes his own.
 
-use aext4::{Ext4, InodeRef, NewInode, Options, XattrFlags};
+use aext4::{Ext4, InodeRef, XattrFlags};
 use kernel::machine::{self, Rng};
 use kernel::prelude::*;
 use layout::{Ino, XattrSet};
 use sim::e2fs::{Image, Scratch};
+use sim::tree::{ended, new_inode, writable};
 use sim::volume::Volume;
 use sim::{simulate, Bed};
 use simdisk::Store;
@@ -22,27 +23,14 @@ const KINDS: [&str; 4] = [
     "-b 1024 -O ea_inode",
 ];
 
-fn writable(bed: &Bed) -> Volume {
-    let volume = block_on(Volume::mount(bed, Options::default()));
-    let volume = volume.unwrap().unwrap();
-    block_on(Ext4::make_writable(&volume.0)).unwrap().unwrap();
-    volume
-}
-
 fn ends(volume: &Volume, bed: &Bed) -> Store {
-    block_on(volume.0.make_read_only()).unwrap().unwrap();
+    let disk = ended(bed, volume);
     machine::take_log();
-    bed.device.disk().durable().clone()
+    disk
 }
 
 fn create(volume: &Volume, name: &str) -> InodeRef {
-    let new = NewInode {
-        mode: 0o100_644,
-        uid: 0,
-        gid: 0,
-        device: None,
-        xattrs: &[],
-    };
+    let new = new_inode(0o100_644);
     block_on(async {
         let root = volume.0.iget(Ino::ROOT).await?;
         volume.0.create(&root, name.as_bytes(), &new).await
