@@ -111,9 +111,7 @@ impl Ext4 {
         contents: &Contents,
         but: Option<Pblk>,
     ) -> Result<Option<Fresh>> {
-        let slot = contents
-            .slot
-            .and_then(|slot| self.shared_xattrs.recent.get(slot));
+        let slot = self.recent_slot(contents);
         let pblk = Pblk(slot.map_or(0, |slot| slot.load(Relaxed)));
         if pblk.0 == 0 || but == Some(pblk) {
             return Ok(None);
@@ -136,11 +134,13 @@ impl Ext4 {
         }
     }
 
+    /// Where a block with these contents is remembered, if it may be shared.
+    fn recent_slot(&self, contents: &Contents) -> Option<&Atomic<u64>> {
+        self.shared_xattrs.recent.get(contents.slot?)
+    }
+
     fn remember_block(&self, contents: &Contents, pblk: Pblk) {
-        let slot = contents
-            .slot
-            .and_then(|slot| self.shared_xattrs.recent.get(slot));
-        if let Some(slot) = slot {
+        if let Some(slot) = self.recent_slot(contents) {
             slot.store(pblk.0, Relaxed);
         }
     }
