@@ -219,8 +219,8 @@ impl Ext4 {
         planned.inspect_err(|error| self.report_unread(block, *error))
     }
 
-    /// Fails with `EIO` if the volume was shut down, and with `EROFS` if nothing is written to it any
-    /// more since an error was found.
+    /// Fails with `EIO` if the volume was shut down, and with `EROFS` if nothing is written to it
+    /// any more since an error was found.
     pub fn check_alive(&self) -> Result {
         if self.is_shut_down() {
             return Err(EIO);
@@ -228,8 +228,8 @@ impl Ext4 {
         self.journal().map_or(Ok(()), |journal| journal.check())
     }
 
-    /// Whether one of `len` blocks from `pblk` on holds metadata of fixed place, which no file's map
-    /// may name.
+    /// Whether one of `len` blocks from `pblk` on holds metadata of fixed place, which no file's
+    /// map may name.
     pub fn is_system_block(&self, pblk: Pblk, len: u32) -> bool {
         let end = pblk.0.saturating_add(len.into());
         let before = self.system_zones.partition_point(|zone| zone.start.0 < end);
@@ -289,8 +289,8 @@ impl Ext4 {
         *self.label.lock()
     }
 
-    /// Changes the label, in the superblock and its backups: its first 16 bytes count. It is durable
-    /// when this returns.
+    /// Changes the label, in the superblock and its backups: its first 16 bytes count. It is
+    /// durable when this returns.
     ///
     /// Fails with `EROFS`, and with the errors of the journal and of the block layer.
     ///
@@ -560,7 +560,8 @@ fn merged(groups: impl Iterator<Item = [Zone; 4]>) -> Result<KVVec<Zone>> {
 
 /// The size of the journal in blocks, if the volume has one in itself.
 ///
-/// The journal is not needed for reading: if its inode is damaged there is a line in the log, and 0.
+/// The journal is not needed for reading: if its inode is damaged there is a line in the log, and
+/// 0.
 async fn journal_blocks(disk: &Disk, cache: &Cache, sb: &SuperBlock) -> u64 {
     match recovery::journal_inode(cache, sb).await {
         Ok(Some(inode)) => inode.size >> sb.geo.block_bits(),

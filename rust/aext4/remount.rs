@@ -16,8 +16,8 @@
 //! | a part of the superblock | a wrong checksum: the mount takes the copy |
 //! | the superblock, which does not say that it needs recovery any more | a volume that is clean |
 //!
-//! The copy is that of [`doublewrite`]. Without a journal there is none, and the superblock says that
-//! the volume is in use instead: e2fsck looks at it after a loss of power.
+//! The copy is that of [`doublewrite`]. Without a journal there is none, and the superblock says
+//! that the volume is in use instead: e2fsck looks at it after a loss of power.
 
 use crate::alloc::{Groups, Kept};
 use crate::ext4::{kept_back, read_groups, Ext4};
@@ -79,8 +79,9 @@ impl Ext4 {
     /// Makes the volume writable: its journal starts, and the disk says that it is in use.
     ///
     /// Fails, with a line in the log that says why, with `EROFS` if the device or a feature of the
-    /// volume forbids it, with `EINVAL` if an option does, and with the errors of the journal and of
-    /// the block layer. Called once at a time, and not by an upcall of the volume's own scope that its end waits for.
+    /// volume forbids it, with `EINVAL` if an option does, and with the errors of the journal and
+    /// of the block layer. Called once at a time, and not by an upcall of the volume's own scope
+    /// that its end waits for.
     ///
     /// # Cancellation
     ///
@@ -245,8 +246,8 @@ impl Ext4 {
     }
 
     /// Makes the volume read-only: what was changed is committed and written home, the log is
-    /// empty, and the disk says that the volume is not in use. The VFS lets nobody change anything any
-    /// more; other changes that have begun are waited for, and later ones fail.
+    /// empty, and the disk says that the volume is not in use. The VFS lets nobody change anything
+    /// any more; other changes that have begun are waited for, and later ones fail.
     ///
     /// Fails with the error for which the journal was aborted. Then the log has what it has, and
     /// the next mount recovers it.

@@ -139,7 +139,8 @@ impl Ext4 {
         Ok(())
     }
 
-    /// The time of day, as inodes have it: not before any time that an inode was given. Any context.
+    /// The time of day, as inodes have it: not before any time that an inode was given. Any
+    /// context.
     pub fn now(&self) -> Time {
         let now = self.disk.now();
         Time {

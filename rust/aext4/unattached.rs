@@ -170,8 +170,8 @@ impl Ext4 {
         }
     }
 
-    /// The contents were changed now. The file's `rwsem` is held to write: a VFS inode that is attached
-    /// later has these times.
+    /// The contents were changed now. The file's `rwsem` is held to write: a VFS inode that is
+    /// attached later has these times.
     async fn touch(&self, file: &InodeInfo) -> Result {
         let now = self.stamp(file);
         let set = SetAttributes {
@@ -183,9 +183,9 @@ impl Ext4 {
         touch.await
     }
 
-    /// Writes to a file that has no VFS inode, with its `rwsem` held to write. Returns how many bytes
-    /// were written, which are fewer than there are only if something failed behind them. Blocks that
-    /// the device may still write to are not to be given to others: not to be dropped.
+    /// Writes to a file that has no VFS inode, with its `rwsem` held to write. Returns how many
+    /// bytes were written, which are fewer than there are only if something failed behind them.
+    /// Blocks that the device may still write to are not to be given to others: not to be dropped.
     async fn write_bytes(
         &self,
         info: &InodeInfo,

@@ -382,8 +382,9 @@ impl Ext4 {
     /// there for a hole. What is reserved comes out as [`Unwritten`](MappingKind::Unwritten): when
     /// it is written, [`write_done`](Self::write_done) has to be told.
     ///
-    /// Fails with the errors of damage and of the block layer, and waits for memory as long as there is
-    /// none. If it fails the data cannot be written: the caller gives up what is reserved for it.
+    /// Fails with the errors of damage and of the block layer, and waits for memory as long as
+    /// there is none. If it fails the data cannot be written: the caller gives up what is reserved
+    /// for it.
     ///
     /// # Cancellation
     ///
@@ -567,8 +568,8 @@ impl Ext4 {
     /// the disk becomes as much of it as there is now. What could not be written stays a hole.
     ///
     /// Fails with `EROFS` if the journal was aborted, and with the errors of damage and of the
-    /// block layer; waits for memory as long as there is none. If it fails the file is as it was, or a part of what was written is mapped; the rest
-    /// stays a hole.
+    /// block layer; waits for memory as long as there is none. If it fails the file is as it was,
+    /// or a part of what was written is mapped; the rest stays a hole.
     ///
     /// # Cancellation
     ///

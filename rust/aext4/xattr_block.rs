@@ -2,17 +2,17 @@
 
 //! Blocks of extended attributes: a new one, one that an inode leaves, and who shares one.
 //!
-//! Inodes with the same attributes share a block, as in ext4, if it was written of late: some blocks
-//! are remembered by a hash of what they have, and compared before they are shared. Those with values
-//! that have inodes of their own are not.
+//! Inodes with the same attributes share a block, as in ext4, if it was written of late: some
+//! blocks are remembered by a hash of what they have, and compared before they are shared. Those
+//! with values that have inodes of their own are not.
 //!
 //! # Concurrency
 //!
 //! The mutex of [`SharedXattrs`] protects blocks and the numbers of their sharers from the look at
 //! them until the transaction is applied: of two inodes that leave a block one is the last, and a
-//! block that is shared is not changed, nor freed, meanwhile. It is taken behind the inode's `rwsem`,
-//! by whoever changes, leaves or shares a block; who makes a new one need not. A block is forgotten
-//! when it is changed or freed, by whoever has the mutex.
+//! block that is shared is not changed, nor freed, meanwhile. It is taken behind the inode's
+//! `rwsem`, by whoever changes, leaves or shares a block; who makes a new one need not. A block is
+//! forgotten when it is changed or freed, by whoever has the mutex.
 
 use crate::alloc::{FreePlan, Goal, Loan, Space};
 use crate::error::{corrupted, About};
@@ -104,8 +104,8 @@ impl Ext4 {
         }
     }
 
-    /// Plans to share a block that has these contents, and is not `but`, if one is known. The caller
-    /// has the mutex.
+    /// Plans to share a block that has these contents, and is not `but`, if one is known. The
+    /// caller has the mutex.
     pub(crate) async fn plan_shared(
         &self,
         contents: &Contents,

@@ -152,7 +152,8 @@ pub fn orphans(raw: &[u8]) -> Option<(Option<Ino>, u16)> {
     Some(((head != 0).then_some(Ino(head)), get_u16(raw, STATE)?))
 }
 
-/// Whether a raw superblock has the magic number, and the right checksum if the volume has checksums.
+/// Whether a raw superblock has the magic number, and the right checksum if the volume has
+/// checksums.
 pub fn is_sound(raw: &[u8], csum: &Csum) -> bool {
     let covered = raw.get(..CHECKSUM);
     let sums = (

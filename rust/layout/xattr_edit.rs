@@ -2,14 +2,14 @@
 
 //! Changes to sets of extended attributes.
 //!
-//! A changed set is written as a whole: [`SetEdit::write`] takes the old set and a change, and fills
-//! other bytes, entries from the front and values from the end. So whatever an old set looks like,
-//! the new one has no gaps, and nothing lies over something else.
+//! A changed set is written as a whole: [`SetEdit::write`] takes the old set and a change, and
+//! fills other bytes, entries from the front and values from the end. So whatever an old set looks
+//! like, the new one has no gaps, and nothing lies over something else.
 //!
 //! First comes the plan: [`Sets::place`] says whether the attribute goes to the inode or to the
 //! block, and whether its value needs an inode of its own. It is the order of ext4: the inode, then
-//! the block, then a value elsewhere. An attribute is in one place only, so that it leaves the other.
-//! What was written is then copied to the inode's area ([`put_area`]) or to the block
+//! the block, then a value elsewhere. An attribute is in one place only, so that it leaves the
+//! other. What was written is then copied to the inode's area ([`put_area`]) or to the block
 //! ([`put_block`]), whose checksum [`seal`] sets.
 
 use core::cmp::Ordering;
@@ -230,8 +230,8 @@ impl<'a> SetEdit<'a> {
     ///
     /// # Errors
     ///
-    /// [`Kind::Corrupt`](super::Kind::Corrupt) if the set does not fit, or the name is no name; what
-    /// was written of it is then to be thrown away.
+    /// [`Kind::Corrupt`](super::Kind::Corrupt) if the set does not fit, or the name is no name;
+    /// what was written of it is then to be thrown away.
     pub fn write(&self, to: &mut [u8]) -> Result<()> {
         to.fill(0);
         if self.home == Home::Inode && self.is_empty() {
@@ -428,8 +428,8 @@ pub fn retain(buf: &mut [u8]) -> Option<()> {
     set_refcount(buf, count + 1)
 }
 
-/// Takes one inode off those that share a block of attributes; `None`, and nothing changes, if it is
-/// not shared.
+/// Takes one inode off those that share a block of attributes; `None`, and nothing changes, if it
+/// is not shared.
 pub fn release(buf: &mut [u8]) -> Option<()> {
     let left = get_u32(buf, 4)?.checked_sub(1).filter(|&left| left > 0)?;
     set_refcount(buf, left)

@@ -57,8 +57,8 @@ pub trait FileSystemType: Clone + Send + Sync + 'static {
     /// The files in `/sys/fs/NAME/DEVICE/`.
     const COUNTERS: &'static [&'static CStr];
 
-    /// Writes what file `index` of them has. Called by any thread from the mount on, until the volume
-    /// ends; does not sleep.
+    /// Writes what file `index` of them has. Called by any thread from the mount on, until the
+    /// volume ends; does not sleep.
     fn show_counter(&self, index: usize, out: &mut dyn core::fmt::Write) -> core::fmt::Result;
 }
 

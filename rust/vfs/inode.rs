@@ -135,7 +135,8 @@ pub(crate) unsafe extern "C" fn evict<F: FileSystem>(inode: *mut ub::inode) {
         }
         ub::truncate_inode_pages_final(&raw mut (*inode).i_data);
         ub::upcall_users_wait(&raw mut (*this).reading);
-        // By the file system's count: the VFS's may not know yet of a change that did not come by it.
+        // By the file system's count: the VFS's may not know yet of a change that did not come by
+        // it.
         let volume = SuperBlock::<F>::new((*inode).i_sb).volume();
         let deleted = (*this)
             .info
@@ -375,7 +376,8 @@ pub(crate) fn refresh<F: FileSystem>(inode: &Inode<'_, F>) {
 ///
 /// `raw` is, or was, the VFS inode of `info`, and its memory is valid.
 pub(crate) unsafe fn refresh_by<F: FileSystem>(volume: &F, info: &F::Inode, raw: *mut ub::inode) {
-    // SAFETY: By the function's contract. Under the lock nobody else is between reading and copying.
+    // SAFETY: By the function's contract. Under the lock nobody else is between reading and
+    // copying.
     unsafe {
         ub::upcall_inode_state_lock(raw);
         ub::upcall_inode_mirror(raw, &c_attr(&volume.attr(info)));

@@ -7,13 +7,14 @@
 //!
 //! # Life of a volume
 //!
-//! `fill_super` makes a [`Scope`] for the volume's requests and upcalls, reads the volume with `block_on`,
-//! and leaves a [`Mounted`] in `s_fs_info`. From then on the volume is in sysfs, also while it is made
-//! writable, until it ends. Unmounting evicts the inodes, and with them waits for
-//! their readahead; then `put_super` makes the volume read-only, which commits what was changed, and
-//! drops the scope, which waits for whatever is left, before the device is closed. What commits is in
-//! that scope, and so is every request. `Mounted` itself goes when the superblock is dead, since what is attached to
-//! evicted inodes is freed after an RCU grace period, and they refer to nothing in it.
+//! `fill_super` makes a [`Scope`] for the volume's requests and upcalls, reads the volume with
+//! `block_on`, and leaves a [`Mounted`] in `s_fs_info`. From then on the volume is in sysfs, also
+//! while it is made writable, until it ends. Unmounting evicts the inodes, and with them waits for
+//! their readahead; then `put_super` makes the volume read-only, which commits what was changed,
+//! and drops the scope, which waits for whatever is left, before the device is closed. What commits
+//! is in that scope, and so is every request. `Mounted` itself goes when the superblock is dead,
+//! since what is attached to evicted inodes is freed after an RCU grace period, and they refer to
+//! nothing in it.
 
 use crate::fs::FileSystem;
 use crate::inode::{self, InodeBox};
@@ -225,7 +226,8 @@ impl<F: FileSystem> Ops<F> {
         param: *mut ub::fs_parameter,
     ) -> c_int {
         from_result(|| {
-            // SAFETY: The VFS passes a context of ours and a parameter; the strings end with a zero.
+            // SAFETY: The VFS passes a context of ours and a parameter; the strings end with a
+            // zero.
             let (options, key, value) = unsafe {
                 let value = match (*param).type_() {
                     ub::fs_value_type_fs_value_is_string => {
@@ -377,8 +379,8 @@ impl<F: FileSystem> Ops<F> {
     ///
     /// Called by the kernel alone, as the C declaration says.
     unsafe extern "C" fn kill_sb(sb: *mut ub::super_block) {
-        // SAFETY: The VFS is done with the superblock. Without a root `put_super` was not called, and
-        // the scope ends here, before the device is closed.
+        // SAFETY: The VFS is done with the superblock. Without a root `put_super` was not called,
+        // and the scope ends here, before the device is closed.
         unsafe {
             let mounted: *mut Mounted<F> = (*sb).s_fs_info.cast();
             if !mounted.is_null() && (*sb).s_root.is_null() {

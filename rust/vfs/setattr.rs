@@ -2,17 +2,17 @@
 
 //! Changing the attributes of an inode: `setattr`, `update_time`, and what `chattr` does.
 //!
-//! The file system's inode is the truth, and the VFS inode its mirror: an operation changes the first,
-//! and copies the attributes into the second when it is done ([`refresh`]). Times are no exception:
-//! every change of one is a transaction, which costs no IO of its own.
+//! The file system's inode is the truth, and the VFS inode its mirror: an operation changes the
+//! first, and copies the attributes into the second when it is done ([`refresh`]). Times are no
+//! exception: every change of one is a transaction, which costs no IO of its own.
 //!
 //! With `lazytime` the VFS inode alone has a time that reading and writing give it, and
-//! `sync_lazytime` tells the file system's: when the VFS thinks that it is time, which is at `sync`,
-//! `fsync`, after half a day, and when the inode goes out of memory. Until then the later time counts
-//! where attributes are copied. `setattr` writes it along.
+//! `sync_lazytime` tells the file system's: when the VFS thinks that it is time, which is at
+//! `sync`, `fsync`, after half a day, and when the inode goes out of memory. Until then the later
+//! time counts where attributes are copied. `setattr` writes it along.
 //!
-//! A change gets its time from the VFS inode ([`stamp`]): if somebody has looked at the one that it has,
-//! it gets a finer one, so that he notices.
+//! A change gets its time from the VFS inode ([`stamp`]): if somebody has looked at the one that it
+//! has, it gets a finer one, so that he notices.
 //!
 //! # Concurrency
 //!

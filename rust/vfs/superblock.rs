@@ -30,8 +30,8 @@ pub trait SuperOperations: FileSystemType {
 
     /// Makes the volume writable. Fails, with a line in the log, if that cannot be.
     ///
-    /// `EROFS` is for volumes that can be read only: a mount becomes read-only for it, a remount fails.
-    /// Called with the superblock locked, and while nobody can ask for a change.
+    /// `EROFS` is for volumes that can be read only: a mount becomes read-only for it, a remount
+    /// fails. Called with the superblock locked, and while nobody can ask for a change.
     fn make_writable(&self) -> impl Future<Output = Result> + Send {
         async { build_error!(VTABLE_DEFAULT_ERROR) }
     }
@@ -74,7 +74,8 @@ pub trait SuperOperations: FileSystemType {
         async { build_error!(VTABLE_DEFAULT_ERROR) }
     }
 
-    /// The VFS has the inode in memory no more. Its handle may live on, and be dropped in any context.
+    /// The VFS has the inode in memory no more. Its handle may live on, and be dropped in any
+    /// context.
     fn forget_inode(&self, _inode: &Self::Inode) {}
 
     /// Writes the options that differ from the default, each with a comma before it.
@@ -96,8 +97,8 @@ pub trait SuperOperations: FileSystemType {
         async { Err(ENOTTY) }
     }
 
-    /// Lets the device forget the free bytes among `len` from `start` on, in runs of at least `min`.
-    /// Returns how many these were.
+    /// Lets the device forget the free bytes among `len` from `start` on, in runs of at least
+    /// `min`. Returns how many these were.
     fn trim(&self, _start: u64, _len: u64, _min: u64) -> impl Future<Output = Result<u64>> {
         async { Err(ENOTTY) }
     }
@@ -129,7 +130,8 @@ pub struct StatFs {
 pub(crate) struct Mounted<F: FileSystem> {
     pub(crate) fs: F,
     pub(crate) scope: Option<Scope>,
-    /// For changes past the VFS that need it: its blocking work may wait for what the other scope does.
+    /// For changes past the VFS that need it: its blocking work may wait for what the other scope
+    /// does.
     pub(crate) door: Option<Scope>,
     pub(crate) cache: *mut ub::kmem_cache,
     /// Behind `scope`, whose upcall uses it.

@@ -6,10 +6,10 @@
 //!
 //! # Concurrency
 //!
-//! Any number of threads read, from when the directory is made until [`Counters`] is dropped, which waits
-//! for those who are reading. That is before the volume's scope ends, and the device is closed. A reader
-//! has the handle on the volume that the directory keeps. He takes no lock that the end of a volume
-//! is called with.
+//! Any number of threads read, from when the directory is made until [`Counters`] is dropped, which
+//! waits for those who are reading. That is before the volume's scope ends, and the device is
+//! closed. A reader has the handle on the volume that the directory keeps. He takes no lock that
+//! the end of a volume is called with.
 
 use crate::fs::FileSystem;
 use core::ptr::NonNull;
@@ -31,8 +31,8 @@ unsafe impl<F: FileSystem> Send for Counters<F> {}
 unsafe impl<F: FileSystem> Sync for Counters<F> {}
 
 impl<F: FileSystem> Counters<F> {
-    /// Makes the directory of `volume`. Fails with `ENOMEM`, and with `EEXIST` if there is one, of a
-    /// volume whose device is gone. May sleep.
+    /// Makes the directory of `volume`. Fails with `ENOMEM`, and with `EEXIST` if there is one, of
+    /// a volume whose device is gone. May sleep.
     ///
     /// # Safety
     ///
@@ -69,8 +69,8 @@ impl<F: FileSystem> Counters<F> {
 
 impl<F: FileSystem> Drop for Counters<F> {
     fn drop(&mut self) {
-        // SAFETY: It is there until here. Nobody reads any more when it is destroyed, and the volume
-        // came from a box.
+        // SAFETY: It is there until here. Nobody reads any more when it is destroyed, and the
+        // volume came from a box.
         unsafe {
             ub::upcall_sysfs_destroy(self.raw.as_ptr());
             drop(KBox::from_raw(self.volume.as_ptr()));

@@ -273,7 +273,8 @@ impl<F: FileSystem> Ops<F> {
         unsafe { ub::upcall_page_mkwrite(fault, Self::BUFFERED, Some(Self::prepare_fault)) }
     }
 
-    /// Has a file whose data is in its inode get blocks, which takes a lock that comes before folios.
+    /// Has a file whose data is in its inode get blocks, which takes a lock that comes before
+    /// folios.
     ///
     /// # Safety
     ///

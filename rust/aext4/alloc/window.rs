@@ -8,8 +8,8 @@
 //! of ext3.
 //!
 //! A window takes nothing. It is in memory alone, its blocks are free by all counters, and no
-//! allocation fails for it. It goes when the VFS has the inode in memory no more, when the file goes
-//! on elsewhere, or when there are very many.
+//! allocation fails for it. It goes when the VFS has the inode in memory no more, when the file
+//! goes on elsewhere, or when there are very many.
 //!
 //! # Concurrency
 //!

@@ -3,7 +3,8 @@
 //! Mount options: all that ext4 has, since people have them in `fstab` and in superblocks.
 //!
 //! They are taken, checked and shown as ext4 does it. Those that choose between ways of ext4's code
-//! have no further effect. [`FLAGS`] has those that are on or off, in the order in which ext4 shows them.
+//! have no further effect. [`FLAGS`] has those that are on or off, in the order in which ext4 shows
+//! them.
 //!
 //! Three layers lie above each other: what the superblock has as bits, what it has as a string, and
 //! what the mount was given. [`Options`] is one layer, or all of them [settled](Settled).
