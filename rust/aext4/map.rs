@@ -221,9 +221,14 @@ impl Ext4 {
     /// It is what the disk's map says: see [`pending`](crate::pending) for what was written and is
     /// not there yet.
     pub async fn map(&self, info: &InodeInfo, lblk: Lblk) -> Result<Extent> {
-        if let Some(extent) = self.map_cached(info, lblk) {
-            return Ok(extent);
+        match self.map_cached(info, lblk) {
+            Some(extent) => Ok(extent),
+            None => self.map_waiting(info, lblk).await,
         }
+    }
+
+    /// As [`map`](Self::map), for what is not in memory.
+    async fn map_waiting(&self, info: &InodeInfo, lblk: Lblk) -> Result<Extent> {
         loop {
             // Seldom, and then the device is waited for: it is not to make the future of every
             // reader larger.
@@ -416,11 +421,11 @@ impl Ext4 {
 
     /// Where the bytes of `info` from `pos` on are.
     pub async fn map_bytes(&self, info: &InodeInfo, pos: u64) -> Result<Mapping> {
-        if let Some(mapping) = self.simple_mapping(info, pos) {
+        if let Some(mapping) = self.map_bytes_cached(info, pos) {
             return Ok(mapping);
         }
         let lblk = self.block_of(pos).ok_or(EFBIG)?;
-        Ok(self.mapping(&self.map(info, lblk).await?))
+        Ok(self.mapping(&self.map_waiting(info, lblk).await?))
     }
 
     /// As [`map_bytes`](Self::map_bytes), with what is in memory alone. Does not wait.

@@ -50,49 +50,49 @@ impl Ext4 {
     pub async fn read(&self, info: &InodeInfo, offset: u64, block: &mut Block) -> Result<usize> {
         self.check_regular(info)?;
         block.fill_vacant()?;
-        let left = self.visible_size(info).saturating_sub(offset);
-        let count = left.min(PAGE) as usize;
+        let size = self.visible_size(info);
+        let count = size.saturating_sub(offset).min(PAGE) as usize;
         let skip = (offset % PAGE) as usize;
         if count == 0 {
             block.as_mut_slice().fill(0);
         } else if skip == 0 {
-            self.read_page(info, offset, block).await?;
+            self.read_page(info, size, offset, block).await?;
         } else {
             // Seldom, and needs memory anyway: it is not to make the future of every read larger.
-            disk::pinned(|| self.read_unaligned(info, offset, count, block))?.await?;
+            disk::pinned(|| self.read_unaligned(info, size, offset, block))?.await?;
         }
         Ok(count)
     }
 
-    /// As [`read`](Self::read), of `count` bytes, for an offset that is inside a page: by way of
-    /// whole pages.
+    /// As [`read`](Self::read), for an offset inside a page that is before `size`, the file's: by
+    /// way of whole pages.
     async fn read_unaligned(
         &self,
         info: &InodeInfo,
+        size: u64,
         offset: u64,
-        count: usize,
         block: &mut Block,
     ) -> Result {
         let skip = (offset % PAGE) as usize;
-        let mut bounce = Block::vacant();
+        let mut bounce = Block::new()?;
         let first = offset - skip as u64;
         let split = Block::SIZE - skip;
-        self.read_page(info, first, &mut bounce).await?;
+        self.read_page(info, size, first, &mut bounce).await?;
         copy(block, ..split, &bounce, skip..);
         block.as_mut_slice().split_at_mut(split).1.fill(0);
-        if count > split {
-            self.read_page(info, first + PAGE, &mut bounce).await?;
+        if size - first > PAGE {
+            self.read_page(info, size, first + PAGE, &mut bounce)
+                .await?;
             copy(block, split.., &bounce, ..skip);
         }
         Ok(())
     }
 
-    /// Reads the page of a file that begins at byte `pos`, a multiple of the page's size; zeros
-    /// behind the file's end.
-    async fn read_page(&self, info: &InodeInfo, pos: u64, block: &mut Block) -> Result {
-        let end = self.visible_size(info).min(pos + PAGE);
+    /// Reads the page of a file of `size` bytes that begins at byte `pos`, a multiple of the page's
+    /// size, into `block`, which is not vacant; zeros behind the file's end.
+    async fn read_page(&self, info: &InodeInfo, size: u64, pos: u64, block: &mut Block) -> Result {
+        let end = size.min(pos + PAGE);
         let valid = end.saturating_sub(pos) as usize;
-        block.fill_vacant()?;
         let bytes = block.as_mut_slice().get_mut(..valid);
         let cached = bytes.map_or(Cached::Nothing, |bytes| info.attached.copy(pos, bytes));
         if cached == Cached::InPart {
@@ -126,7 +126,9 @@ impl Ext4 {
                 at += len;
             }
         }
-        block.as_mut_slice().split_at_mut(valid).1.fill(0);
+        if valid < Block::SIZE {
+            block.as_mut_slice().split_at_mut(valid).1.fill(0);
+        }
         Ok(())
     }
 
@@ -215,7 +217,8 @@ impl Ext4 {
         let bytes = if info.has_fast_target() {
             &info.inline
         } else {
-            self.read_page(info, 0, &mut block).await?;
+            block.fill_vacant()?;
+            self.read_page(info, info.size(), 0, &mut block).await?;
             let len = info.size().min(LINK_MAX) as usize;
             block.as_slice().get(..len).unwrap_or(&[])
         };

@@ -66,6 +66,9 @@ impl Attached {
 
     /// Calls `look` with the VFS inode, if there is one, in a read section of RCU. Does not sleep.
     pub fn look<R>(&self, look: impl FnOnce(NonNull<ub::inode>) -> R) -> Option<R> {
+        if !self.is_set() {
+            return None;
+        }
         let _rcu = rcu::read_lock();
         NonNull::new(self.0.load(Acquire)).map(look)
     }

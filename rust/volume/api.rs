@@ -25,6 +25,7 @@ use crate::convert;
 use crate::vfs_ops::Mounted;
 use aext4::Mapping;
 use aext4::{Ext4, InodeRef};
+use core::future::Future;
 use core::ops::Range;
 use disk::gfp;
 use kernel::fs::File;
@@ -94,8 +95,8 @@ impl Volume {
         }
     }
 
-    pub(crate) async fn iget(&self, ino: Ino) -> Result<InodeRef> {
-        self.0.iget_user(Number(ino.0)).await
+    pub(crate) fn iget(&self, ino: Ino) -> impl Future<Output = Result<InodeRef>> + Send + '_ {
+        self.0.iget_user(Number(ino.0))
     }
 }
 
