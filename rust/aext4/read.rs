@@ -27,6 +27,7 @@ const LINK_MAX: u64 = PAGE - 1;
 
 impl Ext4 {
     /// Whether `info` is a regular file that can be read.
+    #[inline]
     pub fn check_regular(&self, info: &InodeInfo) -> Result {
         match info.file_type {
             FileType::Regular => self.check_readable(info),
@@ -37,6 +38,7 @@ impl Ext4 {
 
     /// The size of a regular file as those who read it see it: with what programs wrote and the
     /// disk does not know yet.
+    #[inline]
     pub fn visible_size(&self, info: &InodeInfo) -> u64 {
         let attached = match info.file_type {
             FileType::Regular => info.attached.size(),
@@ -104,7 +106,10 @@ impl Ext4 {
             let mut at = pos;
             while at < stop {
                 let unmaps = info.unmaps();
-                let mapping = self.map_bytes(info, at).await?;
+                let mapping = match self.map_bytes_cached(info, at) {
+                    Some(mapping) => mapping,
+                    None => self.map_bytes(info, at).await?,
+                };
                 let skip = at - mapping.offset;
                 let len = (mapping.len - skip).min(stop - at);
                 let to = (at - pos) as usize;

@@ -52,6 +52,7 @@ impl Attached {
     }
 
     /// Whether there is a VFS inode. Does not sleep.
+    #[inline]
     pub fn is_set(&self) -> bool {
         !self.0.load(Acquire).is_null()
     }
@@ -66,15 +67,17 @@ impl Attached {
 
     /// Calls `look` with the VFS inode, if there is one, in a read section of RCU. Does not sleep.
     pub fn look<R>(&self, look: impl FnOnce(NonNull<ub::inode>) -> R) -> Option<R> {
-        if !self.is_set() {
-            return None;
-        }
         let _rcu = rcu::read_lock();
         NonNull::new(self.0.load(Acquire)).map(look)
     }
 
     /// The size that the VFS inode has, if there is one. Does not sleep.
+    #[inline]
     pub fn size(&self) -> Option<u64> {
+        self.is_set().then(|| self.vfs_size()).flatten()
+    }
+
+    fn vfs_size(&self) -> Option<u64> {
         // SAFETY: The read section keeps an inode that is found in it.
         self.look(|inode| unsafe { ub::upcall_inode_size(inode.as_ptr()) } as u64)
     }
@@ -101,7 +104,15 @@ impl Attached {
 
     /// Copies the bytes from `pos` on into `to`, if all of them lie in one folio of the page cache
     /// that holds the file's content; `to` is then full. Does not sleep.
+    #[inline]
     pub fn copy(&self, pos: u64, to: &mut [u8]) -> Cached {
+        match self.is_set() {
+            true => self.copy_from_pages(pos, to),
+            false => Cached::Nothing,
+        }
+    }
+
+    fn copy_from_pages(&self, pos: u64, to: &mut [u8]) -> Cached {
         let copy = |inode: NonNull<ub::inode>| {
             let (to, len) = (to.as_mut_ptr(), to.len());
             // SAFETY: The read section keeps the inode, and `to` is as long as it says.

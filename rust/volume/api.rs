@@ -164,7 +164,10 @@ impl AsyncStackable for Volume {
     }
 
     async fn read(&self, ino: Ino, offset: u64, block: &mut Block) -> Result<usize> {
-        let info = self.iget(ino).await?;
+        let info = match self.0.iget_user_cached(Number(ino.0))? {
+            Some(info) => info,
+            None => self.iget(ino).await?,
+        };
         match self.0.read(&info, offset, block).await {
             Err(EBUSY) => {
                 let read = disk::pinned(|| self.read_by_vfs(ino, offset, Block::SIZE))?;
