@@ -37,17 +37,6 @@ void upcall_names_changed(struct inode *inode)
 	WRITE_ONCE(upcall_inode_of(inode)->names, atomic_long_inc_return(&upcall_names_count));
 }
 
-unsigned long upcall_names_version(const struct inode *inode)
-{
-	/* Before the directory is searched. */
-	return smp_load_acquire(&container_of(inode, const struct upcall_inode, inode)->names);
-}
-
-unsigned long upcall_dentry_version(const struct dentry *dentry)
-{
-	return READ_ONCE(dentry->d_time);
-}
-
 void upcall_dentry_set_version(struct dentry *dentry, unsigned long version)
 {
 	WRITE_ONCE(dentry->d_time, version);

@@ -295,8 +295,6 @@ struct upcall_inode {
 };
 void upcall_names_init(struct inode *inode);
 void upcall_names_changed(struct inode *inode);
-unsigned long upcall_names_version(const struct inode *inode);
-unsigned long upcall_dentry_version(const struct dentry *dentry);
 void upcall_dentry_set_version(struct dentry *dentry, unsigned long version);
 u64 upcall_dentry_ino(const struct dentry *dentry);
 void upcall_inode_forget(struct inode *inode);

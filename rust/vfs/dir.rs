@@ -6,6 +6,7 @@ use crate::fs::{FileSystem, FileSystemType};
 use crate::inode::{get, result_pointer, Inode, InodeRef};
 use crate::listing::DirBatch;
 use crate::namei::{NewInode, Rename};
+use crate::revalidate::names_version;
 use crate::{file, inode};
 use core::future::Future;
 use core::marker::PhantomData;
@@ -144,7 +145,7 @@ pub(crate) unsafe extern "C" fn lookup<F: FileSystem>(
         )
     };
     // SAFETY: The inode is valid.
-    let version = unsafe { ub::upcall_names_version(dir.as_ptr()) };
+    let version = unsafe { names_version(dir.as_ptr()) };
     let found = find(&dir, name).map(|inode| inode.map_or(null_mut(), InodeRef::into_raw));
     match found {
         // SAFETY: The dentry is being looked up; the inode's reference goes along. A directory may have

@@ -23,10 +23,24 @@ use crate::dir::name_bytes;
 use crate::fs::FileSystem;
 use crate::inode::Inode;
 use core::marker::PhantomData;
+use kernel::container_of;
 use kernel::ffi::{c_int, c_uint, c_ulong};
 use kernel::prelude::*;
+use upcall::atomic::{Acquire, Atomic, Relaxed};
 use upcall::block_on;
 use upcall_bindings as ub;
+
+/// The version that the names of a directory have, before it is searched.
+///
+/// # Safety
+///
+/// `dir` is a directory of ours whose memory stays.
+#[inline(always)]
+pub(crate) unsafe fn names_version(dir: *mut ub::inode) -> c_ulong {
+    let dir = container_of!(dir, ub::upcall_inode, inode);
+    // SAFETY: By the function's contract. C writes the field in one go.
+    unsafe { Atomic::from_ptr(&raw mut (*dir).names) }.load(Acquire)
+}
 
 /// The functions that C calls.
 struct Ops<F>(PhantomData<F>);
@@ -50,8 +64,9 @@ impl<F: FileSystem> Ops<F> {
         // SAFETY: The VFS passes a directory of ours, whose memory RCU or a reference keeps, and a
         // dentry in it.
         unsafe {
-            let version = ub::upcall_names_version(dir);
-            let fresh = ub::upcall_dentry_version(dentry) == version;
+            let version = names_version(dir);
+            let kept = Atomic::from_ptr(&raw mut (*dentry).d_time).load(Relaxed);
+            let fresh = kept == version;
             if fresh && flags & ub::LOOKUP_REVAL as c_uint == 0 {
                 return 1;
             }

@@ -28,6 +28,17 @@ impl<T> Atomic<T> {
     pub const fn new(value: T) -> Self {
         Self(UnsafeCell::new(value))
     }
+
+    /// A variable that C code has.
+    ///
+    /// # Safety
+    ///
+    /// `ptr` is valid and aligned for `'a`, and who else uses the variable does so by atomic
+    /// accesses.
+    pub const unsafe fn from_ptr<'a>(ptr: *mut T) -> &'a Self {
+        // SAFETY: By the function's contract; the types have the same layout.
+        unsafe { &*ptr.cast() }
+    }
 }
 
 macro_rules! atomic {
