@@ -158,8 +158,8 @@ impl InodePlan {
             let raw = block.get_mut(self.offset as usize..)?;
             let mut edit = InodeEdit::new(raw, geo)?;
             change(&mut edit);
-            edit.seal(info.ino);
-            let inode = Inode::parse_sealed(raw, info.ino, geo).ok()?;
+            edit.seal_for(&info.owner);
+            let inode = Inode::parse_edited(raw, &info.owner, geo).ok()?;
             Some((info.next_edit(), inode))
         });
         match parsed {
@@ -184,7 +184,7 @@ impl InodePlan {
             let raw = block.get_mut(self.offset as usize..)?;
             let mut edit = InodeEdit::new(raw, &volume.sb.geo)?;
             edit.clear(now);
-            edit.seal(info.ino);
+            edit.seal_for(&info.owner);
             Some(())
         });
     }

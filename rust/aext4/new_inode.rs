@@ -40,6 +40,9 @@ use layout::{
 };
 use upcall::bio::Op;
 
+/// What an inode begins as.
+const ZEROES: [u8; 256] = [0; 256];
+
 /// The flags that what is made in a directory has from it: beside those of [`InodeFlags`] that
 /// are to be erased safely, to be kept for undeletion, and to be compressed or not.
 const INHERITED: u32 = 0x7
@@ -158,7 +161,11 @@ impl Ext4 {
         };
         let size = usize::from(self.sb.geo.inode_size());
         let mut raw = vec_with_capacity(self.cache.spawner(), size).await?;
-        raw.extend_with(size, 0, gfp())?;
+        // `extend_with` goes byte by byte.
+        while raw.len() < size {
+            let piece = ZEROES.get(..size - raw.len()).unwrap_or(&ZEROES);
+            raw.extend_from_slice(piece, gfp())?;
+        }
         let first = own.as_ref().map(|(taken, _)| taken.start());
         self.fill(&mut raw, ino, dir, new, contents, links, first, &xattrs)?;
         let inode = Inode::parse_sealed(&raw, ino, &self.sb.geo);

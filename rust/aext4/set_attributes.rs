@@ -66,6 +66,46 @@ pub struct SetAttributes {
     pub ctime: Option<Time>,
 }
 
+/// What is edited of an inode, as it is stored.
+struct Edits {
+    set: SetAttributes,
+    version: Option<u64>,
+}
+
+impl Edits {
+    fn apply(&self, edit: &mut InodeEdit<'_>) {
+        let set = &self.set;
+        if let Some(mode) = set.mode {
+            edit.set_mode(mode);
+        }
+        if let Some(uid) = set.uid {
+            edit.set_uid(uid);
+        }
+        if let Some(gid) = set.gid {
+            edit.set_gid(gid);
+        }
+        if let Some(project) = set.project {
+            edit.set_project(project);
+        }
+        if let Some(flags) = set.flags {
+            edit.set_flags(flags);
+        }
+        let times = [
+            (TimeField::Access, set.atime),
+            (TimeField::Modify, set.mtime),
+            (TimeField::Change, set.ctime),
+        ];
+        for (field, time) in times {
+            if let Some(time) = time {
+                edit.set_time(field, time);
+            }
+        }
+        if let Some(version) = self.version {
+            edit.set_version(version);
+        }
+    }
+}
+
 impl Ext4 {
     /// Changes attributes of an inode, all or none. Times are kept as exactly as the inode can.
     ///
@@ -87,56 +127,37 @@ impl Ext4 {
         set: &SetAttributes,
     ) -> Result {
         let writable = self.writable()?;
-        let inode = info.inode();
+        let edits = info.look(|inode| self.edits(inode, set))?;
+        let plan = self.plan_inode(info).await?;
+        let journal = &writable.journal;
+        let mut tx = journal.begin(&self.cache, InodePlan::CREDITS).await?;
+        plan.apply(self, &mut tx, info, |edit| edits.apply(edit));
+        Ok(())
+    }
+
+    /// What a change of attributes edits of `inode`.
+    fn edits(&self, inode: &Inode, set: &SetAttributes) -> Result<Edits> {
         let flags = match set.flags {
-            Some(flags) => Some(self.settable_flags(&inode, flags)?),
+            Some(flags) => Some(self.settable_flags(inode, flags)?),
             None => None,
         };
         let project = set.project.filter(|project| *project != inode.project);
         if project.is_some() {
-            self.check_project(&inode)?;
+            self.check_project(inode)?;
         }
-        let (uid, gid) = (set.uid, set.gid);
-        let owners = (
-            uid.map(|id| self.stored_id(id)),
-            gid.map(|id| self.stored_id(id)),
-        );
-        let set = *set;
-        let change = move |edit: &mut InodeEdit<'_>| {
-            if let Some(mode) = set.mode {
-                edit.set_mode(inode.mode & !PERMISSIONS | mode & PERMISSIONS);
-            }
-            if let Some(uid) = owners.0 {
-                edit.set_uid(uid);
-            }
-            if let Some(gid) = owners.1 {
-                edit.set_gid(gid);
-            }
-            if let Some(project) = project {
-                edit.set_project(project);
-            }
-            if let Some(flags) = flags {
-                edit.set_flags(flags);
-            }
-            let times = [
-                (TimeField::Access, set.atime),
-                (TimeField::Modify, set.mtime),
-                (TimeField::Change, set.ctime),
-            ];
-            for (field, time) in times {
-                if let Some(time) = time {
-                    edit.set_time(field, time);
-                }
-            }
-            if set.mtime.is_some() || set.ctime.is_some() {
-                edit.set_version(inode.version.wrapping_add(1));
-            }
-        };
-        let plan = self.plan_inode(info).await?;
-        let journal = &writable.journal;
-        let mut tx = journal.begin(&self.cache, InodePlan::CREDITS).await?;
-        plan.apply(self, &mut tx, info, change);
-        Ok(())
+        let mode = set.mode.map(|mode| inode.mode & !PERMISSIONS | mode & PERMISSIONS);
+        let is_version = set.mtime.is_some() || set.ctime.is_some();
+        Ok(Edits {
+            set: SetAttributes {
+                mode,
+                uid: set.uid.map(|id| self.stored_id(id)),
+                gid: set.gid.map(|id| self.stored_id(id)),
+                project,
+                flags,
+                ..*set
+            },
+            version: is_version.then_some(inode.version.wrapping_add(1)),
+        })
     }
 
     /// The time of day, as inodes have it: not before any time that an inode was given. Any

@@ -129,9 +129,14 @@ impl Ext4 {
 
     /// The space that a file takes, in sectors of 512 bytes, with what is pending. Does not sleep.
     pub fn sectors(&self, info: &InodeInfo) -> u64 {
+        let pending = self.pending_sectors(info);
+        info.look(|inode| inode.sectors) + pending
+    }
+
+    /// The same of what is pending alone.
+    pub fn pending_sectors(&self, info: &InodeInfo) -> u64 {
         let pending = info.pending.lock().blocks();
-        let mapped = info.look(|inode| inode.sectors);
-        mapped + (pending << self.sb.geo.block_bits().saturating_sub(9))
+        pending << self.sb.geo.block_bits().saturating_sub(9)
     }
 
     fn shape(&self, info: &InodeInfo) -> Shape {

@@ -235,7 +235,14 @@ impl Raw<'_> {
         get_u32(self.with(off, 4), off).or_short(SHORT)
     }
 
+    /// Reads a time, by its field and by that of what it has behind the first 128 bytes.
+    #[inline(always)]
+    fn time(&self, base: usize, extra: usize) -> Result<Time> {
+        Ok(Time::decode(self.u32(base)?, self.extra(extra)?))
+    }
+
     /// Reads a field behind the first 128 bytes, if the inode says that it uses it.
+    #[inline(always)]
     fn extra(&self, off: usize) -> Result<Option<u32>> {
         if off + 4 <= usize::from(BASE_SIZE) + usize::from(self.extra_isize) {
             self.u32(off).map(Some)
@@ -243,6 +250,15 @@ impl Raw<'_> {
             Ok(None)
         }
     }
+}
+
+/// What need not be found out of an inode that is parsed.
+enum Known {
+    Nothing,
+    /// That its checksum is right.
+    Checksum,
+    /// The same, and what its checksum depends on.
+    Owner(Owner),
 }
 
 impl Inode {
@@ -253,7 +269,7 @@ impl Inode {
     /// [`Kind::Stale`] if the inode is not in use, [`Kind::Checksum`], and [`Kind::Corrupt`] for
     /// fields that contradict each other or the volume.
     pub fn parse(raw: &[u8], ino: Ino, geo: &Geometry) -> Result<Self> {
-        Self::parse_as(raw, ino, geo, false, true)
+        Self::parse_as(raw, ino, geo, false, Known::Nothing)
     }
 
     /// Like [`parse`](Self::parse), but accepts an inode without links, as the list of orphans has
@@ -263,7 +279,7 @@ impl Inode {
     ///
     /// As for [`parse`](Self::parse).
     pub fn parse_orphan(raw: &[u8], ino: Ino, geo: &Geometry) -> Result<Self> {
-        Self::parse_as(raw, ino, geo, true, true)
+        Self::parse_as(raw, ino, geo, true, Known::Nothing)
     }
 
     /// Like [`parse_orphan`](Self::parse_orphan), for bytes whose checksum was written just now.
@@ -272,10 +288,20 @@ impl Inode {
     ///
     /// As for [`parse`](Self::parse), but for the checksum.
     pub fn parse_sealed(raw: &[u8], ino: Ino, geo: &Geometry) -> Result<Self> {
-        Self::parse_as(raw, ino, geo, true, false)
+        Self::parse_as(raw, ino, geo, true, Known::Checksum)
     }
 
-    fn parse_as(raw: &[u8], ino: Ino, geo: &Geometry, orphan: bool, verify: bool) -> Result<Self> {
+    /// As [`parse_sealed`](Self::parse_sealed), for an inode whose owner is known: its generation
+    /// does not change.
+    ///
+    /// # Errors
+    ///
+    /// As for [`parse_sealed`](Self::parse_sealed).
+    pub fn parse_edited(raw: &[u8], owner: &Owner, geo: &Geometry) -> Result<Self> {
+        Self::parse_as(raw, owner.ino, geo, true, Known::Owner(*owner))
+    }
+
+    fn parse_as(raw: &[u8], ino: Ino, geo: &Geometry, orphan: bool, known: Known) -> Result<Self> {
         geo.inode_index(ino)?;
         let bytes = raw.get(..usize::from(geo.inode_size())).or_short(SHORT)?;
         let mut raw = Raw {
@@ -299,8 +325,11 @@ impl Inode {
             }
         }
         let generation = raw.u32(0x64)?;
-        let owner = geo.csum().owner(ino, generation);
-        if verify {
+        let owner = match known {
+            Known::Owner(owner) => owner,
+            _ => geo.csum().owner(ino, generation),
+        };
+        if let Known::Nothing = known {
             verify_csum(&raw, &owner, geo)?;
         }
         // What else a deleted inode has says nothing.
@@ -331,8 +360,6 @@ impl Inode {
         if geo.inode_size() > BASE_SIZE && raw.extra_isize == 0 {
             raw.extra_isize = KNOWN_EXTRA;
         }
-        let time =
-            |base, extra| -> Result<Time> { Ok(Time::decode(raw.u32(base)?, raw.extra(extra)?)) };
         Ok(Self {
             ino,
             owner,
@@ -345,9 +372,9 @@ impl Inode {
             sectors,
             links,
             flags,
-            atime: time(0x8, 0x8c)?,
-            ctime: time(0xc, 0x84)?,
-            mtime: time(0x10, 0x88)?,
+            atime: raw.time(0x8, 0x8c)?,
+            ctime: raw.time(0xc, 0x84)?,
+            mtime: raw.time(0x10, 0x88)?,
             crtime: match raw.extra(0x90)? {
                 Some(base) => Some(Time::decode(base, raw.extra(0x94)?)),
                 None => None,

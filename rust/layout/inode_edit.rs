@@ -8,6 +8,7 @@
 use super::bytes::{
     get_u16, get_u32, high16, high32, join32, low16, low32, put_bytes, put_u16, put_u32,
 };
+use super::csum::Owner;
 use super::extent::EMPTY_ROOT;
 use super::feature::RoCompat;
 use super::geometry::Geometry;
@@ -478,15 +479,19 @@ impl<'a> InodeEdit<'a> {
 
     /// Computes and writes the checksum of inode `ino`, if the volume has checksums.
     pub fn seal(self, ino: Ino) {
+        let generation = get_u32(self.raw, 0x64).unwrap_or_default();
+        let owner = self.geo.csum().owner(ino, generation);
+        self.seal_for(&owner);
+    }
+
+    /// As [`seal`](Self::seal), for an inode whose owner is known: its generation does not change.
+    pub fn seal_for(self, owner: &Owner) {
         let Self {
             raw,
             geo,
             extra_isize,
         } = self;
-        let owner = geo
-            .csum()
-            .owner(ino, get_u32(raw, 0x64).unwrap_or_default());
-        let Some(csum) = checksum(raw, extra_isize, &owner, geo) else {
+        let Some(csum) = checksum(raw, extra_isize, owner, geo) else {
             return;
         };
         let _ = put_u16(raw, CSUM_LO, low16(csum));

@@ -143,8 +143,7 @@ pub(crate) unsafe extern "C" fn setattr<F: FileSystem>(
             set.atime = set.atime.or(Some(atime));
             set.mtime = set.mtime.or(Some(mtime));
         }
-        let change = pinned(|| inode.volume().set_attributes(inode.info(), &set));
-        let changed = change.and_then(block_on).and_then(|changed| changed);
+        let changed = set_attributes(&inode, &set);
         if changed.is_err() && lazy {
             // SAFETY: As above.
             unsafe { ub::upcall_lazy_put(inode.as_ptr()) };
@@ -159,6 +158,14 @@ pub(crate) unsafe extern "C" fn setattr<F: FileSystem>(
         sync_if_asked(&inode)?;
         Ok(0)
     })
+}
+
+/// Changes attributes of the file system's inode. In a frame of its own, which the rest of a
+/// `setattr` does not lie on: the future is there, since `tar` changes attributes three times for
+/// each file, and memory for a future costs as much as the change.
+#[inline(never)]
+fn set_attributes<F: FileSystem>(inode: &Inode<'_, F>, set: &SetAttr) -> Result {
+    block_on(inode.volume().set_attributes(inode.info(), set))?
 }
 
 /// Waits for the disk, if the inode was mounted or marked for that.

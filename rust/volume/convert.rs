@@ -43,7 +43,7 @@ pub(crate) fn time(t: layout::Time) -> Time {
 pub(crate) fn attr(volume: &Ext4, info: &InodeInfo) -> Attr {
     // With the option nouid32 the upper halves, which Linux 2.2 did not know, do not count.
     let ids = if volume.flags().uid16() { 0xffff } else { !0 };
-    let sectors = volume.sectors(info);
+    let pending = volume.pending_sectors(info);
     info.look(|inode| Attr {
         ino: inode.ino.0,
         file_type: file_type(inode.file_type),
@@ -58,7 +58,7 @@ pub(crate) fn attr(volume: &Ext4, info: &InodeInfo) -> Attr {
         } else {
             inode.size
         },
-        sectors,
+        sectors: inode.sectors + pending,
         atime: time(inode.atime),
         mtime: time(inode.mtime),
         ctime: time(inode.ctime),

@@ -115,6 +115,9 @@ struct Ring {
     blocks: LogBlocks,
     /// For the rules of its blocks, and the arithmetic of the ring: where it begins is old.
     sb: layout::journal::JournalSuper,
+    /// How many tags, and how many revokes, a block of them has at most.
+    tags: usize,
+    revokes: usize,
 }
 
 /// What is in the log.
@@ -156,7 +159,7 @@ impl Journal {
                 sb.set_tail(raw, head, first);
             })
             .await?;
-            ring = Some(Ring { blocks, sb: sb.sb });
+            ring = Some(Ring::new(blocks, sb.sb));
             home = Some(sb);
         }
         // One block stays free, so that a full log is not an empty one.

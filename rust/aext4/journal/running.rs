@@ -13,7 +13,7 @@
 //! never take fewer blocks together than each alone. What is more than that is given back when one
 //! ends.
 
-use super::Ring;
+use super::{LogBlocks, Ring};
 use disk::{Buf, Pin};
 use kernel::alloc::KVVec;
 use kernel::prelude::*;
@@ -240,11 +240,19 @@ pub(super) fn exchange<T>(list: &mut KVVec<T>, mut other: KVVec<T>) -> KVVec<T> 
 }
 
 impl Ring {
+    pub(super) fn new(blocks: LogBlocks, sb: layout::journal::JournalSuper) -> Self {
+        let (tags, revokes) = (sb.rules.tags_max(), sb.rules.revokes_max());
+        Self {
+            blocks,
+            sb,
+            tags: tags.max(1) as usize,
+            revokes: revokes.max(1) as usize,
+        }
+    }
+
     /// How many blocks of the log a transaction takes that edits and revokes so many.
     pub(super) fn log_blocks(&self, blocks: usize, revokes: usize) -> usize {
-        let tags = self.sb.rules.tags_max().max(1) as usize;
-        let records = self.sb.rules.revokes_max().max(1) as usize;
-        blocks + blocks.div_ceil(tags) + revokes.div_ceil(records) + 1
+        blocks + blocks.div_ceil(self.tags) + revokes.div_ceil(self.revokes) + 1
     }
 
     /// How many blocks a transaction has at most: a third of the log, as in jbd2.
