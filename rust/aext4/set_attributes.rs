@@ -145,7 +145,9 @@ impl Ext4 {
         if project.is_some() {
             self.check_project(inode)?;
         }
-        let mode = set.mode.map(|mode| inode.mode & !PERMISSIONS | mode & PERMISSIONS);
+        let mode = set
+            .mode
+            .map(|mode| inode.mode & !PERMISSIONS | mode & PERMISSIONS);
         let is_version = set.mtime.is_some() || set.ctime.is_some();
         Ok(Edits {
             set: SetAttributes {

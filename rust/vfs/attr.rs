@@ -65,6 +65,18 @@ impl FileType {
     }
 }
 
+/// What `statx` tells of an inode, and its VFS inode has not got.
+pub struct StatAttr {
+    /// Creation, if it is known.
+    pub btime: Option<Time>,
+    /// `FS_*_FL`, as `FS_IOC_GETFLAGS` reports them.
+    pub flags: u32,
+    /// Whether it is a regular file.
+    pub is_regular: bool,
+    /// The size of a regular file whose contents lie in the inode, and take no sectors.
+    pub inline_size: Option<u64>,
+}
+
 /// The attributes of an inode.
 #[derive(Clone, Default)]
 pub struct Attr {

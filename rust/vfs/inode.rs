@@ -14,7 +14,7 @@
 //! folio locks, for which `truncate_inode_pages` waits as well, but it goes on using the inode
 //! after it released the last of them.
 
-use crate::attr::{Attr, FileType};
+use crate::attr::{Attr, FileType, StatAttr};
 use crate::fs::{FileSystem, FileSystemType};
 use crate::namei::{self, Create};
 use crate::setattr::{self, timespec, SetAttr};
@@ -35,6 +35,9 @@ use upcall_bindings as ub;
 pub trait InodeOperations: FileSystemType {
     /// The attributes of an inode.
     fn attr(&self, inode: &Self::Inode) -> Attr;
+
+    /// What `statx` tells of an inode beside what its VFS inode has. Does not sleep.
+    fn stat_attr(&self, inode: &Self::Inode) -> StatAttr;
 
     /// Whether direct IO reaches the device; otherwise it goes through the page cache.
     fn is_direct(&self, inode: &Self::Inode) -> bool;
@@ -474,12 +477,12 @@ impl<F: FileSystem> Ops<F> {
         unsafe {
             let raw = (*(*path).dentry).d_inode;
             let inode = Inode::<F>::new(raw);
-            let attr = inode.volume().attr(inode.info());
+            let attr = inode.volume().stat_attr(inode.info());
             Self::fill_stat(&inode, &attr, stat, mask);
             ub::generic_fillattr(idmap, mask, raw, stat);
-            if attr.file_type == FileType::Regular && attr.inline {
+            if let Some(size) = attr.inline_size {
                 // Programs take files without blocks for empty or sparse.
-                (*stat).blocks += attr.size.div_ceil(512);
+                (*stat).blocks += size.div_ceil(512);
             }
         }
         0
@@ -521,7 +524,7 @@ impl<F: FileSystem> Ops<F> {
     /// # Safety
     ///
     /// `stat` is valid.
-    unsafe fn fill_stat(inode: &Inode<'_, F>, attr: &Attr, stat: *mut ub::kstat, mask: u32) {
+    unsafe fn fill_stat(inode: &Inode<'_, F>, attr: &StatAttr, stat: *mut ub::kstat, mask: u32) {
         const ATTRIBUTES: [(u32, u32); 6] = [
             (ub::FS_APPEND_FL, ub::STATX_ATTR_APPEND),
             (ub::FS_COMPR_FL, ub::STATX_ATTR_COMPRESSED),
@@ -537,7 +540,7 @@ impl<F: FileSystem> Ops<F> {
                 (*stat).btime.tv_sec = btime.secs;
                 (*stat).btime.tv_nsec = btime.nanos as c_long;
             }
-            if mask & ub::STATX_DIOALIGN != 0 && attr.file_type == FileType::Regular {
+            if mask & ub::STATX_DIOALIGN != 0 && attr.is_regular {
                 let disk = inode.volume().disk();
                 (*stat).result_mask |= ub::STATX_DIOALIGN;
                 if attr.flags & ub::FS_ENCRYPT_FL != 0 {

@@ -79,7 +79,7 @@ mod writeback;
 mod xattr;
 
 pub use acl::AclEntry;
-pub use attr::{Attr, FileType, Time};
+pub use attr::{Attr, FileType, StatAttr, Time};
 pub use data::{DataOperations, FileMap, FileMapKind};
 pub use dir::DirOperations;
 pub use export::ExportOperations;

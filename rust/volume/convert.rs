@@ -9,7 +9,8 @@ use layout::dir::NAME_MAX;
 use layout::xattr as format;
 use layout::{AclTag, DataMap, Ino, InodeFlags};
 use vfs::{
-    AclEntry, Attr, DirBatch, DirEntry, FileType, SetAttr, StatFs, Time, VolumeInfo, XattrNamespace,
+    AclEntry, Attr, DirBatch, DirEntry, FileType, SetAttr, StatAttr, StatFs, Time, VolumeInfo,
+    XattrNamespace,
 };
 
 /// The magic number that `statfs` reports, the same as ext4's.
@@ -70,6 +71,17 @@ pub(crate) fn attr(volume: &Ext4, info: &InodeInfo) -> Attr {
         flags: inode.flags.0 & VISIBLE,
         inline: inode.data_map() == DataMap::Inline,
         no_xattr: inode.xattr_offset.is_none() && inode.xattr_block.is_none(),
+    })
+}
+
+/// What `statx` tells of an inode beside what its VFS inode has.
+pub(crate) fn stat_attr(info: &InodeInfo) -> StatAttr {
+    let is_regular = info.file_type == layout::FileType::Regular;
+    info.look(|inode| StatAttr {
+        btime: inode.crtime.map(time),
+        flags: inode.flags.0 & VISIBLE,
+        is_regular,
+        inline_size: (is_regular && inode.data_map() == DataMap::Inline).then_some(inode.size),
     })
 }
 

@@ -12,8 +12,8 @@ use kernel::sync::Arc;
 use layout::Ino;
 use vfs::{
     AclEntry, AddressSpaceOperations, Attr, ExportOperations, FileOperations, FileSystemType,
-    InodeOperations, Iomap, MountOption, SetAttr, StatFs, SuperOperations, Type, VolumeInfo,
-    XattrFlags, XattrNamespace, XattrOperations,
+    InodeOperations, Iomap, MountOption, SetAttr, StatAttr, StatFs, SuperOperations, Type,
+    VolumeInfo, XattrFlags, XattrNamespace, XattrOperations,
 };
 
 /// The type, as it is registered.
@@ -149,6 +149,10 @@ impl SuperOperations for Mounted {
 impl InodeOperations for Mounted {
     fn attr(&self, info: &InodeRef) -> Attr {
         convert::attr(self, info)
+    }
+
+    fn stat_attr(&self, info: &InodeRef) -> StatAttr {
+        convert::stat_attr(info)
     }
 
     fn is_direct(&self, info: &InodeRef) -> bool {
