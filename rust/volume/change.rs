@@ -25,7 +25,7 @@
 
 use crate::api::Volume;
 use crate::convert;
-use crate::names::Prepared;
+use crate::prepared::Prepared;
 use crate::vfs_ops::Mounted;
 use aext4::delete::LeavingMemory;
 use aext4::{Ext4, Handle, InodeRef, Rename};
