@@ -14,7 +14,7 @@ use stack::{
     Verify,
 };
 use upcall::{block_on, Block, Blocks, JoinHandle, Scope};
-use vfs::FileType;
+use vfs::{FileType, NewInode};
 use volume::{Ino, Volume};
 
 /// Fails the command, and says where.
@@ -35,23 +35,28 @@ fn wait<F: Future>(future: F) -> Result<F::Output> {
 
 const LONG: [u8; 10_000] = [b'x'; 10_000];
 
-fn tree() -> Result<RamFs> {
-    let mut fs = RamFs::new()?;
+async fn file(fs: &RamFs, dir: Ino, name: &[u8], bytes: &[u8]) -> Result {
+    let ino = fs.create(dir, name, &NewInode::file(0o644)).await?;
+    fs.append(ino, bytes).await.map(drop)
+}
+
+async fn tree() -> Result<RamFs> {
+    let fs = RamFs::new()?;
     let root = fs.root();
-    let a = fs.add_directory(root, b"a")?;
-    let b = fs.add_directory(a, b"b")?;
-    fs.add_file(b, b"file", b"content")?;
-    fs.add_file(root, b"long", &LONG)?;
-    fs.add_link(b, b"up", b"../../long")?;
-    fs.add_link(a, b"top", b"/a/b")?;
-    fs.add_link(a, b"circle", b"circle")?;
-    fs.add_link(root, b"slash", b"a/b/")?;
+    let a = fs.mkdir(root, b"a", 0o755).await?;
+    let b = fs.mkdir(a, b"b", 0o755).await?;
+    file(&fs, b, b"file", b"content").await?;
+    file(&fs, root, b"long", &LONG).await?;
+    fs.symlink(b, b"up", b"../../long").await?;
+    fs.symlink(a, b"top", b"/a/b").await?;
+    fs.symlink(a, b"circle", b"circle").await?;
+    fs.symlink(root, b"slash", b"a/b/").await?;
     for n in 0..200u32 {
         let name = CString::try_from_fmt(fmt!("n{n}"))?;
-        fs.add_file(a, name.to_bytes(), &n.to_le_bytes())?;
+        file(&fs, a, name.to_bytes(), &n.to_le_bytes()).await?;
     }
-    check!(fs.add_file(root, b"a", b"").is_err());
-    check!(fs.add_file(b, b"x/y", b"").is_err());
+    check!(file(&fs, root, b"a", b"").await == Err(EEXIST));
+    check!(file(&fs, b, b"x/y", b"").await == Err(EINVAL));
     Ok(fs)
 }
 
@@ -104,7 +109,7 @@ async fn names<L: AsyncStackable>(fs: &L, dir: Ino) -> Result<usize> {
 }
 
 async fn subtree() -> Result {
-    let fs = Subtree::new(tree()?, b"/a").await?;
+    let fs = Subtree::new(tree().await?, b"/a").await?;
     let root = fs.root();
     // What led out leads to the root, and what was absolute begins there
     check!(fs.walk(root, b"../../b").await? == fs.walk(root, b"/b").await?);
@@ -123,7 +128,7 @@ async fn subtree() -> Result {
 }
 
 async fn written() -> Result {
-    let fs = Overlay::new(tree()?)?;
+    let fs = Overlay::new(tree().await?)?;
     let root = fs.root();
     let long = fs.walk(root, b"long").await?;
     let mut block = Block::vacant();
@@ -155,21 +160,21 @@ pub(crate) fn in_memory() -> Result {
     // As tasks: what futures of so many layers take is too much for a stack.
     let scope = Scope::new()?;
     let run = |task: JoinHandle<Result>| wait(task)??;
-    run(scope.spawn(async { paths(&tree()?).await })?)?;
-    run(scope.spawn(async { paths(&Latency::new(Overlay::new(tree()?)?)).await })?)?;
+    run(scope.spawn(async { paths(&tree().await?).await })?)?;
+    run(scope.spawn(async { paths(&Latency::new(Overlay::new(tree().await?)?)).await })?)?;
     run(scope.spawn(async {
-        let view = Subtree::new(tree()?, b"/").await?;
+        let view = Subtree::new(tree().await?, b"/").await?;
         paths(&Verify::new(view)?).await
     })?)?;
     run(scope.spawn(async {
-        check!(Mirror::new(tree()?, RamFs::new()?).await.is_err());
-        let mirror = Mirror::new(tree()?, Latency::new(tree()?)).await?;
+        check!(Mirror::new(tree().await?, RamFs::with_limit(1)?).await.is_err());
+        let mirror = Mirror::new(tree().await?, Latency::new(tree().await?)).await?;
         paths(&mirror).await
     })?)?;
     run(scope.spawn(subtree())?)?;
     run(scope.spawn(written())?)?;
     // To the other side, and back
-    let blocking = Latency::new(Blocking(tree()?));
+    let blocking = Latency::new(Blocking(wait(tree())??));
     let root = blocking.root();
     let file = blocking.walk(root, b"a/b/file")?;
     check!(blocking.read_to_end(file, 100)?.as_slice() == b"content");

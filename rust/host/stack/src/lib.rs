@@ -25,7 +25,7 @@ pub mod overlay;
 mod page;
 #[path = "../../../stack/path.rs"]
 pub mod path;
-#[path = "../../../stack/ram.rs"]
+#[path = "../../../stack/ram/mod.rs"]
 pub mod ram;
 #[path = "../../../stack/stream.rs"]
 pub mod stream;
