@@ -29,6 +29,9 @@
 
 #![forbid(unsafe_code)]
 
+/// What lines in the log begin with.
+const __LOG_PREFIX: &[u8] = b"stack\0";
+
 pub mod asynchronous;
 pub mod blocking;
 pub mod change;
@@ -36,6 +39,7 @@ mod forward;
 pub mod latency;
 pub mod mirror;
 pub mod overlay;
+mod owned_change;
 mod page;
 pub mod path;
 pub mod permission;
@@ -49,7 +53,7 @@ pub use asynchronous::{AsyncStackable, Asynchronous, Ino, Layer};
 pub use blocking::{Background, Blocking, Stackable, Synchronous};
 pub use change::{Change, OpenInode, RenameFlags, Sync};
 pub use latency::Latency;
-pub use mirror::Mirror;
+pub use mirror::{Mirror, Side};
 pub use overlay::Overlay;
 pub use permission::Permitted;
 pub use ram::RamFs;

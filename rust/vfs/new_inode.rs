@@ -51,6 +51,30 @@ impl NewInode {
         Self::with_mode(S_IFDIR | permissions)
     }
 
+    /// A copy. Fails with `ENOMEM`.
+    pub fn try_clone(&self) -> Result<Self> {
+        fn copied<T: Clone>(from: &[T]) -> Result<KVec<T>> {
+            let mut to = KVec::new();
+            to.extend_from_slice(from, disk::gfp())?;
+            Ok(to)
+        }
+        let mut xattrs = KVec::new();
+        for xattr in self.xattrs.iter() {
+            let xattr = NewXattr {
+                namespace: xattr.namespace,
+                name: copied(&xattr.name)?,
+                value: copied(&xattr.value)?,
+            };
+            xattrs.push(xattr, disk::gfp())?;
+        }
+        Ok(Self {
+            acl: self.acl.as_deref().map(copied).transpose()?,
+            default_acl: self.default_acl.as_deref().map(copied).transpose()?,
+            xattrs,
+            ..*self
+        })
+    }
+
     /// The same of somebody's.
     pub fn owned_by(self, uid: u32, gid: u32) -> Self {
         Self { uid, gid, ..self }

@@ -13,7 +13,7 @@ use stack::{
     AsyncStackable, Background, Blocking, Latency, Mirror, Overlay, RamFs, Stackable, Subtree,
     Verify,
 };
-use upcall::{block_on, Block, Blocks, JoinHandle, Scope};
+use upcall::{block_on, Block, Blocks, JoinHandle, Scope, Spawner};
 use vfs::{FileType, NewInode};
 use volume::{Ino, Volume};
 
@@ -166,9 +166,13 @@ pub(crate) fn in_memory() -> Result {
         let view = Subtree::new(tree().await?, b"/").await?;
         paths(&Verify::new(view)?).await
     })?)?;
-    run(scope.spawn(async {
-        check!(Mirror::new(tree().await?, RamFs::with_limit(1)?).await.is_err());
-        let mirror = Mirror::new(tree().await?, Latency::new(tree().await?)).await?;
+    let of_scope = scope.spawner();
+    run(scope.spawn(async move {
+        let spawner = of_scope.clone();
+        let (one, other) = (tree().await?, RamFs::with_limit(1)?);
+        check!(Mirror::new(one, other, spawner.clone()).await.is_err());
+        let (one, other) = (tree().await?, Latency::new(tree().await?));
+        let mirror = Mirror::paired(one, other, spawner).await?;
         paths(&mirror).await
     })?)?;
     run(scope.spawn(subtree())?)?;
@@ -221,8 +225,8 @@ pub(crate) fn mirror(devices: (&str, &str), out: &mut Text) -> Result {
 
 type Mirrored = Latency<Overlay<Mirror<Verify<Volume>, Verify<Volume>>>>;
 
-async fn mirrored(first: Volume, second: Volume) -> Result<Arc<Mirrored>> {
-    let mirror = Mirror::new(Verify::new(first)?, Verify::new(second)?).await?;
+async fn mirrored(first: Volume, second: Volume, spawner: Spawner) -> Result<Arc<Mirrored>> {
+    let mirror = Mirror::new(Verify::new(first)?, Verify::new(second)?, spawner).await?;
     Ok(Arc::new(Latency::new(Overlay::new(mirror)?), GFP_KERNEL)?)
 }
 
@@ -231,7 +235,7 @@ async fn mirrored(first: Volume, second: Volume) -> Result<Arc<Mirrored>> {
 #[inline(never)]
 fn mirror_of(first: Volume, second: Volume, out: &mut Text) -> Result {
     let scope = Scope::new()?;
-    let fs = by_task(&scope, mirrored(first, second))?;
+    let fs = by_task(&scope, mirrored(first, second, scope.spawner()))?;
     dump_of(&fs, out)?;
     let all = fs.reads().total();
     let layers = fs.clone();

@@ -17,10 +17,12 @@ pub mod change;
 mod forward;
 #[path = "../../../stack/latency.rs"]
 pub mod latency;
-#[path = "../../../stack/mirror.rs"]
+#[path = "../../../stack/mirror/mod.rs"]
 pub mod mirror;
 #[path = "../../../stack/overlay.rs"]
 pub mod overlay;
+#[path = "../../../stack/owned_change.rs"]
+mod owned_change;
 #[path = "../../../stack/page.rs"]
 mod page;
 #[path = "../../../stack/path.rs"]
@@ -38,7 +40,7 @@ pub use asynchronous::{AsyncStackable, Asynchronous, Ino, Layer};
 pub use blocking::{Background, Blocking, Stackable, Synchronous};
 pub use change::{Change, OpenInode, RenameFlags, Sync};
 pub use latency::Latency;
-pub use mirror::Mirror;
+pub use mirror::{Mirror, Side};
 pub use overlay::Overlay;
 pub use ram::RamFs;
 pub use stream::{Entries, Pages};
