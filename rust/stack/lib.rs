@@ -21,7 +21,7 @@
 //! | [`page`], [`forward`](mod@forward) | what layers share |
 //! | [`latency`] | a layer that measures |
 //! | [`verify`] | a layer that compares checksums of contents |
-//! | [`overlay`] | a layer that keeps changes in memory |
+//! | [`overlay`] | a layer that keeps changes in another file system |
 //! | [`subtree`] | a layer that shows a part of a tree |
 //! | [`mirror`] | a layer of two copies, each of which stands in for the other |
 //! | [`permission`] | a layer that asks what credentials permit |

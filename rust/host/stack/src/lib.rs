@@ -19,7 +19,7 @@ mod forward;
 pub mod latency;
 #[path = "../../../stack/mirror/mod.rs"]
 pub mod mirror;
-#[path = "../../../stack/overlay.rs"]
+#[path = "../../../stack/overlay/mod.rs"]
 pub mod overlay;
 #[path = "../../../stack/owned_change.rs"]
 mod owned_change;
