@@ -3,7 +3,7 @@
 //! A stack of layers on a volume, one of them our own.
 //!
 //! The volume is mounted at `/mnt` and has a file `docs/greeting`. From below: the volume, a view of its directory
-//! `docs`, a layer that keeps changes in memory, one that writes what it reads in capitals, and one that measures.
+//! `docs`, an overlay that keeps changes in memory, one that writes what it reads in capitals, and one that measures.
 
 use kernel::prelude::*;
 use kernel::str::BStr;
@@ -50,15 +50,15 @@ async fn show<L: AsyncStackable>(layer: &L, what: &str) -> Result {
 
 async fn stack(volume: Volume) -> Result {
     let view = Subtree::new(volume, b"/docs").await?;
-    let stack = Latency::new(Capitals(Overlay::new(view)?));
+    let stack = Latency::new(Capitals(Overlay::in_memory(view).await?));
     show(&stack, "capitals").await?;
 
     // A write reaches the layer that takes it, and no further.
     let overlay = &stack.below().0;
     let ino = overlay.lookup(overlay.root(), b"greeting").await?;
-    overlay.write(ino, 0, b"bye").await?;
+    overlay.write_bytes(ino, Some(0), b"bye").await?;
     show(&stack, "changed").await?;
-    show(overlay.below(), "still below").await?;
+    show(overlay.lower(), "still below").await?;
     pr_info!(
         "{} look-ups and {} reads were measured\n",
         stack.lookups().total(),

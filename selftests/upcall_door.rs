@@ -261,6 +261,7 @@ impl State {
             "layers" => layers::in_memory()?,
             "verify" => layers::verify(self.volume()?, rest, &mut out)?,
             "overlay" => layers::overlay(self.volume()?, rest, &mut out)?,
+            "overlaid" => layers::overlaid(self.volume()?, &mut out)?,
             "mirror" => {
                 let devices = rest.split_once(' ').ok_or(EINVAL)?;
                 layers::mirror(devices, &mut out)?;

@@ -120,6 +120,19 @@ impl Ext4 {
         self.set_attributes_locked(info, set).await
     }
 
+    /// Fails as [`set_attributes`](Self::set_attributes) would for what cannot be set, whatever the
+    /// device does.
+    pub fn check_attributes(&self, info: &InodeInfo, set: &SetAttributes) -> Result {
+        let inode = info.inode();
+        if let Some(flags) = set.flags {
+            self.settable_flags(&inode, flags)?;
+        }
+        match set.project {
+            Some(project) if project != inode.project => self.check_project(&inode),
+            _ => Ok(()),
+        }
+    }
+
     /// As [`set_attributes`](Self::set_attributes), with the inode's `rwsem` held to write.
     pub(crate) async fn set_attributes_locked(
         &self,

@@ -193,7 +193,13 @@ impl Ext4 {
         bytes: &[u8],
         privileged: bool,
     ) -> Result<usize> {
-        let end = pos.checked_add(bytes.len() as u64).ok_or(EFBIG)?;
+        let most = self.max_size(info).saturating_sub(pos);
+        if most == 0 {
+            return Err(EFBIG);
+        }
+        let most = usize::try_from(most).unwrap_or(usize::MAX);
+        let bytes = bytes.get(..most).unwrap_or(bytes);
+        let end = pos + bytes.len() as u64;
         self.leave_inline(info, privileged).await?;
         let old = info.size();
         if pos > old {

@@ -4,6 +4,7 @@
 
 use crate::asynchronous::{AsyncStackable, Asynchronous, Ino, Layer};
 use crate::change::{Change, OpenInode, RenameFlags, Sync as Durable};
+use crate::owned_change::{owned, owned_bytes, OwnedChange};
 use core::future::{ready, Future};
 use core::ops::Range;
 use kernel::alloc::KVVec;
@@ -365,8 +366,8 @@ impl<L: AsyncStackable> Stackable for Blocking<L> {
 /// scope.
 ///
 /// An operation costs a task, two switches of threads, and a copy of the name or a `Block` that
-/// changes hands. The blocking worker is one thread: what blocks there keeps the next waiting. It
-/// is read-only: changes fail with `EROFS`.
+/// changes hands. The blocking worker is one thread: what blocks there keeps the next waiting. A
+/// change that was begun is made, whether somebody waits for it or not.
 pub struct Background<S> {
     below: Arc<S>,
     spawner: Spawner,
@@ -397,13 +398,6 @@ impl<S: Stackable + 'static> Background<S> {
         let below = self.below.clone();
         self.spawner.spawn_blocking(move || f(&below))?.await?
     }
-}
-
-/// A copy for the blocking worker.
-fn owned(name: &[u8]) -> Result<KVec<u8>> {
-    let mut bytes = KVec::new();
-    bytes.extend_from_slice(name, GFP_KERNEL)?;
-    Ok(bytes)
 }
 
 impl<S: Stackable + 'static> AsyncStackable for Background<S> {
@@ -459,5 +453,29 @@ impl<S: Stackable + 'static> AsyncStackable for Background<S> {
 
     async fn statfs(&self) -> Result<StatFs> {
         self.run(|below| below.statfs()).await
+    }
+
+    async fn change(&self, change: Change<'_>) -> Result<Ino> {
+        let change = OwnedChange::new(&change)?;
+        self.run(move |below| below.change(change.get())).await
+    }
+
+    async fn write_bytes(&self, ino: Ino, pos: Option<u64>, bytes: &[u8]) -> Result<(u64, usize)> {
+        let bytes = owned_bytes(bytes)?;
+        self.run(move |below| below.write_bytes(ino, pos, &bytes))
+            .await
+    }
+
+    async fn make_durable(&self, what: Durable) -> Result {
+        self.run(move |below| below.make_durable(what)).await
+    }
+
+    async fn open(&self, ino: Ino) -> Result<OpenInode> {
+        self.run(move |below| below.open(ino)).await
+    }
+
+    async fn tmpfile(&self, dir: Ino, new: &NewInode) -> Result<OpenInode> {
+        let new = new.try_clone()?;
+        self.run(move |below| below.tmpfile(dir, &new)).await
     }
 }

@@ -132,6 +132,25 @@ impl Change<'_> {
         }
     }
 
+    /// The same change, of inodes whose numbers `f` gives.
+    pub fn with_inos(self, f: impl Fn(Ino) -> Ino) -> Self {
+        let mut change = self;
+        match &mut change {
+            Self::Create { dir, .. }
+            | Self::Symlink { dir, .. }
+            | Self::Unlink { dir, .. }
+            | Self::Rmdir { dir, .. } => *dir = f(*dir),
+            Self::Link { dir, ino, .. } => (*dir, *ino) = (f(*dir), f(*ino)),
+            Self::Rename { from, to, .. } => (*from, *to) = (f(*from), f(*to)),
+            Self::SetAttr { ino, .. }
+            | Self::SetXattr { ino, .. }
+            | Self::SetAcl { ino, .. }
+            | Self::Truncate { ino, .. }
+            | Self::Allocate { ino, .. } => *ino = f(*ino),
+        }
+        change
+    }
+
     /// Whether contents change.
     pub fn is_of_contents(&self) -> bool {
         matches!(self, Self::Truncate { .. } | Self::Allocate { .. })

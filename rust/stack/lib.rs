@@ -21,13 +21,16 @@
 //! | [`page`], [`forward`](mod@forward) | what layers share |
 //! | [`latency`] | a layer that measures |
 //! | [`verify`] | a layer that compares checksums of contents |
-//! | [`overlay`] | a layer that keeps changes in memory |
+//! | [`overlay`] | a layer that keeps changes in another file system |
 //! | [`subtree`] | a layer that shows a part of a tree |
 //! | [`mirror`] | a layer of two copies, each of which stands in for the other |
 //! | [`permission`] | a layer that asks what credentials permit |
 //! | [`ram`] | a file system in memory, as what lies below all layers |
 
 #![forbid(unsafe_code)]
+
+/// What lines in the log begin with.
+const __LOG_PREFIX: &[u8] = b"stack\0";
 
 pub mod asynchronous;
 pub mod blocking;
@@ -36,6 +39,7 @@ mod forward;
 pub mod latency;
 pub mod mirror;
 pub mod overlay;
+mod owned_change;
 mod page;
 pub mod path;
 pub mod permission;
@@ -49,7 +53,7 @@ pub use asynchronous::{AsyncStackable, Asynchronous, Ino, Layer};
 pub use blocking::{Background, Blocking, Stackable, Synchronous};
 pub use change::{Change, OpenInode, RenameFlags, Sync};
 pub use latency::Latency;
-pub use mirror::Mirror;
+pub use mirror::{Mirror, Side};
 pub use overlay::Overlay;
 pub use permission::Permitted;
 pub use ram::RamFs;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Access control lists, and the file system's for the VFS.
+//! Access control lists for the VFS.
 
 use crate::fs::FileSystem;
 use crate::inode::{refresh, result_pointer, Inode};
@@ -13,36 +13,6 @@ use kernel::ffi::c_int;
 use kernel::prelude::*;
 use upcall::block_on;
 use upcall_bindings as ub;
-
-/// An entry of an access control list.
-#[derive(Clone, Copy)]
-#[repr(C)]
-pub struct AclEntry {
-    /// `ACL_USER_OBJ` and so on.
-    pub tag: u16,
-    /// Read 4, write 2, execute 1.
-    pub perm: u16,
-    /// The user or group, for the tags that have one.
-    pub id: u32,
-}
-
-impl AclEntry {
-    /// A list as `getxattr` gives it: `POSIX_ACL_XATTR_VERSION` and the entries, little-endian.
-    ///
-    /// C header: [`include/uapi/linux/posix_acl_xattr.h`](srctree/include/uapi/linux/posix_acl_xattr.h).
-    pub fn to_xattr(acl: &[Self]) -> Result<KVec<u8>> {
-        let mut bytes = KVec::new();
-        bytes.extend_from_slice(&2u32.to_le_bytes(), disk::gfp())?;
-        for entry in acl {
-            let named = matches!(u32::from(entry.tag), ub::ACL_USER | ub::ACL_GROUP);
-            let id = if named { entry.id } else { u32::MAX };
-            bytes.extend_from_slice(&entry.tag.to_le_bytes(), disk::gfp())?;
-            bytes.extend_from_slice(&entry.perm.to_le_bytes(), disk::gfp())?;
-            bytes.extend_from_slice(&id.to_le_bytes(), disk::gfp())?;
-        }
-        Ok(bytes)
-    }
-}
 
 /// # Safety
 ///

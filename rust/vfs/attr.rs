@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The attributes of an inode, as the VFS has them.
-
-use upcall_bindings as ub;
+//! The attributes of an inode, as the VFS has them, and of a volume.
 
 /// A point in time.
 #[derive(Clone, Copy, Default)]
@@ -16,12 +14,10 @@ pub struct Time {
 impl Time {
     /// The time of day, by the clock that files are stamped with.
     pub fn now() -> Self {
-        let mut now = ub::timespec64::default();
-        // SAFETY: The structure is there to be filled.
-        unsafe { ub::ktime_get_coarse_real_ts64(&mut now) };
+        let now = disk::time::now();
         Self {
-            secs: now.tv_sec,
-            nanos: now.tv_nsec as u32,
+            secs: now.secs,
+            nanos: now.nanos,
         }
     }
 }
@@ -116,4 +112,62 @@ pub struct Attr {
     pub no_xattr: bool,
     /// Whether the contents lie in the inode, and take no sectors.
     pub inline: bool,
+}
+
+/// Attributes that are to change.
+#[derive(Clone, Copy, Default)]
+pub struct SetAttr {
+    /// Permissions; the bits of the type do not count.
+    pub mode: Option<u16>,
+    /// The owner.
+    pub uid: Option<u32>,
+    /// The group.
+    pub gid: Option<u32>,
+    /// The project.
+    pub project: Option<u32>,
+    /// `FS_*_FL`.
+    pub flags: Option<u32>,
+    /// Last access.
+    pub atime: Option<Time>,
+    /// Last change of the contents.
+    pub mtime: Option<Time>,
+    /// Last change of the inode.
+    pub ctime: Option<Time>,
+}
+
+/// Space and inodes of a volume.
+#[derive(Clone, Copy)]
+pub struct StatFs {
+    /// Blocks that can hold data.
+    pub blocks: u64,
+    /// Free blocks.
+    pub free: u64,
+    /// Free blocks for users without privilege.
+    pub available: u64,
+    /// Inodes.
+    pub files: u64,
+    /// Free inodes.
+    pub free_files: u64,
+}
+
+/// What does not change while a volume is mounted.
+pub struct VolumeInfo {
+    /// The magic number that `statfs` reports.
+    pub magic: u64,
+    /// The size of a block, a power of two from 1024 to the page size.
+    pub block_size: u32,
+    /// The size of the largest file.
+    pub max_bytes: u64,
+    /// The first and the last second that an inode's times can hold.
+    pub time_range: (i64, i64),
+    /// The resolution of an inode's times, in nanoseconds.
+    pub time_granularity: u32,
+    /// The volume's UUID.
+    pub uuid: [u8; 16],
+    /// Whether access control lists are enforced.
+    pub acl: bool,
+    /// The inode of the root directory.
+    pub root: u32,
+    /// The longest name in bytes.
+    pub name_max: u32,
 }

@@ -5,7 +5,8 @@
 use crate::fs::{FileSystem, FileSystemType};
 use crate::inode::{get, result_pointer, Inode, InodeRef};
 use crate::listing::DirBatch;
-use crate::namei::{NewInode, Rename};
+use crate::namei::Rename;
+use crate::new_inode::NewInode;
 use crate::revalidate::names_version;
 use crate::{file, inode};
 use core::future::Future;

@@ -5,6 +5,7 @@
 //! It is one trait for each C table, which stands beside the table that is made of it. What a file
 //! system leaves out is a null pointer in the table.
 
+use crate::attr::VolumeInfo;
 use crate::data::DataOperations;
 use crate::dir::DirOperations;
 use crate::export::ExportOperations;
@@ -85,28 +86,6 @@ impl<F> FileSystem for F where
         + XattrOperations
         + ExportOperations
 {
-}
-
-/// What does not change while a volume is mounted.
-pub struct VolumeInfo {
-    /// The magic number that `statfs` reports.
-    pub magic: u64,
-    /// The size of a block, a power of two from 1024 to the page size.
-    pub block_size: u32,
-    /// The size of the largest file.
-    pub max_bytes: u64,
-    /// The first and the last second that an inode's times can hold.
-    pub time_range: (i64, i64),
-    /// The resolution of an inode's times, in nanoseconds.
-    pub time_granularity: u32,
-    /// The volume's UUID.
-    pub uuid: [u8; 16],
-    /// Whether access control lists are enforced.
-    pub acl: bool,
-    /// The inode of the root directory.
-    pub root: u32,
-    /// The longest name in bytes.
-    pub name_max: u32,
 }
 
 /// An error number that the `kernel` crate has no name for.

@@ -14,10 +14,10 @@
 //! folio locks, for which `truncate_inode_pages` waits as well, but it goes on using the inode
 //! after it released the last of them.
 
-use crate::attr::{Attr, FileType, StatAttr};
+use crate::attr::{Attr, FileType, SetAttr, StatAttr};
 use crate::fs::{FileSystem, FileSystemType};
 use crate::namei::{self, Create};
-use crate::setattr::{self, timespec, SetAttr};
+use crate::setattr::{self, timespec};
 use crate::superblock::SuperBlock;
 use crate::{acl, dir, file, pages, xattr};
 use core::future::Future;

@@ -12,7 +12,7 @@
 //! | [`mount`] | registration, mount options, mount, remount, unmount |
 //! | [`superblock`] | a mounted superblock: `statfs`, `umount -f`, what memory is given back |
 //! | [`inode`] | VFS inodes attached to the file system's, `stat`, links |
-//! | [`attr`] | the attributes of an inode |
+//! | [`attr`], [`new_inode`], [`xattr_name`], [`acl_entry`] | attributes, and what new inodes are to be |
 //! | [`dir`] | `lookup` and `readdir` |
 //! | [`namei`] | `create`, `link`, `unlink`, `rename` and their like |
 //! | [`revalidate`], [`door`] | dentries, and VFS inodes, when something changes past the VFS |
@@ -51,6 +51,7 @@ macro_rules! present {
 }
 
 mod acl;
+mod acl_entry;
 mod admin;
 mod attr;
 mod data;
@@ -67,6 +68,7 @@ mod listing;
 mod mount;
 mod mount_ref;
 mod namei;
+mod new_inode;
 mod pages;
 pub mod permission;
 mod resize;
@@ -77,20 +79,22 @@ mod sysfs;
 mod write;
 mod writeback;
 mod xattr;
+mod xattr_name;
 
-pub use acl::AclEntry;
-pub use attr::{Attr, FileType, StatAttr, Time};
+pub use acl_entry::AclEntry;
+pub use attr::{Attr, FileType, SetAttr, StatAttr, StatFs, Time, VolumeInfo};
 pub use data::{DataOperations, FileMap, FileMapKind};
 pub use dir::DirOperations;
 pub use export::ExportOperations;
 pub use file::FileOperations;
-pub use fs::{FileSystem, FileSystemType, VolumeInfo};
+pub use fs::{FileSystem, FileSystemType};
 pub use inode::InodeOperations;
 pub use listing::{DirBatch, DirEntry};
 pub use mount::{MountOption, Registration, Type};
 pub use mount_ref::MountRef;
-pub use namei::{NewInode, NewXattr, Rename};
+pub use namei::Rename;
+pub use new_inode::{NewInode, NewXattr};
 pub use pages::{AddressSpaceOperations, Iomap};
-pub use setattr::SetAttr;
-pub use superblock::{StatFs, SuperOperations};
-pub use xattr::{XattrFlags, XattrNamespace, XattrOperations};
+pub use superblock::SuperOperations;
+pub use xattr::XattrOperations;
+pub use xattr_name::{XattrFlags, XattrNamespace};

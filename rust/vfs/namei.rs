@@ -18,12 +18,13 @@
 //! The VFS has locked the directories, and what is removed, replaced or linked. The futures take
 //! none of its locks.
 
-use crate::acl::AclEntry;
+use crate::acl_entry::AclEntry;
 use crate::dir::name_bytes;
 use crate::fs::FileSystem;
 use crate::inode::{attach, get, refresh, result_pointer, Inode, InodeRef};
+use crate::new_inode::{NewInode, NewXattr};
 use crate::superblock::SuperBlock;
-use crate::xattr::XattrNamespace;
+use crate::xattr_name::XattrNamespace;
 use core::ptr::{null, null_mut, NonNull};
 use disk::pinned;
 use kernel::error::{from_result, to_result};
@@ -36,64 +37,6 @@ const S_IFREG: u16 = 0o100_000;
 const S_IFLNK: u16 = 0o120_000;
 const S_IFDIR: u16 = 0o040_000;
 const S_IFCHR: u16 = 0o020_000;
-
-/// What a new inode is to be.
-pub struct NewInode {
-    /// Type and permissions, as `st_mode` has them.
-    pub mode: u16,
-    /// The owner.
-    pub uid: u32,
-    /// The group.
-    pub gid: u32,
-    /// Major and minor number of a device.
-    pub device: (u32, u32),
-    /// The access control list, if it says more than the permissions.
-    pub acl: Option<KVec<AclEntry>>,
-    /// The list for new files of a directory.
-    pub default_acl: Option<KVec<AclEntry>>,
-    /// Further extended attributes: security modules want them.
-    pub xattrs: KVec<NewXattr>,
-}
-
-impl NewInode {
-    /// Of root's, with nothing but this mode: type and permissions.
-    pub fn with_mode(mode: u16) -> Self {
-        Self {
-            mode,
-            uid: 0,
-            gid: 0,
-            device: (0, 0),
-            acl: None,
-            default_acl: None,
-            xattrs: KVec::new(),
-        }
-    }
-
-    /// A file of root's with these permissions.
-    pub fn file(permissions: u16) -> Self {
-        Self::with_mode(S_IFREG | permissions)
-    }
-
-    /// A directory of root's with these permissions.
-    pub fn directory(permissions: u16) -> Self {
-        Self::with_mode(S_IFDIR | permissions)
-    }
-
-    /// The same of somebody's.
-    pub fn owned_by(self, uid: u32, gid: u32) -> Self {
-        Self { uid, gid, ..self }
-    }
-}
-
-/// An extended attribute of a new inode.
-pub struct NewXattr {
-    /// What its name begins with.
-    pub namespace: XattrNamespace,
-    /// The name without that.
-    pub name: KVec<u8>,
-    /// The value.
-    pub value: KVec<u8>,
-}
 
 /// A change of names: something gets another name, in the same or another directory.
 pub struct Rename<'a, I> {

@@ -5,7 +5,7 @@
 //! The rules are those of the VFS's `generic_permission()` for a mount that maps no users, in the first user
 //! namespace. C header: [`include/linux/cred.h`](srctree/include/linux/cred.h).
 
-use crate::acl::AclEntry;
+use crate::acl_entry::AclEntry;
 use crate::attr::Attr;
 use core::ptr::{from_ref, NonNull};
 use kernel::cred::Credential;

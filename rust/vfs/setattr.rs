@@ -20,7 +20,7 @@
 //! without it. Two who
 //! copy attributes at the same time do so one after the other: each reads them under `i_lock`.
 
-use crate::attr::Time;
+use crate::attr::{SetAttr, Time};
 use crate::fs::FileSystem;
 use crate::inode::{refresh, Inode};
 use crate::resize;
@@ -33,27 +33,6 @@ use kernel::ffi::{c_int, c_long, c_uint};
 use kernel::prelude::*;
 use upcall::{block_on, block_on_nofs};
 use upcall_bindings as ub;
-
-/// Attributes that are to change.
-#[derive(Clone, Copy, Default)]
-pub struct SetAttr {
-    /// Permissions; the bits of the type do not count.
-    pub mode: Option<u16>,
-    /// The owner.
-    pub uid: Option<u32>,
-    /// The group.
-    pub gid: Option<u32>,
-    /// The project.
-    pub project: Option<u32>,
-    /// `FS_*_FL`.
-    pub flags: Option<u32>,
-    /// Last access.
-    pub atime: Option<Time>,
-    /// Last change of the contents.
-    pub mtime: Option<Time>,
-    /// Last change of the inode.
-    pub ctime: Option<Time>,
-}
 
 /// The time for a change of the inode that is made now.
 ///

@@ -4,6 +4,7 @@
 //!
 //! C header: [`include/linux/fs.h`](srctree/include/linux/fs.h).
 
+use crate::attr::StatFs;
 use crate::fs::{FileSystem, FileSystemType};
 use crate::inode;
 use crate::ioends::IoEnds;
@@ -109,21 +110,6 @@ pub trait SuperOperations: FileSystemType {
     /// Looks at `count` of these objects and frees those that nobody uses. Returns how many
     /// it freed. Called when memory is short; does not wait for the disk.
     fn free_cached_objects(&self, count: usize) -> usize;
-}
-
-/// Space and inodes of a volume.
-#[derive(Clone, Copy)]
-pub struct StatFs {
-    /// Blocks that can hold data.
-    pub blocks: u64,
-    /// Free blocks.
-    pub free: u64,
-    /// Free blocks for users without privilege.
-    pub available: u64,
-    /// Inodes.
-    pub files: u64,
-    /// Free inodes.
-    pub free_files: u64,
 }
 
 /// What `s_fs_info` points to.

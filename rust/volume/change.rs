@@ -25,7 +25,7 @@
 
 use crate::api::Volume;
 use crate::convert;
-use crate::names::Prepared;
+use crate::prepared::Prepared;
 use crate::vfs_ops::Mounted;
 use aext4::delete::LeavingMemory;
 use aext4::{Ext4, Handle, InodeRef, Rename};
@@ -288,8 +288,10 @@ impl Volume {
                 acl => acl?,
             };
             if let Some(acl) = acl {
-                let acl = with_permissions(convert::acl(acl)?, mode);
+                let acl = AclEntry::with_permissions(convert::acl(acl)?, mode);
                 let entries = convert::layout_acl(&acl)?;
+                // The list changes first, and is not to if the rest is refused.
+                volume.check_attributes(&inode, &convert::set_attributes(&set))?;
                 let mode = inode.look(|inode| inode.mode) & !0o7777 | mode & 0o7777;
                 volume
                     .set_acl(&inode, false, Some(&entries), Some(mode))
@@ -344,7 +346,7 @@ impl Volume {
         let mode = match entries {
             Some(entries) if !default => {
                 let was = inode.look(|inode| inode.mode);
-                Some(was & !PERMISSIONS | permissions(entries)?)
+                Some(was & !PERMISSIONS | AclEntry::permissions(entries)?)
             }
             _ => None,
         };
@@ -445,38 +447,6 @@ impl Volume {
         }
     }
 }
-
-/// A list as it is when the permission bits become these: as `posix_acl_chmod` does it.
-fn with_permissions(mut acl: KVec<AclEntry>, mode: u16) -> KVec<AclEntry> {
-    let has_mask = acl.iter().any(|entry| entry.tag == MASK);
-    for entry in acl.iter_mut() {
-        match entry.tag {
-            USER_OBJ => entry.perm = mode >> 6 & 7,
-            GROUP_OBJ if !has_mask => entry.perm = mode >> 3 & 7,
-            MASK => entry.perm = mode >> 3 & 7,
-            OTHER => entry.perm = mode & 7,
-            _ => {}
-        }
-    }
-    acl
-}
-
-/// The permission bits that stand for a list. Fails with `EINVAL` if it has not what each list has.
-fn permissions(acl: &[AclEntry]) -> Result<u16> {
-    let perm = |tag| {
-        let entry = acl.iter().find(|entry| entry.tag == tag);
-        entry.map(|entry| entry.perm & 7)
-    };
-    let (user, group, other) = (perm(USER_OBJ), perm(GROUP_OBJ), perm(OTHER));
-    let group = perm(MASK).or(group).ok_or(EINVAL)?;
-    Ok(user.ok_or(EINVAL)? << 6 | group << 3 | other.ok_or(EINVAL)?)
-}
-
-// The tags of entries, as the kernel has them.
-const USER_OBJ: u16 = 0x01;
-const GROUP_OBJ: u16 = 0x04;
-const MASK: u16 = 0x10;
-const OTHER: u16 = 0x20;
 
 /// Copies what the VFS has read to the start of a block. Returns how many bytes there are.
 pub(crate) fn into_block(bytes: &[u8], block: &mut Block) -> Result<usize> {

@@ -8,10 +8,11 @@
 //! | module | what it has |
 //! |---|---|
 //! | [`api`] | [`Volume`]: the Rust interface |
-//! | `change` | its changes |
+//! | `operations`, `change` | its operations, and its changes |
 //! | `vfs_ops` | what crate `vfs` makes the C tables of |
 //! | `names` | what it makes those of directories of |
 //! | `data` | what it makes those of files of that are written |
+//! | `prepared` | what new inodes are to be |
 //! | `convert` | the types of `aext4` and `layout`, as the two interfaces have them |
 
 #![deny(unsafe_code)]
@@ -23,6 +24,8 @@ mod change;
 mod convert;
 mod data;
 mod names;
+mod operations;
+mod prepared;
 mod vfs_ops;
 
 pub use aext4::{Mapping, MappingKind};

@@ -10,11 +10,11 @@ use kernel::prelude::*;
 use kernel::str::CString;
 use kernel::sync::Arc;
 use stack::{
-    AsyncStackable, Background, Blocking, Latency, Mirror, Overlay, RamFs, Stackable, Subtree,
-    Verify,
+    AsyncStackable, Background, Blocking, Latency, Mirror, Overlay, RamFs, RenameFlags, Stackable,
+    Subtree, Verify,
 };
-use upcall::{block_on, Block, Blocks, JoinHandle, Scope};
-use vfs::FileType;
+use upcall::{block_on, Block, Blocks, JoinHandle, Scope, Spawner};
+use vfs::{FileType, NewInode, SetAttr};
 use volume::{Ino, Volume};
 
 /// Fails the command, and says where.
@@ -35,23 +35,28 @@ fn wait<F: Future>(future: F) -> Result<F::Output> {
 
 const LONG: [u8; 10_000] = [b'x'; 10_000];
 
-fn tree() -> Result<RamFs> {
-    let mut fs = RamFs::new()?;
+async fn file(fs: &RamFs, dir: Ino, name: &[u8], bytes: &[u8]) -> Result {
+    let ino = fs.create(dir, name, &NewInode::file(0o644)).await?;
+    fs.append(ino, bytes).await.map(drop)
+}
+
+async fn tree() -> Result<RamFs> {
+    let fs = RamFs::new()?;
     let root = fs.root();
-    let a = fs.add_directory(root, b"a")?;
-    let b = fs.add_directory(a, b"b")?;
-    fs.add_file(b, b"file", b"content")?;
-    fs.add_file(root, b"long", &LONG)?;
-    fs.add_link(b, b"up", b"../../long")?;
-    fs.add_link(a, b"top", b"/a/b")?;
-    fs.add_link(a, b"circle", b"circle")?;
-    fs.add_link(root, b"slash", b"a/b/")?;
+    let a = fs.mkdir(root, b"a", 0o755).await?;
+    let b = fs.mkdir(a, b"b", 0o755).await?;
+    file(&fs, b, b"file", b"content").await?;
+    file(&fs, root, b"long", &LONG).await?;
+    fs.symlink(b, b"up", b"../../long").await?;
+    fs.symlink(a, b"top", b"/a/b").await?;
+    fs.symlink(a, b"circle", b"circle").await?;
+    fs.symlink(root, b"slash", b"a/b/").await?;
     for n in 0..200u32 {
         let name = CString::try_from_fmt(fmt!("n{n}"))?;
-        fs.add_file(a, name.to_bytes(), &n.to_le_bytes())?;
+        file(&fs, a, name.to_bytes(), &n.to_le_bytes()).await?;
     }
-    check!(fs.add_file(root, b"a", b"").is_err());
-    check!(fs.add_file(b, b"x/y", b"").is_err());
+    check!(file(&fs, root, b"a", b"").await == Err(EEXIST));
+    check!(file(&fs, b, b"x/y", b"").await == Err(EINVAL));
     Ok(fs)
 }
 
@@ -104,7 +109,7 @@ async fn names<L: AsyncStackable>(fs: &L, dir: Ino) -> Result<usize> {
 }
 
 async fn subtree() -> Result {
-    let fs = Subtree::new(tree()?, b"/a").await?;
+    let fs = Subtree::new(tree().await?, b"/a").await?;
     let root = fs.root();
     // What led out leads to the root, and what was absolute begins there
     check!(fs.walk(root, b"../../b").await? == fs.walk(root, b"/b").await?);
@@ -123,19 +128,20 @@ async fn subtree() -> Result {
 }
 
 async fn written() -> Result {
-    let fs = Overlay::new(tree()?)?;
+    let fs = Overlay::in_memory(tree().await?).await?;
     let root = fs.root();
     let long = fs.walk(root, b"long").await?;
     let mut block = Block::vacant();
-    fs.write(long, 4090, b"0123456789").await?;
+    let below = fs.lower().walk(fs.lower().root(), b"long").await?;
+    fs.write_bytes(long, Some(4090), b"0123456789").await?;
     check!(fs.read(long, 4088, &mut block).await? == Block::SIZE);
     check!(block.as_slice().get(..14) == Some(b"xx0123456789xx"));
     check!(fs.stat(long).await?.size == 10_000);
-    check!(fs.below().stat(long).await?.size == 10_000);
-    check!(fs.below().read(long, 4088, &mut block).await? == Block::SIZE);
+    check!(fs.lower().stat(below).await?.size == 10_000);
+    check!(fs.lower().read(below, 4088, &mut block).await? == Block::SIZE);
     check!(block.as_slice().get(..14) == Some(b"xxxxxxxxxxxxxx"));
     // Beyond the end, with a hole between; and cut, and longer again
-    fs.write(long, 20_000, b"end").await?;
+    fs.write_bytes(long, Some(20_000), b"end").await?;
     check!(content(&fs, long).await?.0 == 20_003);
     check!(fs.read(long, 9_998, &mut block).await? == Block::SIZE);
     check!(block.as_slice().get(..4) == Some(b"xx\0\0"));
@@ -145,8 +151,8 @@ async fn written() -> Result {
     check!(block.as_slice().get(..6) == Some(b"xx01\0\0"));
     check!(block.as_slice().iter().skip(4).all(|&byte| byte == 0));
     check!(fs.read(long, 11_999, &mut block).await? == 1);
-    check!(fs.write(root, 0, b"x").await == Err(EISDIR));
-    check!(fs.write(long, u64::MAX - 1, b"xx").await == Err(EFBIG));
+    check!(fs.write_bytes(root, Some(0), b"x").await == Err(EISDIR));
+    check!(fs.write_bytes(long, Some(u64::MAX - 1), b"xx").await == Err(EFBIG));
     Ok(())
 }
 
@@ -155,21 +161,26 @@ pub(crate) fn in_memory() -> Result {
     // As tasks: what futures of so many layers take is too much for a stack.
     let scope = Scope::new()?;
     let run = |task: JoinHandle<Result>| wait(task)??;
-    run(scope.spawn(async { paths(&tree()?).await })?)?;
-    run(scope.spawn(async { paths(&Latency::new(Overlay::new(tree()?)?)).await })?)?;
+    run(scope.spawn(async { paths(&tree().await?).await })?)?;
+    run(scope
+        .spawn(async { paths(&Latency::new(Overlay::in_memory(tree().await?).await?)).await })?)?;
     run(scope.spawn(async {
-        let view = Subtree::new(tree()?, b"/").await?;
+        let view = Subtree::new(tree().await?, b"/").await?;
         paths(&Verify::new(view)?).await
     })?)?;
-    run(scope.spawn(async {
-        check!(Mirror::new(tree()?, RamFs::new()?).await.is_err());
-        let mirror = Mirror::new(tree()?, Latency::new(tree()?)).await?;
+    let of_scope = scope.spawner();
+    run(scope.spawn(async move {
+        let spawner = of_scope.clone();
+        let (one, other) = (tree().await?, RamFs::with_limit(1)?);
+        check!(Mirror::new(one, other, spawner.clone()).await.is_err());
+        let (one, other) = (tree().await?, Latency::new(tree().await?));
+        let mirror = Mirror::paired(one, other, spawner).await?;
         paths(&mirror).await
     })?)?;
     run(scope.spawn(subtree())?)?;
     run(scope.spawn(written())?)?;
     // To the other side, and back
-    let blocking = Latency::new(Blocking(tree()?));
+    let blocking = Latency::new(Blocking(wait(tree())??));
     let root = blocking.root();
     let file = blocking.walk(root, b"a/b/file")?;
     check!(blocking.read_to_end(file, 100)?.as_slice() == b"content");
@@ -194,18 +205,18 @@ pub(crate) fn verify(volume: &Arc<Volume>, path: &str, out: &mut Text) -> Result
 
 /// Changes a file in memory; the volume stays as it is.
 pub(crate) fn overlay(volume: &Arc<Volume>, path: &str, out: &mut Text) -> Result {
-    let fs = Overlay::new(volume.clone())?;
+    let fs = wait(Overlay::in_memory(volume.clone()))??;
     let ino = wait(fs.walk(fs.root(), path.as_bytes()))??;
     let before = wait(content(&fs, ino))??;
-    wait(fs.write(ino, 5_000, b"changed"))??;
+    wait(fs.write_bytes(ino, Some(5_000), b"changed"))??;
     let after = wait(content(&fs, ino))??;
-    let below = wait(content(fs.below(), ino))??;
-    check!(below == before);
+    let below = wait(fs.lower().walk(fs.lower().root(), path.as_bytes()))??;
+    check!(wait(content(fs.lower(), below))?? == before);
     writeln!(out, "{} {}", after.0, after.1)?;
     Ok(())
 }
 
-/// Three layers on two volumes: dumps the tree, and what it took.
+/// Two layers on two volumes: dumps the tree, and what it took.
 pub(crate) fn mirror(devices: (&str, &str), out: &mut Text) -> Result {
     let volume = |name: &str| -> Result<Volume> {
         Volume::mount(&CString::try_from_fmt(fmt!("{name}"))?, c"")
@@ -214,11 +225,11 @@ pub(crate) fn mirror(devices: (&str, &str), out: &mut Text) -> Result {
     mirror_of(first, second, out)
 }
 
-type Mirrored = Latency<Overlay<Mirror<Verify<Volume>, Verify<Volume>>>>;
+type Mirrored = Latency<Mirror<Verify<Volume>, Verify<Volume>>>;
 
-async fn mirrored(first: Volume, second: Volume) -> Result<Arc<Mirrored>> {
-    let mirror = Mirror::new(Verify::new(first)?, Verify::new(second)?).await?;
-    Ok(Arc::new(Latency::new(Overlay::new(mirror)?), GFP_KERNEL)?)
+async fn mirrored(first: Volume, second: Volume, spawner: Spawner) -> Result<Arc<Mirrored>> {
+    let mirror = Mirror::new(Verify::new(first)?, Verify::new(second)?, spawner).await?;
+    Ok(Arc::new(Latency::new(mirror), GFP_KERNEL)?)
 }
 
 /// Each step is a task and a function of its own: futures of so many layers, beside those of the
@@ -226,7 +237,7 @@ async fn mirrored(first: Volume, second: Volume) -> Result<Arc<Mirrored>> {
 #[inline(never)]
 fn mirror_of(first: Volume, second: Volume, out: &mut Text) -> Result {
     let scope = Scope::new()?;
-    let fs = by_task(&scope, mirrored(first, second))?;
+    let fs = by_task(&scope, mirrored(first, second, scope.spawner()))?;
     dump_of(&fs, out)?;
     let all = fs.reads().total();
     let layers = fs.clone();
@@ -252,7 +263,7 @@ fn by_task<T: Send + 'static>(
 #[inline(never)]
 fn dump_of(fs: &Arc<Mirrored>, out: &mut Text) -> Result {
     dump(fs, 32, out)?;
-    let failovers = fs.below().below().failovers();
+    let failovers = fs.below().failovers();
     writeln!(out, "failovers {failovers} reads {}", fs.reads().total())?;
     Ok(())
 }
@@ -263,4 +274,46 @@ fn whole(fs: &Blocking<Arc<Mirrored>>, path: &[u8]) -> Result<(Ino, (u64, u32))>
     let file = fs.walk(fs.root(), path)?;
     let bytes = fs.read_to_end(file, 1 << 24)?;
     Ok((file, (bytes.len() as u64, disk::checksum::crc32(0, &bytes))))
+}
+
+/// Changes a tree by an overlay: its directories are `lower`, `upper` and `work` of the volume.
+pub(crate) fn overlaid(volume: &Arc<Volume>, out: &mut Text) -> Result {
+    let scope = Scope::new()?;
+    let volume = volume.clone();
+    by_task(&scope, change_overlaid(volume))?;
+    writeln!(out, "done")?;
+    Ok(())
+}
+
+async fn change_overlaid(volume: Arc<Volume>) -> Result {
+    let at = |path: &'static [u8]| volume.walk(volume.root(), path);
+    let (top, work) = (at(b"upper").await?, at(b"work").await?);
+    let lower = Subtree::new(volume.clone(), b"/lower").await?;
+    let fs = Overlay::new(lower, volume.clone(), top, work).await?;
+    let root = fs.root();
+    let (a, gone) = (fs.walk(root, b"a").await?, fs.walk(root, b"gone").await?);
+    // Copied up to be changed, in a directory that is, too
+    let file = fs.walk(root, b"a/b/file").await?;
+    fs.append(file, b" and more").await?;
+    let mode = SetAttr {
+        mode: Some(0o640),
+        ..SetAttr::default()
+    };
+    fs.set_attr(fs.walk(root, b"a/touched").await?, &mode)
+        .await?;
+    // Whiteouts, of a file and of a directory; and a directory that hides what it was
+    fs.unlink(a, b"away").await?;
+    fs.unlink(gone, b"one").await?;
+    fs.rmdir(root, b"gone").await?;
+    fs.unlink(fs.walk(root, b"again").await?, b"old").await?;
+    fs.rmdir(root, b"again").await?;
+    let again = fs.mkdir(root, b"again", 0o755).await?;
+    fs.create(again, b"new", &NewInode::file(0o600)).await?;
+    // What is below moves as a file, and not as a directory
+    let flags = RenameFlags::default();
+    fs.rename(a, b"moves", root, b"moved", flags).await?;
+    check!(fs.rename(root, b"a", root, b"c", flags).await == Err(EXDEV));
+    let link = fs.link(root, b"second", file).await?;
+    check!(link == file);
+    fs.sync().await
 }

@@ -24,6 +24,11 @@ impl Attached {
         false
     }
 
+    /// Whether the page cache has what is to be written.
+    pub fn has_dirty(&self) -> bool {
+        false
+    }
+
     /// The size that the VFS inode has, if there is one.
     pub fn size(&self) -> Option<u64> {
         None

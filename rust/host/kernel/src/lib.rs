@@ -9,6 +9,8 @@
 //! Behind it is the [`machine`], which the kernel does not have: it decides by a seed what runs
 //! next, keeps a virtual clock, and counts what was allocated.
 
+#![feature(coerce_unsized, unsize)]
+
 pub mod alloc;
 pub mod block;
 pub mod error;

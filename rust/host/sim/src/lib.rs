@@ -9,6 +9,7 @@ pub mod e2fs;
 pub mod hostile;
 pub mod image;
 pub mod python;
+pub mod stacked;
 pub mod tree;
 pub mod volume;
 

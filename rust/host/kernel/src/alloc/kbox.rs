@@ -6,19 +6,21 @@ use super::{allocate, release, AllocError, Flags};
 use crate::init::{InPlaceInit, PinInit};
 use core::alloc::Layout;
 use core::fmt;
-use core::marker::PhantomData;
+use core::marker::{PhantomData, Unsize};
 use core::mem::{ManuallyDrop, MaybeUninit};
-use core::ops::{Deref, DerefMut};
+use core::ops::{CoerceUnsized, Deref, DerefMut};
 use core::pin::Pin;
 use core::ptr::NonNull;
 
 /// An owned value in memory of its own.
-pub struct Box<T, A = super::allocator::Kmalloc>(NonNull<T>, PhantomData<(T, A)>);
+pub struct Box<T: ?Sized, A = super::allocator::Kmalloc>(NonNull<T>, PhantomData<A>);
+
+impl<T: ?Sized + Unsize<U>, U: ?Sized, A> CoerceUnsized<Box<U, A>> for Box<T, A> {}
 
 // SAFETY: It owns the value.
-unsafe impl<T: Send, A> Send for Box<T, A> {}
+unsafe impl<T: Send + ?Sized, A> Send for Box<T, A> {}
 // SAFETY: A shared one gives shared access to the value.
-unsafe impl<T: Sync, A> Sync for Box<T, A> {}
+unsafe impl<T: Sync + ?Sized, A> Sync for Box<T, A> {}
 
 impl<T, A> Box<T, A> {
     /// Allocates memory for `x`, and moves it there.
@@ -96,24 +98,32 @@ impl<T, A> Box<MaybeUninit<T>, A> {
 ///
 /// The memory is a box's, and without a value.
 unsafe fn free<T>(ptr: NonNull<T>) {
-    let layout = Layout::new::<T>();
+    // SAFETY: By the function's contract.
+    unsafe { free_layout(ptr.cast(), Layout::new::<T>()) };
+}
+
+/// # Safety
+///
+/// The memory is a box's of such a value, and without it.
+unsafe fn free_layout(ptr: NonNull<u8>, layout: Layout) {
     if layout.size() != 0 {
         // SAFETY: By the function's contract.
-        unsafe { release(ptr.cast(), layout) };
+        unsafe { release(ptr, layout) };
     }
 }
 
-impl<T, A> Drop for Box<T, A> {
+impl<T: ?Sized, A> Drop for Box<T, A> {
     fn drop(&mut self) {
+        let layout = Layout::for_value(&**self);
         // SAFETY: The value is ours, and dropped once.
         unsafe {
             core::ptr::drop_in_place(self.0.as_ptr());
-            free(self.0);
+            free_layout(self.0.cast(), layout);
         }
     }
 }
 
-impl<T, A> Deref for Box<T, A> {
+impl<T: ?Sized, A> Deref for Box<T, A> {
     type Target = T;
 
     fn deref(&self) -> &T {
@@ -122,7 +132,7 @@ impl<T, A> Deref for Box<T, A> {
     }
 }
 
-impl<T, A> DerefMut for Box<T, A> {
+impl<T: ?Sized, A> DerefMut for Box<T, A> {
     fn deref_mut(&mut self) -> &mut T {
         // SAFETY: The value is ours.
         unsafe { self.0.as_mut() }
@@ -135,7 +145,7 @@ impl<T, A> From<Box<T, A>> for Pin<Box<T, A>> {
     }
 }
 
-impl<T: fmt::Debug, A> fmt::Debug for Box<T, A> {
+impl<T: fmt::Debug + ?Sized, A> fmt::Debug for Box<T, A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         (**self).fmt(f)
     }
