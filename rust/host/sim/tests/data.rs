@@ -521,6 +521,51 @@ fn an_inode_that_was_forgotten_is_synced_as_one_that_was_not() {
     });
 }
 
+#[test]
+fn a_block_of_a_map_that_becomes_one_of_data_is_left_by_a_recovery() {
+    let dir = Scratch::new("data-revoked");
+    let image = image(&dir, 16 << 20, "-b 1024 -O ^extent,^64bit", 3);
+    let (bytes, store) = simulate(1, image.store(), |bed| {
+        let volume = writable(bed);
+        let bytes = block_on(async {
+            let info = volume.path(b"a").await.unwrap();
+            let written = Ext4::write_at(&volume.0, &info, 0, &[7; 3 << 20], false).await;
+            assert_eq!(written, Ok(3 << 20));
+            // The log has the file's map, and then that its blocks are free.
+            volume.0.sync().await.unwrap();
+            volume.0.truncate(&info, 0).await.unwrap();
+            volume.0.sync().await.unwrap();
+            // All that is free becomes data of another, with nothing of it left in the log.
+            let info = volume.path(b"c").await.unwrap();
+            let mut bytes = 0;
+            let why = loop {
+                match Ext4::write_at(&volume.0, &info, bytes, &[9; 1 << 17], false).await {
+                    Ok(count) => bytes += count as u64,
+                    Err(why) => break why,
+                }
+            };
+            assert_eq!(why, ENOSPC);
+            volume.0.sync().await.unwrap();
+            bytes
+        })
+        .unwrap();
+        // The power goes.
+        let lost = bed.device.disk().durable().clone();
+        end(bed, &volume);
+        (bytes, lost)
+    });
+    assert!(bytes > 10 << 20, "{bytes}");
+    simulate(2, store, |bed| {
+        let volume = mount(bed);
+        let info = block_on(volume.path(b"c")).unwrap().unwrap();
+        let found = block_on(read(&volume, &info)).unwrap();
+        assert_eq!(found.len() as u64, bytes);
+        let wrong = found.iter().position(|byte| *byte != 9);
+        assert_eq!(wrong, None, "of {bytes}");
+        machine::take_log();
+    });
+}
+
 /// Fills the free blocks of an image with something that nobody is to see.
 fn soil(image: &Image, size: usize) {
     let (_, said) = run("dumpe2fs", &[image.path().to_str().unwrap()]);
