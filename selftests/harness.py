@@ -337,6 +337,30 @@ def mount_options(target):
     return found
 
 
+# ---- file handles, as NFS uses them ----
+
+def handle(path, flags=0):
+    """The handle's bytes, with its header."""
+    buffer = ctypes.create_string_buffer(struct.pack("<Ii", 128, 0), 136)
+    mount_id = ctypes.c_int()
+    if libc.name_to_handle_at(-100, os.fsencode(path), buffer, ctypes.byref(mount_id), flags):
+        raise OSError(ctypes.get_errno(), "name_to_handle_at")
+    size, = struct.unpack_from("<I", buffer.raw)
+    return buffer.raw[:8 + size]
+
+
+def open_handle(m, raw, flags=os.O_RDONLY):
+    """A descriptor of what RAW, a handle, names on the volume that is mounted at M."""
+    at = os.open(m, os.O_RDONLY)
+    try:
+        fd = libc.open_by_handle_at(at, ctypes.create_string_buffer(raw, len(raw)), flags)
+        if fd < 0:
+            raise OSError(ctypes.get_errno(), "open_by_handle_at")
+        return fd
+    finally:
+        os.close(at)
+
+
 # ---- the kernel log ----
 
 class Log:

@@ -2,6 +2,7 @@
 """What the selftests of volumes that are mounted for writing share."""
 
 import contextlib
+import ctypes
 import os
 import sys
 
@@ -62,3 +63,11 @@ def in_child(function):
             sys.stdout.flush()
             os._exit(status)
     equal(os.waitpid(child, 0)[1], 0, "status of the child")
+
+
+def link_fd(fd, path):
+    """Give a file that has no name one."""
+    # AT_FDCWD, AT_SYMLINK_FOLLOW
+    if harness.libc.linkat(-100, f"/proc/self/fd/{fd}".encode(), -100, os.fsencode(path), 0x400):
+        e = ctypes.get_errno()
+        raise OSError(e, os.strerror(e), path)

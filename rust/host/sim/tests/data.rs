@@ -52,12 +52,21 @@ fn end(_bed: &Bed, volume: &Volume) {
 fn image(dir: &Scratch, size: u64, options: &str, files: u32) -> Image {
     let image = Image::make(dir.path("image"), size, options);
     let empty = Image::file(dir, "empty", b"");
-    let some = Image::file(dir, "some", &first_bytes());
+    let mut bytes = first_bytes();
+    let size = bytes.len();
+    if !options.contains("inline_data") {
+        // Behind the end is what nobody is to see, as a mapping may leave it.
+        bytes.resize(1024, 0x77);
+    }
+    let some = Image::file(dir, "some", &bytes);
     let mut commands = String::new();
     for n in 0..files {
         let name = char::from(b'a' + n as u8);
         let from = if n % 2 == 0 { &empty } else { &some };
         commands += &format!("write {} {name}\n", from.to_str().unwrap());
+        if n % 2 == 1 {
+            commands += &format!("set_inode_field {name} size {size}\n");
+        }
     }
     image.debugfs(&commands);
     image
@@ -519,6 +528,59 @@ fn an_inode_that_was_forgotten_is_synced_as_one_that_was_not() {
         assert!(block_on(read(&volume, &info)).unwrap() == [7; 5000]);
         machine::take_log();
     });
+}
+
+/// The map of a file becomes data of another. How much of that there is, and what the disk has then.
+fn map_becomes_data(dir: &Scratch, options: &str) -> (u64, Store) {
+    let image = image(dir, 16 << 20, options, 3);
+    simulate(1, image.store(), |bed| {
+        let volume = writable(bed);
+        let bytes = block_on(async {
+            let info = volume.path(b"a").await.unwrap();
+            for n in 0..1500 {
+                let written = Ext4::write_at(&volume.0, &info, n * 2048, &[7; 1024], false);
+                assert_eq!(written.await, Ok(1024));
+            }
+            // The log has the map, and then that its blocks are free.
+            volume.0.sync().await.unwrap();
+            volume.0.truncate(&info, 0).await.unwrap();
+            volume.0.sync().await.unwrap();
+            let info = volume.path(b"c").await.unwrap();
+            let mut bytes = 0;
+            let why = loop {
+                match Ext4::write_at(&volume.0, &info, bytes, &[9; 1 << 17], false).await {
+                    Ok(count) => bytes += count as u64,
+                    Err(why) => break why,
+                }
+            };
+            assert_eq!(why, ENOSPC);
+            volume.0.sync().await.unwrap();
+            bytes
+        })
+        .unwrap();
+        // The power goes.
+        let lost = bed.device.disk().durable().clone();
+        end(bed, &volume);
+        (bytes, lost)
+    })
+}
+
+#[test]
+fn a_block_of_a_map_that_becomes_one_of_data_is_left_by_a_recovery() {
+    let dir = Scratch::new("data-revoked");
+    for options in ["-b 1024", "-b 1024 -O ^extent,^64bit"] {
+        let (bytes, store) = map_becomes_data(&dir, options);
+        assert!(bytes > 10 << 20, "{bytes}");
+        simulate(2, store, |bed| {
+            let volume = mount(bed);
+            let info = block_on(volume.path(b"c")).unwrap().unwrap();
+            let found = block_on(read(&volume, &info)).unwrap();
+            assert_eq!(found.len() as u64, bytes);
+            let wrong = found.iter().position(|byte| *byte != 9);
+            assert_eq!(wrong, None, "of {bytes}, {options}");
+            machine::take_log();
+        });
+    }
 }
 
 /// Fills the free blocks of an image with something that nobody is to see.
