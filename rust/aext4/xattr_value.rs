@@ -35,6 +35,10 @@ use layout::{EaValue, Extent, Incompat, Inode, InodeEdit, InodeFlags, Lblk, Pblk
 /// How many extents an inode has room for, and so how many runs of blocks a value may have.
 const RUNS_MAX: usize = 4;
 
+/// How many blocks an inode without extents points to itself. What a value has beyond them, one
+/// block of pointers points to: even of 1 KiB it has room for the largest value.
+const DIRECT: usize = 12;
+
 /// Type and permissions of an inode with a value.
 const MODE: u16 = 0o100_600;
 
@@ -71,6 +75,8 @@ pub(crate) struct NewHolder {
     loans: KVec<Loan>,
     blocks: KVVec<Planned>,
     root: [u8; 60],
+    /// The block of pointers of an inode without extents, and what is in it.
+    pointers: Option<(Planned, KVVec<u8>)>,
     value: KVVec<u8>,
     hash: u32,
     owner: (u32, u32),
@@ -79,8 +85,7 @@ pub(crate) struct NewHolder {
 impl Ext4 {
     /// Plans a new inode that holds `value`, near the inode `near` and owned as it is.
     ///
-    /// Fails with `ENOSPC` if there is no room, or in too many pieces; with `EOPNOTSUPP`, and a line
-    /// in the log, if files of the volume have no extents.
+    /// Fails with `ENOSPC` if there is no room, or in too many pieces.
     ///
     /// # Cancellation
     ///
@@ -93,13 +98,6 @@ impl Ext4 {
         value: &[u8],
     ) -> Result<KBox<NewHolder>> {
         let geo = &self.sb.geo;
-        if !geo.has_incompat(Incompat::EXTENTS) {
-            self.disk.log_limited(
-                disk::Level::Error,
-                format_args!("large attributes are not written on volumes without extents"),
-            );
-            return Err(EOPNOTSUPP);
-        }
         let allocator = writable.allocator(self);
         let inode = pinned(|| allocator.loan_inode(near, Hint::default()))
             .await?
@@ -107,8 +105,9 @@ impl Ext4 {
         let mut goal = Goal::of_inode(geo, self.sb.groups_per_flex, inode.ino(), true);
         let block_size = geo.block_size() as usize;
         let count = u32::try_from(value.len().div_ceil(block_size)).map_err(|_| E2BIG)?;
+        let by_extents = geo.has_incompat(Incompat::EXTENTS);
         let (mut loans, mut extents) = (KVec::<Loan>::new(), KVec::<Extent>::new());
-        room_for(&mut loans, RUNS_MAX).await?;
+        room_for(&mut loans, RUNS_MAX + 1).await?;
         room_for(&mut extents, RUNS_MAX).await?;
         let spawner = self.cache.spawner();
         let mut blocks = vec_with_capacity(spawner, count as usize).await?;
@@ -135,6 +134,27 @@ impl Ext4 {
             lblk += len;
             goal = Goal::behind(Pblk(start.0 + u64::from(len) - 1));
         }
+        let (root, pointers) = match by_extents {
+            true => (root_of(&extents).ok_or(ENOSPC)?, None),
+            false => {
+                let pointers = match count as usize > DIRECT {
+                    true => {
+                        let loan = allocator
+                            .loan_blocks(goal, 1, 1, &mut Space::Caller)
+                            .await?;
+                        let at = loan.start();
+                        loans.push(loan, gfp())?;
+                        Some((at, self.cache.plan_new(at.0).await?))
+                    }
+                    false => None,
+                };
+                let at = pointers.as_ref().map(|(at, _)| *at);
+                let (root, behind) = pointers_to(&extents, at).ok_or(ENOSPC)?;
+                let mut bytes = vec_with_capacity(spawner, behind.len()).await?;
+                bytes.extend_from_slice(&behind, gfp())?;
+                (root, pointers.map(|(_, planned)| (planned, bytes)))
+            }
+        };
         let mut bytes = vec_with_capacity(spawner, value.len()).await?;
         bytes.extend_from_slice(value, gfp())?;
         let (block, offset) = inode.place().ok_or(EIO)?;
@@ -145,7 +165,8 @@ impl Ext4 {
             offset,
             loans,
             blocks,
-            root: root_of(&extents).ok_or(ENOSPC)?,
+            root,
+            pointers,
             value: bytes,
             hash: value_hash(value, geo),
             owner,
@@ -268,6 +289,30 @@ impl Ext4 {
     }
 }
 
+/// The pointers of an inode without extents to the blocks of `extents`, and those that are in the
+/// block `behind`. `None` if a block has a number that no pointer can have.
+fn pointers_to(extents: &[Extent], behind: Option<Pblk>) -> Option<([u8; 60], KVec<u8>)> {
+    let mut root = [0; 60];
+    let mut more = KVec::new();
+    let blocks = extents
+        .iter()
+        .filter_map(|extent| Some((extent.pblk()?, extent.len)));
+    let blocks = blocks.flat_map(|(start, len)| start.0..start.0 + u64::from(len));
+    for (n, block) in blocks.enumerate() {
+        let pointer = u32::try_from(block).ok()?.to_le_bytes();
+        match root.get_mut(4 * n..4 * n + 4) {
+            Some(slot) if n < DIRECT => slot.copy_from_slice(&pointer),
+            _ => more.extend_from_slice(&pointer, gfp()).ok()?,
+        }
+    }
+    if let Some(behind) = behind {
+        let pointer = u32::try_from(behind.0).ok()?.to_le_bytes();
+        root.get_mut(4 * DIRECT..4 * DIRECT + 4)?
+            .copy_from_slice(&pointer);
+    }
+    Some((root, more))
+}
+
 /// Notes a run of blocks, once.
 async fn add(runs: &mut KVec<Run>, start: Pblk, len: u32) -> Result {
     if runs.iter().any(|run| run.start == start) {
@@ -357,6 +402,7 @@ impl NewHolder {
         let count = |len: usize| u32::try_from(len).unwrap_or(u32::MAX);
         let mut all = self.inode.credits();
         let more = count(self.blocks.len())
+            .saturating_add(count(self.pointers.iter().len()))
             .saturating_add(1)
             .saturating_add(count(self.loans.len()).saturating_mul(Loan::CREDITS.blocks));
         all.blocks = all.blocks.saturating_add(more);
@@ -371,7 +417,17 @@ impl NewHolder {
         for loan in self.loans {
             loan.apply(tx);
         }
-        let sectors = (self.blocks.len() as u64).saturating_mul(geo.block_size().into()) >> 9;
+        let blocks = self.blocks.len() + self.pointers.iter().len();
+        let sectors = (blocks as u64).saturating_mul(geo.block_size().into()) >> 9;
+        let by_extents = geo.has_incompat(Incompat::EXTENTS);
+        if let Some((planned, pointers)) = self.pointers {
+            tx.edit(planned, |block| {
+                // The others lead nowhere.
+                if let Some(start) = block.get_mut(..pointers.len()) {
+                    start.copy_from_slice(&pointers);
+                }
+            });
+        }
         let pieces = self.value.chunks(geo.block_size().max(1) as usize);
         for (planned, piece) in self.blocks.into_iter().zip(pieces) {
             tx.edit(planned, |block| {
@@ -390,7 +446,8 @@ impl NewHolder {
             edit.set_uid(self.owner.0);
             edit.set_gid(self.owner.1);
             edit.set_links(1);
-            edit.set_flags(InodeFlags(InodeFlags::EA_INODE.0 | InodeFlags::EXTENTS.0));
+            let extents = if by_extents { InodeFlags::EXTENTS.0 } else { 0 };
+            edit.set_flags(InodeFlags(InodeFlags::EA_INODE.0 | extents));
             edit.set_generation(now.nanos);
             for field in [TimeField::Modify, TimeField::Create] {
                 edit.set_time(field, now);

@@ -21,13 +21,15 @@ const CRC: layout::CrcFns = layout::CrcFns {
     crc16: disk::checksum::crc16,
 };
 
-const KINDS: [&str; 7] = [
+const KINDS: [&str; 9] = [
     "-b 4096",
     "-b 1024 -I 128",
     "-b 1024 -O ea_inode -I 256",
     "-b 2048 -I 1024 -O ^metadata_csum,^64bit",
     "-b 1024 -O ^has_journal,ea_inode -I 128",
     "-b 4096 -O ea_inode,^metadata_csum",
+    "-b 1024 -O ea_inode,^extent,^64bit -I 256",
+    "-b 4096 -O ea_inode,^extent,^64bit -I 256",
     "-b 1024 -r 0 -O none",
 ];
 
