@@ -347,10 +347,11 @@ impl<L: AsyncStackable, U: AsyncStackable> Overlay<L, U> {
                 }
                 return Ok(source.ino);
             }
-            // Only whiteouts are in it.
-            Some((_, false)) if is_dir(*kind) => {
+            // Only whiteouts are in it, and it cannot be replaced as long as they are.
+            Some((target, false)) if is_dir(*kind) => {
                 let temp = self.work_name();
-                let empty = NewInode::directory(0o700);
+                let attr = self.upper.stat(target).await?;
+                let empty = NewInode::with_mode(attr.mode).owned_by(attr.uid, attr.gid);
                 let made = self.upper.create(self.work, &temp, &empty).await?;
                 self.put(made, &temp, (dirs.1, new_name), true).await?;
             }

@@ -15,7 +15,10 @@
 //! A future that is dropped leaves both file systems as they were, or the change as a whole: each
 //! ends with one change of the upper file system that makes it visible. What it had made before that
 //! is without a name, or in the work directory. The node of what was copied up may not know that;
-//! then the next who copies it up finds that it is there.
+//! then the next who copies it up finds that it is there. A directory that replaces another one with
+//! whiteouts in it takes two steps: after the first an empty directory with the same owner and
+//! permissions is there. A directory that replaces a whiteout leaves one for a moment where nothing
+//! is below, which is no name.
 
 mod change;
 mod copy_up;
@@ -44,7 +47,8 @@ const BELOW: u64 = 1 << 63;
 
 /// A tree whose changes are kept in another one: the lower file system is never written.
 ///
-/// What is changed is copied up first, as a whole: contents, owner, permissions, times and attributes.
+/// What is changed is copied up first, as a whole: contents, owner, permissions, times and extended
+/// attributes, but not the flags of `chattr`. So one changed byte takes the space of the file above.
 /// The upper file system needs `trusted.` attributes, files without names, and `rename` with its
 /// flags; a volume and [`RamFs`] have them. What it has then the kernel's overlayfs mounts, with the
 /// same directories as `upperdir` and `workdir`; not both at the same time.
