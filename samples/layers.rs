@@ -2,8 +2,9 @@
 
 //! A stack of layers on a volume, one of them our own.
 //!
-//! The volume is mounted at `/mnt` and has a file `docs/greeting`. From below: the volume, a view of its directory
-//! `docs`, an overlay that keeps changes in memory, one that writes what it reads in capitals, and one that measures.
+//! The volume is mounted at `/mnt` and has a file `docs/greeting`. From below: the volume, a view
+//! of its directory `docs`, an overlay that keeps changes in memory, one that writes what it reads
+//! in capitals, and one that measures.
 
 use kernel::prelude::*;
 use kernel::str::BStr;

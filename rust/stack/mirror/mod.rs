@@ -4,21 +4,21 @@
 //!
 //! # Concurrency
 //!
-//! A change is made in both copies at once, by one task of the mirror's scope: whoever wanted it may
-//! drop his future, and it is made in both, or in none if it had not begun. Changes of the same
+//! A change is made in both copies at once, by one task of the mirror's scope: whoever wanted it
+//! may drop his future, and it is made in both, or in none if it had not begun. Changes of the same
 //! inodes are made in the same order in both: each has the locks of the inodes that it is about, of
-//! which there is a fixed number, taken in their order. `rmdir` and `rename`, which are about inodes
-//! that are not known before, and about directories above them, keep all other changes out by
-//! `order`, which these have to read. All of these are held across the `.await` of what is below, by
-//! tasks alone.
+//! which there is a fixed number, taken in their order. `rmdir` and `rename`, which are about
+//! inodes that are not known before, and about directories above them, keep all other changes out
+//! by `order`, which these have to read. All of these are held across the `.await` of what is
+//! below, by tasks alone.
 //!
 //! Names are looked up in the first copy, which has the mirror's numbers. Whoever looks them up in
 //! the second one has the lock of the directory, so that what is found has its
 //! [number](numbers). Other reading takes no lock: while a write is under way one read may find it
 //! made, and the next one not yet.
 //!
-//! `out` says which copy is not used any more. It is set once, by whoever comes first. A change that
-//! was made in a copy that is out when it ends, and not in the other, has failed.
+//! `out` says which copy is not used any more. It is set once, by whoever comes first. A change
+//! that was made in a copy that is out when it ends, and not in the other, has failed.
 
 mod change;
 mod numbers;
@@ -49,22 +49,23 @@ pub enum Side {
     Second = 2,
 }
 
-/// Two copies of one tree: what one cannot read is read from the other, and each change goes to both.
+/// Two copies of one tree: what one cannot read is read from the other, and each change goes to
+/// both.
 ///
-/// Times are those at which each copy was changed, which differ a little. Inodes have the numbers of
-/// the first copy; what has another one in the second is remembered. Pages
-/// are read by turns from both, so that two devices are as fast as two.
+/// Times are those at which each copy was changed, which differ a little. Inodes have the numbers
+/// of the first copy; what has another one in the second is remembered. Pages are read by turns
+/// from both, so that two devices are as fast as two.
 ///
 /// What only reads goes to the other copy when the device, or what is on it, is at fault: `EIO` and
 /// what else the block layer reports, `EBADMSG` and `EUCLEAN`. It succeeds if one copy has all that
-/// it needs; a page is a matter for itself. What one copy has lost of a page's map, and the other of
-/// the page, is not put together.
+/// it needs; a page is a matter for itself. What one copy has lost of a page's map, and the other
+/// of the page, is not put together.
 ///
 /// A change that one copy makes and the other does not, whatever the error, succeeds. The copy that
-/// has missed it is [out](Self::out), with a line in the log: it is neither read nor changed again by
-/// this mirror. Whoever has made it the same again makes a new one. If both fail the error is
-/// returned, and both stay. Changes fail with `ESHUTDOWN` once the mirror's scope ends; what is under
-/// way then may be in one copy only, so the scope is to end when the changes have.
+/// has missed it is [out](Self::out), with a line in the log: it is neither read nor changed again
+/// by this mirror. Whoever has made it the same again makes a new one. If both fail the error is
+/// returned, and both stay. Changes fail with `ESHUTDOWN` once the mirror's scope ends; what is
+/// under way then may be in one copy only, so the scope is to end when the changes have.
 pub struct Mirror<A, B> {
     copies: Arc<Copies<A, B>>,
     spawner: Spawner,
@@ -91,8 +92,8 @@ struct Copies<A, B> {
 }
 
 impl<A: AsyncStackable + 'static, B: AsyncStackable + 'static> Mirror<A, B> {
-    /// Makes the mirror of two copies that are the same to the block; who makes it answers for that.
-    /// Its changes are tasks of the scope of `spawner`.
+    /// Makes the mirror of two copies that are the same to the block; who makes it answers for
+    /// that. Its changes are tasks of the scope of `spawner`.
     ///
     /// Fails with `EINVAL` if the copies differ in their root or their size.
     pub async fn new(first: A, second: B, spawner: Spawner) -> Result<Self> {
@@ -103,12 +104,13 @@ impl<A: AsyncStackable + 'static, B: AsyncStackable + 'static> Mirror<A, B> {
         Self::of(first, second, true, spawner)
     }
 
-    /// Makes the mirror of two copies of one tree, which may lie on different volumes, and which were
-    /// changed by a mirror perhaps: their inodes are told to be the same by their names, which takes
-    /// a walk of both.
+    /// Makes the mirror of two copies of one tree, which may lie on different volumes, and which
+    /// were changed by a mirror perhaps: their inodes are told to be the same by their names, which
+    /// takes a walk of both.
     ///
     /// Fails with `EINVAL` if there are not the same names, or they are not of the same type, links
-    /// or size. Contents and attributes are not compared. Fails as reading does, if one of both does.
+    /// or size. Contents and attributes are not compared. Fails as reading does, if one of both
+    /// does.
     pub async fn paired(first: A, second: B, spawner: Spawner) -> Result<Self> {
         let mirror = Self::of(first, second, false, spawner)?;
         disk::pinned(|| mirror.copies.pair())?.await?;

@@ -2,10 +2,10 @@
 
 //! How the inodes of a mirror are named.
 //!
-//! They have the numbers of the first copy. What has the same number in the second one, which is the
-//! rule, needs no memory; the others are in two tables. An inode that was deleted may stay there
-//! until one of its numbers is given again: it is found by nobody. When the first copy is out, new
-//! inodes have no number there, and get one that nobody has.
+//! They have the numbers of the first copy. What has the same number in the second one, which is
+//! the rule, needs no memory; the others are in two tables. An inode that was deleted may stay
+//! there until one of its numbers is given again: it is found by nobody. When the first copy is
+//! out, new inodes have no number there, and get one that nobody has.
 
 use crate::asynchronous::Ino;
 use disk::gfp;

@@ -4,8 +4,8 @@
 //!
 //! It gets its name when it is complete. A file is made without a name, filled, made durable, and
 //! linked; a directory or a link is made in the work directory, and renamed. So whoever looks, also
-//! after a loss of power, finds what is below, or the copy. What of it is left in the work directory
-//! goes when the overlay is made the next time.
+//! after a loss of power, finds what is below, or the copy. What of it is left in the work
+//! directory goes when the overlay is made the next time.
 
 use super::nodes::Node;
 use super::{Overlay, OWN};
@@ -19,8 +19,8 @@ use upcall::Block;
 use vfs::{Attr, FileType, NewInode, SetAttr, XattrFlags};
 
 impl<L: AsyncStackable, U: AsyncStackable> Overlay<L, U> {
-    /// The number above of an inode, which is copied up if it is below, with the directories that it
-    /// is in. The caller has the lock for changes.
+    /// The number above of an inode, which is copied up if it is below, with the directories that
+    /// it is in. The caller has the lock for changes.
     pub(super) async fn copy_up(&self, ino: Ino) -> Result<Ino> {
         loop {
             let mut node = self.nodes.get(ino)?;

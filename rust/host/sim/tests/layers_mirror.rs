@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Both copies of a mirror have each change, whatever their inodes' numbers are, and whoever gives up;
-//! and one is enough.
+//! Both copies of a mirror have each change, whatever their inodes' numbers are, and whoever gives
+//! up; and one is enough.
 
 use kernel::machine::{self, Config, Rng};
 use kernel::prelude::*;
