@@ -9,16 +9,16 @@
 //!
 //! Whoever changes names, or copies something up, has `changes`, a mutex that is held across the
 //! `.await` of both file systems: so one copies a file up, and the others wait and find it. What is
-//! above already is written without it. Who reads takes no lock: names are looked up above, and then
-//! below, so that during a change the one or the other is found.
+//! above already is written without it. Who reads takes no lock: names are looked up above, and
+//! then below, so that during a change the one or the other is found.
 //!
 //! A future that is dropped leaves both file systems as they were, or the change as a whole: each
-//! ends with one change of the upper file system that makes it visible. What it had made before that
-//! is without a name, or in the work directory. The node of what was copied up may not know that;
-//! then the next who copies it up finds that it is there. A directory that replaces another one with
-//! whiteouts in it takes two steps: after the first an empty directory with the same owner and
-//! permissions is there. A directory that replaces a whiteout leaves one for a moment where nothing
-//! is below, which is no name.
+//! ends with one change of the upper file system that makes it visible. What it had made before
+//! that is without a name, or in the work directory. The node of what was copied up may not know
+//! that; then the next who copies it up finds that it is there. A directory that replaces another
+//! one with whiteouts in it takes two steps: after the first an empty directory with the same owner
+//! and permissions is there. A directory that replaces a whiteout leaves one for a moment where
+//! nothing is below, which is no name.
 
 mod change;
 mod copy_up;
@@ -27,6 +27,7 @@ mod nodes;
 use self::nodes::{Node, Nodes, ROOT};
 use crate::asynchronous::{AsyncStackable, Asynchronous, Ino, Layer};
 use crate::change::{Change, OpenInode, RenameFlags, Sync as Durable};
+use crate::owned_change::owned;
 use crate::ram::RamFs;
 use core::ops::Range;
 use disk::gfp;
@@ -48,10 +49,10 @@ const BELOW: u64 = 1 << 63;
 /// A tree whose changes are kept in another one: the lower file system is never written.
 ///
 /// What is changed is copied up first, as a whole: contents, owner, permissions, times and extended
-/// attributes, but not the flags of `chattr`. So one changed byte takes the space of the file above.
-/// The upper file system needs `trusted.` attributes, files without names, and `rename` with its
-/// flags; a volume and [`RamFs`] have them. What it has then the kernel's overlayfs mounts, with the
-/// same directories as `upperdir` and `workdir`; not both at the same time.
+/// attributes, but not the flags of `chattr`. So one changed byte takes the space of the file
+/// above. The upper file system needs `trusted.` attributes, files without names, and `rename` with
+/// its flags; a volume and [`RamFs`] have them. What it has then the kernel's overlayfs mounts,
+/// with the same directories as `upperdir` and `workdir`; not both at the same time.
 ///
 /// As overlayfs without `redirect_dir`, `index` and `metacopy`, a directory that is below is not
 /// renamed (`EXDEV`), names of one file below part when it is copied up, and a directory that is
@@ -143,9 +144,7 @@ impl<L: AsyncStackable, U: AsyncStackable> Overlay<L, U> {
             let mut entries = self.upper.entries(dir, 0);
             while let Some(entry) = entries.next().await? {
                 if entry.name != b"." && entry.name != b".." {
-                    let mut name = KVec::new();
-                    name.extend_from_slice(entry.name, gfp())?;
-                    names.push(name, gfp())?;
+                    names.push(owned(entry.name)?, gfp())?;
                 }
             }
             let mut below = KVec::new();

@@ -2,11 +2,13 @@
 
 //! What an overlay knows of its inodes: where each is, above and below.
 //!
-//! A node is made when a name is found, and stays as long as the overlay: its number is the inode's.
-//! What is below keeps its place, so a node has its directory and its name, by which it is copied up.
-//! Of a file below that has many names there is a node for each: they part when one is copied up.
+//! A node is made when a name is found, and stays as long as the overlay: its number is the
+//! inode's. What is below keeps its place, so a node has its directory and its name, by which it is
+//! copied up. Of a file below that has many names there is a node for each: they part when one is
+//! copied up.
 
 use crate::asynchronous::Ino;
+use crate::owned_change::owned;
 use disk::gfp;
 use kernel::prelude::*;
 use kernel::rbtree::{RBTree, RBTreeNodeReservation};
@@ -132,8 +134,7 @@ impl Nodes {
     ) -> Result<Arc<Node>> {
         let room = || RBTreeNodeReservation::new(gfp());
         let (by_number, by_upper, by_lower) = (room()?, room()?, room()?);
-        let mut owned = KVec::new();
-        owned.extend_from_slice(name, gfp())?;
+        let name = owned(name)?;
         let next = lower.and_then(|lower| self.table.lock().by_lower.get(&lower.0).cloned());
         let ino = {
             let mut table = self.table.lock();
@@ -144,7 +145,7 @@ impl Nodes {
         let node = Node {
             ino,
             parent,
-            name: owned,
+            name,
             lower,
             upper: Atomic::new(upper.map_or(0, |ino| ino.0)),
             next,

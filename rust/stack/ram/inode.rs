@@ -7,6 +7,7 @@
 use super::contents::{Contents, Space};
 use super::names::Names;
 use crate::asynchronous::Ino;
+use crate::owned_change::owned;
 use disk::gfp;
 use kernel::prelude::*;
 use kernel::sync::atomic::{Atomic, Relaxed};
@@ -66,18 +67,12 @@ pub(super) struct Inode {
     acls: [Option<KVec<AclEntry>>; 2],
 }
 
-fn copied<T: Clone>(from: &[T]) -> Result<KVec<T>> {
-    let mut to = KVec::new();
-    to.extend_from_slice(from, gfp())?;
-    Ok(to)
-}
-
 /// A list to be kept. Fails with `EINVAL` if it is none, and with `ENOMEM`.
 fn checked(acl: &[AclEntry]) -> Result<KVec<AclEntry>> {
     if !AclEntry::are_valid(acl) {
         return Err(EINVAL);
     }
-    let mut acl = copied(acl)?;
+    let mut acl = owned(acl)?;
     for entry in acl.iter_mut().filter(|entry| !entry.is_named()) {
         entry.id = 0;
     }
@@ -122,9 +117,9 @@ impl Inode {
             }
         }
         for xattr in new.xattrs.iter() {
-            let mut name = copied(xattr.namespace.prefix().as_bytes())?;
+            let mut name = owned(xattr.namespace.prefix().as_bytes())?;
             name.extend_from_slice(&xattr.name, gfp())?;
-            let value = copied(&xattr.value)?;
+            let value = owned(&xattr.value)?;
             inode.xattrs.push(Xattr { name, value }, gfp())?;
         }
         Ok(inode)
@@ -248,7 +243,7 @@ impl Inode {
     pub(super) fn acl(&self, default: bool) -> Result<Option<KVec<AclEntry>>> {
         let [access, of_new] = &self.acls;
         let acl = if default { of_new } else { access };
-        acl.as_deref().map(copied).transpose()
+        acl.as_deref().map(owned).transpose()
     }
 
     /// Sets it. Fails with `EACCES` for a default list of what is no directory, `EINVAL` for a list
@@ -283,7 +278,7 @@ impl Inode {
     /// The value of an attribute. Fails with `ENODATA`.
     pub(super) fn xattr(&self, name: &[u8]) -> Result<KVec<u8>> {
         let found = self.find(name).and_then(|at| self.xattrs.get(at));
-        copied(&found.ok_or(ENODATA)?.value)
+        owned(&found.ok_or(ENODATA)?.value)
     }
 
     /// The names of all attributes.
@@ -321,7 +316,7 @@ impl Inode {
         if value.is_some_and(|value| value.len() > VALUE_MAX) {
             return Err(E2BIG);
         }
-        let value = value.map(copied).transpose()?;
+        let value = value.map(owned).transpose()?;
         let found = self.find(name);
         match found {
             None if flags.replace => return Err(ENODATA),
@@ -333,7 +328,7 @@ impl Inode {
             (Some(old), Some(value)) if *old.value == *value => return Ok(()),
             (Some(old), Some(value)) => old.value = value,
             (None, Some(value)) => {
-                let name = copied(name)?;
+                let name = owned(name)?;
                 self.xattrs.push(Xattr { name, value }, gfp())?;
             }
             (Some(_), None) => {

@@ -6,9 +6,9 @@
 //!
 //! All of it is under one [`RwSemaphore`]: who looks has it to read, who changes to write. Nobody
 //! awaits anything while he has it, so it is held for as long as it takes to copy what is read or
-//! written, and a change is whole or absent, whenever its future is dropped: before it has the lock,
-//! or behind its end. It is no spinlock, since changes allocate under it, which may sleep in a
-//! thread.
+//! written, and a change is whole or absent, whenever its future is dropped: before it has the
+//! lock, or behind its end. It is no spinlock, since changes allocate under it, which may sleep in
+//! a thread.
 //!
 //! A handle counts in an atomic variable of its own, beside the inode, and its destructor takes no
 //! lock: it may run in any context. An inode without names is on a list; each change begins with
@@ -23,9 +23,8 @@ use self::inode::Kind;
 use self::tree::{Tree, ROOT};
 use crate::asynchronous::{AsyncStackable, Asynchronous, Ino, Layer};
 use crate::change::{Change, OpenInode, Sync as Durable};
-use crate::page::copy;
+use crate::owned_change::owned;
 use core::ops::Range;
-use disk::gfp;
 use kernel::prelude::*;
 use kernel::sync::atomic::{Atomic, Relaxed};
 use kernel::sync::Arc;
@@ -35,8 +34,9 @@ use vfs::{AclEntry, Attr, DirBatch, NewInode, StatFs, XattrNamespace};
 /// A tree of files in memory, with all operations.
 ///
 /// Errors, times, links and limits are as those of an ext4 volume with blocks of 4 KiB, but for
-/// these: attributes have no bound but memory, there are no projects (`EOPNOTSUPP`), and a directory
-/// has the size 0. What has no memory fails with `ENOMEM` at once. There is nothing to make durable.
+/// these: attributes have no bound but memory, there are no projects (`EOPNOTSUPP`), and a
+/// directory has the size 0. What has no memory fails with `ENOMEM` at once. There is nothing to
+/// make durable.
 ///
 /// The memory of a file that lost its name is free when the last handle is gone and something else
 /// is changed.
@@ -141,11 +141,7 @@ impl AsyncStackable for RamFs {
 
     async fn readlink(&self, ino: Ino) -> Result<KVec<u8>> {
         match &self.look().await?.get(ino)?.kind {
-            Kind::Link(target) => {
-                let mut bytes = KVec::from_elem(0, target.len(), gfp())?;
-                copy(&mut bytes, 0, target, 0, target.len());
-                Ok(bytes)
-            }
+            Kind::Link(target) => owned(target),
             _ => Err(EINVAL),
         }
     }

@@ -3,10 +3,11 @@
 //! The names in a directory in memory.
 //!
 //! They are in the order of a hash, and those with the same in the order of a number that each gets
-//! to tell it from the others. Both make the position of a name in a listing, so that a listing goes
-//! on where it was, whatever names come and go meanwhile.
+//! to tell it from the others. Both make the position of a name in a listing, so that a listing
+//! goes on where it was, whatever names come and go meanwhile.
 
 use crate::asynchronous::Ino;
+use crate::owned_change::owned;
 use disk::checksum::crc32c;
 use disk::gfp;
 use kernel::prelude::*;
@@ -90,10 +91,8 @@ impl Names {
     /// Adds a name that is not there. Fails with `ENOSPC` and `ENOMEM`.
     pub(super) fn insert(&mut self, name: &[u8], ino: Ino, file_type: FileType) -> Result {
         let key = self.place(name).err().flatten().ok_or(ENOSPC)?;
-        let mut owned = KVec::new();
-        owned.extend_from_slice(name, gfp())?;
         let entry = Entry {
-            name: owned,
+            name: owned(name)?,
             ino,
             file_type,
         };

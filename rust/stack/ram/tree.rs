@@ -10,6 +10,7 @@ use super::inode::{Inode, Kind};
 use super::names::Names;
 use crate::asynchronous::Ino;
 use crate::change::{Change, RenameFlags};
+use crate::owned_change::owned;
 use disk::gfp;
 use kernel::prelude::*;
 use kernel::rbtree::RBTree;
@@ -51,6 +52,19 @@ fn check_name(name: &[u8]) -> Result {
         [] => Err(ENOENT),
         _ => Ok(()),
     }
+}
+
+/// What is made in the directory `dir` by a mode, which is not that of a link.
+fn kind_of(dir: Ino, new: &NewInode) -> Result<Kind> {
+    Ok(match FileType::from_dt((new.mode >> 12) as u8) {
+        FileType::Unknown | FileType::Symlink => return Err(EINVAL),
+        FileType::Directory => Kind::Directory {
+            parent: dir,
+            names: Names::new(),
+        },
+        FileType::Regular => Kind::File(Contents::new()),
+        _ => Kind::Other,
+    })
 }
 
 impl Tree {
@@ -219,10 +233,9 @@ impl Tree {
     /// Makes a file without a name.
     pub(super) fn tmpfile(&mut self, dir: Ino, new: &NewInode) -> Result<(Ino, Arc<Atomic<u32>>)> {
         let flags = self.get(dir)?.flags();
-        let kind = match FileType::from_dt((new.mode >> 12) as u8) {
-            FileType::Unknown | FileType::Directory | FileType::Symlink => return Err(EINVAL),
-            FileType::Regular => Kind::File(Contents::new()),
-            _ => Kind::Other,
+        let kind = match kind_of(dir, new)? {
+            Kind::Directory { .. } => return Err(EINVAL),
+            kind => kind,
         };
         self.check_dir(dir)?;
         let mut inode = Inode::new(new, kind, flags)?;
@@ -240,16 +253,7 @@ impl Tree {
         match *change {
             Change::Create { dir, name, new } => {
                 self.get(dir)?;
-                let kind = match FileType::from_dt((new.mode >> 12) as u8) {
-                    FileType::Unknown | FileType::Symlink => return Err(EINVAL),
-                    FileType::Directory => Kind::Directory {
-                        parent: dir,
-                        names: Names::new(),
-                    },
-                    FileType::Regular => Kind::File(Contents::new()),
-                    _ => Kind::Other,
-                };
-                self.make(dir, name, new, kind)
+                self.make(dir, name, new, kind_of(dir, new)?)
             }
             Change::Symlink {
                 dir,
@@ -264,11 +268,9 @@ impl Tree {
                 if target.len() >= TARGET_MAX {
                     return Err(ENAMETOOLONG);
                 }
-                let mut owned = KVec::new();
-                owned.extend_from_slice(target, gfp())?;
                 let mut link = NewInode::with_mode(0o120_000 | new.mode & 0o7777);
                 (link.uid, link.gid) = (new.uid, new.gid);
-                self.make(dir, name, &link, Kind::Link(owned))
+                self.make(dir, name, &link, Kind::Link(owned(target)?))
             }
             Change::Link { dir, name, ino } => self.link(dir, name, ino),
             Change::Unlink { dir, name } => self.remove(dir, name, false),
