@@ -55,6 +55,31 @@ struct Table {
     next: u32,
 }
 
+impl Table {
+    /// The newest node of a file below.
+    fn of_lower(&self, lower: Option<Ino>) -> Option<&Arc<Node>> {
+        lower.and_then(|lower| self.by_lower.get(&lower.0))
+    }
+
+    /// A number that no node has. Fails with `ENOSPC`.
+    fn number(&mut self) -> Result<Ino> {
+        let ino = self.next;
+        self.next = ino.checked_add(1).ok_or(ENOSPC)?;
+        Ok(Ino(ino))
+    }
+}
+
+/// The node of a name, among those of one file below.
+fn named(mut node: Option<Arc<Node>>, parent: Ino, name: &[u8]) -> Option<Arc<Node>> {
+    while let Some(at) = node {
+        if at.parent == parent && at.name.as_slice() == name {
+            return Some(at);
+        }
+        node = at.next.clone();
+    }
+    None
+}
+
 /// The nodes, under a spinlock that is held for look-ups in the trees alone.
 #[pin_data]
 pub(super) struct Nodes {
@@ -93,18 +118,6 @@ impl Nodes {
         self.table.lock().by_upper.get(&upper.0).cloned()
     }
 
-    /// The node of a name below.
-    fn of_lower(&self, lower: Ino, parent: Ino, name: &[u8]) -> Option<Arc<Node>> {
-        let mut node = self.table.lock().by_lower.get(&lower.0).cloned();
-        while let Some(at) = node {
-            if at.parent == parent && at.name.as_slice() == name {
-                return Some(at);
-            }
-            node = at.next.clone();
-        }
-        None
-    }
-
     /// The node of what was found, which is made if it is not known.
     pub(super) fn found(
         &self,
@@ -113,15 +126,7 @@ impl Nodes {
         upper: Option<Ino>,
         lower: Option<Ino>,
     ) -> Result<Arc<Node>> {
-        let known = match (upper, lower) {
-            (Some(upper), _) => self.of_upper(upper),
-            (None, Some(lower)) => self.of_lower(lower, parent, name),
-            (None, None) => None,
-        };
-        match known {
-            Some(node) => Ok(node),
-            None => self.add(parent, name, upper, lower),
-        }
+        self.enter(parent, name, upper, lower, false)
     }
 
     /// Makes a node. What had the same number above is not there any more.
@@ -132,43 +137,65 @@ impl Nodes {
         upper: Option<Ino>,
         lower: Option<Ino>,
     ) -> Result<Arc<Node>> {
-        let room = || RBTreeNodeReservation::new(gfp());
-        let (by_number, by_upper, by_lower) = (room()?, room()?, room()?);
-        let name = owned(name)?;
-        let next = lower.and_then(|lower| self.table.lock().by_lower.get(&lower.0).cloned());
-        let ino = {
+        self.enter(parent, name, upper, lower, true)
+    }
+
+    /// Makes a node, unless it is known what was found. Two who find the same get the same node: what
+    /// was looked at before there was memory is looked at again, under the lock that it is entered
+    /// under.
+    fn enter(
+        &self,
+        parent: Ino,
+        name: &[u8],
+        upper: Option<Ino>,
+        lower: Option<Ino>,
+        is_new: bool,
+    ) -> Result<Arc<Node>> {
+        loop {
+            let newest = self.table.lock().of_lower(lower).cloned();
+            let known = match upper {
+                Some(upper) => self.of_upper(upper),
+                None => named(newest.clone(), parent, name),
+            };
+            if let Some(node) = known.filter(|_| !is_new) {
+                return Ok(node);
+            }
+            let room = || RBTreeNodeReservation::new(gfp());
+            let (by_number, by_upper, by_lower) = (room()?, room()?, room()?);
+            let name = owned(name)?;
+            let ino = self.table.lock().number()?;
+            let node = Node {
+                ino,
+                parent,
+                name,
+                lower,
+                upper: Atomic::new(upper.map_or(0, |ino| ino.0)),
+                next: newest.clone(),
+            };
+            let node = Arc::new(node, gfp())?;
+            // Freed when the lock is released.
+            let _old;
             let mut table = self.table.lock();
-            let ino = table.next;
-            table.next = ino.checked_add(1).ok_or(ENOSPC)?;
-            Ino(ino)
-        };
-        let node = Node {
-            ino,
-            parent,
-            name,
-            lower,
-            upper: Atomic::new(upper.map_or(0, |ino| ino.0)),
-            next,
-        };
-        let node = Arc::new(node, gfp())?;
-        let mut table = self.table.lock();
-        table.nodes.insert(by_number.into_node(ino.0, node.clone()));
-        if let Some(upper) = upper {
-            let old = table
-                .by_upper
-                .insert(by_upper.into_node(upper.0, node.clone()));
-            drop(table);
-            drop(old);
-            table = self.table.lock();
+            let is_same = match (table.of_lower(lower), &newest) {
+                (Some(now), Some(newest)) => Arc::ptr_eq(now, newest),
+                (now, newest) => now.is_none() && newest.is_none(),
+            };
+            let is_known = upper.is_some_and(|upper| table.by_upper.get(&upper.0).is_some());
+            if !is_same || is_known && !is_new {
+                continue;
+            }
+            table.nodes.insert(by_number.into_node(ino.0, node.clone()));
+            let old_upper = upper.and_then(|upper| {
+                let entry = by_upper.into_node(upper.0, node.clone());
+                table.by_upper.insert(entry)
+            });
+            let old_lower = lower.and_then(|lower| {
+                let entry = by_lower.into_node(lower.0, node.clone());
+                table.by_lower.insert(entry)
+            });
+            _old = (old_upper, old_lower);
+            return Ok(node);
         }
-        if let Some(lower) = lower {
-            let old = table
-                .by_lower
-                .insert(by_lower.into_node(lower.0, node.clone()));
-            drop(table);
-            drop(old);
-        }
-        Ok(node)
     }
 
     /// What was below was copied up. `room` is for that.
