@@ -8,6 +8,7 @@ use kernel::machine::{self, Config, Fail, Rng};
 use kernel::prelude::*;
 use layout::{ExtentState, Ino, Lblk};
 use sim::e2fs::{run, Image, Scratch};
+use sim::tree::new_inode;
 use sim::volume::Volume;
 use sim::{count, dropped_after, simulate, simulate_on, Bed};
 use simdisk::Store;
@@ -530,20 +531,32 @@ fn an_inode_that_was_forgotten_is_synced_as_one_that_was_not() {
     });
 }
 
-/// The map of a file becomes data of another. How much of that there is, and what the disk has then.
-fn map_becomes_data(dir: &Scratch, options: &str) -> (u64, Store) {
+/// Metadata whose blocks are freed.
+#[derive(Clone, Copy, Debug)]
+enum Freed {
+    Map,
+    Directory,
+}
+
+/// Blocks of metadata become data of a file. How many bytes it has, and what is on the disk then.
+fn becomes_data(dir: &Scratch, options: &str, freed: Freed) -> (u64, Store) {
     let image = image(dir, 16 << 20, options, 3);
     simulate(1, image.store(), |bed| {
         let volume = writable(bed);
         let bytes = block_on(async {
-            let info = volume.path(b"a").await.unwrap();
-            for n in 0..1500 {
-                let written = Ext4::write_at(&volume.0, &info, n * 2048, &[7; 1024], false);
-                assert_eq!(written.await, Ok(1024));
+            // The log has the blocks, and then that they are free.
+            match freed {
+                Freed::Map => {
+                    let info = volume.path(b"a").await.unwrap();
+                    for n in 0..1500 {
+                        let written = Ext4::write_at(&volume.0, &info, n * 2048, &[7; 1024], false);
+                        assert_eq!(written.await, Ok(1024));
+                    }
+                    volume.0.sync().await.unwrap();
+                    volume.0.truncate(&info, 0).await.unwrap();
+                }
+                Freed::Directory => remove_directory(&volume).await,
             }
-            // The log has the map, and then that its blocks are free.
-            volume.0.sync().await.unwrap();
-            volume.0.truncate(&info, 0).await.unwrap();
             volume.0.sync().await.unwrap();
             let info = volume.path(b"c").await.unwrap();
             let mut bytes = 0;
@@ -565,11 +578,43 @@ fn map_becomes_data(dir: &Scratch, options: &str) -> (u64, Store) {
     })
 }
 
+/// Makes a directory of many blocks, syncs, and removes it.
+async fn remove_directory(volume: &Volume) {
+    let ext4 = &volume.0;
+    let root = ext4.iget(Ino::ROOT).await.unwrap();
+    let (file, new) = (volume.path(b"a").await.unwrap(), new_inode(0o040_700));
+    let dir = ext4.create(&root, b"d", &new).await.unwrap();
+    let name = |n: u32| format!("{n:0200}").into_bytes();
+    for n in 0..200 {
+        ext4.link(&dir, &name(n), &file).await.unwrap();
+    }
+    ext4.sync().await.unwrap();
+    for n in 0..200 {
+        ext4.unlink(&dir, &name(n), &file).await.unwrap();
+    }
+    let before = ext4.allocation_groups().unwrap().counters().free_inodes;
+    ext4.rmdir(&root, b"d", &dir).await.unwrap();
+    ext4.delete(dir).await.unwrap();
+    assert_eq!(
+        ext4.allocation_groups().unwrap().counters().free_inodes,
+        before + 1
+    );
+}
+
 #[test]
 fn a_block_of_a_map_that_becomes_one_of_data_is_left_by_a_recovery() {
-    let dir = Scratch::new("data-revoked");
+    data_is_left_by_a_recovery(Freed::Map, "data-revoked-map");
+}
+
+#[test]
+fn a_block_of_a_directory_that_becomes_one_of_data_is_left_by_a_recovery() {
+    data_is_left_by_a_recovery(Freed::Directory, "data-revoked-dir");
+}
+
+fn data_is_left_by_a_recovery(freed: Freed, name: &str) {
+    let dir = Scratch::new(name);
     for options in ["-b 1024", "-b 1024 -O ^extent,^64bit"] {
-        let (bytes, store) = map_becomes_data(&dir, options);
+        let (bytes, store) = becomes_data(&dir, options, freed);
         assert!(bytes > 10 << 20, "{bytes}");
         simulate(2, store, |bed| {
             let volume = mount(bed);
