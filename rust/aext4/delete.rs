@@ -15,8 +15,10 @@
 
 use crate::alloc::{InodeFree, Space};
 use crate::ext4::Ext4;
+use crate::freed::Freed;
 use crate::inode_info::{InodeInfo, InodeRef};
 use crate::inode_plan::{InodePlan, Writable};
+use crate::journal::Credits;
 use crate::map_plan::{MapPlan, CREDITS_MAX};
 use crate::memory;
 use crate::orphan::OrphanRemove;
@@ -116,14 +118,22 @@ impl Ext4 {
     pub(crate) async fn delete_now(&self, info: &InodeInfo) -> Result {
         let writable = self.writable()?;
         self.drop_xattr_values(info).await?;
-        if matches!(info.data_map(), DataMap::Extents | DataMap::Indirect) {
-            self.free_all(&writable, info).await
-        } else {
-            self.free_inode(&writable, info, None).await
+        if !matches!(info.data_map(), DataMap::Extents | DataMap::Indirect) {
+            let nothing = (Freed::new(), Credits::default());
+            return self.free_inode(&writable, info, nothing).await;
         }
+        let guard = info.map_lock.write().await.map_err(|_| ESHUTDOWN)?;
+        self.drop_pending(info, Lblk(0)..Lblk::END).await?;
+        if let Some(freed) = self.plan_free_small(&writable, info).await? {
+            return self.free_inode(&writable, info, freed).await;
+        }
+        drop(guard);
+        let writable = &writable;
+        let rest = memory::pinned(|| self.free_all(writable, info)).await?;
+        rest.await
     }
 
-    /// Frees the blocks of an inode, and then the inode.
+    /// Frees the blocks of an inode, by as many transactions as it takes, and then the inode.
     async fn free_all(&self, writable: &Writable, info: &InodeInfo) -> Result {
         let mut until = match self.has_metadata_blocks(info) {
             // These are freed by small steps, which are not for holes.
@@ -132,12 +142,15 @@ impl Ext4 {
         };
         loop {
             let guard = info.map_lock.write().await.map_err(|_| ESHUTDOWN)?;
-            self.drop_pending(info, Lblk(0)..Lblk::END).await?;
+            let small = match until {
+                Lblk(0) => Some((Freed::new(), Credits::default())),
+                _ => self.plan_free_small(writable, info).await?,
+            };
+            if let Some(freed) = small {
+                return self.free_inode(writable, info, freed).await;
+            }
             let mut map = MapPlan::new(self, writable, info, Space::Must).await?;
             until = map.unmap(Lblk(0), until, CREDITS_MAX).await?;
-            if until == Lblk(0) {
-                return self.free_inode(writable, info, Some(map)).await;
-            }
             let inode = self.plan_inode(info).await?;
             let credits = map.credits().and(InodePlan::CREDITS);
             let mut tx = writable.journal.begin(&self.cache, credits).await?;
@@ -168,30 +181,27 @@ impl Ext4 {
         &self,
         writable: &Writable,
         info: &InodeInfo,
-        map: Option<MapPlan<'_>>,
+        (freed, credits): (Freed, Credits),
     ) -> Result {
         let allocator = writable.allocator(self);
         let free = allocator.plan_free_inode(info.ino, info.is_dir()).await?;
         let inode = self.plan_inode(info).await?;
-        let mut credits = InodePlan::CREDITS
-            .and(InodeFree::CREDITS)
-            .and(OrphanRemove::CREDITS);
-        if let Some(map) = &map {
-            credits = credits.and(map.credits());
-        }
         let xattrs = self.plan_release_xattrs(writable, info).await?;
-        credits = credits.and(xattrs.credits());
+        let credits = credits
+            .and(InodePlan::CREDITS)
+            .and(InodeFree::CREDITS)
+            .and(OrphanRemove::CREDITS)
+            .and(xattrs.credits());
         let orphan = self.plan_orphan_remove(info.ino).await?;
         let mut tx = writable.journal.begin(&self.cache, credits).await?;
         if let Some(orphan) = orphan {
             orphan.apply(self, &mut tx);
         }
-        let change = map.map(|map| map.apply(&mut tx));
+        freed.apply(self, &mut tx);
         xattrs.apply(self, &mut tx);
         // A time that is 32 bits wide, as the inode has it.
         inode.clear(self, &mut tx, info, disk::time::now().secs as u32);
         free.apply(&mut tx);
-        drop((change, tx));
         Ok(())
     }
 

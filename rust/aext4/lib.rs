@@ -64,6 +64,7 @@ pub mod error;
 pub mod error_record;
 pub mod ext4;
 pub mod fallocate;
+mod freed;
 pub mod freeze;
 pub mod inline_write;
 pub mod inode_info;

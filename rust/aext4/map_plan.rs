@@ -28,6 +28,7 @@
 use crate::alloc::{FreePlan, Goal, Loan, Space};
 use crate::error::{corrupted, errno, About, OrReport};
 use crate::ext4::Ext4;
+use crate::freed::{Freed, STEP_REVOKES};
 use crate::inode_info::InodeInfo;
 use crate::inode_plan::Writable;
 use crate::journal::{Credits, Transaction};
@@ -56,9 +57,6 @@ pub(crate) const CREDITS_MAX: u32 = 96;
 /// How many runs one step of a plan unmaps at most.
 const STEP_RUNS: u16 = 8;
 
-/// How many blocks of metadata one step unmaps at most: each of them is revoked.
-const STEP_REVOKES: u32 = 512;
-
 /// The size of `i_block`.
 pub(crate) type Root = [u8; I_BLOCK_SIZE];
 
@@ -86,9 +84,7 @@ pub struct MapPlan<'a> {
     /// What the step unmaps.
     runs: KVec<Extent>,
     loans: KVec<Loan>,
-    frees: KVec<FreePlan>,
-    /// Blocks of metadata that are freed, by runs.
-    revoked: KVec<(u64, u32)>,
+    freed: Freed,
     /// How many blocks the inode has more.
     blocks: i64,
     /// Whether there is a step.
@@ -211,8 +207,7 @@ impl<'a> MapPlan<'a> {
             step: memory::boxed(|| Step::None).await?,
             runs: KVec::new(),
             loans: KVec::new(),
-            frees: KVec::new(),
-            revoked: KVec::new(),
+            freed: Freed::new(),
             blocks: 0,
             changed: false,
             moved: false,
@@ -298,7 +293,12 @@ impl<'a> MapPlan<'a> {
                 .run(Lblk(until.0.saturating_sub(1)), Do::Unmap(low, until))
                 .await?;
             while let Some(run) = self.runs.pop() {
-                self.free(&run, metadata).await?;
+                let (volume, writable) = (self.volume, self.writable);
+                let credits = self.freed.add(volume, writable, &run, metadata).await?;
+                self.credits = self.credits.and(credits);
+                if run.pblk().is_some() {
+                    self.blocks -= i64::from(run.len);
+                }
             }
             if range.0 >= until {
                 return Err(self.damaged());
@@ -336,26 +336,6 @@ impl<'a> MapPlan<'a> {
         let pointers = u64::from(self.geo().block_size() / 4);
         let blocks = 12 + pointers * (1 + pointers * (1 + pointers));
         u32::try_from(blocks).map_or(Lblk::END, Lblk)
-    }
-
-    /// Plans to free what was mapped by an extent.
-    async fn free(&mut self, run: &Extent, metadata: bool) -> Result {
-        let Some(start) = run.pblk() else {
-            return Ok(());
-        };
-        memory::room(&mut self.frees).await?;
-        memory::room(&mut self.revoked).await?;
-        let allocator = self.writable.allocator(self.volume);
-        let free = allocator.plan_free(start, run.len).await?;
-        self.credits = self.credits.and(free.credits());
-        self.blocks -= i64::from(run.len);
-        self.frees.push_within_capacity(free).map_err(|_| ENOMEM)?;
-        if metadata {
-            self.credits.revokes = self.credits.revokes.saturating_add(run.len);
-            let run = (start.0, run.len);
-            self.revoked.push_within_capacity(run).map_err(|_| ENOMEM)?;
-        }
-        Ok(())
     }
 
     /// How many blocks a step covers.
@@ -637,19 +617,18 @@ impl<'a> MapPlan<'a> {
     pub fn apply(self, tx: &mut Transaction<'_>) -> MapChange<'a> {
         let change = Change::begin(self.info);
         self.info.set_map_changed_in(tx.tid());
-        if self.moved || !self.frees.is_empty() {
+        if self.moved || !self.freed.is_empty() {
             self.info.count_unmap();
         }
         let sectors = self.sectors();
-        let (geo, cache) = (self.geo(), &self.volume.cache);
+        let (geo, cache, volume) = (self.geo(), &self.volume.cache, self.volume);
         let Self {
             info,
             extents,
             root,
             mut nodes,
             mut loans,
-            mut frees,
-            revoked,
+            freed,
             ..
         } = self;
         while let Some(node) = nodes.pop() {
@@ -672,14 +651,7 @@ impl<'a> MapPlan<'a> {
         while let Some(loan) = loans.pop() {
             loan.apply(tx);
         }
-        for (start, len) in revoked.iter() {
-            for block in *start..start.saturating_add(u64::from(*len)) {
-                tx.revoke(cache, block);
-            }
-        }
-        while let Some(free) = frees.pop() {
-            free.apply(tx);
-        }
+        freed.apply(volume, tx);
         MapChange {
             block: root,
             sectors,
