@@ -5,6 +5,7 @@
  */
 #include <linux/dcache.h>
 #include <linux/file.h>
+#include <linux/filelock.h>
 #include <linux/fs.h>
 #include <linux/mount.h>
 #include <linux/namei.h>
@@ -55,6 +56,26 @@ void upcall_inode_forget(struct inode *inode)
 {
 	forget_all_cached_acls(inode);
 	inode_set_flags(inode, 0, S_NOSEC);
+}
+
+/* Whether anybody has a lease, or a delegation.  Any context. */
+bool upcall_has_leases(struct inode *inode)
+{
+	struct file_lock_context *ctx = locks_inode_context(inode);
+
+	return ctx && !list_empty_careful(&ctx->flc_lease);
+}
+
+/*
+ * Asks for those back that are in the way of whoever opens a file with these flags or, if they are
+ * negative, changes what is not contents.  -EWOULDBLOCK if they are not back yet.  May sleep, but not
+ * until then.
+ */
+int upcall_break_leases(struct inode *inode, int open_flags)
+{
+	if (open_flags < 0)
+		return break_deleg(inode, LEASE_BREAK_NONBLOCK);
+	return break_lease(inode, open_flags | O_NONBLOCK);
 }
 
 loff_t upcall_inode_size(const struct inode *inode)

@@ -298,6 +298,8 @@ void upcall_names_changed(struct inode *inode);
 void upcall_dentry_set_version(struct dentry *dentry, unsigned long version);
 u64 upcall_dentry_ino(const struct dentry *dentry);
 void upcall_inode_forget(struct inode *inode);
+bool upcall_has_leases(struct inode *inode);
+int upcall_break_leases(struct inode *inode, int open_flags);
 loff_t upcall_inode_size(const struct inode *inode);
 bool upcall_has_dirty(const struct inode *inode);
 void upcall_prune(struct inode *inode);

@@ -5,7 +5,8 @@
 //! An inode that programs use has a VFS inode, with copies of its attributes, dentries, and pages.
 //! Whoever changes the file system's inode in another way calls [`refresh_attached`], and for the
 //! names of a directory [`names_changed`], when the change was made: neither sleeps, so that a
-//! destructor can do it also if the caller's future is dropped. What has pages is changed by the
+//! destructor can do it also if the caller's future is dropped. Before the change it gets leases
+//! and delegations back, by [`MountRef::break_leases`]. What has pages is changed by the
 //! VFS itself, as a program would do it: see [`MountRef::with_file`].
 //!
 //! # Concurrency
@@ -22,6 +23,7 @@ use crate::fs::FileSystem;
 use crate::inode::{get, refresh_by, InodeRef};
 use crate::mount_ref::MountRef;
 use core::ptr::NonNull;
+use core::time::Duration;
 use kernel::error::{from_err_ptr, to_result};
 use kernel::ffi::c_int;
 use kernel::prelude::*;
@@ -53,6 +55,34 @@ fn grab<F: FileSystem>(info: &F::Inode) -> Option<InodeRef> {
     // SAFETY: The reference is ours.
     NonNull::new(inode).map(|inode| unsafe { InodeRef::from_raw(inode) })
 }
+
+/// Whether programs or NFS clients have leases or delegations of an inode. Does not sleep.
+#[inline]
+pub fn has_leases<F: FileSystem>(info: &F::Inode) -> bool {
+    F::attached(info).is_set() && look_for_leases::<F>(info)
+}
+
+#[cold]
+fn look_for_leases<F: FileSystem>(info: &F::Inode) -> bool {
+    // SAFETY: The read section keeps the VFS inode.
+    let look = |inode: NonNull<ub::inode>| unsafe { ub::upcall_has_leases(inode.as_ptr()) };
+    F::attached(info).look(look).unwrap_or(false)
+}
+
+/// What is to be done to an inode that others may have leases of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Its contents are read: whoever alone may write gives that up.
+    Read,
+    /// Its contents are changed: nobody has a lease then.
+    Write,
+    /// Something else is changed: nobody has a delegation then.
+    Change,
+}
+
+/// How long to wait before looking again whether leases are back.
+const LEASE_LOOK_FIRST: Duration = Duration::from_millis(1);
+const LEASE_LOOK_LAST: Duration = Duration::from_millis(128);
 
 /// For what a file is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -149,6 +179,37 @@ impl<F: FileSystem> MountRef<F> {
         let job = spawner.spawner().spawn_blocking(move || work(&held))?;
         // `umount -f` cancels what has not begun.
         job.await.map_err(|_| ESHUTDOWN)
+    }
+
+    /// Asks whoever has leases or delegations of an inode for those back that are in the way, as the
+    /// VFS does before such a change, and waits until they are back: at most as long as
+    /// `/proc/sys/fs/lease-break-time` says, in seconds. Nobody is kept waiting meanwhile. The caller
+    /// has no lock, and no permit: whoever gives a lease back may write first.
+    ///
+    /// # Cancellation
+    ///
+    /// Those that were asked for are given back.
+    pub async fn break_leases(this: &Arc<Self>, info: &F::Inode, access: Access) -> Result {
+        let flags = match access {
+            Access::Read => ub::O_RDONLY as c_int,
+            Access::Write => ub::O_RDWR as c_int,
+            Access::Change => -1,
+        };
+        let mut wait = LEASE_LOOK_FIRST;
+        while has_leases::<F>(info) {
+            let held = info.clone();
+            let job = Self::blocking(this, move |_| match grab::<F>(&held) {
+                None => Ok(()),
+                // SAFETY: We have a reference.
+                Some(inode) => to_result(unsafe { ub::upcall_break_leases(inode.as_ptr(), flags) }),
+            });
+            match job.await? {
+                Err(EAGAIN) => upcall::sleep(wait).await,
+                done => return done,
+            }
+            wait = LEASE_LOOK_LAST.min(wait * 2);
+        }
+        Ok(())
     }
 
     /// Opens a regular file, and calls `work` with it, on a thread for what may sleep. Whatever it

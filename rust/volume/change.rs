@@ -20,6 +20,11 @@
 //! Deleting an inode, which takes as long as it takes, is a task of the volume. If the future is
 //! dropped before that is spawned, the task that looks at inodes that are being left deletes it.
 //!
+//! Leases of programs and delegations of NFS clients are asked back before a change, as the VFS does.
+//! Nothing keeps others from being given between that and the change; so they are asked back once
+//! more when it was made. So whoever has one knows of the change before it is
+//! over for its caller, unless the caller's future is dropped right behind it.
+//!
 //! Contents of a file with a VFS inode are changed by the VFS, on a thread for what may sleep; see
 //! [`unattached`](aext4::unattached) for all others, and for how the one excludes the other.
 
@@ -35,7 +40,7 @@ use kernel::alloc::KVVec;
 use kernel::prelude::*;
 use stack::{Change, Ino, OpenInode, RenameFlags, Sync as Durable};
 use upcall::{Block, Blocks, Permit};
-use vfs::door::{names_changed, refresh_attached, OpenFor};
+use vfs::door::{has_leases, names_changed, refresh_attached, Access, OpenFor};
 use vfs::{AclEntry, MountRef, NewInode, SetAttr, XattrFlags, XattrNamespace};
 
 /// The bits of a mode that access control lists have, too.
@@ -69,7 +74,42 @@ impl Drop for About<'_> {
     }
 }
 
+/// Whether somebody has a lease or a delegation of one of these.
+fn leased(inodes: &[Option<&InodeRef>]) -> bool {
+    let mut inodes = inodes.iter().flatten();
+    inodes.any(|inode| has_leases::<Mounted>(inode))
+}
+
 impl Volume {
+    /// Gets leases and delegations back that are in the way: see [`MountRef::break_leases`].
+    pub(crate) async fn recall(&self, inodes: &[Option<&InodeRef>], access: Access) -> Result {
+        for n in 0..inodes.len() {
+            let Some(inode) = inodes.get(n).copied().flatten() else {
+                continue;
+            };
+            if has_leases::<Mounted>(inode) {
+                let back = disk::pinned(|| MountRef::break_leases(&self.0, inode, access))?;
+                back.await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The same, of a file that is about to be read.
+    pub(crate) async fn recall_to_read(&self, file: &InodeRef) -> Result {
+        self.recall(&[Some(file)], Access::Read).await
+    }
+
+    /// Ends a change: tells the VFS, and gets the delegations back that somebody got while it was
+    /// made.
+    async fn end(&self, about: About<'_>, permit: Permit<'_>) {
+        let [a, b] = about.dirs;
+        let [c, d] = about.inodes;
+        drop((about, permit));
+        // The change is made.
+        let _ = self.recall(&[a, b, c, d], Access::Change).await;
+    }
+
     /// Begins a change.
     async fn begin(&self) -> Result<Permit<'_>> {
         self.0.check_writable()?;
@@ -137,16 +177,18 @@ impl Volume {
         target: Option<&[u8]>,
     ) -> Result<Ino> {
         let dir = self.iget(dir).await?;
-        let _permit = self.begin().await?;
+        self.recall(&[Some(&dir)], Access::Change).await?;
+        let permit = self.begin().await?;
         let prepared = Prepared::new(&self.0, new).await?;
         let xattrs = prepared.xattrs()?;
         let new = prepared.inode(&xattrs);
-        let _about = self.about([Some(&dir), None], None);
+        let about = self.about([Some(&dir), None], None);
         let volume: &Ext4 = &self.0;
         let made = match target {
             Some(target) => volume.symlink(&dir, name, target, &new).await?,
             None => volume.create(&dir, name, &new).await?,
         };
+        self.end(about, permit).await;
         Ok(Ino(made.ino.0))
     }
 
@@ -174,27 +216,38 @@ impl Volume {
 
     async fn make_link(&self, dir: Ino, name: &[u8], ino: Ino) -> Result<Ino> {
         let (dir, inode) = (self.iget(dir).await?, self.iget(ino).await?);
-        let _permit = self.begin().await?;
-        let _about = self.about([Some(&dir), None], Some(&inode));
+        self.recall(&[Some(&dir), Some(&inode)], Access::Change)
+            .await?;
+        let permit = self.begin().await?;
+        let about = self.about([Some(&dir), None], Some(&inode));
         let volume: &Ext4 = &self.0;
         volume.link(&dir, name, &inode).await?;
+        self.end(about, permit).await;
         Ok(ino)
     }
 
     async fn remove(&self, dir: Ino, name: &[u8], is_dir: bool) -> Result<Ino> {
         let dir = self.iget(dir).await?;
         let volume: &Ext4 = &self.0;
+        let mut recalled = false;
         loop {
             let permit = self.begin().await?;
             let memory = volume.leaving_memory().await?;
             let child = volume.lookup(&dir, name).await?.ok_or(ENOENT)?;
+            let found = [Some(&dir), Some(&child)];
+            if !recalled && leased(&found) {
+                drop(permit);
+                self.recall(&found, Access::Change).await?;
+                recalled = true;
+                continue;
+            }
             let mut about = self.about([Some(&dir), None], Some(&child));
             about.memory = Some(memory);
             let done = match is_dir {
                 true => volume.rmdir(&dir, name, &child).await,
                 false => volume.unlink(&dir, name, &child).await,
             };
-            drop((about, permit));
+            self.end(about, permit).await;
             match done {
                 Err(ESTALE) => continue,
                 done => done?,
@@ -219,6 +272,7 @@ impl Volume {
         };
         let whiteout = whiteout.as_ref().map(|prepared| prepared.inode(&[]));
         let volume: &Ext4 = &self.0;
+        let mut recalled = false;
         loop {
             let permit = self.begin().await?;
             let memory = volume.leaving_memory().await?;
@@ -226,6 +280,13 @@ impl Volume {
             let target = volume.lookup(&to, new_name).await?;
             if flags.no_replace && target.is_some() {
                 return Err(EEXIST);
+            }
+            let found = [Some(&from), Some(&to), Some(&source), target.as_ref()];
+            if !recalled && leased(&found) {
+                drop(permit);
+                self.recall(&found, Access::Change).await?;
+                recalled = true;
+                continue;
             }
             let mut about = self.about([Some(&from), Some(&to)], Some(&source));
             about.inodes[1] = target.as_ref();
@@ -241,7 +302,7 @@ impl Volume {
                 whiteout: whiteout.as_ref(),
             };
             let done = volume.rename(rename).await;
-            drop((about, permit));
+            self.end(about, permit).await;
             match done {
                 // Somebody else has changed one of the names since it was looked up.
                 Err(ESTALE | EEXIST) => continue,
@@ -277,6 +338,7 @@ impl Volume {
 
     async fn change_attr(&self, ino: Ino, set: &SetAttr) -> Result<Ino> {
         let inode = self.iget(ino).await?;
+        self.recall(&[Some(&inode)], Access::Change).await?;
         let _permit = self.begin().await?;
         let _about = self.about([None, None], Some(&inode));
         let volume: &Ext4 = &self.0;
@@ -319,6 +381,7 @@ impl Volume {
             return Err(EOPNOTSUPP);
         }
         let inode = self.iget(ino).await?;
+        self.recall(&[Some(&inode)], Access::Change).await?;
         let _permit = self.begin().await?;
         let _about = self.about([None, None], Some(&inode));
         let flags = aext4::XattrFlags {
@@ -341,6 +404,7 @@ impl Volume {
         if default && !inode.is_dir() {
             return Err(EACCES);
         }
+        self.recall(&[Some(&inode)], Access::Change).await?;
         let _permit = self.begin().await?;
         let _about = self.about([None, None], Some(&inode));
         let mode = match entries {
@@ -365,6 +429,7 @@ impl Volume {
             Err(EBUSY) => {}
             done => return done.map(|()| ino),
         }
+        self.recall(&[Some(&inode)], Access::Write).await?;
         MountRef::with_file(&self.0, ino.0, OpenFor::Writing, move |file| {
             file.truncate(size)
         })
@@ -380,6 +445,7 @@ impl Volume {
             done => return done.map(|()| ino),
         }
         let (pos, len) = (range.start, range.end.saturating_sub(range.start));
+        self.recall(&[Some(&inode)], Access::Write).await?;
         MountRef::with_file(&self.0, ino.0, OpenFor::Writing, move |file| {
             file.allocate(pos, len, keep_size)
         })
@@ -406,6 +472,7 @@ impl Volume {
             Err(EBUSY) => {}
             written => return written,
         }
+        self.recall(&[Some(&inode)], Access::Write).await?;
         let mut copy: KVVec<u8> = vec_with_capacity(self.0.disk.spawner(), bytes.len()).await?;
         copy.extend_from_slice(bytes, gfp())?;
         let how = match pos {

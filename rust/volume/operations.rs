@@ -5,12 +5,14 @@
 use crate::api::Volume;
 use crate::change::{into_block, into_blocks};
 use crate::convert;
+use crate::vfs_ops::Mounted;
 use core::ops::Range;
 use disk::gfp;
 use kernel::prelude::*;
 use layout::Ino as Number;
 use stack::{AsyncStackable, Asynchronous, Change, Ino, Layer, OpenInode, Sync as Durable};
 use upcall::{Block, Blocks};
+use vfs::door::has_leases;
 use vfs::{AclEntry, Attr, DirBatch, FileType, NewInode, StatFs, XattrNamespace};
 
 impl Layer for Volume {
@@ -45,6 +47,9 @@ impl AsyncStackable for Volume {
             Some(info) => info,
             None => self.iget(ino).await?,
         };
+        if has_leases::<Mounted>(&info) {
+            disk::pinned(|| self.recall_to_read(&info))?.await?;
+        }
         match self.0.read(&info, offset, block).await {
             Err(EBUSY) => {
                 let read = disk::pinned(|| self.read_by_vfs(ino, offset, Block::SIZE))?;
@@ -57,6 +62,9 @@ impl AsyncStackable for Volume {
     async fn read_at(&self, ino: Ino, range: Range<u64>, blocks: &mut Blocks) -> Result<usize> {
         let info = self.iget(ino).await?;
         let (start, len) = (range.start, blocks.check_range(&range)?);
+        if has_leases::<Mounted>(&info) {
+            disk::pinned(|| self.recall_to_read(&info))?.await?;
+        }
         match self.0.read_at(&info, range, blocks).await {
             Err(EBUSY) => {
                 let read = disk::pinned(|| self.read_by_vfs(ino, start, len))?;

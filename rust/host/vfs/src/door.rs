@@ -18,6 +18,22 @@ pub fn refresh_attached<F: FileSystem>(_volume: &F, _info: &F::Inode) {}
 /// There are no dentries.
 pub fn names_changed<F: FileSystem>(_dir: &F::Inode) {}
 
+/// Nobody has leases.
+pub fn has_leases<F: FileSystem>(_info: &F::Inode) -> bool {
+    false
+}
+
+/// What is to be done to an inode that others may have leases of.
+#[derive(Clone, Copy)]
+pub enum Access {
+    /// Its contents are read.
+    Read,
+    /// Its contents are changed.
+    Write,
+    /// Something else is changed.
+    Change,
+}
+
 /// How a file is opened.
 pub enum OpenFor {
     /// To be read.
@@ -72,6 +88,11 @@ impl<F: FileSystem> MountRef<F> {
 
     /// The volume can be written, for all that the mount says.
     pub fn check_writable(&self) -> Result {
+        Ok(())
+    }
+
+    /// There are no leases.
+    pub async fn break_leases(_this: &Arc<Self>, _info: &F::Inode, _access: Access) -> Result {
         Ok(())
     }
 
