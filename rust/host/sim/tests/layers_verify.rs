@@ -479,7 +479,9 @@ impl AsyncStackable for Strict {
             }
             _ => {}
         }
-        self.fs.change(change).await
+        let done = self.fs.change(change).await;
+        upcall::sleep(Duration::from_micros(machine::random(20))).await;
+        done
     }
 
     async fn write_bytes(&self, ino: Ino, pos: Option<u64>, bytes: &[u8]) -> Result<(u64, usize)> {
@@ -500,12 +502,14 @@ impl AsyncStackable for Strict {
         for ino in begun[0].iter().filter(is_it) {
             contents.remove(ino);
         }
+        if let stack::Sync::Data(_) = what {
+            return Ok(());
+        }
         for ino in begun[1].iter().filter(is_it) {
-            if let stack::Sync::Data(_) = what {
-                continue;
-            }
             attributes.remove(ino);
-            if begun[2].contains(ino) && marking.contains(ino) {
+        }
+        for ino in begun[2].iter().filter(is_it) {
+            if marking.contains(ino) {
                 marked.insert(*ino);
             }
         }
@@ -537,13 +541,17 @@ fn each_step_is_durable_before_the_next_one_begins() {
                     let mut rng = Rng::new(seed * 10 + n);
                     for _ in 0..30 {
                         let ino = inos[rng.below(3) as usize];
-                        match rng.below(5) {
-                            0 => fs.sync().await.unwrap(),
-                            1 => fs.fsync(ino).await.unwrap(),
-                            2 => fs.fdatasync(ino).await.unwrap(),
-                            3 => drop(all(&*fs, ino).await.unwrap()),
-                            _ => edit(&*fs, ino, &mut rng).await.unwrap(),
-                        }
+                        let work = async {
+                            match rng.below(5) {
+                                0 => fs.sync().await.unwrap(),
+                                1 => fs.fsync(ino).await.unwrap(),
+                                2 => fs.fdatasync(ino).await.unwrap(),
+                                3 => drop(all(&*fs, ino).await.unwrap()),
+                                _ => edit(&*fs, ino, &mut rng).await.unwrap(),
+                            }
+                        };
+                        // Some give up.
+                        dropped_after(machine::random(12) as usize, work).await;
                     }
                 };
                 bed.scope().spawn(task).unwrap()
