@@ -4,12 +4,14 @@
 //!
 //! The volume is mounted at `/mnt` and has a file `pages`, of which each page begins with the number
 //! of another: 32 bits, little-endian. Page after page is read, in every way in which upcalls can be
-//! put together. Logs what each sketch found; the module does not load if one fails.
+//! put together; and written, of a file without a name. Logs what each sketch found; the module does
+//! not load if one fails.
 
 use kernel::prelude::*;
 use kernel::sync::Arc;
 use stack::AsyncStackable;
 use upcall::{block_on, join_all, run, try_join, Block, Executor, Scope};
+use vfs::NewInode;
 use volume::{Ino, Volume};
 
 module! {
@@ -23,7 +25,7 @@ module! {
 struct Sketches;
 
 struct Pages {
-    volume: Volume,
+    volume: Arc<Volume>,
     ino: Ino,
 }
 
@@ -36,6 +38,18 @@ async fn read(file: File, page: u32) -> Result<u32> {
     file.volume.read(file.ino, offset, &mut block).await?;
     let word = block.as_slice().first_chunk().ok_or(ENODATA)?;
     Ok(u32::from_le_bytes(*word))
+}
+
+/// Writes a page that begins with a number, and gives the number.
+async fn write(file: File, page: u32, number: u32) -> Result<u32> {
+    let mut block = Block::new()?;
+    let word = block.as_mut_slice().first_chunk_mut().ok_or(ENODATA)?;
+    *word = number.to_le_bytes();
+    let offset = u64::from(page) * Block::SIZE as u64;
+    match file.volume.write(file.ino, offset, &mut block).await? {
+        Block::SIZE => Ok(number),
+        _ => Err(EIO),
+    }
 }
 
 /// An upcall of an upcall: each level waits for the next, and passes a value on.
@@ -105,6 +119,36 @@ fn chain(f: File, _: &Scope) -> Result<KVec<u32>> {
     list([block_on(chain)?])
 }
 
+/// A page is written, and then another, at the place that the first one has; then what is durable is
+/// read.
+fn write_chain(f: File, _: &Scope) -> Result<KVec<u32>> {
+    let (f1, f2, f3) = (f.clone(), f.clone(), f.clone());
+    let chain = run(write(f, 0, 3))
+        .then(|value| write(f1, value, 5))
+        .then(|value| async move { f2.volume.fsync(f2.ino).await.map(|()| value) })
+        .then(
+            |value| async move { list([read(f3.clone(), 0).await, read(f3, 3).await, Ok(value)]) },
+        );
+    block_on(chain)?
+}
+
+/// All pages at once.
+fn write_array(f: File, _: &Scope) -> Result<KVec<u32>> {
+    let writes = [0, 1, 2].map(|page| write(f.clone(), page, page + 10));
+    list(block_on(join_all(writes)?)??)?;
+    let reads = [0, 1, 2].map(|page| read(f.clone(), page));
+    list(block_on(join_all(reads)?)??)
+}
+
+/// Fork-join of writes: whoever goes on finds all of them.
+fn write_not_blocking(f: File, _: &Scope) -> Result<KVec<u32>> {
+    let inner = Scope::new()?;
+    inner.spawn(write(f.clone(), 6, 60))?;
+    inner.spawn(write(f.clone(), 7, 70))?;
+    block_on(inner.join())?;
+    list([block_on(read(f.clone(), 6))?, block_on(read(f, 7))?])
+}
+
 /// Nothing is read before the futures are waited for.
 fn lazy(f: File, _: &Scope) -> Result<KVec<u32>> {
     let (t1, t2, t3) = (read(f.clone(), 1), read(f.clone(), 2), read(f, 3));
@@ -148,14 +192,28 @@ const SKETCHES: [(&str, Sketch); 10] = [
     ("runtime::new", own_runtime),
 ];
 
+const CHANGING: [(&str, Sketch); 3] = [
+    ("run(write).then.then.then", write_chain),
+    ("join(array of writes)", write_array),
+    ("async_run of writes", write_not_blocking),
+];
+
 impl kernel::Module for Sketches {
     fn init(_module: &'static ThisModule) -> Result<Self> {
-        let volume = Volume::open(c"/mnt")?;
+        let volume = Arc::new(Volume::open(c"/mnt")?, GFP_KERNEL)?;
         let ino = block_on(volume.lookup(volume.root(), b"pages"))??;
-        let file = Arc::new(Pages { volume, ino }, GFP_KERNEL)?;
+        // Gone with the handle
+        let written = block_on(volume.tmpfile(volume.root(), &NewInode::file(0o600)))??;
+        let file = |ino| -> Result<File> {
+            let volume = volume.clone();
+            Ok(Arc::new(Pages { volume, ino }, GFP_KERNEL)?)
+        };
         let scope = Scope::new()?;
         for (name, sketch) in SKETCHES {
-            pr_info!("{}: {:?}\n", name, sketch(file.clone(), &scope)?);
+            pr_info!("{}: {:?}\n", name, sketch(file(ino)?, &scope)?);
+        }
+        for (name, sketch) in CHANGING {
+            pr_info!("{}: {:?}\n", name, sketch(file(written.ino())?, &scope)?);
         }
         Ok(Self)
     }

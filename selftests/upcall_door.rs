@@ -260,6 +260,7 @@ impl State {
             }
             "layers" => layers::in_memory()?,
             "verify" => layers::verify(self.volume()?, rest, &mut out)?,
+            "summed" => layers::summed(self.volume()?, rest, &mut out)?,
             "overlay" => layers::overlay(self.volume()?, rest, &mut out)?,
             "overlaid" => layers::overlaid(self.volume()?, &mut out)?,
             "mirror" => {

@@ -20,7 +20,7 @@
 //! | [`tree`] | a whole tree, or many files, with a bound on what is in flight |
 //! | [`page`], [`forward`](mod@forward) | what layers share |
 //! | [`latency`] | a layer that measures |
-//! | [`verify`] | a layer that compares checksums of contents |
+//! | [`verify`] | a layer that compares checksums of contents, and keeps them |
 //! | [`overlay`] | a layer that keeps changes in another file system |
 //! | [`subtree`] | a layer that shows a part of a tree |
 //! | [`mirror`] | a layer of two copies, each of which stands in for the other |

@@ -13,7 +13,8 @@
 //! the scope was cancelled. All of them together have one reference, so that a member costs the count alone.
 //! Whoever brings it to zero drops that reference, after it has completed `empty`, once. Nobody joins from zero. The list of tasks is protected by a
 //! lock; each listed task is kept alive by one reference that the list owns. Cancelling takes the
-//! tasks off the list one by one, so the lock is never held while a future is dropped.
+//! tasks off the list one by one, so the lock is never held while a future is dropped. Shielded tasks
+//! are in a list of their own, which nobody cancels: as members they keep the scope from ending.
 //!
 //! On a worker, of whatever executor, nothing waits: others may need it in order to end. There the drop of a scope
 //! cancels in place: it may take `RUNNING` of any task that nobody runs, and drop the future at once. What is left then (requests, tasks that another thread runs)
@@ -64,6 +65,8 @@ unsafe impl Sync for ScopeInner {}
 /// The tasks of a scope that are not complete.
 struct TaskList {
     first: Option<NonNull<Header>>,
+    /// The first of those that are shielded.
+    shielded: Option<NonNull<Header>>,
 }
 
 impl TaskList {
@@ -72,13 +75,23 @@ impl TaskList {
         unsafe { task.as_ref().siblings.with_mut(|s| f(&mut *s)) }
     }
 
+    /// Where the list begins that a task is in, by whether it is shielded.
+    fn head(&mut self, shielded: bool) -> &mut Option<NonNull<Header>> {
+        match shielded {
+            true => &mut self.shielded,
+            false => &mut self.first,
+        }
+    }
+
     fn insert(&mut self, task: NonNull<Header>) {
-        let next = self.first.replace(task);
+        let shielded = self.siblings(task, |s| s.shielded);
+        let next = self.head(shielded).replace(task);
         self.siblings(task, |s| {
             *s = Siblings {
                 prev: None,
                 next,
                 listed: true,
+                shielded,
             }
         });
         if let Some(next) = next {
@@ -88,15 +101,16 @@ impl TaskList {
 
     /// Takes `task` off. Returns whether it was on, and with it the list's reference.
     fn remove(&mut self, task: NonNull<Header>) -> bool {
-        let (prev, next, listed) = self.siblings(task, |s| {
-            (s.prev, s.next, core::mem::replace(&mut s.listed, false))
+        let (prev, next, listed, shielded) = self.siblings(task, |s| {
+            let listed = core::mem::replace(&mut s.listed, false);
+            (s.prev, s.next, listed, s.shielded)
         });
         if !listed {
             return false;
         }
         match prev {
             Some(prev) => self.siblings(prev, |s| s.next = next),
-            None => self.first = next,
+            None => *self.head(shielded) = next,
         }
         if let Some(next) = next {
             self.siblings(next, |s| s.prev = prev);
@@ -193,11 +207,12 @@ impl ScopeInner {
     #[cfg(MODULE)]
     pub(crate) fn for_each(&self, mut f: impl FnMut(&Header)) {
         let mut tasks = self.tasks.lock();
-        let mut next = tasks.first;
-        while let Some(task) = next {
-            // SAFETY: The list keeps its tasks alive.
-            f(unsafe { task.as_ref() });
-            next = tasks.siblings(task, |s| s.next);
+        for mut next in [tasks.first, tasks.shielded] {
+            while let Some(task) = next {
+                // SAFETY: The list keeps its tasks alive.
+                f(unsafe { task.as_ref() });
+                next = tasks.siblings(task, |s| s.next);
+            }
         }
     }
 
@@ -211,7 +226,7 @@ impl ScopeInner {
         self.parent.with_mut(|p| unsafe { *p = Some(parent) });
     }
 
-    /// Cancels all tasks; in place if the caller is on a worker, `here`.
+    /// Cancels all tasks that are not shielded; in place if the caller is on a worker, `here`.
     fn cancel(&self, here: Option<&Core>) {
         loop {
             let mut tasks = self.tasks.lock();
@@ -238,8 +253,8 @@ impl ScopeInner {
 
 /// The owner of a set of tasks, none of which outlives it.
 ///
-/// Dropping a scope cancels its tasks and waits until the last is gone. It may sleep. Not from
-/// interrupt context.
+/// Dropping a scope cancels its tasks, but those that are [shielded](Self::shielded), and waits until
+/// the last is gone. It may sleep. Not from interrupt context.
 ///
 /// Inside an upcall it does not wait: the tasks are cancelled in place, and what cannot be (requests,
 /// work that a blocking worker is at) then keeps the scope of that upcall from ending.
@@ -258,7 +273,10 @@ impl Scope {
             members: Atomic::new(1),
             keep: Cell::new(None),
             empty: Done::new(),
-            tasks: sys::new_lock!(TaskList { first: None }),
+            tasks: sys::new_lock!(TaskList {
+                first: None,
+                shielded: None,
+            }),
             parent: Cell::new(None),
             executor: executor.clone(),
             blocking: blocking.executor().clone(),
@@ -282,6 +300,12 @@ impl Scope {
     /// [`spawner`](Self::spawner), whose tasks are called `name`. See [`Spawner::named`].
     pub fn named(&self, name: &'static CStr) -> Spawner {
         self.spawner().named(name)
+    }
+
+    /// [`spawner`](Self::spawner), whose tasks are not cancelled when the scope ends. See
+    /// [`Spawner::shielded`].
+    pub fn shielded(&self) -> Spawner {
+        self.spawner().shielded()
     }
 
     /// Queues `future` for the executor. See [`Spawner::spawn`].
@@ -314,7 +338,8 @@ impl Scope {
         )
     }
 
-    /// Cancels the tasks, and takes no more. Any that is running is cancelled after its poll.
+    /// Cancels the tasks that are not shielded, and takes no more. Any that is running is cancelled
+    /// after its poll.
     pub fn cancel(&self) {
         self.inner.cancel(None);
     }
@@ -386,6 +411,21 @@ impl Spawner {
     /// Gives its tasks a name, for those who look. Without one a task has the type of its future.
     pub fn named(mut self, name: &'static CStr) -> Self {
         self.options.name = Some(name);
+        self
+    }
+
+    /// Its tasks run to their end, also if the scope is cancelled or dropped, which then waits for
+    /// them: for changes that are not to be left half-way.
+    ///
+    /// They must come to an end by themselves, and not wait for tasks of the scope that are
+    /// cancelled, or for who drops it.
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the [`JoinHandle`] does not cancel a task, shielded or not: whoever has it can wait
+    /// for what was begun. [`JoinHandle::abort`] cancels a shielded task, too.
+    pub fn shielded(mut self) -> Self {
+        self.options.shielded = true;
         self
     }
 

@@ -135,6 +135,8 @@ pub(crate) struct Siblings {
     pub(crate) prev: Option<NonNull<Header>>,
     pub(crate) next: Option<NonNull<Header>>,
     pub(crate) listed: bool,
+    /// Whether it is among those that are not cancelled with their scope.
+    pub(crate) shielded: bool,
 }
 
 /// What depends on the type of the future.
@@ -225,6 +227,8 @@ impl<F: Future> Task<F> {
 pub(crate) struct SpawnOptions {
     pub(crate) name: Option<&'static CStr>,
     pub(crate) reserve: Option<Reserve>,
+    /// The scope waits for it instead of cancelling it.
+    pub(crate) shielded: bool,
 }
 
 /// Makes a task of `future` with `bits` set, and three references: the caller's `JoinHandle`, the
@@ -257,6 +261,7 @@ where
             prev: None,
             next: None,
             listed: false,
+            shielded: options.shielded,
         }),
         vtable: &Task::<F>::VTABLE,
         memory: sizes,

@@ -9,7 +9,7 @@
 use kernel::prelude::*;
 use stack::{Blocking, RamFs, Verify};
 
-fn wrong(fs: RamFs) -> Result {
-    Verify::new(Blocking(fs))?;
+fn wrong(fs: RamFs, spawner: upcall::Spawner) -> Result {
+    Verify::new(Blocking(fs), spawner)?;
     Ok(())
 }

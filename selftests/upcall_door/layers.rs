@@ -9,6 +9,7 @@ use kernel::fmt::Write;
 use kernel::prelude::*;
 use kernel::str::CString;
 use kernel::sync::Arc;
+use stack::verify::{ATTRIBUTE, OPEN};
 use stack::{
     AsyncStackable, Background, Blocking, Latency, Mirror, Overlay, RamFs, RenameFlags, Stackable,
     Subtree, Verify,
@@ -164,9 +165,10 @@ pub(crate) fn in_memory() -> Result {
     run(scope.spawn(async { paths(&tree().await?).await })?)?;
     run(scope
         .spawn(async { paths(&Latency::new(Overlay::in_memory(tree().await?).await?)).await })?)?;
-    run(scope.spawn(async {
+    let of_scope = scope.spawner();
+    run(scope.spawn(async move {
         let view = Subtree::new(tree().await?, b"/").await?;
-        paths(&Verify::new(view)?).await
+        paths(&Verify::new(view, of_scope.clone())?).await
     })?)?;
     let of_scope = scope.spawner();
     run(scope.spawn(async move {
@@ -194,13 +196,65 @@ pub(crate) fn in_memory() -> Result {
 
 /// Reads a file by way of its checksums. Says how many pages were verified, failed, or have none.
 pub(crate) fn verify(volume: &Arc<Volume>, path: &str, out: &mut Text) -> Result {
-    let fs = Verify::new(volume.clone())?;
+    let scope = Scope::new()?;
+    let fs = Verify::new(volume.clone(), scope.spawner())?;
     let ino = wait(fs.walk(fs.root(), path.as_bytes()))??;
     let read = wait(content(&fs, ino))?;
     let errno = read.map_or_else(|error| error.to_errno(), |_| 0);
     let (good, bad, unknown) = (fs.verified(), fs.failed(), fs.unknown());
     writeln!(out, "{errno} {good} {bad} {unknown}")?;
     Ok(())
+}
+
+/// Changes a file that has checksums, at the same time as others, which get theirs here.
+pub(crate) fn summed(volume: &Arc<Volume>, path: &str, out: &mut Text) -> Result {
+    let scope = Scope::new()?;
+    let fs = Verify::new(volume.clone(), scope.spawner())?;
+    let fs = Arc::new(fs, GFP_KERNEL)?;
+    let ino = wait(fs.walk(fs.root(), path.as_bytes()))??;
+    by_task(&scope, change_summed(fs.clone(), ino))?;
+    by_task(&scope, summed_at_once(fs.clone(), scope.spawner()))?;
+    writeln!(out, "{} {}", fs.verified(), fs.failed())?;
+    Ok(())
+}
+
+async fn change_summed(fs: Arc<Verify<Arc<Volume>>>, ino: Ino) -> Result {
+    fs.write_bytes(ino, Some(5000), b"changed").await?;
+    check!(fs.below().getxattr(ino, ATTRIBUTE).await?.as_slice() == OPEN);
+    fs.append(ino, &LONG).await?;
+    fs.truncate(ino, 21_000).await?;
+    fs.truncate(ino, 20_000).await?;
+    fs.fallocate(ino, 0..30_000, false).await?;
+    content(&*fs, ino).await?;
+    fs.fsync(ino).await?;
+    let sums = fs.below().getxattr(ino, ATTRIBUTE).await?;
+    check!(sums.len() == 30_000usize.div_ceil(Block::SIZE) * 4);
+    content(&*fs, ino).await?;
+    Ok(())
+}
+
+/// 50 files, each by a task; then all are durable by one sync.
+async fn summed_at_once(fs: Arc<Verify<Arc<Volume>>>, spawner: Spawner) -> Result {
+    let mut tasks = KVec::new();
+    for n in 0..50u32 {
+        let fs = fs.clone();
+        let task = async move {
+            let name = CString::try_from_fmt(fmt!("summed{n}"))?;
+            let new = NewInode::file(0o644);
+            let ino = fs.create(fs.root(), name.to_bytes(), &new).await?;
+            fs.seal(ino).await?;
+            for at in 0..5 {
+                fs.write_bytes(ino, Some(at * 3000), &n.to_le_bytes())
+                    .await?;
+            }
+            Ok::<(), Error>(())
+        };
+        tasks.push(spawner.spawn(task)?, GFP_KERNEL)?;
+    }
+    while let Some(task) = tasks.pop() {
+        task.await??;
+    }
+    fs.sync().await
 }
 
 /// Changes a file in memory; the volume stays as it is.
@@ -228,7 +282,9 @@ pub(crate) fn mirror(devices: (&str, &str), out: &mut Text) -> Result {
 type Mirrored = Latency<Mirror<Verify<Volume>, Verify<Volume>>>;
 
 async fn mirrored(first: Volume, second: Volume, spawner: Spawner) -> Result<Arc<Mirrored>> {
-    let mirror = Mirror::new(Verify::new(first)?, Verify::new(second)?, spawner).await?;
+    let first = Verify::new(first, spawner.clone())?;
+    let second = Verify::new(second, spawner.clone())?;
+    let mirror = Mirror::new(first, second, spawner).await?;
     Ok(Arc::new(Latency::new(mirror), GFP_KERNEL)?)
 }
 

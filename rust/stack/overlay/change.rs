@@ -353,6 +353,8 @@ impl<L: AsyncStackable, U: AsyncStackable> Overlay<L, U> {
                 let attr = self.upper.stat(target).await?;
                 let empty = NewInode::with_mode(attr.mode).owned_by(attr.uid, attr.gid);
                 let made = self.upper.create(self.work, &temp, &empty).await?;
+                self.copy_attributes(&self.upper, target, made, &attr)
+                    .await?;
                 self.put(made, &temp, (dirs.1, new_name), true).await?;
             }
             _ => {}

@@ -67,7 +67,8 @@ impl<L: AsyncStackable, U: AsyncStackable> Overlay<L, U> {
                         self.make_link(self.work, &name, &target, &new).await?
                     }
                 };
-                self.copy_attributes(lower, made, &attr).await?;
+                self.copy_attributes(&self.lower, lower, made, &attr)
+                    .await?;
                 let (work, flags) = (self.work, RenameFlags::default());
                 self.upper
                     .rename(work, &name, dir, &node.name, flags)
@@ -79,7 +80,8 @@ impl<L: AsyncStackable, U: AsyncStackable> Overlay<L, U> {
                 if attr.file_type == FileType::Regular {
                     self.copy_contents(lower, made.ino(), attr.size).await?;
                 }
-                self.copy_attributes(lower, made.ino(), &attr).await?;
+                self.copy_attributes(&self.lower, lower, made.ino(), &attr)
+                    .await?;
                 self.upper.fsync(made.ino()).await?;
                 self.upper.link(dir, &node.name, made.ino()).await?
             }
@@ -115,16 +117,22 @@ impl<L: AsyncStackable, U: AsyncStackable> Overlay<L, U> {
     }
 
     /// Gives a copy the attributes, the lists, and the times of what it is of.
-    async fn copy_attributes(&self, from: Ino, to: Ino, attr: &Attr) -> Result {
+    pub(super) async fn copy_attributes<F: AsyncStackable>(
+        &self,
+        of: &F,
+        from: Ino,
+        to: Ino,
+        attr: &Attr,
+    ) -> Result {
         let names = match attr.no_xattr {
             true => KVec::new(),
-            false => self.lower.listxattr(from).await?,
+            false => of.listxattr(from).await?,
         };
         for name in names.split(|byte| *byte == 0) {
             if name.is_empty() || name.starts_with(OWN) || name.starts_with(b"system.") {
                 continue;
             }
-            let value = self.lower.getxattr(from, name).await?;
+            let value = of.getxattr(from, name).await?;
             let flags = XattrFlags::default();
             self.upper.setxattr(to, name, &value, flags).await?;
         }
@@ -132,7 +140,7 @@ impl<L: AsyncStackable, U: AsyncStackable> Overlay<L, U> {
             if default && attr.file_type != FileType::Directory || attr.no_xattr {
                 continue;
             }
-            let acl = match self.lower.acl(from, default).await {
+            let acl = match of.acl(from, default).await {
                 Err(EOPNOTSUPP) => None,
                 acl => acl?,
             };

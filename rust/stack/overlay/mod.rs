@@ -16,8 +16,8 @@
 //! ends with one change of the upper file system that makes it visible. What it had made before
 //! that is without a name, or in the work directory. The node of what was copied up may not know
 //! that; then the next who copies it up finds that it is there. A directory that replaces another
-//! one with whiteouts in it takes two steps: after the first an empty directory with the same owner
-//! and permissions is there. A directory that replaces a whiteout leaves one for a moment where
+//! one with whiteouts in it takes two steps: after the first an empty directory with the same
+//! attributes is there. A directory that replaces a whiteout leaves one for a moment where
 //! nothing is below, which is no name.
 
 mod change;

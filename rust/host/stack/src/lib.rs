@@ -33,7 +33,7 @@ pub mod ram;
 pub mod stream;
 #[path = "../../../stack/subtree.rs"]
 pub mod subtree;
-#[path = "../../../stack/verify.rs"]
+#[path = "../../../stack/verify/mod.rs"]
 pub mod verify;
 
 pub use asynchronous::{AsyncStackable, Asynchronous, Ino, Layer};

@@ -308,6 +308,54 @@ fn a_scope_dropped_in_an_upcall_cancels_ready_and_pending_tasks_at_once() {
 }
 
 #[test]
+fn a_shielded_task_runs_to_its_end_and_its_scope_waits_for_it() {
+    session(|| {
+        let host = Host::new();
+        let outer = host.scope();
+        let inner = host.scope();
+        let spawner = inner.spawner();
+        let (probes, gone) = (Probes::new(), Probes::new());
+        let mut left: Vec<_> = (0..3)
+            .map(|n| {
+                let probe = probes.probe();
+                let task = async move {
+                    let _probe = probe;
+                    yield_now().await;
+                    yield_now().await;
+                    n
+                };
+                inner.shielded().spawn(task).unwrap()
+            })
+            .collect();
+        let mut cancelled = inner.spawn(never(gone.probe())).unwrap();
+        // Its own handle cancels a shielded one.
+        let mut aborted = inner.shielded().spawn(never(gone.probe())).unwrap();
+        aborted.abort();
+        inner.cancel();
+        assert_eq!(
+            spawner.shielded().spawn(async {}).err(),
+            Some(sys::ESHUTDOWN)
+        );
+        let check = gone.clone();
+        drop(outer.spawn(async move {
+            drop(inner);
+            // Those that are not shielded are gone.
+            check.check(2);
+        }));
+        let mut join = pin!(outer.join());
+        assert!(poll_once(join.as_mut()).is_pending());
+        host.pump();
+        assert!(poll_once(join.as_mut()).is_ready());
+        for (n, handle) in left.iter_mut().enumerate() {
+            assert_eq!(output(handle), Poll::Ready(Ok(n)));
+        }
+        assert_eq!(output(&mut cancelled), Poll::Ready(Err(Cancelled)));
+        assert_eq!(output(&mut aborted), Poll::Ready(Err(Cancelled)));
+        probes.check(3);
+    });
+}
+
+#[test]
 fn a_task_cancelled_in_place_while_on_the_ready_list_is_skipped() {
     session(|| {
         let host = Host::new();

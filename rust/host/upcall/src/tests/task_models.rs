@@ -705,6 +705,32 @@ fn scope_dropped_against_a_running_task() {
 }
 
 #[test]
+fn scope_dropped_against_shielded_tasks() {
+    model(2, || {
+        let host = Host::new();
+        let scope = host.scope();
+        let worker = host.worker();
+        let probes = Probes::new();
+        let spawn = |n| {
+            let probe = probes.probe();
+            let task = async move {
+                let _probe = probe;
+                yield_now().await;
+                n
+            };
+            scope.shielded().spawn(task).unwrap()
+        };
+        let handles = [spawn(0), spawn(1)];
+        drop(scope);
+        probes.check(2);
+        for (n, handle) in handles.into_iter().enumerate() {
+            assert_eq!(block_on(handle).unwrap(), Ok(n));
+        }
+        worker.stop();
+    });
+}
+
+#[test]
 fn scope_dropped_against_a_waker() {
     model(2, || {
         let host = Host::new();

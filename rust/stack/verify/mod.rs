@@ -1,0 +1,380 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! [`Verify`]: a layer that compares checksums of contents, and keeps them when contents change.
+//!
+//! # Concurrency
+//!
+//! What is known of a file is in a [`RwSemaphore`](upcall::RwSemaphore). Who reads shares it from
+//! before the bytes are read until they were compared. A change of contents has it alone, and so has
+//! the step that sets the attribute: both are held across the `.await` of what is below. Nobody
+//! holds those of two files. A file without checksums is changed by any number of callers at once,
+//! who share it.
+//!
+//! A change of a file with checksums is a task of the layer's scope, so that a caller who gives up
+//! leaves it whole. If the scope ends in the middle, what the layer knows of the file is that its
+//! checksums are unknown: they are taken away before the contents change, and put back behind it.
+//!
+//! # What a loss of power leaves
+//!
+//! A file with checksums is *sealed*, *open* or *unknown*, and its attribute says which: the
+//! checksums, or the mark [`OPEN`] for the other two. While the file is open the checksums are in
+//! memory. These steps follow each other, each durable before the next one begins:
+//!
+//! | step | who | a loss of power behind it leaves |
+//! |---|---|---|
+//! | | | the checksums, and the contents that they are of |
+//! | the mark replaces the checksums | the first change | the mark: contents are read as they are |
+//! | contents change, once or often | each change | the mark, and any part of the changes |
+//! | contents are durable | `fsync`, `fdatasync`, `sync` | the mark, and the contents |
+//! | the checksums replace the mark | the same | the checksums, and the contents that they are of |
+//!
+//! So no loss of power leaves checksums that accuse good contents. What it can take away is the
+//! checksums: a file that has the mark counts as one without, until [`Verify::seal`]. The step from
+//! the mark to the checksums is one change of an attribute, which is whole or absent.
+//!
+//! A layer that is dropped leaves what is open marked. Whoever wants the checksums kept calls `sync`
+//! before.
+//!
+//! # Failures
+//!
+//! A page that is changed in part is read and compared first: a change does not make a damaged page
+//! good. If the change fails below, or does a part, each page that it was about is read again, and
+//! has to be as it was, or as it was to be; otherwise the file's checksums are unknown. So they are
+//! when the file has more pages than an attribute holds, and when the attribute finds no room. A
+//! line in the log says so.
+
+mod change;
+mod files;
+mod seal;
+mod sums;
+
+use self::files::{Files, Identity, Known, State, Used};
+use self::sums::{sum_of, Edit, Sums, PAGE};
+use crate::asynchronous::{AsyncStackable, Ino, Layer};
+use crate::change::{Change, Sync as Durable};
+use crate::forward;
+use crate::owned_change::{owned, owned_bytes};
+use crate::page::{self, ReadPage};
+use core::ops::Range;
+use disk::gfp;
+use kernel::prelude::*;
+use kernel::sync::atomic::{Atomic, Relaxed};
+use kernel::sync::Arc;
+use upcall::{Block, Blocks, ReadGuard, Spawner};
+
+/// The attribute that has the checksums of a file: one for each page, 32 bits, little-endian. CRC-32C of the page's
+/// bytes, of which the last page has those of the file.
+pub const ATTRIBUTE: &[u8] = b"user.crc32c";
+
+/// What the attribute has while the checksums are in memory, and when they are unknown.
+pub const OPEN: &[u8] = b"?";
+
+/// How many pages were compared.
+struct Counts {
+    verified: Atomic<u64>,
+    unknown: Atomic<u64>,
+    failed: Atomic<u64>,
+}
+
+/// What the tasks of the layer share.
+struct Summed<L> {
+    below: L,
+    files: Arc<Files>,
+    counts: Counts,
+}
+
+/// Compares the contents of files with the checksums that they have in their attribute
+/// [`ATTRIBUTE`], and keeps these when contents are changed by it.
+///
+/// A page that differs fails with `EBADMSG`; a page without a checksum, in a file that has some,
+/// does so too. Files without the attribute are read as they are, and counted.
+///
+/// Changes go to the layer below. The first change of a file that has checksums waits until the mark
+/// [`OPEN`] is durable in their place. They are set again by `fsync`, `fdatasync` and `sync`; see
+/// the [module](self) for what a loss of power leaves. Until then they are in memory, of at most
+/// 1,024 files: a change of one more has to wait until another one is durable. The checksums of a
+/// file of more than 64 MiB, or more than the file system has room for in an attribute, become
+/// unknown.
+///
+/// What others change below the layer is found to differ, unless they change the attribute, too. A
+/// file that was changed so that it has more pages than checksums, or fewer, cannot be changed
+/// (`EBADMSG`) until the attribute is removed.
+///
+/// # Cancellation
+///
+/// A change of contents of a file with checksums has not begun, or goes on alone to its end. Changes
+/// fail with `ESHUTDOWN` once the scope ends that they are tasks of.
+pub struct Verify<L> {
+    summed: Arc<Summed<L>>,
+    spawner: Spawner,
+}
+
+impl<L: AsyncStackable> Verify<L> {
+    /// Makes the layer on `below`. Its changes are tasks of the scope of `spawner`. Fails with
+    /// `ENOMEM`.
+    pub fn new(below: L, spawner: Spawner) -> Result<Self> {
+        let summed = Summed {
+            below,
+            files: Files::new()?,
+            counts: Counts {
+                verified: Atomic::new(0),
+                unknown: Atomic::new(0),
+                failed: Atomic::new(0),
+            },
+        };
+        let summed = Arc::new(summed, gfp())?;
+        Ok(Self { summed, spawner })
+    }
+
+    /// The layer below.
+    pub fn below(&self) -> &L {
+        &self.summed.below
+    }
+
+    /// How many pages were found to be as they should.
+    pub fn verified(&self) -> u64 {
+        self.summed.counts.verified.load(Relaxed)
+    }
+
+    /// How many pages had no checksum to be compared with.
+    pub fn unknown(&self) -> u64 {
+        self.summed.counts.unknown.load(Relaxed)
+    }
+
+    /// How many pages differed.
+    pub fn failed(&self) -> u64 {
+        self.summed.counts.failed.load(Relaxed)
+    }
+
+    /// Gives a regular file checksums of what it has now, and waits until both are durable.
+    ///
+    /// A file that has some keeps them. Fails with `EFBIG` for a file of more than 64 MiB, and as
+    /// reading and [`setxattr`](AsyncStackable::setxattr) do.
+    ///
+    /// # Cancellation
+    ///
+    /// The file has its checksums, or none, or they are set by the next `fsync`.
+    pub async fn seal(&self, ino: Ino) -> Result {
+        disk::pinned(|| self.summed.give(ino))?.await
+    }
+}
+
+impl<L: AsyncStackable> Summed<L> {
+    /// What is known of a file, which was read if it had to be.
+    async fn look<'a>(&self, ino: Ino, file: &'a Used) -> Result<ReadGuard<'a, State>> {
+        let state = file.state.read().await.map_err(|_| ESHUTDOWN)?;
+        if !matches!(state.known, Known::Unread) {
+            return Ok(state);
+        }
+        drop(state);
+        disk::pinned(|| self.look_first(ino, file))?.await
+    }
+
+    #[cold]
+    async fn look_first<'a>(&self, ino: Ino, file: &'a Used) -> Result<ReadGuard<'a, State>> {
+        let mut state = file.state.write().await.map_err(|_| ESHUTDOWN)?;
+        let attr = self.below.stat(ino).await?;
+        self.load(ino, file, &mut state, Identity::from(&attr))
+            .await?;
+        Ok(state.downgrade())
+    }
+
+    /// Reads what the attribute has, unless it is known of this file.
+    async fn load(&self, ino: Ino, file: &Used, state: &mut State, now: Identity) -> Result {
+        if state.of == now && !matches!(state.known, Known::Unread) {
+            return Ok(());
+        }
+        self.files.put(file, state, Known::Unread);
+        let known = match self.below.getxattr(ino, ATTRIBUTE).await {
+            Ok(value) if value.as_slice() == OPEN => Known::Unknown,
+            Ok(value) => Known::Sealed(Sums::new(&value)?),
+            Err(error) if error == ENODATA || error == EOPNOTSUPP => Known::Unknown,
+            Err(error) => return Err(error),
+        };
+        state.of = now;
+        self.files.put(file, state, known);
+        Ok(())
+    }
+
+    /// Whether something else is known of a file than before: it is another one by now, or others
+    /// have changed the attribute.
+    #[cold]
+    async fn has_changed(&self, ino: Ino, file: &Used) -> Result<bool> {
+        let mut state = file.state.write().await.map_err(|_| ESHUTDOWN)?;
+        let now = Identity::from(&self.below.stat(ino).await?);
+        let before = match &state.known {
+            Known::Sealed(sums) => Some(Sums::new(sums.value())?),
+            _ if state.of != now => None,
+            _ => return Ok(false),
+        };
+        let same = state.of == now;
+        self.files.put(file, &mut state, Known::Unread);
+        self.load(ino, file, &mut state, now).await?;
+        Ok(match (&state.known, &before) {
+            (Known::Sealed(sums), Some(before)) => !same || sums.value() != before.value(),
+            _ => true,
+        })
+    }
+}
+
+/// Whether a page, number `page` of the file, is as its checksum says; nothing if it has none.
+fn fits(state: &State, page: u64, bytes: &[u8]) -> Option<bool> {
+    match &state.known {
+        Known::Sealed(sums) | Known::Open { sums, .. } => {
+            Some(sums.get(page) == Some(sum_of(bytes)))
+        }
+        Known::Unread | Known::Unknown => None,
+    }
+}
+
+impl Counts {
+    fn add(&self, fits: Option<bool>) {
+        match fits {
+            Some(true) => self.verified.fetch_add(1, Relaxed),
+            Some(false) => self.failed.fetch_add(1, Relaxed),
+            None => self.unknown.fetch_add(1, Relaxed),
+        };
+    }
+}
+
+impl<L: AsyncStackable> ReadPage for Summed<L> {
+    async fn read_page(&self, ino: Ino, offset: u64, block: &mut Block) -> Result<usize> {
+        let file = self.files.get(ino)?;
+        loop {
+            let state = self.look(ino, &file).await?;
+            let count = self.below.read(ino, offset, block).await?;
+            if count == 0 {
+                return Ok(0);
+            }
+            let bytes = block.as_slice().get(..count).ok_or(EIO)?;
+            let fits = fits(&state, offset / PAGE, bytes);
+            drop(state);
+            if fits == Some(false) && disk::pinned(|| self.has_changed(ino, &file))?.await? {
+                continue;
+            }
+            self.counts.add(fits);
+            return match fits {
+                Some(false) => Err(EBADMSG),
+                _ => Ok(count),
+            };
+        }
+    }
+}
+
+impl<L: AsyncStackable> Summed<L> {
+    /// Reads pages, the last one as a whole, and compares them. Returns how many bytes there are.
+    async fn read_pages(&self, ino: Ino, range: Range<u64>, blocks: &mut Blocks) -> Result<usize> {
+        let file = self.files.get(ino)?;
+        loop {
+            let state = self.look(ino, &file).await?;
+            let count = self.below.read_at(ino, range.clone(), blocks).await?;
+            let mut bad = None;
+            for n in 0..count.div_ceil(Block::SIZE) {
+                let len = (count - n * Block::SIZE).min(Block::SIZE);
+                let bytes = blocks.page(n).get(..len).ok_or(EIO)?;
+                match fits(&state, range.start / PAGE + n as u64, bytes) {
+                    Some(false) => {
+                        bad = Some(false);
+                        break;
+                    }
+                    fits => self.counts.add(fits),
+                }
+            }
+            drop(state);
+            if bad.is_none() {
+                return Ok(count);
+            }
+            if !disk::pinned(|| self.has_changed(ino, &file))?.await? {
+                self.counts.add(bad);
+                return Err(EBADMSG);
+            }
+        }
+    }
+}
+
+impl<L: Layer> Layer for Verify<L> {
+    type Kind = L::Kind;
+}
+
+impl<L: AsyncStackable + 'static> AsyncStackable for Verify<L> {
+    forward!(self, self.summed.below; root, lookup, stat, readlink, read_dir, listxattr, acl, statfs);
+    forward!(self, self.summed.below; open, tmpfile);
+
+    /// [`ATTRIBUTE`] of a file that is open has what it will have.
+    async fn getxattr(&self, ino: Ino, name: &[u8]) -> Result<KVec<u8>> {
+        if name == ATTRIBUTE {
+            if let Some(file) = self.summed.files.find(ino) {
+                let state = file.state.read().await.map_err(|_| ESHUTDOWN)?;
+                if let Known::Open { sums, .. } = &state.known {
+                    return owned(sums.value());
+                }
+            }
+        }
+        self.summed.below.getxattr(ino, name).await
+    }
+
+    async fn change(&self, change: Change<'_>) -> Result<Ino> {
+        let (ino, edit) = match change {
+            Change::Truncate { ino, size } => (ino, Edit::Truncate(size)),
+            Change::Allocate {
+                ino,
+                ref range,
+                keep_size,
+            } => (ino, Edit::Allocate(range.clone(), keep_size)),
+            Change::SetXattr { ino, name, .. } if name == ATTRIBUTE => {
+                return disk::pinned(|| self.summed.set_attribute(ino, change))?.await;
+            }
+            _ => return self.summed.below.change(change).await,
+        };
+        {
+            let file = self.summed.files.get(ino)?;
+            let state = self.summed.look(ino, &file).await?;
+            if let Known::Unknown = state.known {
+                return self.summed.below.change(change).await;
+            }
+        }
+        let summed = self.summed.clone();
+        let task = async move { disk::pinned(|| summed.edit(ino, &edit))?.await };
+        self.spawner.spawn(task)?.await??;
+        Ok(ino)
+    }
+
+    async fn write_bytes(&self, ino: Ino, pos: Option<u64>, bytes: &[u8]) -> Result<(u64, usize)> {
+        {
+            let file = self.summed.files.get(ino)?;
+            let state = self.summed.look(ino, &file).await?;
+            if let Known::Unknown = state.known {
+                return self.summed.below.write_bytes(ino, pos, bytes).await;
+            }
+        }
+        let (summed, edit) = (self.summed.clone(), Edit::Write(pos, owned_bytes(bytes)?));
+        let task = async move { disk::pinned(|| summed.edit(ino, &edit))?.await };
+        self.spawner.spawn(task)?.await?
+    }
+
+    /// The checksums of what was changed before are durable with it.
+    async fn make_durable(&self, what: Durable) -> Result {
+        disk::pinned(|| self.summed.make_durable(what))?.await
+    }
+
+    async fn read(&self, ino: Ino, offset: u64, block: &mut Block) -> Result<usize> {
+        // What was not asked for of the pages is compared, too.
+        page::read(&*self.summed, ino, offset, block).await
+    }
+
+    async fn read_at(&self, ino: Ino, range: Range<u64>, blocks: &mut Blocks) -> Result<usize> {
+        let want = blocks.check_range(&range)?;
+        // The last page as a whole, as its checksum is.
+        let end = range.end.checked_next_multiple_of(PAGE).ok_or(EFBIG)?;
+        let count = self
+            .summed
+            .read_pages(ino, range.start..end, blocks)
+            .await?;
+        let count = count.min(want);
+        let tail = blocks.page_mut(count / Block::SIZE);
+        if let Some(tail) = tail.get_mut(count % Block::SIZE..) {
+            tail.fill(0);
+        }
+        Ok(count)
+    }
+}
