@@ -78,13 +78,17 @@ def remove(name):
 DEVICES = {}
 
 
-def null_blk(name, mib, latency_ns, depth=1024, **attributes):
-    """A disk in memory that answers each request after the same time; at once if that is 0."""
+def null_blk(name, mib, latency_ns, depth=1024, another=False, **attributes):
+    """A disk in memory that answers each request after the same time; at once if that is 0.
+
+    ANOTHER is one beside those that there are, and shares their tags.
+    """
     # Shared tags: the set is the module's, and is not marked as one of a driver that sleeps. A device with memory
     # marks its own set so, since null_blk allocates when it is written to. Upcalls would then submit by another
     # thread, as they need not with the drivers of most disks.
-    subprocess.run(("rmmod", "null_blk"), stderr=subprocess.DEVNULL)
-    run("modprobe", "null_blk", "nr_devices=0", f"hw_queue_depth={depth}")
+    if not another:
+        subprocess.run(("rmmod", "null_blk"), stderr=subprocess.DEVNULL)
+        run("modprobe", "null_blk", "nr_devices=0", f"hw_queue_depth={depth}")
     if not os.path.isdir("/sys/kernel/config/nullb"):
         run("mount", "-t", "configfs", "configfs", "/sys/kernel/config")
     directory = f"/sys/kernel/config/nullb/{name}"

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The Rust API's side of `bench/door`; `files.c` has the other.
+//! The Rust API's side of `bench/door` and of `bench/changes`; `files.c` and `changes.c` have the other.
 //!
 //! Writing `WORKLOAD ARGUMENTS` to the debugfs file `upcall_door_bench/run` runs the workload for the writer's thread, on
 //! the volume that is mounted at `/mnt`. Reading the file gives `ns=.. ops=..` of the last one.
@@ -16,7 +16,7 @@ use kernel::uaccess::UserSliceReader;
 use kernel::{fmt, InPlaceModule};
 use stack::{walk_tree, AsyncStackable, Found, Subtree, Visitor};
 use upcall::{block_on, Block, Mutex, Scope};
-use vfs::DirBatch;
+use vfs::{DirBatch, NewInode};
 use volume::{Ino, Volume};
 
 module! {
@@ -44,6 +44,9 @@ impl InPlaceModule for DoorBench {
         })
     }
 }
+
+/// In how many directories files are made, as in `changes.c`.
+const DIRS: u64 = 256;
 
 /// What the file does.
 struct Runner(Mutex<State>);
@@ -102,6 +105,13 @@ impl State {
             self.held = Some(Held::new(volume, tasks, self.ops)?);
             return Ok(());
         }
+        if name == "prepare_changes" {
+            return inodes(&volume, tasks, self.ops).map(drop);
+        }
+        if name == "hold_changes" {
+            self.held = Some(Held::changes(volume, tasks, self.ops)?);
+            return Ok(());
+        }
         if name == "fair" {
             let held = self.held.as_ref().ok_or(EINVAL)?;
             self.ns = held.one_more(tasks, self.ops)?;
@@ -113,6 +123,9 @@ impl State {
             "stat" => work.by(tasks, |work| work.stat())?,
             "read" => work.by(tasks, |work| work.read())?,
             "list" => work.by(tasks, |work| work.list())?,
+            "write" => work.by(tasks, |work| work.write())?,
+            "create" => work.by(tasks, |work| work.create())? + work.sync()?,
+            "unlink" => work.by(tasks, |work| work.unlink())? + work.sync()?,
             "reads" => {
                 let (step, pages) = (number(words.next())?, number(words.next())?);
                 let file = words.next().ok_or(EINVAL)?.as_bytes();
@@ -268,6 +281,56 @@ impl Work {
         Ok(())
     }
 
+    /// The directory in which file `n` is made, as in `changes.c`.
+    async fn dir(&self, n: u64) -> Result<Ino> {
+        let dir = name(fmt!("d{}", n % DIRS))?;
+        let root = self.volume.root();
+        self.volume.lookup(root, dir.as_bytes()).await
+    }
+
+    /// Makes file `n`.
+    async fn make(&self, n: u64) -> Result<Ino> {
+        let (dir, file) = (self.dir(n).await?, name(fmt!("f{n}"))?);
+        let new = NewInode::with_mode(0o100_644);
+        self.volume.create(dir, file.as_bytes(), &new).await
+    }
+
+    async fn create(self: Arc<Self>) -> Result {
+        while let Some(n) = self.next() {
+            self.make(n).await?;
+        }
+        Ok(())
+    }
+
+    async fn unlink(self: Arc<Self>) -> Result {
+        while let Some(n) = self.next() {
+            let (dir, file) = (self.dir(n).await?, name(fmt!("f{n}"))?);
+            self.volume.unlink(dir, file.as_bytes()).await?;
+        }
+        Ok(())
+    }
+
+    /// Makes files with a page in each, which are durable.
+    async fn write(self: Arc<Self>) -> Result {
+        let mut block = Block::new()?;
+        block.as_mut_slice().fill(b'w');
+        while let Some(n) = self.next() {
+            let file = self.make(n).await?;
+            if self.volume.write(file, 0, &mut block).await? != Block::SIZE {
+                return Err(EIO);
+            }
+            self.volume.fsync(file).await?;
+        }
+        Ok(())
+    }
+
+    /// Makes all durable. Returns the nanoseconds that it took.
+    fn sync(&self) -> Result<u64> {
+        let start = Instant::<Monotonic>::now();
+        block_on(self.volume.sync())??;
+        Ok(start.elapsed().as_nanos() as u64)
+    }
+
     /// Pages of one file.
     async fn reads(self: Arc<Self>, file: Ino, step: u64, pages: u64) -> Result {
         let mut block = Block::new()?;
@@ -315,6 +378,51 @@ async fn again<L: AsyncStackable>(layer: &L, count: u64) -> Result<u64> {
     Ok(start.elapsed().as_nanos() as u64)
 }
 
+/// What is in memory before a change is held: the inode of the directory, its content too, or the file.
+async fn prepared(volume: &Volume, dir: Name, stage: u64) -> Result<Ino> {
+    let dir = volume.lookup(volume.root(), dir.as_bytes()).await?;
+    match stage {
+        0 => Ok(dir),
+        1 => match volume.lookup(dir, b"new").await {
+            Err(ENOENT) => Ok(dir),
+            found => found,
+        },
+        _ => volume.lookup(dir, b"file").await,
+    }
+}
+
+/// What `tasks` changes are made of.
+fn inodes(volume: &Arc<Volume>, tasks: u64, stage: u64) -> Result<KVVec<Ino>> {
+    let (scope, mut inos) = (Scope::new()?, KVVec::new());
+    for n in 0..tasks {
+        let (volume, dir) = (volume.clone(), name(fmt!("d{n}"))?);
+        scope.spawn(async move { prepared(&volume, dir, stage).await.map(drop) })?;
+    }
+    block_on(scope.join())?;
+    // All is in memory now.
+    for n in 0..tasks {
+        let dir = name(fmt!("d{n}"))?;
+        inos.push(block_on(prepared(volume, dir, stage))??, GFP_KERNEL)?;
+    }
+    Ok(inos)
+}
+
+/// A new file, in a directory that was not read yet (0) or that was (1); a page that is written to a
+/// file (2), and its `fsync` (3).
+async fn held_change(volume: &Volume, ino: Ino, stage: u64) -> Result {
+    match stage {
+        0 | 1 => {
+            let new = NewInode::with_mode(0o100_644);
+            volume.create(ino, b"new", &new).await.map(drop)
+        }
+        2 => {
+            let mut block = Block::new()?;
+            volume.write(ino, 0, &mut block).await.map(drop)
+        }
+        _ => volume.fsync(ino).await,
+    }
+}
+
 /// Reads of a slow device that are all in flight at the same time, or that are, so many, again and again.
 struct Held {
     /// Goes first: its tasks use the rest.
@@ -355,6 +463,22 @@ impl Held {
         }
         // Until all have been polled: the executor takes the tasks in turn.
         block_on(scope.spawn(async {})?)??;
+        Ok(Self {
+            scope,
+            stop,
+            volume,
+        })
+    }
+
+    /// `tasks` changes in flight, each in a directory of its own.
+    fn changes(volume: Arc<Volume>, tasks: u64, stage: u64) -> Result<Self> {
+        let scope = Scope::new()?;
+        for ino in inodes(&volume, tasks, stage)? {
+            let volume = volume.clone();
+            scope.spawn(async move { held_change(&volume, ino, stage).await })?;
+        }
+        block_on(scope.spawn(async {})?)??;
+        let stop = Arc::new(Atomic::<u64>::new(1), GFP_KERNEL)?;
         Ok(Self {
             scope,
             stop,

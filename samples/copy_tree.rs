@@ -6,9 +6,10 @@
 //! files are copied at a time. It logs how far it is after every thousand files. All is durable when it is loaded.
 
 use kernel::prelude::*;
+use kernel::rbtree::RBTree;
 use kernel::sync::Arc;
-use stack::AsyncStackable;
-use upcall::{block_on, Blocks, JoinSet, Scope};
+use stack::{walk_tree, AsyncStackable, Found, Visitor};
+use upcall::{block_on, Blocks, JoinSet, Mutex, Scope};
 use vfs::{Attr, FileType, NewInode, SetAttr, XattrFlags};
 use volume::{Ino, Volume};
 
@@ -31,8 +32,11 @@ struct CopyTree;
 /// How many pages of a file are in memory at once.
 const PAGES: usize = 32;
 
+/// How many tasks walk the tree.
+const WALKERS: usize = 64;
+
 struct Copy {
-    from: Volume,
+    from: Arc<Volume>,
     to: Volume,
 }
 
@@ -90,58 +94,81 @@ impl Copy {
         }
         self.attributes(from, &attr, to).await
     }
+}
 
-    /// Copies all. Returns how many directories and files there were.
-    async fn all(self: Arc<Self>, in_flight: usize) -> Result<(usize, usize)> {
-        let mut files = JoinSet::new(Scope::new()?, in_flight)?;
-        let (mut count, mut next) = (0, 0);
-        let mut dirs = KVec::new();
-        dirs.push((self.from.root(), self.to.root()), GFP_KERNEL)?;
-        while let Some(&(from, to)) = dirs.get(next) {
-            next += 1;
-            let mut entries = self.from.entries(from, 0);
-            while let Some(entry) = entries.next().await? {
-                if matches!(entry.name, b"." | b".." | b"lost+found") {
-                    continue;
-                }
-                let mut name = KVec::new();
-                name.extend_from_slice(entry.name, GFP_KERNEL)?;
-                let ino = Ino(entry.ino);
-                let attr = self.from.stat(ino).await?;
-                if attr.file_type == FileType::Directory {
-                    let new = NewInode::with_mode(attr.mode).owned_by(attr.uid, attr.gid);
-                    let made = self.to.create(to, &name, &new).await?;
-                    dirs.push((ino, made), GFP_KERNEL)?;
-                    continue;
-                }
-                count += 1;
-                if count % 1000 == 0 {
-                    pr_info!("{next} directories, {count} files so far\n");
-                }
-                if let Some(ended) = files.spawn(self.clone().file(ino, attr, to, name)).await? {
-                    ended??;
-                }
-            }
+/// What the tasks share that walk the source.
+struct Walk {
+    copy: Arc<Copy>,
+    files: Mutex<(JoinSet<Result>, usize)>,
+    /// Which directory of the target is that of the source.
+    dirs: Mutex<RBTree<Ino, Ino>>,
+}
+
+impl Visitor<Volume> for Walk {
+    async fn visit(&self, _: &Volume, found: Found<'_>) -> Result<bool> {
+        let Found { ino, name, .. } = found;
+        if name == b"lost+found" {
+            return Ok(false);
         }
-        while let Some(ended) = files.next().await {
+        let to = *self.dirs.lock().await?.get(&found.dir).ok_or(EIO)?;
+        if found.attr.file_type == FileType::Directory {
+            let attr = found.attr;
+            let new = NewInode::with_mode(attr.mode).owned_by(attr.uid, attr.gid);
+            let made = self.copy.to.create(to, name, &new).await?;
+            let mut dirs = self.dirs.lock().await?;
+            dirs.try_create_and_insert(ino, made, GFP_KERNEL)?;
+            return Ok(true);
+        }
+        let mut copy = KVec::new();
+        copy.extend_from_slice(name, GFP_KERNEL)?;
+        // Large, and not to be a part of each walker.
+        let (from, attr) = (self.copy.clone(), found.attr.clone());
+        let file = disk::pinned(|| from.file(ino, attr, to, copy))?;
+        let mut files = self.files.lock().await?;
+        files.1 += 1;
+        if files.1 % 1000 == 0 {
+            pr_info!("{} files so far\n", files.1);
+        }
+        // It waits here while as many are copied as may be.
+        if let Some(ended) = files.0.spawn(file).await? {
             ended??;
         }
-        // What is put into a directory changes its times.
-        for &(from, to) in dirs.iter() {
-            let attr = self.from.stat(from).await?;
-            self.attributes(from, &attr, to).await?;
-        }
-        self.to.sync().await?;
-        Ok((dirs.len(), count))
+        Ok(false)
     }
+}
+
+/// Copies all. Returns how many directories and files there were.
+async fn copy_all(copy: Arc<Copy>, in_flight: usize) -> Result<(u64, usize)> {
+    let (from, root) = (copy.from.clone(), copy.from.root());
+    let mut dirs = RBTree::new();
+    dirs.try_create_and_insert(root, copy.to.root(), GFP_KERNEL)?;
+    let walk = Walk {
+        copy: copy.clone(),
+        files: Mutex::new((JoinSet::new(Scope::new()?, in_flight)?, 0)),
+        dirs: Mutex::new(dirs),
+    };
+    let walk = Arc::new(walk, GFP_KERNEL)?;
+    let visited = walk_tree(&from, root, WALKERS, &walk).await?;
+    let mut files = walk.files.lock().await?;
+    while let Some(ended) = files.0.next().await {
+        ended??;
+    }
+    // What is put into a directory changes its times.
+    for (&from, &to) in walk.dirs.lock().await?.iter() {
+        let attr = copy.from.stat(from).await?;
+        copy.attributes(from, &attr, to).await?;
+    }
+    copy.to.sync().await?;
+    Ok((visited.directories, files.1))
 }
 
 impl kernel::Module for CopyTree {
     fn init(_module: &'static ThisModule) -> Result<Self> {
-        let (from, to) = (Volume::open(c"/mnt")?, Volume::open(c"/copy")?);
+        let from = Arc::new(Volume::open(c"/mnt")?, GFP_KERNEL)?;
+        let to = Volume::open(c"/copy")?;
         let copy = Arc::new(Copy { from, to }, GFP_KERNEL)?;
         let in_flight = module_parameters::in_flight.value() as usize;
-        let (dirs, files) = block_on(KBox::pin(copy.all(in_flight), GFP_KERNEL)?)??;
+        let (dirs, files) = block_on(KBox::pin(copy_all(copy, in_flight), GFP_KERNEL)?)??;
         pr_info!("{dirs} directories, {files} files\n");
         Ok(Self)
     }

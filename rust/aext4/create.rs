@@ -14,7 +14,7 @@ use crate::inode_info::{InodeInfo, InodeRef};
 use crate::inode_lock::lock_inodes;
 use crate::journal::{Credits, Transaction};
 use crate::memory;
-use crate::new_inode::{Contents, NewInode};
+use crate::new_inode::{Contents, NewInode, NodePlan};
 use crate::orphan::{OrphanAdd, OrphanRemove};
 use kernel::prelude::*;
 use layout::dir_edit::Name;
@@ -112,7 +112,7 @@ impl Ext4 {
         let mut credits = node.credits();
         credits.blocks += parent.credits();
         let mut tx = writable.journal.begin(&self.cache, credits).await?;
-        let info = node.apply(self, &mut tx, 0);
+        let info = NodePlan::apply(node, self, &mut tx, 0);
         NamePlan::apply(parent, self, &mut tx);
         drop(tx);
         Ok(self.enter_node(info))
@@ -185,7 +185,7 @@ impl Ext4 {
         let mut tx = writable.journal.begin(&self.cache, credits).await?;
         let mut made = None;
         orphan.apply(self, &mut tx, |tx, next| {
-            made = Some(node.apply(self, tx, next));
+            made = Some(NodePlan::apply(node, self, tx, next));
         });
         drop(tx);
         Ok(self.enter_node(made.ok_or(EIO)?))

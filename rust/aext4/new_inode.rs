@@ -19,7 +19,7 @@
 //! expect. Through the journal it would be metadata in the cache, and data in the page cache.
 
 use crate::alloc::inodes::Hint;
-use crate::alloc::{Goal, InodeLoan, Loan, Space};
+use crate::alloc::{Allocator, Goal, InodeLoan, Loan, Space};
 use crate::error::{About, OrReport};
 use crate::ext4::Ext4;
 use crate::inode_info::{InodeInfo, InodeRef, NewInfo};
@@ -117,7 +117,7 @@ impl Ext4 {
         new: &NewInode<'_>,
         contents: Contents<'_>,
         links: u16,
-    ) -> Result<NodePlan> {
+    ) -> Result<KBox<NodePlan>> {
         let file_type = FileType::from_mode(new.mode).ok_or(EINVAL)?;
         let allocator = writable.allocator(self);
         let top = dir.ino == Ino::ROOT || dir.flags().has(InodeFlags::TOPDIR);
@@ -134,21 +134,9 @@ impl Ext4 {
         let own = match contents {
             Contents::Empty => None,
             Contents::Target(target) if target.len() < I_BLOCK_SIZE => None,
-            Contents::Directory | Contents::Target(_) => {
-                let per_flex = self.sb.groups_per_flex;
-                let regular = matches!(contents, Contents::Target(_));
-                let goal = Goal::of_inode(&self.sb.geo, per_flex, ino, regular);
-                let taken = allocator
-                    .loan_blocks(goal, 1, 1, &mut Space::Caller)
-                    .await?;
-                let planned = match contents {
-                    Contents::Target(target) => {
-                        self.write_target(taken.start(), target).await?;
-                        None
-                    }
-                    _ => Some(self.cache.plan_new(taken.start().0).await?),
-                };
-                Some((taken, planned))
+            _ => {
+                let plan = || self.plan_own_block(&allocator, ino, contents);
+                Some(memory::pinned(plan).await?.await?)
             }
         };
         let xattrs = match new.xattrs {
@@ -171,7 +159,7 @@ impl Ext4 {
         let inode = Inode::parse_sealed(&raw, ino, &self.sb.geo);
         let inode = inode.or_report(self, About::inode(ino))?;
         let info = self.new_info(inode, place).await?;
-        Ok(NodePlan {
+        memory::boxed(|| NodePlan {
             loan,
             table,
             offset: offset as usize,
@@ -181,6 +169,29 @@ impl Ext4 {
             xattrs,
             parent: dir.ino,
         })
+        .await
+    }
+
+    /// The block of a directory, to be made, or that of a long link, which is written.
+    async fn plan_own_block(
+        &self,
+        allocator: &Allocator<'_>,
+        ino: Ino,
+        contents: Contents<'_>,
+    ) -> Result<(Loan, Option<Planned>)> {
+        let regular = matches!(contents, Contents::Target(_));
+        let goal = Goal::of_inode(&self.sb.geo, self.sb.groups_per_flex, ino, regular);
+        let taken = allocator
+            .loan_blocks(goal, 1, 1, &mut Space::Caller)
+            .await?;
+        let planned = match contents {
+            Contents::Target(target) => {
+                self.write_target(taken.start(), target).await?;
+                None
+            }
+            _ => Some(self.cache.plan_new(taken.start().0).await?),
+        };
+        Ok((taken, planned))
     }
 
     /// Writes the target of a link to its block.
@@ -312,16 +323,22 @@ impl NodePlan {
 
     /// Puts the inode on the disk; `dtime` is the next orphan, or 0. What is given is entered into
     /// the table when the transaction is over. Does not sleep, and does not fail.
-    pub(crate) fn apply(self, volume: &Ext4, tx: &mut Transaction<'_>, dtime: u32) -> NewInfo {
+    pub(crate) fn apply(
+        this: KBox<Self>,
+        volume: &Ext4,
+        tx: &mut Transaction<'_>,
+        dtime: u32,
+    ) -> NewInfo {
         let geo = &volume.sb.geo;
-        let (ino, parent, owner) = (self.loan.ino(), self.parent, self.info.owner);
+        let this = KBox::into_inner(this);
+        let (ino, parent, owner) = (this.loan.ino(), this.parent, this.info.owner);
         // Its block of the table is zeroed by this, if nothing was there before.
-        self.loan.apply(tx);
-        if let Some(mut xattrs) = self.xattrs {
+        this.loan.apply(tx);
+        if let Some(mut xattrs) = this.xattrs {
             xattrs.apply(volume, tx);
         }
         let mut done = true;
-        if let Some((loan, planned)) = self.block {
+        if let Some((loan, planned)) = this.block {
             loan.apply(tx);
             if let Some(planned) = planned {
                 let made = tx.edit(planned, |block| {
@@ -331,8 +348,8 @@ impl NodePlan {
                 done &= made.is_ok();
             }
         }
-        let (raw, offset) = (&self.raw[..], self.offset);
-        let copied = tx.edit(self.table, |block| {
+        let (raw, offset) = (&this.raw[..], this.offset);
+        let copied = tx.edit(this.table, |block| {
             put_bytes(block, offset, raw)?;
             if dtime != 0 {
                 let mut edit = InodeEdit::new(block.get_mut(offset..)?, geo)?;
@@ -344,9 +361,9 @@ impl NodePlan {
         if !done || copied.is_none() {
             kernel::warn_on!(true);
         }
-        self.info.set_changed_in(tx.tid());
-        self.info.set_map_changed_in(tx.tid());
-        self.info
+        this.info.set_changed_in(tx.tid());
+        this.info.set_map_changed_in(tx.tid());
+        this.info
     }
 }
 

@@ -56,7 +56,7 @@ struct Plan<'a> {
     to: Option<KBox<NamePlan<'a>>>,
     source: KBox<NamePlan<'a>>,
     target: Option<KBox<NamePlan<'a>>>,
-    whiteout: Option<NodePlan>,
+    whiteout: Option<KBox<NodePlan>>,
 }
 
 impl Ext4 {
@@ -359,7 +359,7 @@ impl Plan<'_> {
         let inodes = [Some(&self.source), self.target.as_ref()];
         let plans = Iterator::chain(dirs.into_iter(), inodes);
         let blocks = plans.flatten().map(|plan| plan.credits()).sum();
-        let whiteout = self.whiteout.as_ref().map(NodePlan::credits);
+        let whiteout = self.whiteout.as_ref().map(|node| node.credits());
         Credits::blocks(blocks).and(whiteout.unwrap_or_default())
     }
 
@@ -377,7 +377,7 @@ impl Plan<'_> {
             target,
             whiteout,
         } = KBox::into_inner(this);
-        let whiteout = whiteout.map(|node| node.apply(volume, tx, 0));
+        let whiteout = whiteout.map(|node| NodePlan::apply(node, volume, tx, 0));
         if let Some(to) = to {
             NamePlan::apply(to, volume, tx);
         }

@@ -129,43 +129,48 @@ impl Volume {
         }
     }
 
+    /// Each change is in memory of its own, which is as large as that one needs.
     pub(crate) async fn make_change(&self, change: Change<'_>) -> Result<Ino> {
         match change {
-            Change::Create { dir, name, new } => self.make(dir, name, new, None).await,
+            Change::Create { dir, name, new } => {
+                disk::pinned(|| self.make(dir, name, new, None))?.await
+            }
             Change::Symlink {
                 dir,
                 name,
                 target,
                 new,
-            } => self.make(dir, name, new, Some(target)).await,
-            Change::Link { dir, name, ino } => self.make_link(dir, name, ino).await,
-            Change::Unlink { dir, name } => self.remove(dir, name, false).await,
-            Change::Rmdir { dir, name } => self.remove(dir, name, true).await,
+            } => disk::pinned(|| self.make(dir, name, new, Some(target)))?.await,
+            Change::Link { dir, name, ino } => {
+                disk::pinned(|| self.make_link(dir, name, ino))?.await
+            }
+            Change::Unlink { dir, name } => disk::pinned(|| self.remove(dir, name, false))?.await,
+            Change::Rmdir { dir, name } => disk::pinned(|| self.remove(dir, name, true))?.await,
             Change::Rename {
                 from,
                 name,
                 to,
                 new_name,
                 flags,
-            } => self.move_name((from, name), (to, new_name), flags).await,
-            Change::SetAttr { ino, set } => self.change_attr(ino, set).await,
+            } => disk::pinned(|| self.move_name((from, name), (to, new_name), flags))?.await,
+            Change::SetAttr { ino, set } => disk::pinned(|| self.change_attr(ino, set))?.await,
             Change::SetXattr {
                 ino,
                 name,
                 value,
                 flags,
-            } => self.change_xattr(ino, name, value, flags).await,
+            } => disk::pinned(|| self.change_xattr(ino, name, value, flags))?.await,
             Change::SetAcl {
                 ino,
                 default,
                 entries,
-            } => self.change_acl(ino, default, entries).await,
-            Change::Truncate { ino, size } => self.resize(ino, size).await,
+            } => disk::pinned(|| self.change_acl(ino, default, entries))?.await,
+            Change::Truncate { ino, size } => disk::pinned(|| self.resize(ino, size))?.await,
             Change::Allocate {
                 ino,
                 range,
                 keep_size,
-            } => self.provide(ino, range, keep_size).await,
+            } => disk::pinned(|| self.provide(ino, range, keep_size))?.await,
         }
     }
 

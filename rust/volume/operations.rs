@@ -131,8 +131,7 @@ impl AsyncStackable for Volume {
     }
 
     async fn change(&self, change: Change<'_>) -> Result<Ino> {
-        // Large, and not to be a part of whatever makes changes.
-        disk::pinned(|| self.make_change(change.clone()))?.await
+        self.make_change(change).await
     }
 
     async fn write_bytes(&self, ino: Ino, pos: Option<u64>, bytes: &[u8]) -> Result<(u64, usize)> {
