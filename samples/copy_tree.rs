@@ -8,9 +8,9 @@
 use kernel::prelude::*;
 use kernel::rbtree::RBTree;
 use kernel::sync::Arc;
-use stack::{walk_tree, AsyncStackable, Found, Visitor};
+use stack::{copy_attributes, walk_tree, AsyncStackable, Found, Visitor};
 use upcall::{block_on, Blocks, JoinSet, Mutex, Scope};
-use vfs::{Attr, FileType, NewInode, SetAttr, XattrFlags};
+use vfs::{Attr, FileType, NewInode};
 use volume::{Ino, Volume};
 
 module! {
@@ -41,34 +41,6 @@ struct Copy {
 }
 
 impl Copy {
-    /// Copies what lies beside the contents.
-    async fn attributes(&self, from: Ino, attr: &Attr, to: Ino) -> Result {
-        let names = self.from.listxattr(from).await?;
-        for name in names
-            .split(|&byte| byte == 0)
-            .filter(|name| !name.is_empty())
-        {
-            if name.starts_with(b"system.") {
-                continue;
-            }
-            let value = self.from.getxattr(from, name).await?;
-            self.to
-                .setxattr(to, name, &value, XattrFlags::default())
-                .await?;
-        }
-        for default in [false, true] {
-            if let Some(acl) = self.from.acl(from, default).await? {
-                self.to.set_acl(to, default, Some(&acl)).await?;
-            }
-        }
-        let set = SetAttr {
-            atime: Some(attr.atime),
-            mtime: Some(attr.mtime),
-            ..SetAttr::default()
-        };
-        self.to.set_attr(to, &set).await.map(drop)
-    }
-
     /// Copies a file, a link or a device.
     async fn file(self: Arc<Self>, from: Ino, attr: Attr, dir: Ino, name: KVec<u8>) -> Result {
         let mut new = NewInode::with_mode(attr.mode).owned_by(attr.uid, attr.gid);
@@ -92,7 +64,7 @@ impl Copy {
                 at += count;
             }
         }
-        self.attributes(from, &attr, to).await
+        copy_attributes((&*self.from, from), &attr, (&self.to, to), |_| true).await
     }
 }
 
@@ -156,7 +128,7 @@ async fn copy_all(copy: Arc<Copy>, in_flight: usize) -> Result<(u64, usize)> {
     // What is put into a directory changes its times.
     for (&from, &to) in walk.dirs.lock().await?.iter() {
         let attr = copy.from.stat(from).await?;
-        copy.attributes(from, &attr, to).await?;
+        copy_attributes((&*copy.from, from), &attr, (&copy.to, to), |_| true).await?;
     }
     copy.to.sync().await?;
     Ok((visited.directories, files.1))

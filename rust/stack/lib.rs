@@ -18,7 +18,7 @@
 //! | [`path`](mod@path) | walking a path |
 //! | [`stream`] | a file as a stream of pages, a directory as a stream of entries |
 //! | [`tree`] | a whole tree, or many files, with a bound on what is in flight |
-//! | [`page`], [`forward`](mod@forward) | what layers share |
+//! | [`page`], [`copy`](mod@copy), [`forward`](mod@forward) | what layers share |
 //! | [`latency`] | a layer that measures |
 //! | [`verify`] | a layer that compares checksums of contents, and keeps them |
 //! | [`overlay`] | a layer that keeps changes in another file system |
@@ -35,6 +35,7 @@ const __LOG_PREFIX: &[u8] = b"stack\0";
 pub mod asynchronous;
 pub mod blocking;
 pub mod change;
+mod copy;
 mod forward;
 pub mod latency;
 pub mod mirror;
@@ -52,6 +53,7 @@ pub mod verify;
 pub use asynchronous::{AsyncStackable, Asynchronous, Ino, Layer};
 pub use blocking::{Background, Blocking, Stackable, Synchronous};
 pub use change::{Change, OpenInode, RenameFlags, Sync};
+pub use copy::copy_attributes;
 pub use latency::Latency;
 pub use mirror::{Mirror, Side};
 pub use overlay::Overlay;

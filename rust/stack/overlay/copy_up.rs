@@ -11,12 +11,13 @@ use super::nodes::Node;
 use super::{Overlay, OWN};
 use crate::asynchronous::{AsyncStackable, Ino};
 use crate::change::RenameFlags;
+use crate::copy::copy_attributes;
 use disk::gfp;
 use kernel::prelude::*;
 use kernel::rbtree::RBTreeNodeReservation;
 use kernel::sync::Arc;
 use upcall::Block;
-use vfs::{Attr, FileType, NewInode, SetAttr, XattrFlags};
+use vfs::{Attr, FileType, NewInode, SetAttr};
 
 impl<L: AsyncStackable, U: AsyncStackable> Overlay<L, U> {
     /// The number above of an inode, which is copied up if it is below, with the directories that
@@ -124,36 +125,7 @@ impl<L: AsyncStackable, U: AsyncStackable> Overlay<L, U> {
         to: Ino,
         attr: &Attr,
     ) -> Result {
-        let names = match attr.no_xattr {
-            true => KVec::new(),
-            false => of.listxattr(from).await?,
-        };
-        for name in names.split(|byte| *byte == 0) {
-            if name.is_empty() || name.starts_with(OWN) || name.starts_with(b"system.") {
-                continue;
-            }
-            let value = of.getxattr(from, name).await?;
-            let flags = XattrFlags::default();
-            self.upper.setxattr(to, name, &value, flags).await?;
-        }
-        for default in [false, true] {
-            if default && attr.file_type != FileType::Directory || attr.no_xattr {
-                continue;
-            }
-            let acl = match of.acl(from, default).await {
-                Err(EOPNOTSUPP) => None,
-                acl => acl?,
-            };
-            if let Some(acl) = acl {
-                self.upper.set_acl(to, default, Some(&acl)).await?;
-            }
-        }
-        let set = SetAttr {
-            mode: Some(attr.mode),
-            atime: Some(attr.atime),
-            mtime: Some(attr.mtime),
-            ..SetAttr::default()
-        };
-        self.upper.set_attr(to, &set).await.map(drop)
+        let wanted = |name: &[u8]| !name.starts_with(OWN);
+        copy_attributes((of, from), attr, (&self.upper, to), wanted).await
     }
 }

@@ -13,6 +13,8 @@ pub mod asynchronous;
 pub mod blocking;
 #[path = "../../../stack/change.rs"]
 pub mod change;
+#[path = "../../../stack/copy.rs"]
+mod copy;
 #[path = "../../../stack/forward.rs"]
 mod forward;
 #[path = "../../../stack/latency.rs"]
@@ -39,6 +41,7 @@ pub mod verify;
 pub use asynchronous::{AsyncStackable, Asynchronous, Ino, Layer};
 pub use blocking::{Background, Blocking, Stackable, Synchronous};
 pub use change::{Change, OpenInode, RenameFlags, Sync};
+pub use copy::copy_attributes;
 pub use latency::Latency;
 pub use mirror::{Mirror, Side};
 pub use overlay::Overlay;
