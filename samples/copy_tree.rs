@@ -88,11 +88,11 @@ impl Visitor<Volume> for Walk {
             let new = NewInode::with_mode(attr.mode).owned_by(attr.uid, attr.gid);
             let made = self.copy.to.create(to, name, &new).await?;
             let mut dirs = self.dirs.lock().await?;
-            dirs.try_create_and_insert(ino, made, GFP_KERNEL)?;
+            dirs.try_create_and_insert(ino, made, disk::gfp())?;
             return Ok(true);
         }
         let mut copy = KVec::new();
-        copy.extend_from_slice(name, GFP_KERNEL)?;
+        copy.extend_from_slice(name, disk::gfp())?;
         // Large, and not to be a part of each walker.
         let (from, attr) = (self.copy.clone(), found.attr.clone());
         let file = disk::pinned(|| from.file(ino, attr, to, copy))?;

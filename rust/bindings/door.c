@@ -58,24 +58,41 @@ void upcall_inode_forget(struct inode *inode)
 	inode_set_flags(inode, 0, S_NOSEC);
 }
 
-/* Whether anybody has a lease, or a delegation.  Any context. */
-bool upcall_has_leases(struct inode *inode)
+/*
+ * Whether anybody has a lease or a delegation, or one that keeps others from reading.  Does not sleep.
+ * The list of leases goes with the inode, which is in a read section of RCU at least: i_lock keeps who
+ * evicts it away.
+ */
+bool upcall_has_leases(struct inode *inode, bool to_read)
 {
-	struct file_lock_context *ctx = locks_inode_context(inode);
+	struct file_lock_context *ctx;
+	struct file_lease *lease;
+	bool found = false;
 
-	return ctx && !list_empty_careful(&ctx->flc_lease);
+	if (!locks_inode_context(inode))
+		return false;
+	spin_lock(&inode->i_lock);
+	ctx = locks_inode_context(inode);
+	if (ctx && !(inode_state_read(inode) & (I_FREEING | I_WILL_FREE))) {
+		spin_lock(&ctx->flc_lock);
+		list_for_each_entry(lease, &ctx->flc_lease, c.flc_list)
+			if (!to_read || lease->c.flc_type == F_WRLCK)
+				found = true;
+		spin_unlock(&ctx->flc_lock);
+	}
+	spin_unlock(&inode->i_lock);
+	return found;
 }
 
 /*
- * Asks for those back that are in the way of whoever opens a file with these flags or, if they are
- * negative, changes what is not contents.  -EWOULDBLOCK if they are not back yet.  May sleep, but not
- * until then.
+ * Asks for those back that are in the way of whoever reads, or changes what is not contents.
+ * -EWOULDBLOCK if they are not back yet.  May sleep, but not until then.
  */
-int upcall_break_leases(struct inode *inode, int open_flags)
+int upcall_break_leases(struct inode *inode, bool to_read)
 {
-	if (open_flags < 0)
-		return break_deleg(inode, LEASE_BREAK_NONBLOCK);
-	return break_lease(inode, open_flags | O_NONBLOCK);
+	if (to_read)
+		return break_lease(inode, O_RDONLY | O_NONBLOCK);
+	return break_deleg(inode, LEASE_BREAK_NONBLOCK);
 }
 
 loff_t upcall_inode_size(const struct inode *inode)
@@ -114,7 +131,8 @@ struct vfsmount *upcall_held_mount(const struct upcall_held_path *held)
 
 /*
  * An inode as an open file, with the rights of the kernel.  Takes over a reference on the inode, also
- * if it fails.  May sleep.
+ * if it fails: with -EWOULDBLOCK if others have leases, which were asked for.  May sleep, but not until
+ * these are back.
  */
 struct file *upcall_open_inode(struct vfsmount *mnt, struct inode *inode, int flags)
 {
@@ -123,7 +141,7 @@ struct file *upcall_open_inode(struct vfsmount *mnt, struct inode *inode, int fl
 
 	if (IS_ERR(path.dentry))
 		return ERR_CAST(path.dentry);
-	file = dentry_open(&path, flags | O_LARGEFILE, current_cred());
+	file = dentry_open(&path, flags | O_LARGEFILE | O_NONBLOCK, current_cred());
 	dput(path.dentry);
 	return file;
 }

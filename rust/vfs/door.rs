@@ -28,6 +28,7 @@ use kernel::error::{from_err_ptr, to_result};
 use kernel::ffi::c_int;
 use kernel::prelude::*;
 use kernel::sync::Arc;
+use kernel::time::{Instant, Monotonic};
 use upcall_bindings as ub;
 
 /// Copies the attributes of an inode into its VFS inode, if it has one, but for the size of a
@@ -56,33 +57,49 @@ fn grab<F: FileSystem>(info: &F::Inode) -> Option<InodeRef> {
     NonNull::new(inode).map(|inode| unsafe { InodeRef::from_raw(inode) })
 }
 
-/// Whether programs or NFS clients have leases or delegations of an inode. Does not sleep.
-#[inline]
-pub fn has_leases<F: FileSystem>(info: &F::Inode) -> bool {
-    F::attached(info).is_set() && look_for_leases::<F>(info)
-}
-
-#[cold]
-fn look_for_leases<F: FileSystem>(info: &F::Inode) -> bool {
-    // SAFETY: The read section keeps the VFS inode.
-    let look = |inode: NonNull<ub::inode>| unsafe { ub::upcall_has_leases(inode.as_ptr()) };
-    F::attached(info).look(look).unwrap_or(false)
-}
-
 /// What is to be done to an inode that others may have leases of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
-    /// Its contents are read: whoever alone may write gives that up.
+    /// Its contents are read: nobody else may be the only one who writes.
     Read,
-    /// Its contents are changed: nobody has a lease then.
-    Write,
-    /// Something else is changed: nobody has a delegation then.
+    /// Something else than contents is changed: nobody has a delegation then. Whoever changes
+    /// contents opens the file: see [`MountRef::with_file`].
     Change,
+}
+
+/// Whether programs or NFS clients have leases or delegations of an inode that may be in the way.
+/// Does not sleep.
+#[inline]
+pub fn has_leases<F: FileSystem>(info: &F::Inode, access: Access) -> bool {
+    F::attached(info).is_set() && look_for_leases::<F>(info, access)
+}
+
+#[cold]
+fn look_for_leases<F: FileSystem>(info: &F::Inode, access: Access) -> bool {
+    let to_read = access == Access::Read;
+    // SAFETY: The read section keeps the VFS inode.
+    let look =
+        |inode: NonNull<ub::inode>| unsafe { ub::upcall_has_leases(inode.as_ptr(), to_read) };
+    F::attached(info).look(look).unwrap_or(false)
 }
 
 /// How long to wait before looking again whether leases are back.
 const LEASE_LOOK_FIRST: Duration = Duration::from_millis(1);
 const LEASE_LOOK_LAST: Duration = Duration::from_millis(128);
+
+/// Waits longer each time.
+struct Patience(Duration);
+
+impl Patience {
+    fn new() -> Self {
+        Self(LEASE_LOOK_FIRST)
+    }
+
+    async fn wait(&mut self) {
+        upcall::sleep(self.0).await;
+        self.0 = LEASE_LOOK_LAST.min(self.0 * 2);
+    }
+}
 
 /// For what a file is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -182,38 +199,44 @@ impl<F: FileSystem> MountRef<F> {
     }
 
     /// Asks whoever has leases or delegations of an inode for those back that are in the way, as the
-    /// VFS does before such a change, and waits until they are back: at most as long as
-    /// `/proc/sys/fs/lease-break-time` says, in seconds. Nobody is kept waiting meanwhile. The caller
-    /// has no lock, and no permit: whoever gives a lease back may write first.
+    /// VFS does, and waits until they are back, or for as long as `limit` says. The VFS takes them
+    /// away after `/proc/sys/fs/lease-break-time` seconds, if that is not 0. Nobody else waits
+    /// meanwhile. The caller has no lock, and no permit: whoever gives a lease back may write first.
     ///
     /// # Cancellation
     ///
     /// Those that were asked for are given back.
-    pub async fn break_leases(this: &Arc<Self>, info: &F::Inode, access: Access) -> Result {
-        let flags = match access {
-            Access::Read => ub::O_RDONLY as c_int,
-            Access::Write => ub::O_RDWR as c_int,
-            Access::Change => -1,
-        };
-        let mut wait = LEASE_LOOK_FIRST;
-        while has_leases::<F>(info) {
+    pub async fn break_leases(
+        this: &Arc<Self>,
+        info: &F::Inode,
+        access: Access,
+        limit: Duration,
+    ) -> Result {
+        let to_read = access == Access::Read;
+        let limit = i64::try_from(limit.as_millis()).unwrap_or(i64::MAX);
+        let start = Instant::<Monotonic>::now();
+        let mut patience = Patience::new();
+        while has_leases::<F>(info, access) {
             let held = info.clone();
             let job = Self::blocking(this, move |_| match grab::<F>(&held) {
                 None => Ok(()),
                 // SAFETY: We have a reference.
-                Some(inode) => to_result(unsafe { ub::upcall_break_leases(inode.as_ptr(), flags) }),
+                Some(inode) => {
+                    to_result(unsafe { ub::upcall_break_leases(inode.as_ptr(), to_read) })
+                }
             });
             match job.await? {
-                Err(EAGAIN) => upcall::sleep(wait).await,
+                Err(EAGAIN) if start.elapsed().as_millis() < limit => {}
                 done => return done,
             }
-            wait = LEASE_LOOK_LAST.min(wait * 2);
+            patience.wait().await;
         }
         Ok(())
     }
 
     /// Opens a regular file, and calls `work` with it, on a thread for what may sleep. Whatever it
-    /// does is done as by a program, with the rights of the kernel.
+    /// does is done as by a program, with the rights of the kernel. If others have leases that are in
+    /// the way, these are asked for, and waited for without that thread.
     ///
     /// Fails with the errors of `open`, and with `EROFS`.
     ///
@@ -226,20 +249,33 @@ impl<F: FileSystem> MountRef<F> {
         how: OpenFor,
         work: impl FnOnce(&OpenFile) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let job = Self::blocking(this, move |this| {
-            let inode = get(&this.superblock(), ino)?;
-            let flags = match how {
-                OpenFor::Reading => ub::O_RDONLY,
-                OpenFor::Writing => ub::O_RDWR,
-                OpenFor::Appending => ub::O_RDWR | ub::O_APPEND,
-            };
-            let raw = inode.into_raw();
-            // SAFETY: The mount is held, and the reference on the inode goes along.
-            let file = unsafe { ub::upcall_open_inode(this.vfsmount(), raw, flags as c_int) };
-            let file = OpenFile(NonNull::new(from_err_ptr(file)?).ok_or(EIO)?);
-            work(&file)
-        });
-        job.await?
+        let flags = match how {
+            OpenFor::Reading => ub::O_RDONLY,
+            OpenFor::Writing => ub::O_RDWR,
+            OpenFor::Appending => ub::O_RDWR | ub::O_APPEND,
+        };
+        let (mut work, mut patience) = (work, Patience::new());
+        loop {
+            let job = Self::blocking(this, move |this| {
+                let inode = match get(&this.superblock(), ino) {
+                    Ok(inode) => inode.into_raw(),
+                    Err(error) => return Ok(Err(error)),
+                };
+                // SAFETY: The mount is held, and the reference on the inode goes along.
+                let file = unsafe { ub::upcall_open_inode(this.vfsmount(), inode, flags as c_int) };
+                match from_err_ptr(file).map(NonNull::new) {
+                    Ok(Some(file)) => Ok(work(&OpenFile(file))),
+                    Ok(None) => Ok(Err(EIO)),
+                    Err(EAGAIN) => Err(work),
+                    Err(error) => Ok(Err(error)),
+                }
+            });
+            match job.await? {
+                Ok(done) => return done,
+                Err(again) => work = again,
+            }
+            patience.wait().await;
+        }
     }
 
     /// Writes what programs have changed of a file to the device, and waits for it.

@@ -22,8 +22,8 @@
 //!
 //! Leases of programs and delegations of NFS clients are asked back before a change, as the VFS does.
 //! Nothing keeps others from being given between that and the change; so they are asked back once
-//! more when it was made. So whoever has one knows of the change before it is
-//! over for its caller, unless the caller's future is dropped right behind it.
+//! more when it was made. So whoever has one is asked before the change is over
+//! for its caller, unless the caller's future is dropped right behind it.
 //!
 //! Contents of a file with a VFS inode are changed by the VFS, on a thread for what may sleep; see
 //! [`unattached`](aext4::unattached) for all others, and for how the one excludes the other.
@@ -35,6 +35,7 @@ use crate::vfs_ops::Mounted;
 use aext4::delete::LeavingMemory;
 use aext4::{Ext4, Handle, InodeRef, Rename};
 use core::ops::Range;
+use core::time::Duration;
 use disk::{gfp, vec_with_capacity};
 use kernel::alloc::KVVec;
 use kernel::prelude::*;
@@ -45,6 +46,9 @@ use vfs::{AclEntry, MountRef, NewInode, SetAttr, XattrFlags, XattrNamespace};
 
 /// The bits of a mode that access control lists have, too.
 const PERMISSIONS: u16 = 0o777;
+
+/// How long a change that was made waits for delegations that were given meanwhile.
+const LAST_RECALL: Duration = Duration::from_secs(1);
 
 /// What a change is about. When it goes, behind the change or instead of it, the VFS is told.
 struct About<'a> {
@@ -77,27 +81,33 @@ impl Drop for About<'_> {
 /// Whether somebody has a lease or a delegation of one of these.
 fn leased(inodes: &[Option<&InodeRef>]) -> bool {
     let mut inodes = inodes.iter().flatten();
-    inodes.any(|inode| has_leases::<Mounted>(inode))
+    inodes.any(|inode| has_leases::<Mounted>(inode, Access::Change))
 }
 
 impl Volume {
-    /// Gets leases and delegations back that are in the way: see [`MountRef::break_leases`].
-    pub(crate) async fn recall(&self, inodes: &[Option<&InodeRef>], access: Access) -> Result {
+    /// Gets delegations back that are in the way of a change: see [`MountRef::break_leases`]. Fails
+    /// with `EROFS` at once.
+    async fn recall(&self, inodes: &[Option<&InodeRef>]) -> Result {
+        self.0.check_writable()?;
+        self.recall_for(inodes, Duration::MAX).await
+    }
+
+    async fn recall_for(&self, inodes: &[Option<&InodeRef>], limit: Duration) -> Result {
         for n in 0..inodes.len() {
             let Some(inode) = inodes.get(n).copied().flatten() else {
                 continue;
             };
-            if has_leases::<Mounted>(inode) {
-                let back = disk::pinned(|| MountRef::break_leases(&self.0, inode, access))?;
-                back.await?;
+            if has_leases::<Mounted>(inode, Access::Change) {
+                let back = || MountRef::break_leases(&self.0, inode, Access::Change, limit);
+                disk::pinned(back)?.await?;
             }
         }
         Ok(())
     }
 
-    /// The same, of a file that is about to be read.
+    /// Gets leases back of whoever may write what is about to be read.
     pub(crate) async fn recall_to_read(&self, file: &InodeRef) -> Result {
-        self.recall(&[Some(file)], Access::Read).await
+        MountRef::break_leases(&self.0, file, Access::Read, Duration::MAX).await
     }
 
     /// Ends a change: tells the VFS, and gets the delegations back that somebody got while it was
@@ -106,8 +116,8 @@ impl Volume {
         let [a, b] = about.dirs;
         let [c, d] = about.inodes;
         drop((about, permit));
-        // The change is made.
-        let _ = self.recall(&[a, b, c, d], Access::Change).await;
+        // The change is made, whatever they do.
+        let _ = self.recall_for(&[a, b, c, d], LAST_RECALL).await;
     }
 
     /// Begins a change.
@@ -182,7 +192,7 @@ impl Volume {
         target: Option<&[u8]>,
     ) -> Result<Ino> {
         let dir = self.iget(dir).await?;
-        self.recall(&[Some(&dir)], Access::Change).await?;
+        self.recall(&[Some(&dir)]).await?;
         let permit = self.begin().await?;
         let prepared = Prepared::new(&self.0, new).await?;
         let xattrs = prepared.xattrs()?;
@@ -221,8 +231,7 @@ impl Volume {
 
     async fn make_link(&self, dir: Ino, name: &[u8], ino: Ino) -> Result<Ino> {
         let (dir, inode) = (self.iget(dir).await?, self.iget(ino).await?);
-        self.recall(&[Some(&dir), Some(&inode)], Access::Change)
-            .await?;
+        self.recall(&[Some(&dir), Some(&inode)]).await?;
         let permit = self.begin().await?;
         let about = self.about([Some(&dir), None], Some(&inode));
         let volume: &Ext4 = &self.0;
@@ -242,7 +251,7 @@ impl Volume {
             let found = [Some(&dir), Some(&child)];
             if !recalled && leased(&found) {
                 drop(permit);
-                self.recall(&found, Access::Change).await?;
+                self.recall(&found).await?;
                 recalled = true;
                 continue;
             }
@@ -254,7 +263,10 @@ impl Volume {
             };
             self.end(about, permit).await;
             match done {
-                Err(ESTALE) => continue,
+                Err(ESTALE) => {
+                    recalled = false;
+                    continue;
+                }
                 done => done?,
             }
             let ino = Ino(child.ino.0);
@@ -289,7 +301,7 @@ impl Volume {
             let found = [Some(&from), Some(&to), Some(&source), target.as_ref()];
             if !recalled && leased(&found) {
                 drop(permit);
-                self.recall(&found, Access::Change).await?;
+                self.recall(&found).await?;
                 recalled = true;
                 continue;
             }
@@ -310,7 +322,10 @@ impl Volume {
             self.end(about, permit).await;
             match done {
                 // Somebody else has changed one of the names since it was looked up.
-                Err(ESTALE | EEXIST) => continue,
+                Err(ESTALE | EEXIST) => {
+                    recalled = false;
+                    continue;
+                }
                 done => done?,
             }
             let ino = Ino(source.ino.0);
@@ -343,9 +358,9 @@ impl Volume {
 
     async fn change_attr(&self, ino: Ino, set: &SetAttr) -> Result<Ino> {
         let inode = self.iget(ino).await?;
-        self.recall(&[Some(&inode)], Access::Change).await?;
-        let _permit = self.begin().await?;
-        let _about = self.about([None, None], Some(&inode));
+        self.recall(&[Some(&inode)]).await?;
+        let permit = self.begin().await?;
+        let about = self.about([None, None], Some(&inode));
         let volume: &Ext4 = &self.0;
         let mut set = *set;
         set.ctime = set.ctime.or(Some(convert::time(self.0.stamp(&inode))));
@@ -368,6 +383,7 @@ impl Volume {
         }
         let set = convert::set_attributes(&set);
         volume.set_attributes(&inode, &set).await?;
+        self.end(about, permit).await;
         Ok(ino)
     }
 
@@ -386,9 +402,9 @@ impl Volume {
             return Err(EOPNOTSUPP);
         }
         let inode = self.iget(ino).await?;
-        self.recall(&[Some(&inode)], Access::Change).await?;
-        let _permit = self.begin().await?;
-        let _about = self.about([None, None], Some(&inode));
+        self.recall(&[Some(&inode)]).await?;
+        let permit = self.begin().await?;
+        let about = self.about([None, None], Some(&inode));
         let flags = aext4::XattrFlags {
             create: flags.create,
             replace: flags.replace,
@@ -396,6 +412,7 @@ impl Volume {
         let index = convert::prefix_index(space);
         let volume: &Ext4 = &self.0;
         volume.set_xattr(&inode, index, name, value, flags).await?;
+        self.end(about, permit).await;
         Ok(ino)
     }
 
@@ -409,9 +426,9 @@ impl Volume {
         if default && !inode.is_dir() {
             return Err(EACCES);
         }
-        self.recall(&[Some(&inode)], Access::Change).await?;
-        let _permit = self.begin().await?;
-        let _about = self.about([None, None], Some(&inode));
+        self.recall(&[Some(&inode)]).await?;
+        let permit = self.begin().await?;
+        let about = self.about([None, None], Some(&inode));
         let mode = match entries {
             Some(entries) if !default => {
                 let was = inode.look(|inode| inode.mode);
@@ -424,6 +441,7 @@ impl Volume {
         volume
             .set_acl(&inode, default, entries.as_deref(), mode)
             .await?;
+        self.end(about, permit).await;
         Ok(ino)
     }
 
@@ -434,7 +452,6 @@ impl Volume {
             Err(EBUSY) => {}
             done => return done.map(|()| ino),
         }
-        self.recall(&[Some(&inode)], Access::Write).await?;
         MountRef::with_file(&self.0, ino.0, OpenFor::Writing, move |file| {
             file.truncate(size)
         })
@@ -450,7 +467,6 @@ impl Volume {
             done => return done.map(|()| ino),
         }
         let (pos, len) = (range.start, range.end.saturating_sub(range.start));
-        self.recall(&[Some(&inode)], Access::Write).await?;
         MountRef::with_file(&self.0, ino.0, OpenFor::Writing, move |file| {
             file.allocate(pos, len, keep_size)
         })
@@ -477,7 +493,6 @@ impl Volume {
             Err(EBUSY) => {}
             written => return written,
         }
-        self.recall(&[Some(&inode)], Access::Write).await?;
         let mut copy: KVVec<u8> = vec_with_capacity(self.0.disk.spawner(), bytes.len()).await?;
         copy.extend_from_slice(bytes, gfp())?;
         let how = match pos {

@@ -12,7 +12,7 @@ use kernel::prelude::*;
 use layout::Ino as Number;
 use stack::{AsyncStackable, Asynchronous, Change, Ino, Layer, OpenInode, Sync as Durable};
 use upcall::{Block, Blocks};
-use vfs::door::has_leases;
+use vfs::door::{has_leases, Access};
 use vfs::{AclEntry, Attr, DirBatch, FileType, NewInode, StatFs, XattrNamespace};
 
 impl Layer for Volume {
@@ -47,7 +47,7 @@ impl AsyncStackable for Volume {
             Some(info) => info,
             None => self.iget(ino).await?,
         };
-        if has_leases::<Mounted>(&info) {
+        if has_leases::<Mounted>(&info, Access::Read) {
             disk::pinned(|| self.recall_to_read(&info))?.await?;
         }
         match self.0.read(&info, offset, block).await {
@@ -62,7 +62,7 @@ impl AsyncStackable for Volume {
     async fn read_at(&self, ino: Ino, range: Range<u64>, blocks: &mut Blocks) -> Result<usize> {
         let info = self.iget(ino).await?;
         let (start, len) = (range.start, blocks.check_range(&range)?);
-        if has_leases::<Mounted>(&info) {
+        if has_leases::<Mounted>(&info, Access::Read) {
             disk::pinned(|| self.recall_to_read(&info))?.await?;
         }
         match self.0.read_at(&info, range, blocks).await {

@@ -2,7 +2,7 @@
 
 //! An asynchronous layer on a synchronous one, without an adapter.
 //!
-//! Expected: `Blocking<RamFs>` has no asynchronous file operations
+//! Expected: Blocking<RamFs>` has no asynchronous file operations
 
 #![allow(missing_docs)]
 

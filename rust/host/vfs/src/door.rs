@@ -3,6 +3,7 @@
 //! What the Rust API has from the VFS, for a volume that no program has mounted.
 
 use core::ops::Deref;
+use core::time::Duration;
 use kernel::prelude::*;
 use kernel::sync::Arc;
 
@@ -18,20 +19,18 @@ pub fn refresh_attached<F: FileSystem>(_volume: &F, _info: &F::Inode) {}
 /// There are no dentries.
 pub fn names_changed<F: FileSystem>(_dir: &F::Inode) {}
 
-/// Nobody has leases.
-pub fn has_leases<F: FileSystem>(_info: &F::Inode) -> bool {
-    false
-}
-
 /// What is to be done to an inode that others may have leases of.
 #[derive(Clone, Copy)]
 pub enum Access {
     /// Its contents are read.
     Read,
-    /// Its contents are changed.
-    Write,
-    /// Something else is changed.
+    /// Something else than contents is changed.
     Change,
+}
+
+/// Nobody has leases.
+pub fn has_leases<F: FileSystem>(_info: &F::Inode, _access: Access) -> bool {
+    false
 }
 
 /// How a file is opened.
@@ -92,7 +91,12 @@ impl<F: FileSystem> MountRef<F> {
     }
 
     /// There are no leases.
-    pub async fn break_leases(_this: &Arc<Self>, _info: &F::Inode, _access: Access) -> Result {
+    pub async fn break_leases(
+        _this: &Arc<Self>,
+        _info: &F::Inode,
+        _access: Access,
+        _limit: Duration,
+    ) -> Result {
         Ok(())
     }
 
