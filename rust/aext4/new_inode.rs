@@ -88,7 +88,7 @@ pub(crate) enum Contents<'a> {
 /// # Cancellation
 ///
 /// Dropping it gives back what was taken.
-pub(crate) struct NodePlan {
+pub(crate) struct NodePlan<'a> {
     loan: InodeLoan,
     table: Planned,
     offset: usize,
@@ -96,7 +96,7 @@ pub(crate) struct NodePlan {
     info: NewInfo,
     /// Its block, and that as one of metadata.
     block: Option<(Loan, Option<Planned>)>,
-    xattrs: Option<KBox<InitialXattrs>>,
+    xattrs: Option<KBox<InitialXattrs<'a>>>,
     parent: Ino,
 }
 
@@ -109,15 +109,15 @@ impl Ext4 {
     /// # Cancellation
     ///
     /// Nothing is taken.
-    pub(crate) async fn plan_node(
-        &self,
+    pub(crate) async fn plan_node<'a>(
+        &'a self,
         writable: &Writable,
         dir: &InodeInfo,
         name: &[u8],
         new: &NewInode<'_>,
         contents: Contents<'_>,
         links: u16,
-    ) -> Result<KBox<NodePlan>> {
+    ) -> Result<KBox<NodePlan<'a>>> {
         let file_type = FileType::from_mode(new.mode).ok_or(EINVAL)?;
         let allocator = writable.allocator(self);
         let top = dir.ino == Ino::ROOT || dir.flags().has(InodeFlags::TOPDIR);
@@ -215,7 +215,7 @@ impl Ext4 {
         contents: Contents<'_>,
         links: u16,
         first: Option<Pblk>,
-        xattrs: &Option<KBox<InitialXattrs>>,
+        xattrs: &Option<KBox<InitialXattrs<'_>>>,
     ) -> Result {
         let geo = &self.sb.geo;
         let file_type = FileType::from_mode(new.mode).ok_or(EINVAL)?;
@@ -296,7 +296,7 @@ fn root(extents: bool, first: Option<Pblk>) -> Option<Root> {
     }
 }
 
-impl NodePlan {
+impl NodePlan<'_> {
     /// The number of the inode.
     pub(crate) fn ino(&self) -> Ino {
         self.loan.ino()

@@ -56,7 +56,7 @@ struct Plan<'a> {
     to: Option<KBox<NamePlan<'a>>>,
     source: KBox<NamePlan<'a>>,
     target: Option<KBox<NamePlan<'a>>>,
-    whiteout: Option<KBox<NodePlan>>,
+    whiteout: Option<KBox<NodePlan<'a>>>,
 }
 
 impl Ext4 {
@@ -218,7 +218,7 @@ impl Ext4 {
 
     /// Plans all but the links of the target.
     async fn plan_rename<'a>(
-        &self,
+        &'a self,
         writable: &Writable,
         rename: &Rename<'a>,
         across: bool,

@@ -11,7 +11,7 @@
 //! The mutex of [`SharedXattrs`] protects blocks and the numbers of their sharers from the look at
 //! them until the transaction is applied: of two inodes that leave a block one is the last, and a
 //! block that is shared is not changed, nor freed, meanwhile. It is taken behind the inode's
-//! `rwsem`, by whoever changes, leaves or shares a block; who makes a new one need not. A block is
+//! `rwsem`, by whoever changes, leaves or shares a block. A block is
 //! forgotten when it is changed or freed, by whoever has the mutex.
 
 use crate::alloc::{FreePlan, Goal, Loan, Space};

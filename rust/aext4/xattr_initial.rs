@@ -17,6 +17,7 @@ use kernel::prelude::*;
 use layout::inode_edit::new_extra_isize;
 use layout::xattr_edit::{put_area, Home};
 use layout::{Ino, InodeEdit, NewValue, Pblk, Sets, XattrSet};
+use upcall::MutexGuard;
 
 /// An attribute that a new inode has from the start.
 #[derive(Clone, Copy, Debug)]
@@ -37,17 +38,19 @@ pub struct NewXattr<'a> {
 /// # Cancellation
 ///
 /// Dropping it takes nothing.
-pub struct InitialXattrs {
+pub struct InitialXattrs<'a> {
     area: KVVec<u8>,
     pblk: Option<Pblk>,
     fresh: Option<Fresh>,
+    /// The block may be one that others share, as it is now.
+    guard: Option<MutexGuard<'a, ()>>,
     holders: KVec<KBox<NewHolder>>,
     told: Option<SuperPlan>,
     /// How much of the space that the inode takes is theirs.
     sectors: i64,
 }
 
-impl InitialXattrs {
+impl<'a> InitialXattrs<'a> {
     /// Plans the attributes `attrs` of the new inode `ino`, which is owned by user and group
     /// `owner`.
     ///
@@ -57,7 +60,7 @@ impl InitialXattrs {
     ///
     /// Nothing is taken.
     pub async fn plan(
-        volume: &Ext4,
+        volume: &'a Ext4,
         writable: &Writable,
         ino: Ino,
         owner: (u32, u32),
@@ -71,6 +74,7 @@ impl InitialXattrs {
             area: KVVec::new(),
             pblk: None,
             fresh: None,
+            guard: None,
             holders: KVec::new(),
             told: None,
             sectors: 0,
@@ -130,7 +134,11 @@ impl InitialXattrs {
         plan.area = area;
         if let Some(bytes) = block {
             let contents = volume.block_contents(bytes);
-            let fresh = volume.plan_fresh(writable, ino, contents).await?;
+            plan.guard = Some(volume.lock_counts().await?);
+            let fresh = match volume.plan_shared(&contents, None).await? {
+                Some(shared) => shared,
+                None => volume.plan_fresh(writable, ino, contents).await?,
+            };
             plan.pblk = Some(fresh.pblk());
             plan.sectors += i64::from(geo.block_size()) >> 9;
             plan.fresh = Some(fresh);
@@ -172,6 +180,7 @@ impl InitialXattrs {
         if let Some(fresh) = self.fresh.take() {
             fresh.apply(volume, tx);
         }
+        drop(self.guard.take());
         for holder in core::mem::take(&mut self.holders) {
             KBox::into_inner(holder).apply(volume, tx);
         }

@@ -2,7 +2,8 @@
 
 //! Inodes with the same attributes share a block of them, until one of them changes his own.
 
-use aext4::{Ext4, InodeRef, XattrFlags};
+use aext4::new_inode::NewInode;
+use aext4::{Ext4, InodeRef, NewXattr, XattrFlags};
 use kernel::machine::{self, Rng};
 use kernel::prelude::*;
 use layout::{Ino, XattrSet};
@@ -73,6 +74,52 @@ fn judge(dir: &Scratch, store: &Store, kind: &str) {
         Ok(()),
         "{kind}"
     );
+}
+
+#[test]
+fn what_new_inodes_begin_with_is_one_block() {
+    let dir = Scratch::new("xattr-shared-new");
+    for (n, kind) in KINDS.iter().enumerate() {
+        let image = Image::make(dir.path("image"), 16 << 20, kind);
+        let value = vec![7; 300];
+        let done = simulate(n as u64, image.store(), |bed| {
+            let volume = writable(bed);
+            let xattrs = [NewXattr {
+                index: USER,
+                name: b"name",
+                value: &value,
+            }];
+            let new = NewInode {
+                xattrs: &xattrs,
+                ..new_inode(0o100_644)
+            };
+            let before = free(&volume);
+            let mut files = Vec::new();
+            for n in 0..5 {
+                let made = block_on(async {
+                    let root = volume.0.iget(Ino::ROOT).await?;
+                    let name = n.to_string();
+                    volume.0.create(&root, name.as_bytes(), &new).await
+                });
+                files.push(made.unwrap().unwrap());
+            }
+            let shared = block(&volume, &files[0]).unwrap();
+            assert_eq!(shared.1, 5, "{kind}");
+            assert_eq!(before - free(&volume), 1, "{kind}");
+            for file in &files {
+                assert_eq!(block(&volume, file), Some(shared));
+                let found = block_on(volume.0.xattr(file, USER, b"name")).unwrap();
+                assert_eq!(&found.unwrap()[..], &value[..], "{kind}");
+            }
+            // The last one that goes takes the block along.
+            for (n, file) in files.into_iter().enumerate() {
+                delete(&volume, &n.to_string(), file);
+            }
+            assert_eq!(before, free(&volume), "{kind}");
+            ends(&volume, bed)
+        });
+        judge(&dir, &done, kind);
+    }
 }
 
 #[test]
