@@ -371,9 +371,11 @@ impl<L: AsyncStackable + 'static> AsyncStackable for Verify<L> {
             .read_pages(ino, range.start..end, blocks)
             .await?;
         let count = count.min(want);
-        let tail = blocks.page_mut(count / Block::SIZE);
-        if let Some(tail) = tail.get_mut(count % Block::SIZE..) {
-            tail.fill(0);
+        if count % Block::SIZE != 0 {
+            let tail = blocks.page_mut(count / Block::SIZE);
+            if let Some(tail) = tail.get_mut(count % Block::SIZE..) {
+                tail.fill(0);
+            }
         }
         Ok(count)
     }

@@ -842,3 +842,21 @@ fn many_files_are_open_at_once_and_those_that_go_are_forgotten() {
         .unwrap();
     });
 }
+
+#[test]
+fn pages_behind_what_is_read_stay() {
+    on_beds(1, |bed, _| {
+        block_on(async {
+            let (fs, _) = over(bed, RamFs::new().unwrap());
+            let ino = file(&fs, b"file", &[7; LEN]).await.unwrap();
+            let mut blocks = Blocks::new(3).unwrap();
+            blocks.fill_vacant().unwrap();
+            blocks.page_mut(1).fill(9);
+            assert_eq!(fs.read_at(ino, 0..4096, &mut blocks).await, Ok(4096));
+            assert!(blocks.page(0) == [7; 4096] && blocks.page(1) == [9; 4096]);
+            assert_eq!(fs.read_at(ino, 0..100, &mut blocks).await, Ok(100));
+            assert!(blocks.page(0)[..100] == [7; 100] && blocks.page(0)[100..] == [0; 3996]);
+        })
+        .unwrap();
+    });
+}
