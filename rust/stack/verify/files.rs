@@ -63,6 +63,8 @@ pub(super) struct State {
     /// Whose it is.
     pub(super) of: Identity,
     pub(super) known: Known,
+    /// How often what the attribute has was found to be another, or may have been.
+    pub(super) loads: u64,
 }
 
 /// A file.
@@ -145,6 +147,7 @@ impl Files {
         let state = State {
             of: Identity::default(),
             known: Known::Unread,
+            loads: 0,
         };
         let file = File {
             state: RwSemaphore::new(state),

@@ -185,6 +185,7 @@ impl<L: AsyncStackable> Summed<L> {
             return Ok(());
         }
         self.files.put(file, state, Known::Unread);
+        state.loads = state.loads.wrapping_add(1);
         let known = match self.below.getxattr(ino, ATTRIBUTE).await {
             Ok(value) if value.as_slice() == OPEN => Known::Unknown,
             Ok(value) => Known::Sealed(Sums::new(&value)?),
@@ -196,11 +197,15 @@ impl<L: AsyncStackable> Summed<L> {
         Ok(())
     }
 
-    /// Whether something else is known of a file than before: it is another one by now, or others
-    /// have changed the attribute.
+    /// Whether something else is known of a file than when `loads` was seen, by one for whom a page
+    /// differed: it is another one by now, or others have changed the attribute.
     #[cold]
-    async fn has_changed(&self, ino: Ino, file: &Used) -> Result<bool> {
+    async fn has_changed(&self, ino: Ino, file: &Used, loads: u64) -> Result<bool> {
         let mut state = file.state.write().await.map_err(|_| ESHUTDOWN)?;
+        let none = matches!(state.known, Known::Unread | Known::Unknown);
+        if none || state.loads != loads {
+            return Ok(true);
+        }
         let now = Identity::from(&self.below.stat(ino).await?);
         let before = match &state.known {
             Known::Sealed(sums) => Some(Sums::new(sums.value())?),
@@ -210,10 +215,15 @@ impl<L: AsyncStackable> Summed<L> {
         let same = state.of == now;
         self.files.put(file, &mut state, Known::Unread);
         self.load(ino, file, &mut state, now).await?;
-        Ok(match (&state.known, &before) {
-            (Known::Sealed(sums), Some(before)) => !same || sums.value() != before.value(),
-            _ => true,
-        })
+        let same = match (&state.known, &before) {
+            (Known::Sealed(sums), Some(before)) => same && sums.value() == before.value(),
+            _ => false,
+        };
+        if same {
+            // So that each of many readers finds out at once.
+            state.loads = loads;
+        }
+        Ok(!same)
     }
 }
 
@@ -247,9 +257,9 @@ impl<L: AsyncStackable> ReadPage for Summed<L> {
                 return Ok(0);
             }
             let bytes = block.as_slice().get(..count).ok_or(EIO)?;
-            let fits = fits(&state, offset / PAGE, bytes);
+            let (fits, loads) = (fits(&state, offset / PAGE, bytes), state.loads);
             drop(state);
-            if fits == Some(false) && disk::pinned(|| self.has_changed(ino, &file))?.await? {
+            if fits == Some(false) && disk::pinned(|| self.has_changed(ino, &file, loads))?.await? {
                 continue;
             }
             self.counts.add(fits);
@@ -280,11 +290,12 @@ impl<L: AsyncStackable> Summed<L> {
                     fits => self.counts.add(fits),
                 }
             }
+            let loads = state.loads;
             drop(state);
             if bad.is_none() {
                 return Ok(count);
             }
-            if !disk::pinned(|| self.has_changed(ino, &file))?.await? {
+            if !disk::pinned(|| self.has_changed(ino, &file, loads))?.await? {
                 self.counts.add(bad);
                 return Err(EBADMSG);
             }

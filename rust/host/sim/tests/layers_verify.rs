@@ -844,6 +844,34 @@ fn many_files_are_open_at_once_and_those_that_go_are_forgotten() {
 }
 
 #[test]
+fn readers_at_once_find_what_others_changed() {
+    on_beds(20, |bed, _| {
+        block_on(async {
+            let (fs, below) = over(bed, Rough::new(RamFs::new().unwrap()));
+            let fs = Arc::new(fs, GFP_KERNEL).unwrap();
+            let ino = file(&fs, b"file", &[7; LEN]).await.unwrap();
+            let other = Verify::new(below, bed.scope().spawner()).unwrap();
+            for n in 0..10 {
+                all(&*fs, ino).await.unwrap();
+                other.write_bytes(ino, Some(0), &[n; 5000]).await.unwrap();
+                other.fsync(ino).await.unwrap();
+                let read = |_| {
+                    let fs = fs.clone();
+                    let read = async move { all(&*fs, ino).await };
+                    bed.scope().spawn(read).unwrap()
+                };
+                let tasks: Vec<_> = (0..3).map(read).collect();
+                for task in tasks {
+                    assert!(task.await.unwrap().unwrap()[..5000] == [n; 5000]);
+                }
+            }
+            assert_eq!(fs.failed(), 0);
+        })
+        .unwrap();
+    });
+}
+
+#[test]
 fn pages_behind_what_is_read_stay() {
     on_beds(1, |bed, _| {
         block_on(async {
