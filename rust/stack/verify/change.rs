@@ -17,6 +17,9 @@ use vfs::XattrFlags;
 /// How many files are open at most: those that are kept in memory alone.
 const OPEN_MAX: usize = 1024;
 
+/// How many files one tries to seal that another one may be open.
+const ROOM_TRIES: usize = 4;
+
 /// The checksums that a change makes.
 struct Plan {
     /// Of the first pages that change.
@@ -44,12 +47,7 @@ impl<L: AsyncStackable> Summed<L> {
 
     /// Changes the contents of a file. Returns what a write does.
     pub(super) async fn edit(&self, ino: Ino, edit: &Edit) -> Result<(u64, usize)> {
-        if self.files.open() >= OPEN_MAX {
-            if let Some((other, file)) = self.files.some_open() {
-                // Whoever changes this file is not to hear what is wrong with another one.
-                let _ = self.seal_alone(other, &file).await;
-            }
-        }
+        let room = self.make_room().await;
         let file = self.files.get(ino)?;
         let mut state = file.state.write().await.map_err(|_| ESHUTDOWN)?;
         let attr = self.below.stat(ino).await?;
@@ -68,6 +66,9 @@ impl<L: AsyncStackable> Summed<L> {
                 disk::pinned(|| self.plan(ino, sums, &effect))?.await?
             }
         };
+        if let Known::Sealed(_) = state.known {
+            room?;
+        }
         self.mark(ino, &file, &mut state, &plan).await?;
         // From here on until they are put back they are unknown, also to who comes if we are dropped.
         let known = self.files.put(&file, &mut state, Known::Unknown);
@@ -105,6 +106,25 @@ impl<L: AsyncStackable> Summed<L> {
         done
     }
 
+    /// Seals another file if as many are open as can be. Fails if none could be.
+    pub(super) async fn make_room(&self) -> Result {
+        let mut done = Ok(());
+        // Another one each time: what is wrong with one need not be with the next.
+        for _ in 0..ROOM_TRIES {
+            if self.files.open() < OPEN_MAX {
+                return Ok(());
+            }
+            let Some((other, file)) = self.files.some_open() else {
+                return Ok(());
+            };
+            done = self.seal_alone(other, &file).await;
+            if done.is_ok() {
+                break;
+            }
+        }
+        done
+    }
+
     /// The checksums of a file are not known any more.
     #[cold]
     pub(super) fn report(&self, ino: Ino, error: Error) {
@@ -132,6 +152,12 @@ impl<L: AsyncStackable> Summed<L> {
     /// Opens a sealed file: the mark is durable before contents change. There is room for the
     /// checksums that a change makes.
     async fn mark(&self, ino: Ino, file: &Used, state: &mut State, plan: &Option<Plan>) -> Result {
+        let (Known::Sealed(sums) | Known::Open { sums, .. }) = &mut state.known else {
+            return Err(EIO);
+        };
+        if let Some(plan) = plan {
+            sums.reserve(plan.pages)?;
+        }
         if let Known::Sealed(_) = state.known {
             // Open before the attribute changes: so it is set again whatever happens here.
             if let Known::Sealed(sums) = self.files.put(file, state, Known::Unread) {
@@ -143,18 +169,31 @@ impl<L: AsyncStackable> Summed<L> {
                 self.files.put(file, state, open);
             }
         }
-        let Known::Open { sums, marked, .. } = &mut state.known else {
-            return Err(EIO);
-        };
-        if let Some(plan) = plan {
-            sums.reserve(plan.pages)?;
+        if let Known::Open { marked: true, .. } = state.known {
+            return Ok(());
         }
-        if !*marked {
-            self.set(ino, OPEN).await?;
-            self.below.make_durable(Durable::Inode(ino)).await?;
+        if let Err(error) = self.set(ino, OPEN).await {
+            self.unmark(ino, file, state).await;
+            return Err(error);
+        }
+        self.below.make_durable(Durable::Inode(ino)).await?;
+        if let Known::Open { marked, .. } = &mut state.known {
             *marked = true;
         }
         Ok(())
+    }
+
+    /// Behind a mark that failed: the file is sealed if the attribute still has its checksums.
+    #[cold]
+    async fn unmark(&self, ino: Ino, file: &Used, state: &mut State) {
+        let value = self.below.getxattr(ino, ATTRIBUTE).await;
+        let known = match self.files.put(file, state, Known::Unread) {
+            Known::Open { sums, .. } if value.is_ok_and(|value| *value == *sums.value()) => {
+                Known::Sealed(sums)
+            }
+            known => known,
+        };
+        self.files.put(file, state, known);
     }
 
     /// Sets the attribute.

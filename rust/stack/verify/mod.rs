@@ -42,6 +42,10 @@
 //! has to be as it was, or as it was to be; otherwise the file's checksums are unknown. So they are
 //! when the file has more pages than an attribute holds, and when the attribute finds no room. A
 //! line in the log says so.
+//!
+//! A file whose mark cannot be set stays sealed, and the change fails. A file whose checksums cannot
+//! be set stays open, and `fsync` and `sync` fail, the latter when it has gone through all files. A
+//! file that is deleted meanwhile fails neither.
 
 mod change;
 mod files;
@@ -92,7 +96,8 @@ struct Summed<L> {
 /// Changes go to the layer below. The first change of a file that has checksums waits until the mark
 /// [`OPEN`] is durable in their place. They are set again by `fsync`, `fdatasync` and `sync`; see
 /// the [module](self) for what a loss of power leaves. Until then they are in memory, of at most
-/// 1,024 files: a change of one more has to wait until another one is durable. The checksums of a
+/// 1,024 files: a change of one more has to wait until another one is durable, and fails as that
+/// does. The checksums of a
 /// file of more than 64 MiB, or more than the file system has room for in an attribute, become
 /// unknown.
 ///

@@ -843,6 +843,160 @@ fn many_files_are_open_at_once_and_those_that_go_are_forgotten() {
     });
 }
 
+/// A file system that is told what to refuse: changes of the attribute, and being durable.
+struct Told {
+    fs: RamFs,
+    refuse: Mutex<Box<dyn Fn(Ino, Asked<'_>) -> Option<Error> + Send>>,
+}
+
+/// What a file is asked for.
+#[derive(Clone, Copy, PartialEq)]
+enum Asked<'a> {
+    Set(Option<&'a [u8]>),
+    Durable,
+}
+
+impl Told {
+    fn new() -> Self {
+        Self {
+            fs: RamFs::new().unwrap(),
+            refuse: Mutex::new(Box::new(|_, _| None)),
+        }
+    }
+
+    fn refuse(&self, refuse: impl Fn(Ino, Asked<'_>) -> Option<Error> + Send + 'static) {
+        *self.refuse.lock().unwrap() = Box::new(refuse);
+    }
+
+    fn ask(&self, ino: Ino, what: Asked<'_>) -> Result {
+        (self.refuse.lock().unwrap())(ino, what).map_or(Ok(()), Err)
+    }
+}
+
+impl Layer for Told {
+    type Kind = stack::Asynchronous;
+}
+
+impl AsyncStackable for Told {
+    forward!(self, self.fs; root, lookup, stat, read, readlink, read_dir, getxattr, listxattr, acl);
+    forward!(self, self.fs; statfs, write_bytes, open, tmpfile);
+
+    async fn change(&self, change: Change<'_>) -> Result<Ino> {
+        if let Change::SetXattr { ino, value, .. } = change {
+            self.ask(ino, Asked::Set(value))?;
+        }
+        self.fs.change(change).await
+    }
+
+    async fn make_durable(&self, what: stack::Sync) -> Result {
+        if let stack::Sync::Inode(ino) | stack::Sync::Data(ino) = what {
+            self.ask(ino, Asked::Durable)?;
+        }
+        self.fs.make_durable(what).await
+    }
+}
+
+#[test]
+fn checksums_that_cannot_be_replaced_stay() {
+    on_beds(1, |bed, _| {
+        block_on(async {
+            let (fs, below) = over(bed, Told::new());
+            let ino = file(&fs, b"file", &[7; LEN]).await.unwrap();
+            let new = NewInode::file(0o644);
+            let none = fs.create(fs.root(), b"none", &new).await.unwrap();
+            below.refuse(|_, what| (what != Asked::Durable).then_some(EROFS));
+            assert_eq!(fs.write_bytes(ino, Some(0), b"x").await, Err(EROFS));
+            assert_eq!(fs.seal(none).await, Err(EROFS));
+            fs.fsync(ino).await.unwrap();
+            fs.fsync(none).await.unwrap();
+            fs.sync().await.unwrap();
+            assert!(all(&fs, ino).await.unwrap() == [7; LEN]);
+            below.refuse(|_, _| None);
+            fs.write_bytes(ino, Some(0), b"x").await.unwrap();
+            fs.seal(none).await.unwrap();
+            fs.sync().await.unwrap();
+            assert_eq!(all_fit(&*below).await.unwrap(), 2);
+        })
+        .unwrap();
+    });
+}
+
+#[test]
+fn a_file_that_cannot_be_sealed_keeps_no_other_from_it() {
+    on_beds(1, |bed, _| {
+        block_on(async {
+            let (fs, below) = over(bed, Told::new());
+            let mut inos = Vec::new();
+            for n in 0..3 {
+                let ino = file(&fs, &[b'a' + n], &[7; LEN]).await.unwrap();
+                fs.write_bytes(ino, Some(0), b"x").await.unwrap();
+                inos.push(ino);
+            }
+            let bad = inos[1];
+            below.refuse(move |ino, _| (ino == bad).then_some(EDOM));
+            assert_eq!(fs.sync().await, Err(EDOM));
+            assert_eq!(all_fit(&*below).await.unwrap(), 2);
+            below.refuse(|_, _| None);
+            fs.sync().await.unwrap();
+            assert_eq!(all_fit(&*below).await.unwrap(), 3);
+        })
+        .unwrap();
+    });
+}
+
+#[test]
+fn no_more_files_are_open_than_can_be() {
+    on_beds(1, |bed, _| {
+        block_on(async {
+            let (fs, below) = over(bed, Told::new());
+            let mut inos = Vec::new();
+            for n in 0u32..1030 {
+                let ino = file(&fs, format!("{n}").as_bytes(), &n.to_le_bytes()).await;
+                inos.push(ino.unwrap());
+            }
+            below.refuse(|_, what| match what {
+                Asked::Set(Some(OPEN)) | Asked::Durable => None,
+                Asked::Set(_) => Some(EDOM),
+            });
+            for (n, ino) in inos.iter().enumerate() {
+                let done = fs.append(*ino, b"more").await;
+                assert_eq!(done.is_ok(), n < 1024, "{n} {done:?}");
+            }
+            // One that is open may be changed again.
+            fs.append(inos[7], b"more").await.unwrap();
+            assert_eq!(all_fit(&*below).await.unwrap(), 6);
+            below.refuse(|_, _| None);
+            fs.append(inos[1029], b"more").await.unwrap();
+            fs.sync().await.unwrap();
+            assert_eq!(all_fit(&*below).await.unwrap(), 1030);
+        })
+        .unwrap();
+    });
+}
+
+#[test]
+fn a_file_that_goes_meanwhile_does_not_fail_a_sync() {
+    on_beds(1, |bed, _| {
+        block_on(async {
+            let (fs, below) = over(bed, Told::new());
+            let ino = file(&fs, b"file", &[7; LEN]).await.unwrap();
+            fs.write_bytes(ino, Some(0), b"x").await.unwrap();
+            // The step that sets the attribute finds it gone, and that of the one behind.
+            below.refuse(|_, what| (what != Asked::Durable).then_some(ESTALE));
+            fs.sync().await.unwrap();
+            below.refuse(|_, what| match what {
+                Asked::Set(Some(OPEN)) => Some(ESTALE),
+                Asked::Set(_) => Some(ENOSPC),
+                Asked::Durable => None,
+            });
+            fs.write_bytes(ino, Some(0), b"x").await.unwrap();
+            fs.sync().await.unwrap();
+            assert_eq!(machine::take_log().len(), 0);
+        })
+        .unwrap();
+    });
+}
+
 #[test]
 fn readers_at_once_find_what_others_changed() {
     on_beds(20, |bed, _| {
