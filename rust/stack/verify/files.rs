@@ -45,7 +45,12 @@ pub(super) enum Known {
     /// Nothing was read yet.
     Unread,
     /// There are none.
-    Unknown,
+    Unknown {
+        /// Whether the attribute has the mark; otherwise there is no attribute.
+        marked: bool,
+        /// Whether no loss of power brings some back.
+        settled: bool,
+    },
     /// Those of the attribute.
     Sealed(Sums),
     /// Those of what the file has now. They are in memory alone.

@@ -8,11 +8,18 @@
 //! before the bytes are read until they were compared. A change of contents has it alone, and so has
 //! the step that sets the attribute: both are held across the `.await` of what is below. Nobody
 //! holds those of two files. A file without checksums is changed by any number of callers at once,
-//! who share it.
+//! who share it until what is below is done: so nobody reads contents to get checksums of them while
+//! they change.
 //!
-//! A change of a file with checksums is a task of the layer's scope, so that a caller who gives up
-//! leaves it whole. If the scope ends in the middle, what the layer knows of the file is that its
-//! checksums are unknown: they are taken away before the contents change, and put back behind it.
+//! A change is a task of the layer's scope, which has the lock: a caller who gives up leaves the
+//! change whole, and the file locked until then. If the scope ends in the middle, what the layer
+//! knows of the file is that its checksums are unknown: they are taken away before the contents
+//! change, and put back behind it. What is below may go on with a change that was cut off, and nobody
+//! knows how long: from then on the layer gives no file checksums ([`Verify::seal`]).
+//!
+//! What the layer knows may be old, as others change attributes below it. Before each change it is
+//! compared with the attribute, but for an open file. That is no lock: a file that is sealed through
+//! two layers at once, or by one while the other changes it, may get checksums that accuse.
 //!
 //! # What a loss of power leaves
 //!
@@ -27,6 +34,12 @@
 //! | contents change, once or often | each change | the mark, and any part of the changes |
 //! | contents are durable | `fsync`, `fdatasync`, `sync` | the mark, and the contents |
 //! | the checksums replace the mark | the same | the checksums, and the contents that they are of |
+//!
+//! A file whose attribute has the mark may have it since a moment ago: because a change was cut off
+//! between the first two steps, or because the checksums found no room. Whoever finds the mark waits
+//! until it is durable before contents change for the first time. Whoever removes the attribute by
+//! the layer waits until the mark is durable in its place, and then removes that: where there is no
+//! attribute, there was the mark before, or nothing.
 //!
 //! So no loss of power leaves checksums that accuse good contents. What it can take away is the
 //! checksums: a file that has the mark counts as one without, until [`Verify::seal`]. The step from
@@ -85,6 +98,8 @@ struct Summed<L> {
     below: L,
     files: Arc<Files>,
     counts: Counts,
+    /// The scope's end has cut off a change, which may go on below.
+    cut_off: Atomic<bool>,
 }
 
 /// Compares the contents of files with the checksums that they have in their attribute
@@ -107,8 +122,8 @@ struct Summed<L> {
 ///
 /// # Cancellation
 ///
-/// A change of contents of a file with checksums has not begun, or goes on alone to its end. Changes
-/// fail with `ESHUTDOWN` once the scope ends that they are tasks of.
+/// A change of contents has not begun, or goes on alone to its end. Changes fail with `ESHUTDOWN`
+/// once the scope ends that they are tasks of, also those that it ends in the middle.
 pub struct Verify<L> {
     summed: Arc<Summed<L>>,
     spawner: Spawner,
@@ -126,6 +141,7 @@ impl<L: AsyncStackable> Verify<L> {
                 unknown: Atomic::new(0),
                 failed: Atomic::new(0),
             },
+            cut_off: Atomic::new(false),
         };
         let summed = Arc::new(summed, gfp())?;
         Ok(Self { summed, spawner })
@@ -153,14 +169,24 @@ impl<L: AsyncStackable> Verify<L> {
 
     /// Gives a regular file checksums of what it has now, and waits until both are durable.
     ///
-    /// A file that has some keeps them. Fails with `EFBIG` for a file of more than 64 MiB, and as
-    /// reading and [`setxattr`](AsyncStackable::setxattr) do.
+    /// A file that has some keeps them. Fails with `EFBIG` for a file of more than 64 MiB, with
+    /// `ESHUTDOWN` if the scope has ended in the middle of a change, of whatever file, and as reading
+    /// and [`setxattr`](AsyncStackable::setxattr) do.
     ///
     /// # Cancellation
     ///
     /// The file has its checksums, or none, or they are set by the next `fsync`.
     pub async fn seal(&self, ino: Ino) -> Result {
         disk::pinned(|| self.summed.give(ino))?.await
+    }
+}
+
+impl<L: AsyncStackable + 'static> Verify<L> {
+    /// Changes the contents of a file, by a task: its lock is held until what is below is done.
+    async fn edit(&self, ino: Ino, edit: Edit) -> Result<(u64, usize)> {
+        let summed = self.summed.clone();
+        let task = async move { disk::pinned(|| summed.edit(ino, &edit))?.await };
+        self.spawner.spawn(task)?.await.map_err(|_| ESHUTDOWN)?
     }
 }
 
@@ -192,9 +218,16 @@ impl<L: AsyncStackable> Summed<L> {
         self.files.put(file, state, Known::Unread);
         state.loads = state.loads.wrapping_add(1);
         let known = match self.below.getxattr(ino, ATTRIBUTE).await {
-            Ok(value) if value.as_slice() == OPEN => Known::Unknown,
+            // Nobody knows whether it is durable, nor what was there before.
+            Ok(value) if value.as_slice() == OPEN => Known::Unknown {
+                marked: true,
+                settled: false,
+            },
             Ok(value) => Known::Sealed(Sums::new(&value)?),
-            Err(error) if error == ENODATA || error == EOPNOTSUPP => Known::Unknown,
+            Err(error) if error == ENODATA || error == EOPNOTSUPP => Known::Unknown {
+                marked: false,
+                settled: true,
+            },
             Err(error) => return Err(error),
         };
         state.of = now;
@@ -202,12 +235,20 @@ impl<L: AsyncStackable> Summed<L> {
         Ok(())
     }
 
+    /// Reads what the attribute has, unless the file is open: others may have set or removed it.
+    async fn load_anew(&self, ino: Ino, file: &Used, state: &mut State, now: Identity) -> Result {
+        if let Known::Sealed(_) | Known::Unknown { .. } = state.known {
+            self.files.put(file, state, Known::Unread);
+        }
+        self.load(ino, file, state, now).await
+    }
+
     /// Whether something else is known of a file than when `loads` was seen, by one for whom a page
     /// differed: it is another one by now, or others have changed the attribute.
     #[cold]
     async fn has_changed(&self, ino: Ino, file: &Used, loads: u64) -> Result<bool> {
         let mut state = file.state.write().await.map_err(|_| ESHUTDOWN)?;
-        let none = matches!(state.known, Known::Unread | Known::Unknown);
+        let none = matches!(state.known, Known::Unread | Known::Unknown { .. });
         if none || state.loads != loads {
             return Ok(true);
         }
@@ -238,7 +279,7 @@ fn fits(state: &State, page: u64, bytes: &[u8]) -> Option<bool> {
         Known::Sealed(sums) | Known::Open { sums, .. } => {
             Some(sums.get(page) == Some(sum_of(bytes)))
         }
-        Known::Unread | Known::Unknown => None,
+        Known::Unread | Known::Unknown { .. } => None,
     }
 }
 
@@ -342,30 +383,12 @@ impl<L: AsyncStackable + 'static> AsyncStackable for Verify<L> {
             }
             _ => return self.summed.below.change(change).await,
         };
-        {
-            let file = self.summed.files.get(ino)?;
-            let state = self.summed.look(ino, &file).await?;
-            if let Known::Unknown = state.known {
-                return self.summed.below.change(change).await;
-            }
-        }
-        let summed = self.summed.clone();
-        let task = async move { disk::pinned(|| summed.edit(ino, &edit))?.await };
-        self.spawner.spawn(task)?.await??;
+        self.edit(ino, edit).await?;
         Ok(ino)
     }
 
     async fn write_bytes(&self, ino: Ino, pos: Option<u64>, bytes: &[u8]) -> Result<(u64, usize)> {
-        {
-            let file = self.summed.files.get(ino)?;
-            let state = self.summed.look(ino, &file).await?;
-            if let Known::Unknown = state.known {
-                return self.summed.below.write_bytes(ino, pos, bytes).await;
-            }
-        }
-        let (summed, edit) = (self.summed.clone(), Edit::Write(pos, owned_bytes(bytes)?));
-        let task = async move { disk::pinned(|| summed.edit(ino, &edit))?.await };
-        self.spawner.spawn(task)?.await?
+        self.edit(ino, Edit::Write(pos, owned_bytes(bytes)?)).await
     }
 
     /// The checksums of what was changed before are durable with it.

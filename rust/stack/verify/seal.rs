@@ -10,6 +10,7 @@ use crate::change::Sync as Durable;
 use disk::gfp;
 use kernel::alloc::KVVec;
 use kernel::prelude::*;
+use kernel::sync::atomic::Relaxed;
 use upcall::Block;
 
 /// A file that was open when something began to be durable.
@@ -73,7 +74,7 @@ impl<L: AsyncStackable> Summed<L> {
             match state.known {
                 Known::Open { version, .. } => version,
                 Known::Sealed(_) => return Ok(true),
-                Known::Unread | Known::Unknown => return Ok(false),
+                Known::Unread | Known::Unknown { .. } => return Ok(false),
             }
         };
         noted.push(Noted { ino, file, version }, gfp())?;
@@ -152,7 +153,11 @@ impl<L: AsyncStackable> Summed<L> {
             Err(error) if is_full(error) => {
                 let done = self.set(ino, OPEN).await;
                 if !self.is_gone(file, state, done)? {
-                    self.files.put(file, state, Known::Unknown);
+                    let unknown = Known::Unknown {
+                        marked: true,
+                        settled: false,
+                    };
+                    self.files.put(file, state, unknown);
                     self.report(ino, error);
                 }
                 Ok(())
@@ -168,9 +173,13 @@ impl<L: AsyncStackable> Summed<L> {
         {
             let mut state = file.state.write().await.map_err(|_| ESHUTDOWN)?;
             let attr = self.below.stat(ino).await?;
-            self.load(ino, &file, &mut state, Identity::from(&attr))
+            self.load_anew(ino, &file, &mut state, Identity::from(&attr))
                 .await?;
-            if let Known::Unknown = state.known {
+            if let Known::Unknown { .. } = state.known {
+                if self.cut_off.load(Relaxed) {
+                    // What was cut off may still change the contents.
+                    return Err(ESHUTDOWN);
+                }
                 if attr.size.div_ceil(PAGE) > PAGES_MAX {
                     return Err(EFBIG);
                 }
