@@ -477,8 +477,9 @@ impl Spawner {
     /// Runs `work`, which may sleep, on the scope's [`BlockingWorker`]: a thread of its own, which does one
     /// thing after the other.
     ///
-    /// Fails as [`spawn`](Self::spawn) does. Work that has not begun when the scope ends, or when the
-    /// handle aborts it, is dropped.
+    /// Fails as [`spawn`](Self::spawn) does. Work that has not begun when the handle aborts it is
+    /// dropped, and so is what has not begun when the scope ends, unless it is
+    /// [shielded](Self::shielded): that is still done, and the scope waits for it.
     pub fn spawn_blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,

@@ -11,11 +11,15 @@ use crate::page;
 use disk::gfp;
 use kernel::alloc::KVVec;
 use kernel::prelude::*;
+use kernel::sync::atomic::{Atomic, Relaxed};
 use upcall::{Block, Budget};
 use vfs::XattrFlags;
 
 /// How many files are open at most: those that are kept in memory alone.
 const OPEN_MAX: usize = 1024;
+
+/// How many files one tries to seal that another one may be open.
+const ROOM_TRIES: usize = 4;
 
 /// The checksums that a change makes.
 struct Plan {
@@ -26,13 +30,31 @@ struct Plan {
     pages: u64,
 }
 
+/// A change that what is below is at. If this is dropped it may go on alone.
+struct UnderWay<'a>(&'a Atomic<bool>);
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Relaxed);
+    }
+}
+
 impl<L: AsyncStackable> Summed<L> {
     /// Changes the attribute itself: whoever does knows what is in the file.
+    ///
+    /// Before the checksums go the mark is durable in their place: so whoever finds no attribute knows
+    /// that no loss of power brings them back.
     pub(super) async fn set_attribute(&self, ino: Ino, change: Change<'_>) -> Result<Ino> {
         let file = self.files.get(ino)?;
         let mut state = file.state.write().await.map_err(|_| ESHUTDOWN)?;
         let mut known = self.files.put(&file, &mut state, Known::Unread);
-        let done = self.below.change(change).await;
+        let mut done = Ok(ino);
+        if let Change::SetXattr { value: None, .. } = change {
+            done = self.set_before_removal(ino).await.map(|()| ino);
+        }
+        if done.is_ok() {
+            done = self.below.change(change).await;
+        }
         if done.is_err() {
             if let Known::Open { marked, .. } = &mut known {
                 *marked = false;
@@ -42,35 +64,61 @@ impl<L: AsyncStackable> Summed<L> {
         done
     }
 
+    /// The mark is durable in place of the checksums, if there are some.
+    async fn set_before_removal(&self, ino: Ino) -> Result {
+        match self.below.getxattr(ino, ATTRIBUTE).await {
+            Ok(value) if value.as_slice() == OPEN => {}
+            Ok(_) => self.set(ino, OPEN).await?,
+            // The removal says what is wrong.
+            Err(_) => return Ok(()),
+        }
+        self.below.make_durable(Durable::Inode(ino)).await
+    }
+
     /// Changes the contents of a file. Returns what a write does.
     pub(super) async fn edit(&self, ino: Ino, edit: &Edit) -> Result<(u64, usize)> {
-        if self.files.open() >= OPEN_MAX {
-            if let Some((other, file)) = self.files.some_open() {
-                // Whoever changes this file is not to hear what is wrong with another one.
-                let _ = self.seal_alone(other, &file).await;
+        let file = self.files.get(ino)?;
+        {
+            let state = file.state.read().await.map_err(|_| ESHUTDOWN)?;
+            if self.is_unknown(ino, &state).await? {
+                return self.apply(ino, edit).await;
             }
         }
-        let file = self.files.get(ino)?;
+        let room = self.make_room().await;
         let mut state = file.state.write().await.map_err(|_| ESHUTDOWN)?;
         let attr = self.below.stat(ino).await?;
-        if let Known::Sealed(_) = state.known {
-            // Others may have set the attribute, or removed it.
-            self.files.put(&file, &mut state, Known::Unread);
+        if !self.is_unknown(ino, &state).await? {
+            self.load_anew(ino, &file, &mut state, Identity::from(&attr))
+                .await?;
         }
-        self.load(ino, &file, &mut state, Identity::from(&attr))
-            .await?;
+        if let Known::Unknown { marked, settled } = state.known {
+            if !settled {
+                self.below.make_durable(Durable::Inode(ino)).await?;
+                let settled = true;
+                let known = Known::Unknown { marked, settled };
+                self.files.put(&file, &mut state, known);
+            }
+            return self.apply(ino, edit).await;
+        }
         let Some(effect) = edit.effect(attr.size) else {
             return self.apply(ino, edit).await;
         };
         let plan = match &state.known {
-            Known::Unread | Known::Unknown => return self.apply(ino, edit).await,
+            Known::Unread | Known::Unknown { .. } => return Err(EIO),
             Known::Sealed(sums) | Known::Open { sums, .. } => {
                 disk::pinned(|| self.plan(ino, sums, &effect))?.await?
             }
         };
+        if let Known::Sealed(_) = state.known {
+            room?;
+        }
         self.mark(ino, &file, &mut state, &plan).await?;
         // From here on until they are put back they are unknown, also to who comes if we are dropped.
-        let known = self.files.put(&file, &mut state, Known::Unknown);
+        let unknown = Known::Unknown {
+            marked: true,
+            settled: true,
+        };
+        let known = self.files.put(&file, &mut state, unknown);
         let Known::Open { mut sums, .. } = known else {
             return Err(EIO);
         };
@@ -105,6 +153,41 @@ impl<L: AsyncStackable> Summed<L> {
         done
     }
 
+    /// Whether a file has no checksums, as it had none before, and no loss of power brings some back.
+    async fn is_unknown(&self, ino: Ino, state: &State) -> Result<bool> {
+        let Known::Unknown { marked, settled } = state.known else {
+            return Ok(false);
+        };
+        if !settled || Identity::from(&self.below.stat(ino).await?) != state.of {
+            return Ok(false);
+        }
+        // Others may have given it some.
+        match self.below.getxattr(ino, ATTRIBUTE).await {
+            Ok(value) => Ok(marked && value.as_slice() == OPEN),
+            Err(error) if error == ENODATA || error == EOPNOTSUPP => Ok(!marked),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Seals another file if as many are open as can be. Fails if none could be.
+    pub(super) async fn make_room(&self) -> Result {
+        let mut done = Ok(());
+        // Another one each time: what is wrong with one need not be with the next.
+        for _ in 0..ROOM_TRIES {
+            if self.files.open() < OPEN_MAX {
+                return Ok(());
+            }
+            let Some((other, file)) = self.files.some_open() else {
+                return Ok(());
+            };
+            done = self.seal_alone(other, &file).await;
+            if done.is_ok() {
+                break;
+            }
+        }
+        done
+    }
+
     /// The checksums of a file are not known any more.
     #[cold]
     pub(super) fn report(&self, ino: Ino, error: Error) {
@@ -116,8 +199,13 @@ impl<L: AsyncStackable> Summed<L> {
 
     /// Makes the change below.
     async fn apply(&self, ino: Ino, edit: &Edit) -> Result<(u64, usize)> {
+        let under_way = UnderWay(&self.cut_off);
         let change = match edit {
-            Edit::Write(pos, bytes) => return self.below.write_bytes(ino, *pos, bytes).await,
+            Edit::Write(pos, bytes) => {
+                let done = self.below.write_bytes(ino, *pos, bytes).await;
+                core::mem::forget(under_way);
+                return done;
+            }
             Edit::Truncate(size) => Change::Truncate { ino, size: *size },
             Edit::Allocate(range, keep_size) => Change::Allocate {
                 ino,
@@ -125,13 +213,20 @@ impl<L: AsyncStackable> Summed<L> {
                 keep_size: *keep_size,
             },
         };
-        self.below.change(change).await?;
-        Ok((0, 0))
+        let done = self.below.change(change).await;
+        core::mem::forget(under_way);
+        done.map(|_| (0, 0))
     }
 
     /// Opens a sealed file: the mark is durable before contents change. There is room for the
     /// checksums that a change makes.
     async fn mark(&self, ino: Ino, file: &Used, state: &mut State, plan: &Option<Plan>) -> Result {
+        let (Known::Sealed(sums) | Known::Open { sums, .. }) = &mut state.known else {
+            return Err(EIO);
+        };
+        if let Some(plan) = plan {
+            sums.reserve(plan.pages)?;
+        }
         if let Known::Sealed(_) = state.known {
             // Open before the attribute changes: so it is set again whatever happens here.
             if let Known::Sealed(sums) = self.files.put(file, state, Known::Unread) {
@@ -143,18 +238,31 @@ impl<L: AsyncStackable> Summed<L> {
                 self.files.put(file, state, open);
             }
         }
-        let Known::Open { sums, marked, .. } = &mut state.known else {
-            return Err(EIO);
-        };
-        if let Some(plan) = plan {
-            sums.reserve(plan.pages)?;
+        if let Known::Open { marked: true, .. } = state.known {
+            return Ok(());
         }
-        if !*marked {
-            self.set(ino, OPEN).await?;
-            self.below.make_durable(Durable::Inode(ino)).await?;
+        if let Err(error) = self.set(ino, OPEN).await {
+            self.unmark(ino, file, state).await;
+            return Err(error);
+        }
+        self.below.make_durable(Durable::Inode(ino)).await?;
+        if let Known::Open { marked, .. } = &mut state.known {
             *marked = true;
         }
         Ok(())
+    }
+
+    /// Behind a mark that failed: the file is sealed if the attribute still has its checksums.
+    #[cold]
+    async fn unmark(&self, ino: Ino, file: &Used, state: &mut State) {
+        let value = self.below.getxattr(ino, ATTRIBUTE).await;
+        let known = match self.files.put(file, state, Known::Unread) {
+            Known::Open { sums, .. } if value.is_ok_and(|value| *value == *sums.value()) => {
+                Known::Sealed(sums)
+            }
+            known => known,
+        };
+        self.files.put(file, state, known);
     }
 
     /// Sets the attribute.

@@ -45,7 +45,12 @@ pub(super) enum Known {
     /// Nothing was read yet.
     Unread,
     /// There are none.
-    Unknown,
+    Unknown {
+        /// Whether the attribute has the mark; otherwise there is no attribute.
+        marked: bool,
+        /// Whether no loss of power brings some back.
+        settled: bool,
+    },
     /// Those of the attribute.
     Sealed(Sums),
     /// Those of what the file has now. They are in memory alone.
@@ -63,6 +68,8 @@ pub(super) struct State {
     /// Whose it is.
     pub(super) of: Identity,
     pub(super) known: Known,
+    /// How often what the attribute has was found to be another, or may have been.
+    pub(super) loads: u64,
 }
 
 /// A file.
@@ -145,6 +152,7 @@ impl Files {
         let state = State {
             of: Identity::default(),
             known: Known::Unread,
+            loads: 0,
         };
         let file = File {
             state: RwSemaphore::new(state),

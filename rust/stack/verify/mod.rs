@@ -8,11 +8,18 @@
 //! before the bytes are read until they were compared. A change of contents has it alone, and so has
 //! the step that sets the attribute: both are held across the `.await` of what is below. Nobody
 //! holds those of two files. A file without checksums is changed by any number of callers at once,
-//! who share it.
+//! who share it until what is below is done: so nobody reads contents to get checksums of them while
+//! they change.
 //!
-//! A change of a file with checksums is a task of the layer's scope, so that a caller who gives up
-//! leaves it whole. If the scope ends in the middle, what the layer knows of the file is that its
-//! checksums are unknown: they are taken away before the contents change, and put back behind it.
+//! A change is a task of the layer's scope, which has the lock: a caller who gives up leaves the
+//! change whole, and the file locked until then. If the scope ends in the middle, what the layer
+//! knows of the file is that its checksums are unknown: they are taken away before the contents
+//! change, and put back behind it. What is below may go on with a change that was cut off, and nobody
+//! knows how long: from then on the layer gives no file checksums ([`Verify::seal`]).
+//!
+//! What the layer knows may be old, as others change attributes below it. Before each change it is
+//! compared with the attribute, but for an open file. That is no lock: a file that is sealed through
+//! two layers at once, or by one while the other changes it, may get checksums that accuse.
 //!
 //! # What a loss of power leaves
 //!
@@ -28,6 +35,12 @@
 //! | contents are durable | `fsync`, `fdatasync`, `sync` | the mark, and the contents |
 //! | the checksums replace the mark | the same | the checksums, and the contents that they are of |
 //!
+//! A file whose attribute has the mark may have it since a moment ago: because a change was cut off
+//! between the first two steps, or because the checksums found no room. Whoever finds the mark waits
+//! until it is durable before contents change for the first time. Whoever removes the attribute by
+//! the layer waits until the mark is durable in its place, and then removes that: where there is no
+//! attribute, there was the mark before, or nothing.
+//!
 //! So no loss of power leaves checksums that accuse good contents. What it can take away is the
 //! checksums: a file that has the mark counts as one without, until [`Verify::seal`]. The step from
 //! the mark to the checksums is one change of an attribute, which is whole or absent.
@@ -42,6 +55,10 @@
 //! has to be as it was, or as it was to be; otherwise the file's checksums are unknown. So they are
 //! when the file has more pages than an attribute holds, and when the attribute finds no room. A
 //! line in the log says so.
+//!
+//! A file whose mark cannot be set stays sealed, and the change fails. A file whose checksums cannot
+//! be set stays open, and `fsync` and `sync` fail, the latter when it has gone through all files. A
+//! file that is deleted meanwhile fails neither.
 
 mod change;
 mod files;
@@ -81,6 +98,8 @@ struct Summed<L> {
     below: L,
     files: Arc<Files>,
     counts: Counts,
+    /// The scope's end has cut off a change, which may go on below.
+    cut_off: Atomic<bool>,
 }
 
 /// Compares the contents of files with the checksums that they have in their attribute
@@ -92,7 +111,8 @@ struct Summed<L> {
 /// Changes go to the layer below. The first change of a file that has checksums waits until the mark
 /// [`OPEN`] is durable in their place. They are set again by `fsync`, `fdatasync` and `sync`; see
 /// the [module](self) for what a loss of power leaves. Until then they are in memory, of at most
-/// 1,024 files: a change of one more has to wait until another one is durable. The checksums of a
+/// 1,024 files: a change of one more has to wait until another one is durable, and fails as that
+/// does. The checksums of a
 /// file of more than 64 MiB, or more than the file system has room for in an attribute, become
 /// unknown.
 ///
@@ -102,8 +122,8 @@ struct Summed<L> {
 ///
 /// # Cancellation
 ///
-/// A change of contents of a file with checksums has not begun, or goes on alone to its end. Changes
-/// fail with `ESHUTDOWN` once the scope ends that they are tasks of.
+/// A change of contents has not begun, or goes on alone to its end. Changes fail with `ESHUTDOWN`
+/// once the scope ends that they are tasks of, also those that it ends in the middle.
 pub struct Verify<L> {
     summed: Arc<Summed<L>>,
     spawner: Spawner,
@@ -121,6 +141,7 @@ impl<L: AsyncStackable> Verify<L> {
                 unknown: Atomic::new(0),
                 failed: Atomic::new(0),
             },
+            cut_off: Atomic::new(false),
         };
         let summed = Arc::new(summed, gfp())?;
         Ok(Self { summed, spawner })
@@ -148,14 +169,24 @@ impl<L: AsyncStackable> Verify<L> {
 
     /// Gives a regular file checksums of what it has now, and waits until both are durable.
     ///
-    /// A file that has some keeps them. Fails with `EFBIG` for a file of more than 64 MiB, and as
-    /// reading and [`setxattr`](AsyncStackable::setxattr) do.
+    /// A file that has some keeps them. Fails with `EFBIG` for a file of more than 64 MiB, with
+    /// `ESHUTDOWN` if the scope has ended in the middle of a change, of whatever file, and as reading
+    /// and [`setxattr`](AsyncStackable::setxattr) do.
     ///
     /// # Cancellation
     ///
     /// The file has its checksums, or none, or they are set by the next `fsync`.
     pub async fn seal(&self, ino: Ino) -> Result {
         disk::pinned(|| self.summed.give(ino))?.await
+    }
+}
+
+impl<L: AsyncStackable + 'static> Verify<L> {
+    /// Changes the contents of a file, by a task: its lock is held until what is below is done.
+    async fn edit(&self, ino: Ino, edit: Edit) -> Result<(u64, usize)> {
+        let summed = self.summed.clone();
+        let task = async move { disk::pinned(|| summed.edit(ino, &edit))?.await };
+        self.spawner.spawn(task)?.await.map_err(|_| ESHUTDOWN)?
     }
 }
 
@@ -185,10 +216,18 @@ impl<L: AsyncStackable> Summed<L> {
             return Ok(());
         }
         self.files.put(file, state, Known::Unread);
+        state.loads = state.loads.wrapping_add(1);
         let known = match self.below.getxattr(ino, ATTRIBUTE).await {
-            Ok(value) if value.as_slice() == OPEN => Known::Unknown,
+            // Nobody knows whether it is durable, nor what was there before.
+            Ok(value) if value.as_slice() == OPEN => Known::Unknown {
+                marked: true,
+                settled: false,
+            },
             Ok(value) => Known::Sealed(Sums::new(&value)?),
-            Err(error) if error == ENODATA || error == EOPNOTSUPP => Known::Unknown,
+            Err(error) if error == ENODATA || error == EOPNOTSUPP => Known::Unknown {
+                marked: false,
+                settled: true,
+            },
             Err(error) => return Err(error),
         };
         state.of = now;
@@ -196,11 +235,23 @@ impl<L: AsyncStackable> Summed<L> {
         Ok(())
     }
 
-    /// Whether something else is known of a file than before: it is another one by now, or others
-    /// have changed the attribute.
+    /// Reads what the attribute has, unless the file is open: others may have set or removed it.
+    async fn load_anew(&self, ino: Ino, file: &Used, state: &mut State, now: Identity) -> Result {
+        if let Known::Sealed(_) | Known::Unknown { .. } = state.known {
+            self.files.put(file, state, Known::Unread);
+        }
+        self.load(ino, file, state, now).await
+    }
+
+    /// Whether something else is known of a file than when `loads` was seen, by one for whom a page
+    /// differed: it is another one by now, or others have changed the attribute.
     #[cold]
-    async fn has_changed(&self, ino: Ino, file: &Used) -> Result<bool> {
+    async fn has_changed(&self, ino: Ino, file: &Used, loads: u64) -> Result<bool> {
         let mut state = file.state.write().await.map_err(|_| ESHUTDOWN)?;
+        let none = matches!(state.known, Known::Unread | Known::Unknown { .. });
+        if none || state.loads != loads {
+            return Ok(true);
+        }
         let now = Identity::from(&self.below.stat(ino).await?);
         let before = match &state.known {
             Known::Sealed(sums) => Some(Sums::new(sums.value())?),
@@ -210,10 +261,15 @@ impl<L: AsyncStackable> Summed<L> {
         let same = state.of == now;
         self.files.put(file, &mut state, Known::Unread);
         self.load(ino, file, &mut state, now).await?;
-        Ok(match (&state.known, &before) {
-            (Known::Sealed(sums), Some(before)) => !same || sums.value() != before.value(),
-            _ => true,
-        })
+        let same = match (&state.known, &before) {
+            (Known::Sealed(sums), Some(before)) => same && sums.value() == before.value(),
+            _ => false,
+        };
+        if same {
+            // So that each of many readers finds out at once.
+            state.loads = loads;
+        }
+        Ok(!same)
     }
 }
 
@@ -223,7 +279,7 @@ fn fits(state: &State, page: u64, bytes: &[u8]) -> Option<bool> {
         Known::Sealed(sums) | Known::Open { sums, .. } => {
             Some(sums.get(page) == Some(sum_of(bytes)))
         }
-        Known::Unread | Known::Unknown => None,
+        Known::Unread | Known::Unknown { .. } => None,
     }
 }
 
@@ -247,9 +303,9 @@ impl<L: AsyncStackable> ReadPage for Summed<L> {
                 return Ok(0);
             }
             let bytes = block.as_slice().get(..count).ok_or(EIO)?;
-            let fits = fits(&state, offset / PAGE, bytes);
+            let (fits, loads) = (fits(&state, offset / PAGE, bytes), state.loads);
             drop(state);
-            if fits == Some(false) && disk::pinned(|| self.has_changed(ino, &file))?.await? {
+            if fits == Some(false) && disk::pinned(|| self.has_changed(ino, &file, loads))?.await? {
                 continue;
             }
             self.counts.add(fits);
@@ -280,11 +336,12 @@ impl<L: AsyncStackable> Summed<L> {
                     fits => self.counts.add(fits),
                 }
             }
+            let loads = state.loads;
             drop(state);
             if bad.is_none() {
                 return Ok(count);
             }
-            if !disk::pinned(|| self.has_changed(ino, &file))?.await? {
+            if !disk::pinned(|| self.has_changed(ino, &file, loads))?.await? {
                 self.counts.add(bad);
                 return Err(EBADMSG);
             }
@@ -326,30 +383,12 @@ impl<L: AsyncStackable + 'static> AsyncStackable for Verify<L> {
             }
             _ => return self.summed.below.change(change).await,
         };
-        {
-            let file = self.summed.files.get(ino)?;
-            let state = self.summed.look(ino, &file).await?;
-            if let Known::Unknown = state.known {
-                return self.summed.below.change(change).await;
-            }
-        }
-        let summed = self.summed.clone();
-        let task = async move { disk::pinned(|| summed.edit(ino, &edit))?.await };
-        self.spawner.spawn(task)?.await??;
+        self.edit(ino, edit).await?;
         Ok(ino)
     }
 
     async fn write_bytes(&self, ino: Ino, pos: Option<u64>, bytes: &[u8]) -> Result<(u64, usize)> {
-        {
-            let file = self.summed.files.get(ino)?;
-            let state = self.summed.look(ino, &file).await?;
-            if let Known::Unknown = state.known {
-                return self.summed.below.write_bytes(ino, pos, bytes).await;
-            }
-        }
-        let (summed, edit) = (self.summed.clone(), Edit::Write(pos, owned_bytes(bytes)?));
-        let task = async move { disk::pinned(|| summed.edit(ino, &edit))?.await };
-        self.spawner.spawn(task)?.await?
+        self.edit(ino, Edit::Write(pos, owned_bytes(bytes)?)).await
     }
 
     /// The checksums of what was changed before are durable with it.
@@ -371,9 +410,11 @@ impl<L: AsyncStackable + 'static> AsyncStackable for Verify<L> {
             .read_pages(ino, range.start..end, blocks)
             .await?;
         let count = count.min(want);
-        let tail = blocks.page_mut(count / Block::SIZE);
-        if let Some(tail) = tail.get_mut(count % Block::SIZE..) {
-            tail.fill(0);
+        if count % Block::SIZE != 0 {
+            let tail = blocks.page_mut(count / Block::SIZE);
+            if let Some(tail) = tail.get_mut(count % Block::SIZE..) {
+                tail.fill(0);
+            }
         }
         Ok(count)
     }

@@ -10,6 +10,7 @@ use crate::change::Sync as Durable;
 use disk::gfp;
 use kernel::alloc::KVVec;
 use kernel::prelude::*;
+use kernel::sync::atomic::Relaxed;
 use upcall::Block;
 
 /// A file that was open when something began to be durable.
@@ -48,18 +49,21 @@ impl<L: AsyncStackable> Summed<L> {
         if noted.is_empty() {
             return Ok(());
         }
-        let mut left = KVVec::new();
+        // What is wrong with one file does not keep the others from it.
+        let (mut left, mut done) = (KVVec::with_capacity(noted.len(), gfp())?, Ok(()));
         while let Some(open) = noted.pop() {
-            if !self.seal_if(&open).await? {
-                left.push(open, gfp())?;
+            match self.seal_if(&open).await {
+                Ok(true) => {}
+                Ok(false) => done = done.and(left.push(open, gfp()).map_err(Error::from)),
+                Err(error) => done = done.and(Err(error)),
             }
         }
-        self.below.make_durable(what).await?;
+        done = done.and(self.below.make_durable(what).await);
         // Those that were changed meanwhile.
         while let Some(open) = left.pop() {
-            self.seal_alone(open.ino, &open.file).await?;
+            done = done.and(self.seal_alone(open.ino, &open.file).await);
         }
-        Ok(())
+        done
     }
 
     /// Notes what an open file has, when no change is under way. Returns whether the file has
@@ -70,7 +74,7 @@ impl<L: AsyncStackable> Summed<L> {
             match state.known {
                 Known::Open { version, .. } => version,
                 Known::Sealed(_) => return Ok(true),
-                Known::Unread | Known::Unknown => return Ok(false),
+                Known::Unread | Known::Unknown { .. } => return Ok(false),
             }
         };
         noted.push(Noted { ino, file, version }, gfp())?;
@@ -100,22 +104,33 @@ impl<L: AsyncStackable> Summed<L> {
         if self.is_other(ino, file, &mut state).await? {
             return Ok(());
         }
-        self.below.make_durable(Durable::Data(ino)).await?;
+        let done = self.below.make_durable(Durable::Data(ino)).await;
+        if self.is_gone(file, &mut state, done)? {
+            return Ok(());
+        }
         self.set_sums(ino, file, &mut state).await?;
-        self.below.make_durable(Durable::Inode(ino)).await
+        let done = self.below.make_durable(Durable::Inode(ino)).await;
+        self.is_gone(file, &mut state, done).map(drop)
+    }
+
+    /// Whether something failed because the file is gone. Then nothing is known of it.
+    fn is_gone(&self, file: &Used, state: &mut State, done: Result) -> Result<bool> {
+        match done {
+            Err(ESTALE) => {
+                self.files.put(file, state, Known::Unread);
+                Ok(true)
+            }
+            done => done.map(|()| false),
+        }
     }
 
     /// Whether the number is another file's by now, or nobody's. Then nothing is known of it.
     async fn is_other(&self, ino: Ino, file: &Used, state: &mut State) -> Result<bool> {
-        let gone = match self.below.stat(ino).await {
-            Ok(attr) => Identity::from(&attr) != state.of,
-            Err(ESTALE) => true,
-            Err(error) => return Err(error),
+        let done = match self.below.stat(ino).await {
+            Ok(attr) if Identity::from(&attr) != state.of => Err(ESTALE),
+            done => done.map(drop),
         };
-        if gone {
-            self.files.put(file, state, Known::Unread);
-        }
-        Ok(gone)
+        self.is_gone(file, state, done)
     }
 
     /// Sets the attribute of an open file whose contents are durable.
@@ -136,24 +151,35 @@ impl<L: AsyncStackable> Summed<L> {
                 Ok(())
             }
             Err(error) if is_full(error) => {
-                self.set(ino, OPEN).await?;
-                self.files.put(file, state, Known::Unknown);
-                self.report(ino, error);
+                let done = self.set(ino, OPEN).await;
+                if !self.is_gone(file, state, done)? {
+                    let unknown = Known::Unknown {
+                        marked: true,
+                        settled: false,
+                    };
+                    self.files.put(file, state, unknown);
+                    self.report(ino, error);
+                }
                 Ok(())
             }
-            Err(error) => Err(error),
+            error => self.is_gone(file, state, error).map(drop),
         }
     }
 
     /// Gives a file that has no checksums those of what it has.
     pub(super) async fn give(&self, ino: Ino) -> Result {
         let file = self.files.get(ino)?;
+        self.make_room().await?;
         {
             let mut state = file.state.write().await.map_err(|_| ESHUTDOWN)?;
             let attr = self.below.stat(ino).await?;
-            self.load(ino, &file, &mut state, Identity::from(&attr))
+            self.load_anew(ino, &file, &mut state, Identity::from(&attr))
                 .await?;
-            if let Known::Unknown = state.known {
+            if let Known::Unknown { .. } = state.known {
+                if self.cut_off.load(Relaxed) {
+                    // What was cut off may still change the contents.
+                    return Err(ESHUTDOWN);
+                }
                 if attr.size.div_ceil(PAGE) > PAGES_MAX {
                     return Err(EFBIG);
                 }
@@ -167,6 +193,8 @@ impl<L: AsyncStackable> Summed<L> {
                         break;
                     }
                 }
+                // Where the attribute cannot be set the file does not become open.
+                self.set(ino, OPEN).await?;
                 let open = Known::Open {
                     sums,
                     version: self.files.version(),

@@ -431,8 +431,10 @@ async fn edited(kind: u64) -> Vec<u8> {
 /// accuse.
 struct Strict {
     fs: RamFs,
+    /// How long an attribute is at most.
+    room: usize,
     /// Contents that are not durable, and the same for attributes that changed; files whose
-    /// attribute is the mark, and those of which it is durably.
+    /// attribute is the mark or gone, and those of which it is durably.
     sets: Mutex<[BTreeSet<Ino>; 4]>,
 }
 
@@ -458,8 +460,11 @@ impl AsyncStackable for Strict {
         upcall::sleep(Duration::from_micros(machine::random(20))).await;
         match change {
             Change::SetXattr { ino, value, .. } => {
+                if value.is_some_and(|value| value.len() > self.room) {
+                    return Err(ENOSPC);
+                }
                 let [contents, attributes, marking, marked] = &mut *self.sets.lock().unwrap();
-                if value == Some(OPEN) {
+                if value.is_none_or(|value| value == OPEN) {
                     marking.insert(ino);
                 } else {
                     assert!(!contents.contains(&ino), "checksums before the contents");
@@ -529,7 +534,8 @@ fn each_step_is_durable_before_the_next_one_begins() {
             .collect();
         let inos: Vec<_> = inos.into_iter().map(Result::unwrap).collect();
         let sets = Mutex::default();
-        let (fs, below) = over(bed, Strict { fs, sets });
+        let room = usize::MAX;
+        let (fs, below) = over(bed, Strict { fs, room, sets });
         let fs = Arc::new(fs, GFP_KERNEL).unwrap();
         for ino in &inos {
             block_on(fs.seal(*ino)).unwrap().unwrap();
@@ -624,7 +630,9 @@ fn a_change_whose_scope_ends_leaves_nothing_that_accuses() {
             block_on(upcall::sleep(Duration::from_micros(n))).unwrap();
             drop(scope);
             block_on(async {
-                let _ = task.await;
+                if let Err(error) = task.await.unwrap() {
+                    assert_eq!(error, ESHUTDOWN);
+                }
                 let bytes = all(&*fs, ino).await.unwrap();
                 match value(&*below, ino).await.unwrap() {
                     sums if sums == OPEN => open += 1,
@@ -838,6 +846,367 @@ fn many_files_are_open_at_once_and_those_that_go_are_forgotten() {
             fs.sync().await.unwrap();
             assert_eq!(all_fit(&*below).await.unwrap(), 500);
             assert_eq!((fs.failed(), machine::take_log().len()), (0, 0));
+        })
+        .unwrap();
+    });
+}
+
+/// A file system that is told what to refuse: changes of the attribute, and being durable.
+struct Told {
+    fs: RamFs,
+    refuse: Mutex<Box<dyn Fn(Ino, Asked<'_>) -> Option<Error> + Send>>,
+}
+
+/// What a file is asked for.
+#[derive(Clone, Copy, PartialEq)]
+enum Asked<'a> {
+    Set(Option<&'a [u8]>),
+    Durable,
+}
+
+impl Told {
+    fn new() -> Self {
+        Self {
+            fs: RamFs::new().unwrap(),
+            refuse: Mutex::new(Box::new(|_, _| None)),
+        }
+    }
+
+    fn refuse(&self, refuse: impl Fn(Ino, Asked<'_>) -> Option<Error> + Send + 'static) {
+        *self.refuse.lock().unwrap() = Box::new(refuse);
+    }
+
+    fn ask(&self, ino: Ino, what: Asked<'_>) -> Result {
+        (self.refuse.lock().unwrap())(ino, what).map_or(Ok(()), Err)
+    }
+}
+
+impl Layer for Told {
+    type Kind = stack::Asynchronous;
+}
+
+impl AsyncStackable for Told {
+    forward!(self, self.fs; root, lookup, stat, read, readlink, read_dir, getxattr, listxattr, acl);
+    forward!(self, self.fs; statfs, write_bytes, open, tmpfile);
+
+    async fn change(&self, change: Change<'_>) -> Result<Ino> {
+        if let Change::SetXattr { ino, value, .. } = change {
+            self.ask(ino, Asked::Set(value))?;
+        }
+        self.fs.change(change).await
+    }
+
+    async fn make_durable(&self, what: stack::Sync) -> Result {
+        if let stack::Sync::Inode(ino) | stack::Sync::Data(ino) = what {
+            self.ask(ino, Asked::Durable)?;
+        }
+        self.fs.make_durable(what).await
+    }
+}
+
+/// A file system whose writes take their time, and go on alone.
+struct Alone {
+    fs: Arc<RamFs>,
+    spawner: upcall::Spawner,
+}
+
+impl Layer for Alone {
+    type Kind = stack::Asynchronous;
+}
+
+impl AsyncStackable for Alone {
+    forward!(self, self.fs; root, lookup, stat, read, readlink, read_dir, getxattr, listxattr, acl);
+    forward!(self, self.fs; statfs, change, make_durable, open, tmpfile);
+
+    async fn write_bytes(&self, ino: Ino, pos: Option<u64>, bytes: &[u8]) -> Result<(u64, usize)> {
+        let (fs, bytes) = (self.fs.clone(), bytes.to_vec());
+        let write = async move {
+            upcall::sleep(Duration::from_micros(100)).await;
+            fs.write_bytes(ino, pos, &bytes).await
+        };
+        self.spawner.spawn(write)?.await?
+    }
+}
+
+#[test]
+fn a_write_that_was_given_up_is_not_sealed_half_way() {
+    on_beds(1, |bed, _| {
+        block_on(async {
+            for n in 0..30 {
+                let (fs, spawner) = (RamFs::new().unwrap(), bed.scope().spawner());
+                let fs = Arc::new(fs, GFP_KERNEL).unwrap();
+                let (fs, _) = over(bed, Alone { fs, spawner });
+                let fs = Arc::new(fs, GFP_KERNEL).unwrap();
+                let new = NewInode::file(0o644);
+                let ino = fs.create(fs.root(), b"file", &new).await.unwrap();
+                fs.write_bytes(ino, Some(0), &[7; LEN]).await.unwrap();
+                let there = fs.clone();
+                let write = async move { there.write_bytes(ino, Some(0), &[8; 5000]).await };
+                let write = bed.scope().spawn(write).unwrap();
+                upcall::sleep(Duration::from_micros(n * 5)).await;
+                write.abort();
+                let _ = write.await;
+                fs.seal(ino).await.unwrap();
+                upcall::sleep(Duration::from_millis(1)).await;
+                all(&*fs, ino).await.unwrap();
+            }
+        })
+        .unwrap();
+    });
+}
+
+#[test]
+fn a_write_whose_scope_ends_is_not_sealed_half_way() {
+    let mut refused = 0;
+    for (n, sealed) in (0..150).flat_map(|n| [(n, false), (n, true)]) {
+        simulate_on(Config::new(n), Store::zeroes(4096), |bed| {
+            let scope = bed.runtime().scope().unwrap();
+            let (fs, spawner) = (RamFs::new().unwrap(), bed.scope().spawner());
+            let fs = Arc::new(fs, GFP_KERNEL).unwrap();
+            let below = Arc::new(Alone { fs, spawner }, GFP_KERNEL).unwrap();
+            let fs = Verify::new(below.clone(), scope.spawner()).unwrap();
+            let fs = Arc::new(fs, GFP_KERNEL).unwrap();
+            let ino = block_on(async {
+                let new = NewInode::file(0o644);
+                let ino = fs.create(fs.root(), b"file", &new).await.unwrap();
+                fs.write_bytes(ino, Some(0), &[7; LEN]).await.unwrap();
+                if sealed {
+                    fs.seal(ino).await.unwrap();
+                }
+                ino
+            })
+            .unwrap();
+            let there = fs.clone();
+            let task = async move { there.write_bytes(ino, Some(0), &[8; 5000]).await };
+            let task = bed.scope().spawn(task).unwrap();
+            block_on(upcall::sleep(Duration::from_micros(n))).unwrap();
+            drop(scope);
+            block_on(async {
+                refused += usize::from(fs.seal(ino).await == Err(ESHUTDOWN));
+                let _ = task.await;
+                upcall::sleep(Duration::from_millis(1)).await;
+                all(&*fs, ino).await.unwrap();
+                if let Some(sums) = value(&*below, ino).await.filter(|sums| sums != OPEN) {
+                    assert_eq!(sums, sums_of(&all(&*below, ino).await.unwrap()));
+                }
+            })
+            .unwrap();
+        });
+    }
+    assert!(refused > 20, "{refused}");
+}
+
+#[test]
+fn checksums_that_go_are_durably_gone_before_contents_change() {
+    on_beds(20, |bed, seed| {
+        let fs = RamFs::new().unwrap();
+        let new = NewInode::file(0o644);
+        let ino = block_on(fs.create(fs.root(), b"file", &new));
+        let ino = ino.unwrap().unwrap();
+        let sets = Mutex::default();
+        // Sometimes the checksums of five pages are too long.
+        let room = [usize::MAX, 16][seed as usize % 2];
+        let below = Arc::new(Strict { fs, room, sets }, GFP_KERNEL).unwrap();
+        // Nobody has given it any.
+        below.sets.lock().unwrap()[3].insert(ino);
+        let mut rng = Rng::new(seed);
+        for _ in 0..20 {
+            let scope = bed.runtime().scope().unwrap();
+            let fs = Verify::new(below.clone(), scope.spawner()).unwrap();
+            let fs = Arc::new(fs, GFP_KERNEL).unwrap();
+            let (there, mut dice) = (fs.clone(), rng.clone());
+            let task = async move {
+                for _ in 0..6 {
+                    let work = async {
+                        match dice.below(4) {
+                            0 => drop(there.removexattr(ino, ATTRIBUTE).await),
+                            1 => there.seal(ino).await.unwrap(),
+                            _ => drop(edit(&*there, ino, &mut dice).await),
+                        }
+                    };
+                    dropped_after(machine::random(25) as usize, work).await;
+                }
+            };
+            let task = bed.scope().spawn(task).unwrap();
+            if rng.one_in(2) {
+                // The scope ends in the middle of something.
+                block_on(upcall::sleep(Duration::from_micros(rng.below(300)))).unwrap();
+                task.abort();
+            }
+            let _ = block_on(task).unwrap();
+            drop(scope);
+        }
+        machine::take_log();
+    });
+}
+
+#[test]
+fn checksums_that_another_layer_gave_are_found() {
+    on_beds(1, |bed, _| {
+        block_on(async {
+            let (fs, below) = over(bed, RamFs::new().unwrap());
+            let other = Verify::new(below.clone(), bed.scope().spawner()).unwrap();
+            let new = NewInode::file(0o644);
+            let ino = fs.create(fs.root(), b"file", &new).await.unwrap();
+            fs.write_bytes(ino, Some(0), &[7; LEN]).await.unwrap();
+            other.seal(ino).await.unwrap();
+            for kind in [0, 4, 5, 6] {
+                edit_by(&fs, ino, kind).await.unwrap();
+                assert_eq!(value(&*below, ino).await.unwrap(), OPEN);
+                fs.fsync(ino).await.unwrap();
+                let bytes = all(&other, ino).await.unwrap();
+                assert_eq!(value(&*below, ino).await.unwrap(), sums_of(&bytes));
+                below.removexattr(ino, ATTRIBUTE).await.unwrap();
+                edit_by(&fs, ino, kind).await.unwrap();
+                other.seal(ino).await.unwrap();
+            }
+        })
+        .unwrap();
+    });
+}
+
+#[test]
+fn checksums_that_cannot_be_replaced_stay() {
+    on_beds(1, |bed, _| {
+        block_on(async {
+            let (fs, below) = over(bed, Told::new());
+            let ino = file(&fs, b"file", &[7; LEN]).await.unwrap();
+            let new = NewInode::file(0o644);
+            let none = fs.create(fs.root(), b"none", &new).await.unwrap();
+            below.refuse(|_, what| (what != Asked::Durable).then_some(EROFS));
+            assert_eq!(fs.write_bytes(ino, Some(0), b"x").await, Err(EROFS));
+            assert_eq!(fs.seal(none).await, Err(EROFS));
+            fs.fsync(ino).await.unwrap();
+            fs.fsync(none).await.unwrap();
+            fs.sync().await.unwrap();
+            assert!(all(&fs, ino).await.unwrap() == [7; LEN]);
+            below.refuse(|_, _| None);
+            fs.write_bytes(ino, Some(0), b"x").await.unwrap();
+            fs.seal(none).await.unwrap();
+            fs.sync().await.unwrap();
+            assert_eq!(all_fit(&*below).await.unwrap(), 2);
+        })
+        .unwrap();
+    });
+}
+
+#[test]
+fn a_file_that_cannot_be_sealed_keeps_no_other_from_it() {
+    on_beds(1, |bed, _| {
+        block_on(async {
+            let (fs, below) = over(bed, Told::new());
+            let mut inos = Vec::new();
+            for n in 0..3 {
+                let ino = file(&fs, &[b'a' + n], &[7; LEN]).await.unwrap();
+                fs.write_bytes(ino, Some(0), b"x").await.unwrap();
+                inos.push(ino);
+            }
+            let bad = inos[1];
+            below.refuse(move |ino, _| (ino == bad).then_some(EDOM));
+            assert_eq!(fs.sync().await, Err(EDOM));
+            assert_eq!(all_fit(&*below).await.unwrap(), 2);
+            below.refuse(|_, _| None);
+            fs.sync().await.unwrap();
+            assert_eq!(all_fit(&*below).await.unwrap(), 3);
+        })
+        .unwrap();
+    });
+}
+
+#[test]
+fn no_more_files_are_open_than_can_be() {
+    on_beds(1, |bed, _| {
+        block_on(async {
+            let (fs, below) = over(bed, Told::new());
+            let mut inos = Vec::new();
+            for n in 0u32..1030 {
+                let ino = file(&fs, format!("{n}").as_bytes(), &n.to_le_bytes()).await;
+                inos.push(ino.unwrap());
+            }
+            below.refuse(|_, what| match what {
+                Asked::Set(Some(OPEN)) | Asked::Durable => None,
+                Asked::Set(_) => Some(EDOM),
+            });
+            for (n, ino) in inos.iter().enumerate() {
+                let done = fs.append(*ino, b"more").await;
+                assert_eq!(done.is_ok(), n < 1024, "{n} {done:?}");
+            }
+            // One that is open may be changed again.
+            fs.append(inos[7], b"more").await.unwrap();
+            assert_eq!(all_fit(&*below).await.unwrap(), 6);
+            below.refuse(|_, _| None);
+            fs.append(inos[1029], b"more").await.unwrap();
+            fs.sync().await.unwrap();
+            assert_eq!(all_fit(&*below).await.unwrap(), 1030);
+        })
+        .unwrap();
+    });
+}
+
+#[test]
+fn a_file_that_goes_meanwhile_does_not_fail_a_sync() {
+    on_beds(1, |bed, _| {
+        block_on(async {
+            let (fs, below) = over(bed, Told::new());
+            let ino = file(&fs, b"file", &[7; LEN]).await.unwrap();
+            fs.write_bytes(ino, Some(0), b"x").await.unwrap();
+            // The step that sets the attribute finds it gone, and that of the one behind.
+            below.refuse(|_, what| (what != Asked::Durable).then_some(ESTALE));
+            fs.sync().await.unwrap();
+            below.refuse(|_, what| match what {
+                Asked::Set(Some(OPEN)) => Some(ESTALE),
+                Asked::Set(_) => Some(ENOSPC),
+                Asked::Durable => None,
+            });
+            fs.write_bytes(ino, Some(0), b"x").await.unwrap();
+            fs.sync().await.unwrap();
+            assert_eq!(machine::take_log().len(), 0);
+        })
+        .unwrap();
+    });
+}
+
+#[test]
+fn readers_at_once_find_what_others_changed() {
+    on_beds(20, |bed, _| {
+        block_on(async {
+            let (fs, below) = over(bed, Rough::new(RamFs::new().unwrap()));
+            let fs = Arc::new(fs, GFP_KERNEL).unwrap();
+            let ino = file(&fs, b"file", &[7; LEN]).await.unwrap();
+            let other = Verify::new(below, bed.scope().spawner()).unwrap();
+            for n in 0..10 {
+                all(&*fs, ino).await.unwrap();
+                other.write_bytes(ino, Some(0), &[n; 5000]).await.unwrap();
+                other.fsync(ino).await.unwrap();
+                let read = |_| {
+                    let fs = fs.clone();
+                    let read = async move { all(&*fs, ino).await };
+                    bed.scope().spawn(read).unwrap()
+                };
+                let tasks: Vec<_> = (0..3).map(read).collect();
+                for task in tasks {
+                    assert!(task.await.unwrap().unwrap()[..5000] == [n; 5000]);
+                }
+            }
+            assert_eq!(fs.failed(), 0);
+        })
+        .unwrap();
+    });
+}
+
+#[test]
+fn pages_behind_what_is_read_stay() {
+    on_beds(1, |bed, _| {
+        block_on(async {
+            let (fs, _) = over(bed, RamFs::new().unwrap());
+            let ino = file(&fs, b"file", &[7; LEN]).await.unwrap();
+            let mut blocks = Blocks::new(3).unwrap();
+            blocks.fill_vacant().unwrap();
+            blocks.page_mut(1).fill(9);
+            assert_eq!(fs.read_at(ino, 0..4096, &mut blocks).await, Ok(4096));
+            assert!(blocks.page(0) == [7; 4096] && blocks.page(1) == [9; 4096]);
+            assert_eq!(fs.read_at(ino, 0..100, &mut blocks).await, Ok(100));
+            assert!(blocks.page(0)[..100] == [7; 100] && blocks.page(0)[100..] == [0; 3996]);
         })
         .unwrap();
     });
