@@ -77,9 +77,10 @@ pub fn has_leases<F: FileSystem>(info: &F::Inode, access: Access) -> bool {
 #[cold]
 fn look_for_leases<F: FileSystem>(info: &F::Inode, access: Access) -> bool {
     let to_read = access == Access::Read;
-    // SAFETY: The read section keeps the VFS inode.
-    let look =
-        |inode: NonNull<ub::inode>| unsafe { ub::upcall_has_leases(inode.as_ptr(), to_read) };
+    let look = |inode: NonNull<ub::inode>| {
+        // SAFETY: The read section keeps the VFS inode.
+        unsafe { ub::upcall_has_leases(inode.as_ptr(), to_read) }
+    };
     F::attached(info).look(look).unwrap_or(false)
 }
 
@@ -218,12 +219,12 @@ impl<F: FileSystem> MountRef<F> {
         let mut patience = Patience::new();
         while has_leases::<F>(info, access) {
             let held = info.clone();
-            let job = Self::blocking(this, move |_| match grab::<F>(&held) {
-                None => Ok(()),
+            let job = Self::blocking(this, move |_| {
+                let Some(inode) = grab::<F>(&held) else {
+                    return Ok(());
+                };
                 // SAFETY: We have a reference.
-                Some(inode) => {
-                    to_result(unsafe { ub::upcall_break_leases(inode.as_ptr(), to_read) })
-                }
+                to_result(unsafe { ub::upcall_break_leases(inode.as_ptr(), to_read) })
             });
             match job.await? {
                 Err(EAGAIN) if start.elapsed().as_millis() < limit => {}
