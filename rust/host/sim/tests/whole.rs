@@ -791,6 +791,11 @@ fn a_volume_survives_one_loss_of_power_after_the_other() {
                     return states;
                 }
                 states += lives(&dir, run);
+                if run % 100 == 99 {
+                    // Past the capture: a night is not to look like a hang.
+                    let line = format!("{} runs of {runs}\n", run + 1);
+                    let _ = std::io::Write::write_all(&mut std::io::stderr(), line.as_bytes());
+                }
             }
         };
         let all: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
