@@ -11,7 +11,7 @@ use crate::journal::{Credits, Transaction};
 use crate::map_plan::Root;
 use crate::memory;
 use kernel::prelude::*;
-use layout::{extent_path, DataMap, Extent, ExtentPath, IndirectPath, Lblk};
+use layout::{extent_path, DataMap, Extent, ExtentPath, IndirectPath, Lblk, DIRECT};
 
 /// How many blocks of metadata one step frees at most: each of them is revoked.
 pub(crate) const STEP_REVOKES: u32 = 512;
@@ -29,9 +29,6 @@ pub(crate) struct Freed {
 
 /// What a root leads to: extents have room for so many.
 type Runs = [Option<Extent>; 4];
-
-/// How many blocks a map without extents has in its root.
-const DIRECT: usize = 12;
 
 impl Freed {
     pub(crate) fn new() -> Self {
@@ -128,12 +125,12 @@ impl Ext4 {
     }
 
     fn root_pointers(&self, root: &Root, runs: &mut Runs) -> layout::Result<bool> {
-        let (_, indirect) = root.split_at(4 * DIRECT);
+        let (_, indirect) = root.split_at(4 * DIRECT as usize);
         if indirect.iter().any(|byte| *byte != 0) {
             return Ok(false);
         }
         let path = IndirectPath::new(&[&root[..]], Lblk(0), &self.sb.geo)?;
-        fill(runs, path.extents(Lblk(0), Lblk(DIRECT as u32)))
+        fill(runs, path.extents(Lblk(0), Lblk(DIRECT)))
     }
 }
 

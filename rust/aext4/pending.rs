@@ -83,7 +83,7 @@ pub(crate) struct Shape {
 }
 
 /// How many of a map's blocks are pointed to by an inode without extents, directly.
-const DIRECT: u64 = 12;
+const DIRECT: u64 = layout::DIRECT as u64;
 
 impl Shape {
     /// How many blocks the map needs for a run of `first..=last`, at most.

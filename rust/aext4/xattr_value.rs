@@ -37,7 +37,7 @@ const RUNS_MAX: usize = 4;
 
 /// How many blocks an inode without extents points to itself. What a value has beyond them, one
 /// block of pointers points to: even of 1 KiB it has room for the largest value.
-const DIRECT: usize = 12;
+const DIRECT: usize = layout::DIRECT as usize;
 
 /// Type and permissions of an inode with a value.
 const MODE: u16 = 0o100_600;

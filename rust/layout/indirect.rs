@@ -14,7 +14,7 @@ use super::units::{Lblk, Pblk};
 const SHORT: &str = "indirect block: buffer too short";
 
 /// How many pointers in the inode lead to data directly.
-pub(super) const DIRECT: u32 = 12;
+pub const DIRECT: u32 = 12;
 
 /// Returns the binary logarithm of the number of pointers in a block.
 pub(super) fn ptr_bits(geo: &Geometry) -> u32 {

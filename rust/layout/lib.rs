@@ -105,6 +105,7 @@ pub use group::GroupDesc;
 pub use group_edit::GroupEdit;
 pub use hash::{HashVersion, NameHash};
 pub use htree::{DxCursor, DxLeaf, DxNode, DxPath, DxPathNode, DxRoot, DxStep, Reach};
+pub use indirect::DIRECT;
 pub use indirect_edit::{IndirectPath, IndirectPlan};
 pub use inline::InlineData;
 pub use inode::{DataMap, Device, Inode, InodeFlags, Time};
