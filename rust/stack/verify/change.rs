@@ -42,8 +42,8 @@ impl Drop for UnderWay<'_> {
 impl<L: AsyncStackable> Summed<L> {
     /// Changes the attribute itself: whoever does knows what is in the file.
     ///
-    /// Before the checksums go the mark is durable in their place: so whoever finds no attribute knows
-    /// that no loss of power brings them back.
+    /// Before the checksums go the mark is durable in their place: so whoever finds no attribute
+    /// knows that no loss of power brings them back.
     pub(super) async fn set_attribute(&self, ino: Ino, change: Change<'_>) -> Result<Ino> {
         let file = self.files.get(ino)?;
         let mut state = file.state.write().await.map_err(|_| ESHUTDOWN)?;
@@ -113,7 +113,8 @@ impl<L: AsyncStackable> Summed<L> {
             room?;
         }
         self.mark(ino, &file, &mut state, &plan).await?;
-        // From here on until they are put back they are unknown, also to who comes if we are dropped.
+        // From here on until they are put back they are unknown, also to who comes if we are
+        // dropped.
         let unknown = Known::Unknown {
             marked: true,
             settled: true,
@@ -153,7 +154,8 @@ impl<L: AsyncStackable> Summed<L> {
         done
     }
 
-    /// Whether a file has no checksums, as it had none before, and no loss of power brings some back.
+    /// Whether a file has no checksums, as it had none before, and no loss of power brings some
+    /// back.
     async fn is_unknown(&self, ino: Ino, state: &State) -> Result<bool> {
         let Known::Unknown { marked, settled } = state.known else {
             return Ok(false);
@@ -162,11 +164,10 @@ impl<L: AsyncStackable> Summed<L> {
             return Ok(false);
         }
         // Others may have given it some.
-        match self.below.getxattr(ino, ATTRIBUTE).await {
-            Ok(value) => Ok(marked && value.as_slice() == OPEN),
-            Err(error) if error == ENODATA || error == EOPNOTSUPP => Ok(!marked),
-            Err(error) => Err(error),
-        }
+        Ok(match self.attribute(ino).await? {
+            Some(value) => marked && value.as_slice() == OPEN,
+            None => !marked,
+        })
     }
 
     /// Seals another file if as many are open as can be. Fails if none could be.
@@ -327,8 +328,8 @@ impl<L: AsyncStackable> Summed<L> {
         Ok(Some(plan))
     }
 
-    /// After a change that failed, or did a part: finds the checksums of what there is. Each page is
-    /// as it was, or as it was to be; returns whether that is so.
+    /// After a change that failed, or did a part: finds the checksums of what there is. Each page
+    /// is as it was, or as it was to be; returns whether that is so.
     async fn settle(
         &self,
         ino: Ino,

@@ -5,21 +5,21 @@
 //! # Concurrency
 //!
 //! What is known of a file is in a [`RwSemaphore`](upcall::RwSemaphore). Who reads shares it from
-//! before the bytes are read until they were compared. A change of contents has it alone, and so has
-//! the step that sets the attribute: both are held across the `.await` of what is below. Nobody
+//! before the bytes are read until they were compared. A change of contents has it alone, and so
+//! has the step that sets the attribute: both are held across the `.await` of what is below. Nobody
 //! holds those of two files. A file without checksums is changed by any number of callers at once,
-//! who share it until what is below is done: so nobody reads contents to get checksums of them while
-//! they change.
+//! who share it until what is below is done: so nobody reads contents to get checksums of them
+//! while they change.
 //!
 //! A change is a task of the layer's scope, which has the lock: a caller who gives up leaves the
 //! change whole, and the file locked until then. If the scope ends in the middle, what the layer
 //! knows of the file is that its checksums are unknown: they are taken away before the contents
-//! change, and put back behind it. What is below may go on with a change that was cut off, and nobody
-//! knows how long: from then on the layer gives no file checksums ([`Verify::seal`]).
+//! change, and put back behind it. What is below may go on with a change that was cut off, and
+//! nobody knows how long: from then on the layer gives no file checksums ([`Verify::seal`]).
 //!
 //! What the layer knows may be old, as others change attributes below it. Before each change it is
-//! compared with the attribute, but for an open file. That is no lock: a file that is sealed through
-//! two layers at once, or by one while the other changes it, may get checksums that accuse.
+//! compared with the attribute, but for an open file. That is no lock: a file that is sealed
+//! through two layers at once, or by one while the other changes it, may get checksums that accuse.
 //!
 //! # What a loss of power leaves
 //!
@@ -36,17 +36,17 @@
 //! | the checksums replace the mark | the same | the checksums, and the contents that they are of |
 //!
 //! A file whose attribute has the mark may have it since a moment ago: because a change was cut off
-//! between the first two steps, or because the checksums found no room. Whoever finds the mark waits
-//! until it is durable before contents change for the first time. Whoever removes the attribute by
-//! the layer waits until the mark is durable in its place, and then removes that: where there is no
-//! attribute, there was the mark before, or nothing.
+//! between the first two steps, or because the checksums found no room. Whoever finds the mark
+//! waits until it is durable before contents change for the first time. Whoever removes the
+//! attribute by the layer waits until the mark is durable in its place, and then removes that:
+//! where there is no attribute, there was the mark before, or nothing.
 //!
 //! So no loss of power leaves checksums that accuse good contents. What it can take away is the
 //! checksums: a file that has the mark counts as one without, until [`Verify::seal`]. The step from
 //! the mark to the checksums is one change of an attribute, which is whole or absent.
 //!
-//! A layer that is dropped leaves what is open marked. Whoever wants the checksums kept calls `sync`
-//! before.
+//! A layer that is dropped leaves what is open marked. Whoever wants the checksums kept calls
+//! `sync` before.
 //!
 //! # Failures
 //!
@@ -56,9 +56,9 @@
 //! when the file has more pages than an attribute holds, and when the attribute finds no room. A
 //! line in the log says so.
 //!
-//! A file whose mark cannot be set stays sealed, and the change fails. A file whose checksums cannot
-//! be set stays open, and `fsync` and `sync` fail, the latter when it has gone through all files. A
-//! file that is deleted meanwhile fails neither.
+//! A file whose mark cannot be set stays sealed, and the change fails. A file whose checksums
+//! cannot be set stays open, and `fsync` and `sync` fail, the latter when it has gone through all
+//! files. A file that is deleted meanwhile fails neither.
 
 mod change;
 mod files;
@@ -79,8 +79,8 @@ use kernel::sync::atomic::{Atomic, Relaxed};
 use kernel::sync::Arc;
 use upcall::{Block, Blocks, ReadGuard, Spawner};
 
-/// The attribute that has the checksums of a file: one for each page, 32 bits, little-endian. CRC-32C of the page's
-/// bytes, of which the last page has those of the file.
+/// The attribute that has the checksums of a file: one for each page, 32 bits, little-endian.
+/// CRC-32C of the page's bytes, of which the last page has those of the file.
 pub const ATTRIBUTE: &[u8] = b"user.crc32c";
 
 /// What the attribute has while the checksums are in memory, and when they are unknown.
@@ -108,13 +108,12 @@ struct Summed<L> {
 /// A page that differs fails with `EBADMSG`; a page without a checksum, in a file that has some,
 /// does so too. Files without the attribute are read as they are, and counted.
 ///
-/// Changes go to the layer below. The first change of a file that has checksums waits until the mark
-/// [`OPEN`] is durable in their place. They are set again by `fsync`, `fdatasync` and `sync`; see
-/// the [module](self) for what a loss of power leaves. Until then they are in memory, of at most
-/// 1,024 files: a change of one more has to wait until another one is durable, and fails as that
-/// does. The checksums of a
-/// file of more than 64 MiB, or more than the file system has room for in an attribute, become
-/// unknown.
+/// Changes go to the layer below. The first change of a file that has checksums waits until the
+/// mark [`OPEN`] is durable in their place. They are set again by `fsync`, `fdatasync` and `sync`;
+/// see the [module](self) for what a loss of power leaves. Until then they are in memory, of at
+/// most 1,024 files: a change of one more has to wait until another one is durable, and fails as
+/// that does. The checksums of a file of more than 64 MiB, or more than the file system has room
+/// for in an attribute, become unknown.
 ///
 /// What others change below the layer is found to differ, unless they change the attribute, too. A
 /// file that was changed so that it has more pages than checksums, or fewer, cannot be changed
@@ -170,8 +169,8 @@ impl<L: AsyncStackable> Verify<L> {
     /// Gives a regular file checksums of what it has now, and waits until both are durable.
     ///
     /// A file that has some keeps them. Fails with `EFBIG` for a file of more than 64 MiB, with
-    /// `ESHUTDOWN` if the scope has ended in the middle of a change, of whatever file, and as reading
-    /// and [`setxattr`](AsyncStackable::setxattr) do.
+    /// `ESHUTDOWN` if the scope has ended in the middle of a change, of whatever file, and as
+    /// reading and [`setxattr`](AsyncStackable::setxattr) do.
     ///
     /// # Cancellation
     ///
@@ -210,6 +209,14 @@ impl<L: AsyncStackable> Summed<L> {
         Ok(state.downgrade())
     }
 
+    /// What the attribute has, if there is one.
+    async fn attribute(&self, ino: Ino) -> Result<Option<KVec<u8>>> {
+        match self.below.getxattr(ino, ATTRIBUTE).await {
+            Err(ENODATA | EOPNOTSUPP) => Ok(None),
+            value => value.map(Some),
+        }
+    }
+
     /// Reads what the attribute has, unless it is known of this file.
     async fn load(&self, ino: Ino, file: &Used, state: &mut State, now: Identity) -> Result {
         if state.of == now && !matches!(state.known, Known::Unread) {
@@ -217,18 +224,17 @@ impl<L: AsyncStackable> Summed<L> {
         }
         self.files.put(file, state, Known::Unread);
         state.loads = state.loads.wrapping_add(1);
-        let known = match self.below.getxattr(ino, ATTRIBUTE).await {
+        let known = match self.attribute(ino).await? {
             // Nobody knows whether it is durable, nor what was there before.
-            Ok(value) if value.as_slice() == OPEN => Known::Unknown {
+            Some(value) if value.as_slice() == OPEN => Known::Unknown {
                 marked: true,
                 settled: false,
             },
-            Ok(value) => Known::Sealed(Sums::new(&value)?),
-            Err(error) if error == ENODATA || error == EOPNOTSUPP => Known::Unknown {
+            Some(value) => Known::Sealed(Sums::new(&value)?),
+            None => Known::Unknown {
                 marked: false,
                 settled: true,
             },
-            Err(error) => return Err(error),
         };
         state.of = now;
         self.files.put(file, state, known);

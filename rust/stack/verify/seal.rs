@@ -81,8 +81,8 @@ impl<L: AsyncStackable> Summed<L> {
         Ok(true)
     }
 
-    /// Sets the attribute of a file whose contents are durable, unless it was changed since. Returns
-    /// whether it is sealed.
+    /// Sets the attribute of a file whose contents are durable, unless it was changed since.
+    /// Returns whether it is sealed.
     async fn seal_if(&self, noted: &Noted) -> Result<bool> {
         let mut state = noted.file.state.write().await.map_err(|_| ESHUTDOWN)?;
         match state.known {
