@@ -15,7 +15,6 @@
 #include <err.h>
 #include <fcntl.h>
 #include <liburing.h>
-#include <pthread.h>
 #include <stdatomic.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -23,8 +22,9 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
+
+#include "threads.h"
 
 #define DIRS 256
 #define DEPTH 1024
@@ -40,14 +40,6 @@ static const enum step *steps;
 static char page[PAGE];
 static uint64_t count;
 static atomic_uint_least64_t next;
-
-static uint64_t now(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return t.tv_sec * 1000000000ull + t.tv_nsec;
-}
 
 /* As in door_bench.rs. */
 static void name_file(char *name, uint64_t n)
@@ -81,21 +73,6 @@ static void *work(void *unused)
 		}
 	}
 	return NULL;
-}
-
-static void by_threads(unsigned int threads)
-{
-	pthread_t *thread = calloc(threads, sizeof(*thread));
-	pthread_attr_t small;
-	unsigned int i;
-
-	pthread_attr_init(&small);
-	pthread_attr_setstacksize(&small, 1 << 17);
-	for (i = 0; i < threads; i++)
-		if (pthread_create(&thread[i], &small, work, NULL))
-			errx(1, "no thread");
-	for (i = 0; i < threads; i++)
-		pthread_join(thread[i], NULL);
 }
 
 /* One file, and how far it is. */
@@ -199,7 +176,7 @@ int main(int argc, char **argv)
 		err(1, ".");
 	start = now();
 	if (threads)
-		by_threads(threads);
+		by_threads(threads, work, NULL);
 	else
 		by_ring();
 	/* Those that are written are durable. */

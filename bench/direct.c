@@ -12,28 +12,20 @@
 #include <err.h>
 #include <fcntl.h>
 #include <liburing.h>
-#include <pthread.h>
 #include <stdatomic.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
+
+#include "threads.h"
 
 #define PAGE 4096
 
 static int fd;
 static uint64_t count, step, pages;
 static atomic_uint_least64_t next;
-
-static uint64_t now(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return t.tv_sec * 1000000000ull + t.tv_nsec;
-}
 
 /* The position of the n-th read, as in door_bench.rs and peer.c. */
 static uint64_t place(uint64_t n)
@@ -55,8 +47,11 @@ static void *page(void)
 	return found;
 }
 
-static void *work(void *buffer)
+static void **buffers;
+
+static void *work(void *number)
 {
+	void *buffer = buffers[(unsigned long)number];
 	uint64_t n;
 
 	while ((n = next++) < count)
@@ -67,22 +62,14 @@ static void *work(void *buffer)
 
 static void threads(unsigned int depth)
 {
-	pthread_t *thread = calloc(depth, sizeof(*thread));
-	void **buffers = calloc(depth, sizeof(*buffers));
-	pthread_attr_t small;
 	unsigned int i;
 	uint64_t start;
 
+	buffers = calloc(depth, sizeof(*buffers));
 	for (i = 0; i < depth; i++)
 		buffers[i] = page();
-	pthread_attr_init(&small);
-	pthread_attr_setstacksize(&small, 1 << 17);
 	start = now();
-	for (i = 0; i < depth; i++)
-		if (pthread_create(&thread[i], &small, work, buffers[i]))
-			errx(1, "no thread");
-	for (i = 0; i < depth; i++)
-		pthread_join(thread[i], NULL);
+	by_threads(depth, work, NULL);
 	printf("ns=%lu ops=%lu\n", now() - start, count);
 }
 

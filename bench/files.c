@@ -14,7 +14,6 @@
 #include <dirent.h>
 #include <err.h>
 #include <fcntl.h>
-#include <pthread.h>
 #include <stdatomic.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -22,22 +21,15 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
-#include <time.h>
 #include <unistd.h>
+
+#include "threads.h"
 
 #define FILES 16
 
 static const char *what;
 static uint64_t count;
 static atomic_uint_least64_t next, entries, directories;
-
-static uint64_t now(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return t.tv_sec * 1000000000ull + t.tv_nsec;
-}
 
 /* Which file of a directory: splitmix64, as in door_bench.rs. */
 static unsigned int pick(uint64_t n)
@@ -153,9 +145,7 @@ static void make(void)
 
 int main(int argc, char **argv)
 {
-	unsigned int threads, i;
-	pthread_attr_t small;
-	pthread_t *thread;
+	unsigned int threads;
 	uint64_t start, ops;
 
 	if (argc != 4)
@@ -163,7 +153,6 @@ int main(int argc, char **argv)
 	what = argv[1];
 	threads = atoi(argv[2]);
 	count = strtoull(argv[3], NULL, 0);
-	thread = calloc(threads, sizeof(*thread));
 	start = now();
 	ops = count;
 	if (!strcmp(what, "make")) {
@@ -173,13 +162,7 @@ int main(int argc, char **argv)
 		list(open(".", O_RDONLY | O_DIRECTORY), visit);
 		ops = directories;
 	} else {
-		pthread_attr_init(&small);
-		pthread_attr_setstacksize(&small, 1 << 17);
-		for (i = 0; i < threads; i++)
-			if (pthread_create(&thread[i], &small, work, NULL))
-				errx(1, "no thread");
-		for (i = 0; i < threads; i++)
-			pthread_join(thread[i], NULL);
+		by_threads(threads, work, NULL);
 	}
 	printf("ns=%lu ops=%lu entries=%lu\n", now() - start, ops, (unsigned long)entries);
 	return 0;

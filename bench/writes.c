@@ -21,15 +21,15 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <liburing.h>
-#include <pthread.h>
 #include <stdatomic.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
+
+#include "threads.h"
 
 #define PAGE 4096
 #define MIB (1 << 20)
@@ -39,14 +39,6 @@ static const char *what;
 static unsigned long threads, count;
 static atomic_bool stop;
 static char *page;
-
-static uint64_t now(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return t.tv_sec * 1000000000ull + t.tv_nsec;
-}
 
 static uint64_t mix(uint64_t n)
 {
@@ -128,23 +120,6 @@ static void prepare(void)
 		close(open_file(name, O_WRONLY | O_CREAT | O_EXCL));
 	}
 	sync();
-}
-
-static void run(void (*meanwhile)(void))
-{
-	pthread_t *thread = calloc(threads, sizeof(*thread));
-	pthread_attr_t small;
-	unsigned long i;
-
-	pthread_attr_init(&small);
-	pthread_attr_setstacksize(&small, 1 << 17);
-	for (i = 0; i < threads; i++)
-		if (pthread_create(&thread[i], &small, work, (void *)i))
-			errx(1, "no thread");
-	if (meanwhile)
-		meanwhile();
-	for (i = 0; i < threads; i++)
-		pthread_join(thread[i], NULL);
 }
 
 static void create(const char *name)
@@ -288,11 +263,11 @@ int main(int argc, char **argv)
 		if (!strcmp(what, "waits")) {
 			samples = count;
 			count = ~0ul;
-			run(waits);
+			by_threads(threads, work, waits);
 			return 0;
 		}
 		start = now();
-		run(NULL);
+		by_threads(threads, work, NULL);
 		printf("ns=%lu ops=%lu\n", now() - start, count);
 	}
 	return 0;
