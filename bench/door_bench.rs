@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The Rust API's side of `bench/door` and of `bench/changes`; `files.c` and `changes.c` have the other.
+//! The Rust API's side of `bench/door` and of `bench/changes`; `files.c` and `changes.c` have the
+//! other.
 //!
-//! Writing `WORKLOAD ARGUMENTS` to the debugfs file `upcall_door_bench/run` runs the workload for the writer's thread, on
-//! the volume that is mounted at `/mnt`. Reading the file gives `ns=.. ops=..` of the last one.
+//! Writing `WORKLOAD ARGUMENTS` to the debugfs file `upcall_door_bench/run` runs the workload for
+//! the writer's thread, on the volume that is mounted at `/mnt`. Reading the file gives `ns=..
+//! ops=..` of the last one.
 
 use core::future::Future;
 use kernel::debugfs::{Dir, File, Reader, Writer};
@@ -206,8 +208,8 @@ fn pick(n: u64) -> u64 {
     (z ^ (z >> 27)) & 15
 }
 
-/// The position of the `n`-th read, as in `direct.c` and `peer.c`: of every `step`-th page in order, or at
-/// random of `pages` of them, which is a power of two.
+/// The position of the `n`-th read, as in `direct.c` and `peer.c`: of every `step`-th page in
+/// order, or at random of `pages` of them, which is a power of two.
 fn place(n: u64, step: u64, pages: u64) -> u64 {
     let z = n.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -284,8 +286,8 @@ impl Work {
         Ok(())
     }
 
-    /// The directory in which file `n` is made, as in `changes.c`: looked up once, as the dcache does
-    /// for programs.
+    /// The directory in which file `n` is made, as in `changes.c`: looked up once, as the dcache
+    /// does for programs.
     async fn dir(&self, n: u64) -> Result<Ino> {
         let n = n as usize % DIRS;
         let known = self.dirs.get(n).ok_or(EINVAL)?;
@@ -392,7 +394,8 @@ async fn again<L: AsyncStackable>(layer: &L, count: u64) -> Result<u64> {
     Ok(start.elapsed().as_nanos() as u64)
 }
 
-/// What is in memory before a change is held: the inode of the directory, its content too, or the file.
+/// What is in memory before a change is held: the inode of the directory, its content too, or the
+/// file.
 async fn prepared(volume: &Volume, dir: Name, stage: u64) -> Result<Ino> {
     let dir = volume.lookup(volume.root(), dir.as_bytes()).await?;
     match stage {
@@ -421,8 +424,8 @@ fn inodes(volume: &Arc<Volume>, tasks: u64, stage: u64) -> Result<KVVec<Ino>> {
     Ok(inos)
 }
 
-/// A new file, in a directory that was not read yet (0) or that was (1); a page that is written to a
-/// file (2), and its `fsync` (3).
+/// A new file, in a directory that was not read yet (0) or that was (1); a page that is written to
+/// a file (2), and its `fsync` (3).
 async fn held_change(volume: &Volume, ino: Ino, stage: u64) -> Result {
     match stage {
         0 | 1 => {
@@ -437,7 +440,8 @@ async fn held_change(volume: &Volume, ino: Ino, stage: u64) -> Result {
     }
 }
 
-/// Reads of a slow device that are all in flight at the same time, or that are, so many, again and again.
+/// Reads of a slow device that are all in flight at the same time, or that are, so many, again and
+/// again.
 struct Held {
     /// Goes first: its tasks use the rest.
     scope: Scope,
@@ -500,7 +504,8 @@ impl Held {
         })
     }
 
-    /// One read more, of directory `n`, begun in one of three ways. Returns the nanoseconds that it took.
+    /// One read more, of directory `n`, begun in one of three ways. Returns the nanoseconds that it
+    /// took.
     fn one_more(&self, n: u64, way: u64) -> Result<u64> {
         let work = Work::new(self.volume.clone(), 1);
         let ino = block_on(work.file(n))??;

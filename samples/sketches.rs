@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The sketches that the project began with, in today's words; `Documentation/sketches.md` has both.
+//! The sketches that the project began with, in today's words; `Documentation/sketches.md` has
+//! both.
 //!
-//! The volume is mounted at `/mnt` and has a file `pages`, of which each page begins with the number
-//! of another: 32 bits, little-endian. Page after page is read, in every way in which upcalls can be
-//! put together; and written, of a file without a name. Logs what each sketch found; the module does
-//! not load if one fails.
+//! The volume is mounted at `/mnt` and has a file `pages`, of which each page begins with the
+//! number of another: 32 bits, little-endian. Page after page is read, in every way in which
+//! upcalls can be put together; and written, of a file without a name. Logs what each sketch found;
+//! the module does not load if one fails.
 
 use kernel::prelude::*;
 use kernel::sync::Arc;
@@ -119,8 +120,8 @@ fn chain(f: File, _: &Scope) -> Result<KVec<u32>> {
     list([block_on(chain)?])
 }
 
-/// A page is written, and then another, at the place that the first one has; then what is durable is
-/// read.
+/// A page is written, and then another, at the place that the first one has; then what is durable
+/// is read.
 fn write_chain(f: File, _: &Scope) -> Result<KVec<u32>> {
     let (f1, f2, f3) = (f.clone(), f.clone(), f.clone());
     let chain = run(write(f, 0, 3))

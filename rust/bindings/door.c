@@ -59,9 +59,9 @@ void upcall_inode_forget(struct inode *inode)
 }
 
 /*
- * Whether anybody has a lease or a delegation, or one that keeps others from reading.  Does not sleep.
- * The list of leases goes with the inode, which is in a read section of RCU at least: i_lock keeps who
- * evicts it away.
+ * Whether anybody has a lease or a delegation, or one that keeps others from reading.  Does not
+ * sleep.  The list of leases goes with the inode, which is in a read section of RCU at least: i_lock
+ * keeps who evicts it away.
  */
 bool upcall_has_leases(struct inode *inode, bool to_read)
 {
@@ -131,8 +131,8 @@ struct vfsmount *upcall_held_mount(const struct upcall_held_path *held)
 
 /*
  * An inode as an open file, with the rights of the kernel.  Takes over a reference on the inode, also
- * if it fails: with -EWOULDBLOCK if others have leases, which were asked for.  May sleep, but not until
- * these are back.
+ * if it fails: with -EWOULDBLOCK if others have leases, which were asked for.  May sleep, but not
+ * until these are back.
  */
 struct file *upcall_open_inode(struct vfsmount *mnt, struct inode *inode, int flags)
 {

@@ -7,7 +7,8 @@ use kernel::prelude::*;
 use vfs::{Attr, FileType, SetAttr, XattrFlags};
 
 /// Gives `to` the extended attributes that `from` has and `wanted` says yes to, its access control
-/// lists, its mode and its times. `attr` is what `from` has; owners are those that `to` was made with.
+/// lists, its mode and its times. `attr` is what `from` has; owners are those that `to` was made
+/// with.
 ///
 /// Fails with the errors of both file systems, but for one that has no lists.
 ///

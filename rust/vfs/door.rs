@@ -199,10 +199,11 @@ impl<F: FileSystem> MountRef<F> {
         job.await.map_err(|_| ESHUTDOWN)
     }
 
-    /// Asks whoever has leases or delegations of an inode for those back that are in the way, as the
-    /// VFS does, and waits until they are back, or for as long as `limit` says. The VFS takes them
-    /// away after `/proc/sys/fs/lease-break-time` seconds, if that is not 0. Nobody else waits
-    /// meanwhile. The caller has no lock, and no permit: whoever gives a lease back may write first.
+    /// Asks whoever has leases or delegations of an inode for those back that are in the way, as
+    /// the VFS does, and waits until they are back, or for as long as `limit` says. The VFS takes
+    /// them away after `/proc/sys/fs/lease-break-time` seconds, if that is not 0. Nobody else waits
+    /// meanwhile. The caller has no lock, and no permit: whoever gives a lease back may write
+    /// first.
     ///
     /// # Cancellation
     ///
@@ -236,8 +237,8 @@ impl<F: FileSystem> MountRef<F> {
     }
 
     /// Opens a regular file, and calls `work` with it, on a thread for what may sleep. Whatever it
-    /// does is done as by a program, with the rights of the kernel. If others have leases that are in
-    /// the way, these are asked for, and waited for without that thread.
+    /// does is done as by a program, with the rights of the kernel. If others have leases that are
+    /// in the way, these are asked for, and waited for without that thread.
     ///
     /// Fails with the errors of `open`, and with `EROFS`.
     ///

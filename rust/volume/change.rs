@@ -20,10 +20,10 @@
 //! Deleting an inode, which takes as long as it takes, is a task of the volume. If the future is
 //! dropped before that is spawned, the task that looks at inodes that are being left deletes it.
 //!
-//! Leases of programs and delegations of NFS clients are asked back before a change, as the VFS does.
-//! Nothing keeps others from being given between that and the change; so they are asked back once
-//! more when it was made. So whoever has one is asked before the change is over
-//! for its caller, unless the caller's future is dropped right behind it.
+//! Leases of programs and delegations of NFS clients are asked back before a change, as the VFS
+//! does. Nothing keeps others from being given between that and the change; so they are asked back
+//! once more when it was made. So whoever has one is asked before the change is over for its
+//! caller, unless the caller's future is dropped right behind it.
 //!
 //! Contents of a file with a VFS inode are changed by the VFS, on a thread for what may sleep; see
 //! [`unattached`](aext4::unattached) for all others, and for how the one excludes the other.

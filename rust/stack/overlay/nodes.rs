@@ -140,9 +140,9 @@ impl Nodes {
         self.enter(parent, name, upper, lower, true)
     }
 
-    /// Makes a node, unless it is known what was found. Two who find the same get the same node: what
-    /// was looked at before there was memory is looked at again, under the lock that it is entered
-    /// under.
+    /// Makes a node, unless it is known what was found. Two who find the same get the same node:
+    /// what was looked at before there was memory is looked at again, under the lock that it is
+    /// entered under.
     fn enter(
         &self,
         parent: Ino,
