@@ -262,6 +262,15 @@ void upcall_ioend_route(struct iomap_ioend *ioend, struct upcall_ioends *ioends)
 #endif
 }
 
+/*
+ * Before an ioend's bio is submitted: it is not of the background for the block layer, as ext4's are
+ * not. wbt allows so little of that at a time that a slow device is idle in between.
+ */
+void upcall_ioend_not_background(struct iomap_ioend *ioend)
+{
+	ioend->io_bio.bi_opf &= ~REQ_BACKGROUND;
+}
+
 /* Whether an ioend must end where one may sleep, although it needs no transaction. */
 bool upcall_ioend_may_sleep(const struct iomap_ioend *ioend)
 {

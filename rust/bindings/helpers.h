@@ -245,6 +245,7 @@ void upcall_ioends_destroy(struct upcall_ioends *ioends);
 void upcall_ioends_stop(struct upcall_ioends *ioends);
 void upcall_ioends_restart(struct upcall_ioends *ioends);
 void upcall_ioend_route(struct iomap_ioend *ioend, struct upcall_ioends *ioends);
+void upcall_ioend_not_background(struct iomap_ioend *ioend);
 bool upcall_ioend_may_sleep(const struct iomap_ioend *ioend);
 bool upcall_ioends_take(struct upcall_ioends *ioends);
 struct iomap_ioend *upcall_ioends_next_run(struct upcall_ioends *ioends);

@@ -107,6 +107,7 @@ impl<F: FileSystem> Ops<F> {
             {
                 inode.superblock().mounted().ioends.route(ioend);
             }
+            ub::upcall_ioend_not_background(ioend);
             ub::iomap_ioend_writeback_submit(context, error)
         }
     }
