@@ -67,13 +67,13 @@ pub struct SetAttributes {
 }
 
 /// What is edited of an inode, as it is stored.
-struct Edits {
+pub(crate) struct Edits {
     set: SetAttributes,
     version: Option<u64>,
 }
 
 impl Edits {
-    fn apply(&self, edit: &mut InodeEdit<'_>) {
+    pub(crate) fn apply(&self, edit: &mut InodeEdit<'_>) {
         let set = &self.set;
         if let Some(mode) = set.mode {
             edit.set_mode(mode);
@@ -139,13 +139,30 @@ impl Ext4 {
         info: &InodeInfo,
         set: &SetAttributes,
     ) -> Result {
-        let writable = self.writable()?;
         let edits = info.look(|inode| self.edits(inode, set))?;
+        self.edit_inode(info, &edits).await
+    }
+
+    /// Edits an inode in a transaction of its own, with its `rwsem` held to write.
+    pub(crate) async fn edit_inode(&self, info: &InodeInfo, edits: &Edits) -> Result {
+        let writable = self.writable()?;
         let plan = self.plan_inode(info).await?;
         let journal = &writable.journal;
         let mut tx = journal.begin(&self.cache, InodePlan::CREDITS).await?;
         plan.apply(self, &mut tx, info, |edit| edits.apply(edit));
         Ok(())
+    }
+
+    /// What a change of contents that is made now edits beside them. Holds as long as the inode's
+    /// `rwsem` is held to write.
+    pub(crate) fn touched(&self, info: &InodeInfo) -> Result<Edits> {
+        let now = self.stamp(info);
+        let set = SetAttributes {
+            mtime: Some(now),
+            ctime: Some(now),
+            ..SetAttributes::default()
+        };
+        info.look(|inode| self.edits(inode, &set))
     }
 
     /// What a change of attributes edits of `inode`.

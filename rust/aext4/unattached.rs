@@ -16,22 +16,76 @@
 //! The device may write to blocks that were chosen for a file when nobody waits for that any more,
 //! and they are not to be given to others. So each operation is a task of the volume's scope:
 //! dropping the future lets it go on. It passes the gate, which keeps it out of a frozen volume,
-//! and keeps the volume writable until it is over.
+//! and keeps the volume writable until it is over. If the scope ends before that, the blocks stay
+//! taken until the volume is gone.
+//!
+//! # After a loss of power
+//!
+//! Bytes go to blocks that the file does not have, or to those that it has. Then one transaction
+//! maps what is new, and sets the size and the times: before it the file is as it was, but for what
+//! was overwritten in place.
 
+use crate::alloc::{Loan, Space, Window};
 use crate::ext4::Ext4;
 use crate::inode_info::{InodeInfo, InodeRef};
-use crate::map::MappingKind;
+use crate::inode_plan::InodePlan;
+use crate::map_plan::MapPlan;
 use crate::memory;
-use crate::set_attributes::SetAttributes;
-use crate::write::WriteKind;
+use crate::set_attributes::Edits;
 use core::future::Future;
+use core::mem::replace;
 use core::ops::Range;
 use disk::{gfp, vec_with_capacity, Cache};
 use kernel::alloc::KVVec;
 use kernel::prelude::*;
 use kernel::sync::Arc;
+use layout::{ExtentState, Lblk};
 use upcall::bio::Op;
-use upcall::{JoinHandle, WriteGuard};
+use upcall::{oneshot, Block, JoinHandle, WriteGuard};
+
+/// What is written.
+enum Source {
+    Bytes(KVVec<u8>),
+    /// Its page goes to the device itself, if it is of whole blocks.
+    Page(Block),
+}
+
+impl Source {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Bytes(bytes) => bytes,
+            Self::Page(block) => block.as_slice(),
+        }
+    }
+}
+
+/// What is under the bytes that are written.
+enum Under {
+    /// Blocks that the file has, and that were written before.
+    Written,
+    /// Blocks that the file has, and that read as zeros.
+    Unwritten,
+    /// Blocks that it will have.
+    Hole(Lent),
+}
+
+/// A loan that the device writes to. Dropping it keeps the blocks from others.
+struct Lent(Option<Loan>);
+
+impl Lent {
+    /// The device is done.
+    fn done(mut self) -> Result<Loan> {
+        self.0.take().ok_or(EIO)
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        if let Some(loan) = self.0.take() {
+            loan.abandon();
+        }
+    }
+}
 
 impl Ext4 {
     /// Writes `bytes` at byte `pos` of a file. Returns how many bytes were written, which are fewer
@@ -54,7 +108,7 @@ impl Ext4 {
         bytes: &[u8],
         privileged: bool,
     ) -> Result<usize> {
-        let (_, count) = Self::write(volume, info, Some(pos), bytes, privileged).await?;
+        let (_, count) = Self::write_copy(volume, info, Some(pos), bytes, privileged).await?;
         Ok(count)
     }
 
@@ -66,10 +120,47 @@ impl Ext4 {
         bytes: &[u8],
         privileged: bool,
     ) -> Result<(u64, usize)> {
-        Self::write(volume, info, None, bytes, privileged).await
+        Self::write_copy(volume, info, None, bytes, privileged).await
     }
 
-    async fn write(
+    /// As [`write_at`](Self::write_at), of a block, whose page goes to the device itself if `pos` is
+    /// a multiple of the volume's block size, and is back when the future is ready.
+    ///
+    /// If the scope of the volume ends meanwhile it fails with `ESHUTDOWN`, and the block may be
+    /// vacant.
+    ///
+    /// # Cancellation
+    ///
+    /// The write goes on alone, and the block is vacant; or it does not begin.
+    pub async fn write_block(
+        volume: &Arc<Self>,
+        info: &InodeRef,
+        pos: u64,
+        block: &mut Block,
+        privileged: bool,
+    ) -> Result<usize> {
+        // The page goes to a task that is there, or stays.
+        let (sender, receiver) = oneshot()?;
+        let (this, file) = (volume.clone(), info.clone());
+        let write = Self::detached(volume, move || async move {
+            let mut source = Source::Page(receiver.await.map_err(|_| ECANCELED)?);
+            let write = this.write_source(&file, Some(pos), &mut source, privileged);
+            let written = write.await;
+            Ok((written, source))
+        });
+        let write = write.await?;
+        if let Err(page) = sender.send(replace(block, Block::vacant())) {
+            *block = page;
+        }
+        let written: Result<_> = write.await.map_err(|_| ESHUTDOWN)?;
+        let (written, source) = written?;
+        if let Source::Page(page) = source {
+            *block = page;
+        }
+        written.map(|(_, count)| count)
+    }
+
+    async fn write_copy(
         volume: &Arc<Self>,
         info: &InodeRef,
         pos: Option<u64>,
@@ -80,19 +171,27 @@ impl Ext4 {
         copy.extend_from_slice(bytes, gfp())?;
         let (this, file) = (volume.clone(), info.clone());
         let write = Self::detached(volume, move || async move {
-            let _permit = this.begin_change().await?;
-            let guard = this.lock_unattached(&file).await?;
-            let pos = pos.unwrap_or_else(|| file.size());
-            if copy.is_empty() {
-                return Ok((pos, 0));
-            }
-            let write = || this.write_bytes(&file, pos, &copy, privileged);
-            let written = memory::pinned(write).await?.await?;
-            this.touch(&file).await?;
-            drop(guard);
-            Ok((pos, written))
+            let mut source = Source::Bytes(copy);
+            this.write_source(&file, pos, &mut source, privileged).await
         });
         write.await?.await.map_err(|_| ESHUTDOWN)?
+    }
+
+    async fn write_source(
+        &self,
+        file: &InodeInfo,
+        pos: Option<u64>,
+        source: &mut Source,
+        privileged: bool,
+    ) -> Result<(u64, usize)> {
+        let _permit = self.begin_change().await?;
+        let _guard = self.lock_unattached(file).await?;
+        let pos = pos.unwrap_or_else(|| file.size());
+        if source.bytes().is_empty() {
+            return Ok((pos, 0));
+        }
+        let written = self.write_bytes(file, pos, source, privileged).await?;
+        Ok((pos, written))
     }
 
     /// Gives a file the size `size`: what is behind it is freed, and what is new reads as zeros.
@@ -173,101 +272,181 @@ impl Ext4 {
     /// The contents were changed now. The file's `rwsem` is held to write: a VFS inode that is
     /// attached later has these times.
     async fn touch(&self, file: &InodeInfo) -> Result {
-        let now = self.stamp(file);
-        let set = SetAttributes {
-            mtime: Some(now),
-            ctime: Some(now),
-            ..SetAttributes::default()
-        };
-        let touch = memory::pinned(|| self.set_attributes_locked(file, &set)).await?;
+        let touched = self.touched(file)?;
+        let touch = memory::pinned(|| self.edit_inode(file, &touched)).await?;
         touch.await
     }
 
     /// Writes to a file that has no VFS inode, with its `rwsem` held to write. Returns how many
     /// bytes were written, which are fewer than there are only if something failed behind them.
-    /// Blocks that the device may still write to are not to be given to others: not to be dropped.
     async fn write_bytes(
         &self,
         info: &InodeInfo,
         pos: u64,
-        bytes: &[u8],
+        source: &mut Source,
         privileged: bool,
     ) -> Result<usize> {
         let most = self.max_size(info).saturating_sub(pos);
         if most == 0 {
             return Err(EFBIG);
         }
-        let most = usize::try_from(most).unwrap_or(usize::MAX);
-        let bytes = bytes.get(..most).unwrap_or(bytes);
-        let end = pos + bytes.len() as u64;
+        let len = usize::try_from(most)
+            .map_or(source.bytes().len(), |most| source.bytes().len().min(most));
         self.leave_inline(info, privileged).await?;
         let old = info.size();
         if pos > old {
-            self.zero_tail(info, old).await?;
+            memory::pinned(|| self.zero_tail(info, old)).await?.await?;
         }
-        let mut done = 0;
-        while let Some(rest) = bytes.get(done..).filter(|rest| !rest.is_empty()) {
-            let at = pos + done as u64;
-            match self.write_part(info, at, rest, privileged).await {
-                Ok(count) => done += count,
-                Err(error) => {
-                    self.write_undo(
-                        info,
-                        at..end.next_multiple_of(self.sb.geo.block_size().into()),
-                    )
-                    .await?;
-                    return match done {
-                        0 => Err(error),
-                        done => Ok(done),
-                    };
+        let touched = self.touched(info)?;
+        let (mut done, mut told) = (0, false);
+        while done < len {
+            match self
+                .write_part(info, pos, source, done..len, privileged, &touched)
+                .await
+            {
+                Ok((count, now)) => {
+                    done += count;
+                    told |= now;
                 }
+                Err(error) if done == 0 => return Err(error),
+                Err(_) => break,
             }
+        }
+        if !told {
+            let touch = memory::pinned(|| self.edit_inode(info, &touched)).await?;
+            touch.await?;
         }
         Ok(done)
     }
 
-    /// Writes as much as lies together. Returns how many bytes.
+    /// Writes as much of a part of what is to be at `pos` as lies together. Returns how many bytes,
+    /// and whether the inode was edited, too.
     async fn write_part(
         &self,
         info: &InodeInfo,
         pos: u64,
-        bytes: &[u8],
+        source: &mut Source,
+        part: Range<usize>,
         privileged: bool,
-    ) -> Result<usize> {
-        let len = bytes.len() as u64;
-        let map = self.write_begin(info, pos, len, privileged, false).await?;
-        let (start, end, keep, at) = match map.kind {
-            WriteKind::Data(at) => (map.offset, map.offset + map.len, true, at),
-            WriteKind::Unwritten(at) => (map.offset, map.offset + map.len, false, at),
-            WriteKind::Delayed { .. } => {
-                let (mapping, _) = self.writeback_map(info, pos, pos + len).await?;
-                match mapping.kind {
-                    MappingKind::Unwritten(at) => (mapping.offset, mapping.end(), false, at),
-                    _ => return Err(EIO),
-                }
+        touched: &Edits,
+    ) -> Result<(usize, bool)> {
+        let bits = self.sb.geo.block_bits();
+        let (at, end) = (pos + part.start as u64, pos + part.end as u64);
+        let (first, until) = self.blocks_of(at, end)?;
+        let extent = self.map(info, Lblk(first)).await?;
+        let (skip, left) = (first - extent.lblk.0, extent.end().0 - first);
+        let (start, blocks, under) = match extent.state {
+            ExtentState::Written(start) => (start.0 + u64::from(skip), left, Under::Written),
+            ExtentState::Unwritten(start) => (start.0 + u64::from(skip), left, Under::Unwritten),
+            ExtentState::Hole => {
+                let want = (until - first).min(left);
+                let loan = memory::pinned(|| self.lend(info, Lblk(first), want, privileged));
+                let loan = loan.await?.await?;
+                (loan.start().0, loan.len(), Under::Hole(Lent(Some(loan))))
             }
         };
-        let count = len.min(end.saturating_sub(pos));
-        let part = bytes.get(..count as usize).ok_or(EIO)?;
-        let written = self
-            .write_device(at + pos.saturating_sub(start), part, keep)
-            .await;
-        let size = pos + count;
-        if let Err(error) = written {
-            if !keep {
-                self.write_done(info, pos, count, false, size).await?;
+        let before = at - (u64::from(first) << bits);
+        let count = (end - at).min((u64::from(blocks) << bits) - before) as usize;
+        let part = part.start..part.start + count;
+        let keep = matches!(under, Under::Written);
+        let written = self.write_device((start << bits) + before, source, part, keep);
+        let written = written.await;
+        let size = at + count as u64;
+        if keep && (written.is_err() || size <= info.size()) {
+            return written.map(|()| (count, false));
+        }
+        let loan = match under {
+            Under::Hole(lent) => Some(lent.done()?),
+            _ => None,
+        };
+        written?;
+        let range = Lblk(first)..self.first_behind(size);
+        let map = || self.map_written(info, (loan, range, keep), size, privileged, touched);
+        KBox::into_pin(memory::boxed(map).await?).await?;
+        Ok((count, true))
+    }
+
+    /// Takes blocks for a hole from `lblk` on, at most `want`.
+    async fn lend(
+        &self,
+        info: &InodeInfo,
+        lblk: Lblk,
+        want: u32,
+        privileged: bool,
+    ) -> Result<Loan> {
+        let writable = self.writable()?;
+        let _guard = info.map_lock.write().await.map_err(|_| ESHUTDOWN)?;
+        let goal = self.goal(info, lblk).await?;
+        // If that fails the file goes without a window.
+        let mut window = info.pending.lock().replace_window(Window::default());
+        let mut space = Space::of(privileged);
+        let loan = writable
+            .allocator(self)
+            .loan_growing(goal, want, &mut space, &mut window)
+            .await?;
+        info.pending.lock().replace_window(window);
+        Ok(loan)
+    }
+
+    /// Blocks of a range were written: maps them, in one transaction with the size and what else of
+    /// the inode changes. With `known` they were mapped, and written, before.
+    async fn map_written(
+        &self,
+        info: &InodeInfo,
+        (loan, range, known): (Option<Loan>, Range<Lblk>, bool),
+        size: u64,
+        privileged: bool,
+        touched: &Edits,
+    ) -> Result {
+        let writable = self.writable()?;
+        let _guard = info.map_lock.write().await.map_err(|_| ESHUTDOWN)?;
+        let space = Space::of(privileged);
+        let mut plan = MapPlan::new(self, &writable, info, space).await?;
+        match loan {
+            Some(loan) => plan.map_loan(range.start, loan, false).await?,
+            None if known => {}
+            None => {
+                let len = range.end.0 - range.start.0;
+                plan.convert(range.start, len, false).await?;
             }
-            return Err(error);
         }
-        if !keep || size > info.size() {
-            self.write_done(info, pos, count, true, size).await?;
+        let inode = self.plan_inode(info).await?;
+        let credits = plan.credits().and(InodePlan::CREDITS);
+        let mut tx = writable.journal.begin(&self.cache, credits).await?;
+        let change = plan.apply(&mut tx);
+        inode.apply(self, &mut tx, info, |edit| {
+            change.put(edit);
+            edit.set_size(edit.size().max(size));
+            touched.apply(edit);
+        });
+        drop((change, tx));
+        Ok(())
+    }
+
+    /// Writes a part of what is to be written from position `at` of the device on. Of blocks of
+    /// which they are a part the rest is kept, or zero.
+    async fn write_device(
+        &self,
+        at: u64,
+        source: &mut Source,
+        part: Range<usize>,
+        keep: bool,
+    ) -> Result {
+        if let Source::Page(block) = source {
+            let mask = u64::from(self.sb.geo.block_size()) - 1;
+            if (at | part.start as u64 | part.len() as u64) & mask == 0 {
+                let device = self.disk.device();
+                return block.write(device, at, part.start, part.len(), false).await;
+            }
         }
-        Ok(count as usize)
+        let bytes = source.bytes().get(part).ok_or(EIO)?;
+        let copy = memory::pinned(|| self.write_copies(at, bytes, keep)).await?;
+        copy.await
     }
 
     /// Writes bytes from position `at` of the device on. Of blocks of which they are a part the
     /// rest is kept, or zero.
-    async fn write_device(&self, at: u64, bytes: &[u8], keep: bool) -> Result {
+    async fn write_copies(&self, at: u64, bytes: &[u8], keep: bool) -> Result {
         let size = self.sb.geo.block_size() as usize;
         let bits = self.sb.geo.block_bits();
         let mut block = at >> bits;

@@ -147,7 +147,7 @@ impl Ext4 {
     }
 
     /// The blocks that have bytes of a range.
-    fn blocks_of(&self, pos: u64, end: u64) -> Result<(u32, u32)> {
+    pub(crate) fn blocks_of(&self, pos: u64, end: u64) -> Result<(u32, u32)> {
         let first = u32::try_from(pos >> self.sb.geo.block_bits()).map_err(|_| EFBIG)?;
         let until = self.first_behind(end).0;
         match first < until {

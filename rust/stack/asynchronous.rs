@@ -375,6 +375,14 @@ pub trait AsyncStackable: Layer<Kind = Asynchronous> + Send + Sync {
 
     /// Writes a block, which is not vacant, at byte `offset` of a regular file. Returns how many
     /// bytes were written. Fails as [`write_bytes`](Self::write_bytes).
+    ///
+    /// A file system may take the page along, and put it back when it is done: then nothing is
+    /// copied, and once its scope is over the block may be left vacant. Without an implementation
+    /// the bytes are written.
+    ///
+    /// # Cancellation
+    ///
+    /// The write goes on, or does not begin; the block may be vacant.
     fn write(
         &self,
         ino: Ino,
@@ -525,7 +533,7 @@ impl<L: Layer> Layer for Arc<L> {
 /// Shared, for several layers or tasks.
 impl<L: AsyncStackable> AsyncStackable for Arc<L> {
     forward!(self, (**self); root, lookup, stat, read, read_at, readlink, read_dir, getxattr, listxattr, acl, statfs);
-    forward!(self, (**self); change, write_bytes, make_durable, open, tmpfile);
+    forward!(self, (**self); change, write_bytes, write, make_durable, open, tmpfile);
 }
 
 /// The pages of a layer that has its own way with offsets.

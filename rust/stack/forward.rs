@@ -6,8 +6,8 @@
 /// the one from there, so that the layer costs nothing.
 ///
 /// Goes into the `impl` block: `self`, what is below, and the names of the operations. Those that
-/// change something are `change`, `write_bytes`, `make_durable`, `open` and `tmpfile`; a layer that
-/// has not got them is read-only.
+/// change something are `change`, `write_bytes`, `write`, `make_durable`, `open` and `tmpfile`; a
+/// layer that has not got them is read-only, and without `write` a block is copied.
 ///
 /// ```
 /// # use kernel::prelude::*;
@@ -121,6 +121,16 @@ macro_rules! forward {
             bytes: &[u8],
         ) -> impl ::core::future::Future<Output = ::kernel::error::Result<(u64, usize)>> + Send {
             $below.write_bytes(ino, pos, bytes)
+        }
+    };
+    (@write $this:ident $below:expr) => {
+        fn write(
+            &$this,
+            ino: $crate::Ino,
+            offset: u64,
+            block: &mut ::upcall::Block,
+        ) -> impl ::core::future::Future<Output = ::kernel::error::Result<usize>> + Send {
+            $below.write(ino, offset, block)
         }
     };
     (@make_durable $this:ident $below:expr) => {

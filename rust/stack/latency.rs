@@ -170,6 +170,13 @@ impl<L: AsyncStackable> AsyncStackable for Latency<L> {
         result
     }
 
+    async fn write(&self, ino: Ino, offset: u64, block: &mut Block) -> Result<usize> {
+        let start = Instant::now();
+        let result = self.below.write(ino, offset, block).await;
+        self.writes.add(start);
+        result
+    }
+
     async fn make_durable(&self, what: Durable) -> Result {
         let start = Instant::now();
         let result = self.below.make_durable(what).await;

@@ -455,6 +455,11 @@ impl<L: AsyncStackable> AsyncStackable for Permitted<L> {
         self.below.write_bytes(ino, pos, bytes).await
     }
 
+    async fn write(&self, ino: Ino, offset: u64, block: &mut Block) -> Result<usize> {
+        disk::pinned(|| self.may_write(ino, false))?.await?;
+        self.below.write(ino, offset, block).await
+    }
+
     async fn tmpfile(&self, dir: Ino, new: &NewInode) -> Result<OpenInode> {
         let new = disk::pinned(|| self.inherit(dir, new))?.await?;
         self.below.tmpfile(dir, &new).await

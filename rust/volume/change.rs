@@ -490,9 +490,25 @@ impl Volume {
             None => Ext4::append(volume, &inode, bytes, true).await,
         };
         match written {
-            Err(EBUSY) => {}
-            written => return written,
+            Err(EBUSY) => self.put_by_vfs(ino, pos, bytes).await,
+            written => written,
         }
+    }
+
+    pub(crate) async fn put_block(&self, ino: Ino, pos: u64, block: &mut Block) -> Result<usize> {
+        let inode = self.iget(ino).await?;
+        self.0.check_writable()?;
+        match Ext4::write_block(self.ext4(), &inode, pos, block, true).await {
+            Err(EBUSY) => {
+                let (_, count) = self.put_by_vfs(ino, Some(pos), block.as_slice()).await?;
+                Ok(count)
+            }
+            written => written,
+        }
+    }
+
+    /// Writes to a file that has a VFS inode.
+    async fn put_by_vfs(&self, ino: Ino, pos: Option<u64>, bytes: &[u8]) -> Result<(u64, usize)> {
         let mut copy: KVVec<u8> = vec_with_capacity(self.0.disk.spawner(), bytes.len()).await?;
         copy.extend_from_slice(bytes, gfp())?;
         let how = match pos {

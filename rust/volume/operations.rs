@@ -138,6 +138,10 @@ impl AsyncStackable for Volume {
         disk::pinned(|| self.put_bytes(ino, pos, bytes))?.await
     }
 
+    async fn write(&self, ino: Ino, offset: u64, block: &mut Block) -> Result<usize> {
+        disk::pinned(|| self.put_block(ino, offset, block))?.await
+    }
+
     async fn make_durable(&self, what: Durable) -> Result {
         disk::pinned(|| self.wait_durable(what))?.await
     }

@@ -512,6 +512,12 @@ impl Loan {
         self.len
     }
 
+    /// Nobody else gets the blocks as long as the volume is there, and they stay free on the disk:
+    /// the device may still write to them.
+    pub fn abandon(mut self) {
+        self.plans = None;
+    }
+
     /// What [`apply`](Self::apply) takes of the transaction's credits.
     pub const CREDITS: Credits = Credits::blocks(2);
 

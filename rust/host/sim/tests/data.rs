@@ -17,8 +17,8 @@ use std::future::Future;
 use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::Duration;
-use upcall::block_on;
 use upcall::simulation::jitter;
+use upcall::{block_on, Block};
 
 const KINDS: [&str; 7] = [
     "-b 4096 -I 256",
@@ -96,6 +96,18 @@ async fn read(volume: &Volume, info: &InodeRef) -> Vec<u8> {
     bytes
 }
 
+/// Writes bytes; a page of them as a block, whose page is as before then.
+async fn write(volume: &Volume, info: &InodeRef, pos: u64, bytes: &[u8]) -> Result<usize> {
+    if bytes.len() != Block::SIZE {
+        return Ext4::write_at(&volume.0, info, pos, bytes, false).await;
+    }
+    let mut block = Block::new()?;
+    block.as_mut_slice().copy_from_slice(bytes);
+    let written = Ext4::write_block(&volume.0, info, pos, &mut block, false).await;
+    assert!(block.as_slice() == bytes, "{written:?}");
+    written
+}
+
 fn put(model: &mut Vec<u8>, pos: usize, bytes: &[u8]) {
     if model.len() < pos + bytes.len() {
         model.resize(pos + bytes.len(), 0);
@@ -128,12 +140,12 @@ async fn random(seed: u64, volume: &Volume) -> Vec<Vec<u8>> {
                     1 => rng.below(far) / 1024 * 1024,
                     _ => rng.below(far),
                 };
-                let len = [1, 700, 4096, 30_000, 300_000][rng.below(5) as usize];
-                let bytes = some_bytes(&mut rng, 1 + len);
+                let len = [2, 701, Block::SIZE, 30_001, 300_001][rng.below(5) as usize];
+                let bytes = some_bytes(&mut rng, len);
                 if pos as usize + bytes.len() > 3_000_000 {
                     continue;
                 }
-                let done = Ext4::write_at(&volume.0, info, pos, &bytes, false).await;
+                let done = write(volume, info, pos, &bytes).await;
                 assert_eq!(
                     done,
                     Ok(bytes.len()),
@@ -670,12 +682,12 @@ async fn changes(seed: u64, volume: &Volume, now: &Mutex<History>) {
                 volume.0.truncate(&info, pos as u64).await.unwrap();
             }
             _ => {
-                let len = [10, 5000, 40_000][rng.below(3) as usize];
+                let len = [10, Block::SIZE, 5000, 40_000][rng.below(4) as usize];
                 let mut bytes = some_bytes(&mut rng, len);
                 bytes.iter_mut().for_each(|byte| *byte = *byte % 200 + 1);
                 put(&mut model, pos, &bytes);
                 now.lock().unwrap().0.push(model.clone());
-                let done = Ext4::write_at(&volume.0, &info, pos as u64, &bytes, false).await;
+                let done = write(volume, &info, pos as u64, &bytes).await;
                 assert_eq!(done, Ok(bytes.len()));
             }
         }
@@ -732,6 +744,15 @@ fn a_loss_of_power_leaves_what_was_synced_and_nothing_old() {
     assert!(states > 100, "{states}");
 }
 
+/// Writes a page, which is there again whatever becomes of it.
+async fn write_page(volume: &Volume, info: &InodeRef, pos: u64) -> Result {
+    let mut block = Block::new()?;
+    block.as_mut_slice().fill(4);
+    let written = Ext4::write_block(&volume.0, info, pos, &mut block, false).await;
+    assert!(block.as_slice() == [4; Block::SIZE], "{written:?}");
+    written.map(drop)
+}
+
 /// All that this part does, once.
 async fn session(volume: &Volume) -> Result {
     let info = volume.path(b"b").await?;
@@ -740,6 +761,7 @@ async fn session(volume: &Volume) -> Result {
         return Err(EIO);
     }
     Ext4::write_at(&volume.0, &info, 3000, &[2; 2000], false).await?;
+    write_page(volume, &info, 8192).await?;
     volume.0.truncate(&info, 60_001).await?;
     volume.0.truncate(&info, 61_000).await?;
     let root = volume.0.iget(Ino::ROOT).await?;
@@ -762,6 +784,8 @@ fn whole(dir: &Scratch, store: Store, about: &str) {
         put(&mut model, 50_000, &[1; 30_000]);
         versions.push(model.clone());
         put(&mut model, 3000, &[2; 2000]);
+        versions.push(model.clone());
+        put(&mut model, 8192, &[4; Block::SIZE]);
         versions.push(model.clone());
         model.resize(60_001, 0);
         versions.push(model.clone());
