@@ -41,20 +41,72 @@ use kernel::prelude::*;
 use kernel::sync::Arc;
 use layout::{ExtentState, Lblk};
 use upcall::bio::Op;
-use upcall::{oneshot, Block, JoinHandle, WriteGuard};
+use upcall::oneshot::{oneshot, Sender};
+use upcall::{Block, Blocks, JoinHandle, WriteGuard};
+
+/// Pages that are written: what is whole blocks goes from them to the device.
+pub enum Pages<'a> {
+    /// A block. One that is vacant has no bytes.
+    One(&'a mut Block),
+    /// So many bytes from the start of blocks on; zeros for what is vacant.
+    Many(&'a mut Blocks, usize),
+}
+
+impl Pages<'_> {
+    /// Moves them to the task that `sender` leads to, or leaves them.
+    fn send(&mut self, sender: Sender<Source>) -> Result {
+        let source = match self {
+            Self::One(block) => Source::Page(replace(block, Block::vacant())),
+            Self::Many(blocks, len) => {
+                blocks.fill_vacant()?;
+                let vacant = Blocks::vacant(blocks.len() / Block::SIZE)?;
+                Source::Pages(replace(blocks, vacant), *len)
+            }
+        };
+        if let Err(source) = sender.send(source) {
+            self.put(source);
+        }
+        Ok(())
+    }
+
+    /// Puts back what [`send`](Self::send) took.
+    fn put(&mut self, source: Source) {
+        match (self, source) {
+            (Self::One(block), Source::Page(page)) => **block = page,
+            (Self::Many(blocks, _), Source::Pages(pages, _)) => **blocks = pages,
+            _ => {}
+        }
+    }
+}
 
 /// What is written.
 enum Source {
     Bytes(KVVec<u8>),
-    /// Its page goes to the device itself, if it is of whole blocks.
     Page(Block),
+    /// The file has it from a multiple of the size of a page on.
+    Pages(Blocks, usize),
 }
 
 impl Source {
-    fn bytes(&self) -> &[u8] {
+    fn len(&self) -> usize {
         match self {
-            Self::Bytes(bytes) => bytes,
-            Self::Page(block) => block.as_slice(),
+            Self::Bytes(bytes) => bytes.len(),
+            Self::Page(block) => block.as_slice().len(),
+            Self::Pages(_, len) => *len,
+        }
+    }
+
+    /// The bytes of a part, or those up to the end of a block of the volume.
+    fn bytes(&self, part: Range<usize>) -> Option<&[u8]> {
+        match self {
+            Self::Bytes(bytes) => bytes.get(part),
+            Self::Page(block) => block.as_slice().get(part),
+            Self::Pages(blocks, _) => {
+                let at = part.start / Block::SIZE * Block::SIZE;
+                let end = part.end.min(at + Block::SIZE);
+                let page = blocks.page(part.start / Block::SIZE);
+                page.get(part.start - at..end.checked_sub(at)?)
+            }
         }
     }
 }
@@ -123,40 +175,36 @@ impl Ext4 {
         Self::write_copy(volume, info, None, bytes, privileged).await
     }
 
-    /// As [`write_at`](Self::write_at), of a block, whose page goes to the device itself if `pos` is
-    /// a multiple of the volume's block size, and is back when the future is ready.
+    /// As [`write_at`](Self::write_at), of pages: what is whole blocks of the volume goes from them
+    /// to the device. They are back when the future is ready. Of many `pos` is a multiple of
+    /// [`Block::SIZE`].
     ///
-    /// If the scope of the volume ends meanwhile it fails with `ESHUTDOWN`, and the block may be
-    /// vacant.
+    /// If the scope of the volume ends meanwhile it fails with `ESHUTDOWN`, and they may be vacant.
     ///
     /// # Cancellation
     ///
-    /// The write goes on alone, and the block is vacant; or it does not begin.
-    pub async fn write_block(
+    /// The write goes on alone, and they are vacant; or it does not begin.
+    pub async fn write_pages(
         volume: &Arc<Self>,
         info: &InodeRef,
         pos: u64,
-        block: &mut Block,
+        mut pages: Pages<'_>,
         privileged: bool,
     ) -> Result<usize> {
-        // The page goes to a task that is there, or stays.
+        // They go to a task that is there, or stay.
         let (sender, receiver) = oneshot()?;
         let (this, file) = (volume.clone(), info.clone());
         let write = Self::detached(volume, move || async move {
-            let mut source = Source::Page(receiver.await.map_err(|_| ECANCELED)?);
+            let mut source: Source = receiver.await.map_err(|_| ECANCELED)?;
             let write = this.write_source(&file, Some(pos), &mut source, privileged);
             let written = write.await;
             Ok((written, source))
         });
         let write = write.await?;
-        if let Err(page) = sender.send(replace(block, Block::vacant())) {
-            *block = page;
-        }
+        pages.send(sender)?;
         let written: Result<_> = write.await.map_err(|_| ESHUTDOWN)?;
         let (written, source) = written?;
-        if let Source::Page(page) = source {
-            *block = page;
-        }
+        pages.put(source);
         written.map(|(_, count)| count)
     }
 
@@ -187,7 +235,7 @@ impl Ext4 {
         let _permit = self.begin_change().await?;
         let _guard = self.lock_unattached(file).await?;
         let pos = pos.unwrap_or_else(|| file.size());
-        if source.bytes().is_empty() {
+        if source.len() == 0 {
             return Ok((pos, 0));
         }
         let written = self.write_bytes(file, pos, source, privileged).await?;
@@ -290,8 +338,8 @@ impl Ext4 {
         if most == 0 {
             return Err(EFBIG);
         }
-        let len = usize::try_from(most)
-            .map_or(source.bytes().len(), |most| source.bytes().len().min(most));
+        let len = source.len();
+        let len = usize::try_from(most).map_or(len, |most| len.min(most));
         self.leave_inline(info, privileged).await?;
         let old = info.size();
         if pos > old {
@@ -432,16 +480,35 @@ impl Ext4 {
         part: Range<usize>,
         keep: bool,
     ) -> Result {
-        if let Source::Page(block) = source {
-            let mask = u64::from(self.sb.geo.block_size()) - 1;
-            if (at | part.start as u64 | part.len() as u64) & mask == 0 {
-                let device = self.disk.device();
-                return block.write(device, at, part.start, part.len(), false).await;
-            }
+        let mask = self.sb.geo.block_size() as usize - 1;
+        let device = self.disk.device();
+        let mut done = 0;
+        while done < part.len() {
+            let (at, from) = (at + done as u64, part.start + done);
+            let left = part.end - from;
+            let whole = match (at as usize | from) & mask {
+                0 => left & !mask,
+                _ => 0,
+            };
+            done += match &mut *source {
+                Source::Page(block) if whole > 0 => {
+                    block.write(device, at, from, whole, false).await?;
+                    whole
+                }
+                Source::Pages(blocks, _) if whole > 0 => {
+                    let write = memory::boxed(|| blocks.write(device, at, from, whole, false));
+                    KBox::into_pin(write.await?).await?;
+                    whole
+                }
+                source => {
+                    let bytes = source.bytes(from..part.end).ok_or(EIO)?;
+                    let copy = memory::pinned(|| self.write_copies(at, bytes, keep)).await?;
+                    copy.await?;
+                    bytes.len()
+                }
+            };
         }
-        let bytes = source.bytes().get(part).ok_or(EIO)?;
-        let copy = memory::pinned(|| self.write_copies(at, bytes, keep)).await?;
-        copy.await
+        Ok(())
     }
 
     /// Writes bytes from position `at` of the device on. Of blocks of which they are a part the

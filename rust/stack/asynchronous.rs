@@ -4,7 +4,7 @@
 
 use crate::change::{Change, OpenInode, RenameFlags, Sync as Durable};
 use crate::forward;
-use crate::page::{self, ReadPage};
+use crate::page::{self, bytes_of, ReadPage};
 use crate::path;
 use crate::stream::{Entries, Pages};
 use core::future::Future;
@@ -398,8 +398,10 @@ pub trait AsyncStackable: Layer<Kind = Asynchronous> + Send + Sync {
     }
 
     /// Writes bytes `range.start` to `range.end`, which is not included, from the start of `blocks`
-    /// on. Returns how many bytes were written. The range starts at a multiple of [`Block::SIZE`]
-    /// and fits the blocks; fails with `EINVAL` if not, and as [`write_bytes`](Self::write_bytes).
+    /// on, which are zeros where these are vacant. Returns how many bytes were written. The range
+    /// starts at a multiple of [`Block::SIZE`] and fits the blocks; fails with `EINVAL` if not, and
+    /// as [`write_bytes`](Self::write_bytes). What [`write`](Self::write) says of the page is true
+    /// of these pages.
     fn write_at(
         &self,
         ino: Ino,
@@ -407,14 +409,9 @@ pub trait AsyncStackable: Layer<Kind = Asynchronous> + Send + Sync {
         blocks: &mut Blocks,
     ) -> impl Future<Output = Result<usize>> + Send {
         async move {
-            let want = blocks.check_range(&range)?;
-            let mut bytes = KVVec::with_capacity(want, gfp())?;
-            for n in 0..want.div_ceil(Block::SIZE) {
-                let page = blocks
-                    .page(n)
-                    .get(..(want - n * Block::SIZE).min(Block::SIZE));
-                bytes.extend_from_slice(page.ok_or(EINVAL)?, gfp())?;
-            }
+            let len = blocks.check_range(&range)?;
+            blocks.fill_vacant()?;
+            let bytes = bytes_of(blocks, len)?;
             let (_, count) = self.write_bytes(ino, Some(range.start), &bytes).await?;
             Ok(count)
         }
@@ -533,7 +530,7 @@ impl<L: Layer> Layer for Arc<L> {
 /// Shared, for several layers or tasks.
 impl<L: AsyncStackable> AsyncStackable for Arc<L> {
     forward!(self, (**self); root, lookup, stat, read, read_at, readlink, read_dir, getxattr, listxattr, acl, statfs);
-    forward!(self, (**self); change, write_bytes, write, make_durable, open, tmpfile);
+    forward!(self, (**self); change, write_bytes, write, write_at, make_durable, open, tmpfile);
 }
 
 /// The pages of a layer that has its own way with offsets.

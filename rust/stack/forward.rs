@@ -6,8 +6,9 @@
 /// the one from there, so that the layer costs nothing.
 ///
 /// Goes into the `impl` block: `self`, what is below, and the names of the operations. Those that
-/// change something are `change`, `write_bytes`, `write`, `make_durable`, `open` and `tmpfile`; a
-/// layer that has not got them is read-only, and without `write` a block is copied.
+/// change something are `change`, `write_bytes`, `write`, `write_at`, `make_durable`, `open` and
+/// `tmpfile`; a layer that has not got them is read-only, and without `write` and `write_at` pages
+/// are copied.
 ///
 /// ```
 /// # use kernel::prelude::*;
@@ -131,6 +132,16 @@ macro_rules! forward {
             block: &mut ::upcall::Block,
         ) -> impl ::core::future::Future<Output = ::kernel::error::Result<usize>> + Send {
             $below.write(ino, offset, block)
+        }
+    };
+    (@write_at $this:ident $below:expr) => {
+        fn write_at(
+            &$this,
+            ino: $crate::Ino,
+            range: ::core::ops::Range<u64>,
+            blocks: &mut ::upcall::Blocks,
+        ) -> impl ::core::future::Future<Output = ::kernel::error::Result<usize>> + Send {
+            $below.write_at(ino, range, blocks)
         }
     };
     (@make_durable $this:ident $below:expr) => {

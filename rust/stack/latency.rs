@@ -177,6 +177,13 @@ impl<L: AsyncStackable> AsyncStackable for Latency<L> {
         result
     }
 
+    async fn write_at(&self, ino: Ino, range: Range<u64>, blocks: &mut Blocks) -> Result<usize> {
+        let start = Instant::now();
+        let result = self.below.write_at(ino, range, blocks).await;
+        self.writes.add(start);
+        result
+    }
+
     async fn make_durable(&self, what: Durable) -> Result {
         let start = Instant::now();
         let result = self.below.make_durable(what).await;

@@ -57,6 +57,7 @@ pub use copy::copy_attributes;
 pub use latency::Latency;
 pub use mirror::{Mirror, Side};
 pub use overlay::Overlay;
+pub use page::bytes_of;
 pub use permission::Permitted;
 pub use ram::RamFs;
 pub use stream::{Entries, Pages};

@@ -5,6 +5,8 @@
 use crate::asynchronous::Ino;
 use core::future::Future;
 use core::ops::Range;
+use disk::gfp;
+use kernel::alloc::KVVec;
 use kernel::prelude::*;
 use upcall::{Block, Blocks};
 
@@ -18,6 +20,18 @@ pub(crate) trait ReadPage: Sync {
         offset: u64,
         block: &mut Block,
     ) -> impl Future<Output = Result<usize>> + Send;
+}
+
+/// The first `len` bytes of blocks none of which is vacant, for what does not take pages. Fails with
+/// `EINVAL` for one that is, and with `ENOMEM`.
+pub fn bytes_of(blocks: &Blocks, len: usize) -> Result<KVVec<u8>> {
+    let mut bytes = KVVec::with_capacity(len, gfp())?;
+    for n in 0..len.div_ceil(Block::SIZE) {
+        let part = (len - n * Block::SIZE).min(Block::SIZE);
+        let page = blocks.page(n).get(..part).ok_or(EINVAL)?;
+        bytes.extend_from_slice(page, gfp())?;
+    }
+    Ok(bytes)
 }
 
 /// Copies `len` bytes of `from`, from byte `of` on, to byte `at` of `to`.

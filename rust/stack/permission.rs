@@ -460,6 +460,11 @@ impl<L: AsyncStackable> AsyncStackable for Permitted<L> {
         self.below.write(ino, offset, block).await
     }
 
+    async fn write_at(&self, ino: Ino, range: Range<u64>, blocks: &mut Blocks) -> Result<usize> {
+        disk::pinned(|| self.may_write(ino, false))?.await?;
+        self.below.write_at(ino, range, blocks).await
+    }
+
     async fn tmpfile(&self, dir: Ino, new: &NewInode) -> Result<OpenInode> {
         let new = disk::pinned(|| self.inherit(dir, new))?.await?;
         self.below.tmpfile(dir, &new).await

@@ -38,7 +38,7 @@ impl<L: Layer> Layer for Subtree<L> {
 
 impl<L: AsyncStackable> AsyncStackable for Subtree<L> {
     forward!(self, self.below; stat, read, read_at, readlink, getxattr, listxattr, acl, statfs);
-    forward!(self, self.below; change, write_bytes, write, make_durable, open, tmpfile);
+    forward!(self, self.below; change, write_bytes, write, write_at, make_durable, open, tmpfile);
 
     fn root(&self) -> Ino {
         self.top

@@ -36,14 +36,19 @@ pub struct Blocks {
 impl Blocks {
     /// Allocates `pages` pages filled with zeroes. Fails with `ENOMEM`. May sleep, but in an upcall.
     pub fn new(pages: usize) -> Result<Self> {
+        let mut this = Self::vacant(pages)?;
+        this.fill_vacant()?;
+        Ok(this)
+    }
+
+    /// Makes `pages` vacant pages. Fails with `ENOMEM`. May sleep, but in an upcall.
+    pub fn vacant(pages: usize) -> Result<Self> {
         let count = pages.div_ceil(CHUNK_PAGES);
         let mut chunks = sys::vec(count).ok_or(ENOMEM)?;
         for _ in 0..count {
             sys::push(&mut chunks, KVec::new())?;
         }
-        let mut this = Self { chunks, pages };
-        this.fill_vacant()?;
-        Ok(this)
+        Ok(Self { chunks, pages })
     }
 
     /// How many bytes `range` of a file has, which begins at a page and goes to the start of the blocks.

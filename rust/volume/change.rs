@@ -33,13 +33,14 @@ use crate::convert;
 use crate::prepared::Prepared;
 use crate::vfs_ops::Mounted;
 use aext4::delete::LeavingMemory;
+use aext4::unattached::Pages;
 use aext4::{Ext4, Handle, InodeRef, Rename};
 use core::ops::Range;
 use core::time::Duration;
 use disk::{gfp, vec_with_capacity};
 use kernel::alloc::KVVec;
 use kernel::prelude::*;
-use stack::{Change, Ino, OpenInode, RenameFlags, Sync as Durable};
+use stack::{bytes_of, Change, Ino, OpenInode, RenameFlags, Sync as Durable};
 use upcall::{Block, Blocks, Permit};
 use vfs::door::{has_leases, names_changed, refresh_attached, Access, OpenFor};
 use vfs::{AclEntry, MountRef, NewInode, SetAttr, XattrFlags, XattrNamespace};
@@ -498,9 +499,30 @@ impl Volume {
     pub(crate) async fn put_block(&self, ino: Ino, pos: u64, block: &mut Block) -> Result<usize> {
         let inode = self.iget(ino).await?;
         self.0.check_writable()?;
-        match Ext4::write_block(self.ext4(), &inode, pos, block, true).await {
+        let pages = Pages::One(block);
+        match Ext4::write_pages(self.ext4(), &inode, pos, pages, true).await {
             Err(EBUSY) => {
                 let (_, count) = self.put_by_vfs(ino, Some(pos), block.as_slice()).await?;
+                Ok(count)
+            }
+            written => written,
+        }
+    }
+
+    pub(crate) async fn put_blocks(
+        &self,
+        ino: Ino,
+        range: Range<u64>,
+        blocks: &mut Blocks,
+    ) -> Result<usize> {
+        let len = blocks.check_range(&range)?;
+        let inode = self.iget(ino).await?;
+        self.0.check_writable()?;
+        let pages = Pages::Many(blocks, len);
+        match Ext4::write_pages(self.ext4(), &inode, range.start, pages, true).await {
+            Err(EBUSY) => {
+                let bytes = bytes_of(blocks, len)?;
+                let (_, count) = self.put_by_vfs(ino, Some(range.start), &bytes).await?;
                 Ok(count)
             }
             written => written,

@@ -142,6 +142,10 @@ impl AsyncStackable for Volume {
         disk::pinned(|| self.put_block(ino, offset, block))?.await
     }
 
+    async fn write_at(&self, ino: Ino, range: Range<u64>, blocks: &mut Blocks) -> Result<usize> {
+        disk::pinned(|| self.put_blocks(ino, range, blocks))?.await
+    }
+
     async fn make_durable(&self, what: Durable) -> Result {
         disk::pinned(|| self.wait_durable(what))?.await
     }

@@ -2,6 +2,7 @@
 
 //! Contents are written: they are what a model says, on the disk too, and after a loss of power.
 
+use aext4::unattached::Pages;
 use aext4::write::WriteKind;
 use aext4::{Ext4, InodeRef, MappingKind, Options};
 use kernel::machine::{self, Config, Fail, Rng};
@@ -18,7 +19,7 @@ use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::Duration;
 use upcall::simulation::jitter;
-use upcall::{block_on, Block};
+use upcall::{block_on, Block, Blocks};
 
 const KINDS: [&str; 7] = [
     "-b 4096 -I 256",
@@ -96,15 +97,32 @@ async fn read(volume: &Volume, info: &InodeRef) -> Vec<u8> {
     bytes
 }
 
-/// Writes bytes; a page of them as a block, whose page is as before then.
+/// Writes bytes: a page of them as a block, and what is at a page as blocks, all of which are as
+/// before then.
 async fn write(volume: &Volume, info: &InodeRef, pos: u64, bytes: &[u8]) -> Result<usize> {
-    if bytes.len() != Block::SIZE {
+    let len = bytes.len();
+    if len == Block::SIZE {
+        let mut block = Block::new()?;
+        block.as_mut_slice().copy_from_slice(bytes);
+        let written = Ext4::write_pages(&volume.0, info, pos, Pages::One(&mut block), false).await;
+        assert!(block.as_slice() == bytes, "{written:?}");
+        return written;
+    }
+    if pos % Block::SIZE as u64 != 0 {
         return Ext4::write_at(&volume.0, info, pos, bytes, false).await;
     }
-    let mut block = Block::new()?;
-    block.as_mut_slice().copy_from_slice(bytes);
-    let written = Ext4::write_block(&volume.0, info, pos, &mut block, false).await;
-    assert!(block.as_slice() == bytes, "{written:?}");
+    // What is behind the bytes is not to be written.
+    let mut blocks = Blocks::new(len.div_ceil(Block::SIZE))?;
+    let mut whole = bytes.to_vec();
+    whole.resize(blocks.len(), 0x99);
+    for (n, page) in whole.chunks(Block::SIZE).enumerate() {
+        blocks.page_mut(n).copy_from_slice(page);
+    }
+    let pages = Pages::Many(&mut blocks, len);
+    let written = Ext4::write_pages(&volume.0, info, pos, pages, false).await;
+    let pages = 0..whole.len() / Block::SIZE;
+    let left: Vec<u8> = pages.flat_map(|n| blocks.page(n).to_vec()).collect();
+    assert!(left == whole, "{written:?}");
     written
 }
 
@@ -744,15 +762,6 @@ fn a_loss_of_power_leaves_what_was_synced_and_nothing_old() {
     assert!(states > 100, "{states}");
 }
 
-/// Writes a page, which is there again whatever becomes of it.
-async fn write_page(volume: &Volume, info: &InodeRef, pos: u64) -> Result {
-    let mut block = Block::new()?;
-    block.as_mut_slice().fill(4);
-    let written = Ext4::write_block(&volume.0, info, pos, &mut block, false).await;
-    assert!(block.as_slice() == [4; Block::SIZE], "{written:?}");
-    written.map(drop)
-}
-
 /// All that this part does, once.
 async fn session(volume: &Volume) -> Result {
     let info = volume.path(b"b").await?;
@@ -761,7 +770,8 @@ async fn session(volume: &Volume) -> Result {
         return Err(EIO);
     }
     Ext4::write_at(&volume.0, &info, 3000, &[2; 2000], false).await?;
-    write_page(volume, &info, 8192).await?;
+    write(volume, &info, 8192, &[4; Block::SIZE]).await?;
+    write(volume, &info, 12_288, &[5; 9000]).await?;
     volume.0.truncate(&info, 60_001).await?;
     volume.0.truncate(&info, 61_000).await?;
     let root = volume.0.iget(Ino::ROOT).await?;
@@ -786,6 +796,8 @@ fn whole(dir: &Scratch, store: Store, about: &str) {
         put(&mut model, 3000, &[2; 2000]);
         versions.push(model.clone());
         put(&mut model, 8192, &[4; Block::SIZE]);
+        versions.push(model.clone());
+        put(&mut model, 12_288, &[5; 9000]);
         versions.push(model.clone());
         model.resize(60_001, 0);
         versions.push(model.clone());
