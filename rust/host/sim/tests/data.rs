@@ -951,3 +951,35 @@ fn the_last_user_deletes() {
         assert_eq!(image.is_clean(), Ok(()), "{options}");
     }
 }
+
+/// A loan that the device writes to when the scope ends stays nobody else's.
+#[test]
+fn blocks_that_the_device_writes_to_stay_taken_when_the_scope_ends() {
+    let dir = Scratch::new("data-scope");
+    let image = image(&dir, 16 << 20, KINDS[0], 1);
+    let mut kept = 0;
+    for seed in 1..20 {
+        let store = simulate_on(Config::new(seed), image.store(), |bed| {
+            let volume = writable(bed);
+            let info = block_on(volume.path(b"a")).unwrap().unwrap();
+            let writes = || bed.device.disk().counts().writes;
+            let before = writes();
+            let (on, to) = (volume.clone(), info.clone());
+            let write = async move { write(&on, &to, 0, &[6; Block::SIZE]).await };
+            drop(bed.scope().spawn(write).unwrap());
+            let begun = async {
+                while writes() == before {
+                    upcall::sleep(Duration::from_nanos(50)).await;
+                }
+            };
+            block_on(begun).unwrap();
+            bed.scope().cancel();
+            machine::settle();
+            kept += volume.0.allocation_groups().unwrap().counters().loaned;
+            machine::take_log();
+            bed.device.disk().current().clone()
+        });
+        judge(&dir, &store, &[], &format!("seed {seed}"));
+    }
+    assert!(kept > 3, "{kept}");
+}
