@@ -147,7 +147,7 @@ impl Ext4 {
     /// [`sync_inode`](Self::sync_inode). `privileged` says whether it may take the space that is
     /// kept for those with privilege.
     ///
-    /// Fails with `EBUSY` if the file has a VFS inode, with `EISDIR`, `EINVAL` for what has no
+    /// Fails with `EBUSY` if the file has a VFS inode, with `ESTALE` if it was deleted, with `EISDIR`, `EINVAL` for what has no
     /// bytes, `ENOSPC`, `EFBIG`, `EROFS`, and with the errors of damage and of the block layer.
     ///
     /// # Cancellation
@@ -307,14 +307,25 @@ impl Ext4 {
         volume.disk.spawner().spawn(KBox::into_pin(boxed))
     }
 
-    /// The lock of a regular file that has no VFS inode.
+    /// The lock of a regular file that has no VFS inode. What was reserved for its page cache, and
+    /// has come to nothing, is given back: there are no pages any more.
     async fn lock_unattached<'a>(&self, file: &'a InodeInfo) -> Result<WriteGuard<'a, ()>> {
         self.check_regular(file)?;
         let guard = file.rwsem.write().await.map_err(|_| ESHUTDOWN)?;
-        match file.attached.is_set() {
-            true => Err(EBUSY),
-            false => Ok(guard),
+        if file.attached.is_set() {
+            return Err(EBUSY);
         }
+        if !file.is_usable() {
+            // The VFS may be letting go of it, with pages that are on their way to the device.
+            return Err(ESTALE);
+        }
+        if file.pending.lock().blocks() > 0 {
+            let range = 0..self.max_size(file);
+            memory::pinned(|| self.write_undo(file, range.clone()))
+                .await?
+                .await?;
+        }
+        Ok(guard)
     }
 
     /// The contents were changed now. The file's `rwsem` is held to write: a VFS inode that is

@@ -133,11 +133,6 @@ pub(crate) unsafe extern "C" fn evict<F: FileSystem>(inode: *mut ub::inode) {
     let this: *mut InodeBox<F::Inode> = inode.cast();
     // SAFETY: The VFS passes an inode of ours without users.
     unsafe {
-        if let Some(info) = &(*this).info {
-            F::attached(info).clear();
-        }
-        ub::truncate_inode_pages_final(&raw mut (*inode).i_data);
-        ub::upcall_users_wait(&raw mut (*this).reading);
         // By the file system's count: the VFS's may not know yet of a change that did not come by
         // it.
         let volume = SuperBlock::<F>::new((*inode).i_sb).volume();
@@ -145,6 +140,16 @@ pub(crate) unsafe extern "C" fn evict<F: FileSystem>(inode: *mut ub::inode) {
             .info
             .as_ref()
             .is_some_and(|info| volume.attr(info).nlink == 0);
+        if let Some(info) = &(*this).info {
+            if deleted && volume.is_kept(info) {
+                // What programs wrote is the file's, for who reads it past the page cache. What
+                // cannot be written is noted in the log.
+                ub::filemap_write_and_wait_range(&raw mut (*inode).i_data, 0, i64::MAX);
+            }
+            F::attached(info).clear();
+        }
+        ub::truncate_inode_pages_final(&raw mut (*inode).i_data);
+        ub::upcall_users_wait(&raw mut (*this).reading);
         if let Some(info) = &(*this).info {
             volume.forget_inode(info);
         }

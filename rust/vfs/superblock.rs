@@ -75,6 +75,11 @@ pub trait SuperOperations: FileSystemType {
         async { build_error!(VTABLE_DEFAULT_ERROR) }
     }
 
+    /// Whether somebody who is not the VFS may still read an inode that has no links. Does not sleep.
+    fn is_kept(&self, _inode: &Self::Inode) -> bool {
+        false
+    }
+
     /// The VFS has the inode in memory no more. Its handle may live on, and be dropped in any
     /// context.
     fn forget_inode(&self, _inode: &Self::Inode) {}

@@ -106,6 +106,10 @@ impl SuperOperations for Mounted {
         self.0.delete(info).await
     }
 
+    fn is_kept(&self, info: &InodeRef) -> bool {
+        info.is_usable()
+    }
+
     fn forget_inode(&self, info: &InodeRef) {
         self.0.close_window(info);
     }
