@@ -316,7 +316,8 @@ impl Changer<'_> {
             _ => self.place(),
         };
         let target_id = self.tree.paths.get(&to).copied();
-        if is_below(&from, &to) || is_below(&to, &from) || target_id == Some(self.tree.paths[&from]) {
+        if is_below(&from, &to) || is_below(&to, &from) || target_id == Some(self.tree.paths[&from])
+        {
             return String::new();
         }
         let exchange = target_id.is_some() && self.rng.below(2) == 0;

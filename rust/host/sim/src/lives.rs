@@ -160,20 +160,22 @@ impl Tree {
     }
 }
 
+/// How long something is, and its sum.
+fn short(bytes: &[u8]) -> String {
+    format!("{}/{:08x}", bytes.len(), disk::checksum::crc32c(!0, bytes))
+}
+
 fn line(out: &mut String, path: &[u8], node: &Node, links: usize, same: &[u8]) {
     let what = match &node.kind {
         Kind::Dir => "dir".to_string(),
         Kind::File(_) => format!("file {links}"),
-        Kind::Link(to) => format!("link to {}", String::from_utf8_lossy(to)),
+        Kind::Link(to) => format!("link to {}", short(to)),
         Kind::Special(kind, device) => format!("{kind:?} {device:?} {links}"),
     };
     let values: Vec<_> = node
         .xattrs
         .iter()
-        .map(|(name, value)| {
-            let sum: u64 = value.iter().map(|byte| u64::from(*byte)).sum();
-            format!("{}={}/{sum}", String::from_utf8_lossy(name), value.len())
-        })
+        .map(|(name, value)| format!("{}={}", String::from_utf8_lossy(name), short(value)))
         .collect();
     writeln!(
         out,
@@ -304,7 +306,9 @@ pub fn record<B: Clone + Send + 'static>(
         for (n, crash) in crashes.states().enumerate() {
             if picked.contains(&(n as u64)) {
                 let store = crashes.store(crash);
-                to.lock().unwrap().push((store, now.lock().unwrap().clone()));
+                to.lock()
+                    .unwrap()
+                    .push((store, now.lock().unwrap().clone()));
             }
         }
     });
@@ -381,9 +385,12 @@ fn lives<S: Story>(dir: &Scratch, run: u64) -> u64 {
 }
 
 /// The lives of so many volumes, on all processors. Returns how many states were looked at.
+/// `UPCALL_RUN` in the environment is the number of the only one.
 pub fn all<S: Story>(name: &str, runs: u64) -> u64 {
     let dir = Scratch::new(name);
-    let next = AtomicU64::new(0);
+    let only = std::env::var("UPCALL_RUN").map(|run| run.parse().expect("a number"));
+    let (first, runs) = only.map_or((0, runs), |run: u64| (run, run + 1));
+    let next = AtomicU64::new(first);
     // Each run is a machine of its own.
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| {
