@@ -219,7 +219,8 @@ impl Changer<'_> {
                 fs.set_attributes(&info, &set).await.expect("set");
                 let id = self.tree.paths[&path];
                 let node = self.tree.nodes.get_mut(&id).unwrap();
-                (node.mode, node.uid) = (mode, uid);
+                node.set_mode(mode);
+                node.uid = uid;
                 format!("set {mode:o} {uid} {}", shown(&path))
             }
             _ => {

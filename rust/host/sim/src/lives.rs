@@ -8,6 +8,7 @@ use crate::volume::Volume;
 use crate::{simulate_on, varied, Bed};
 use aext4::{Ext4, InodeRef, Options};
 use kernel::machine::{self, Rng};
+use kernel::prelude::*;
 use layout::FileType;
 use simdisk::Store;
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,6 +16,7 @@ use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use upcall::block_on;
+use vfs::AclEntry;
 
 const KINDS: [&str; 4] = [
     "-b 1024 -J size=4",
@@ -45,6 +47,39 @@ pub struct Node {
     pub uid: u32,
     /// Attributes of users, and access control lists, by their whole names.
     pub xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
+}
+
+/// The name of the attribute that has an access control list.
+pub const ACL_ACCESS: &[u8] = b"system.posix_acl_access";
+
+impl Node {
+    /// Gives it other permissions, which its access control list has, too.
+    pub fn set_mode(&mut self, mode: u16) {
+        self.mode = mode;
+        if let Some(acl) = self.xattrs.get_mut(ACL_ACCESS) {
+            *acl = encode_acl(&AclEntry::with_permissions(decode_acl(acl), mode));
+        }
+    }
+}
+
+/// An access control list, as `getxattr` gives it.
+pub fn encode_acl(entries: &[AclEntry]) -> Vec<u8> {
+    let bytes = AclEntry::to_xattr(entries).expect("memory");
+    bytes.iter().copied().collect()
+}
+
+/// The entries of an access control list that `getxattr` has given.
+pub fn decode_acl(acl: &[u8]) -> KVec<AclEntry> {
+    let mut entries = KVec::new();
+    for entry in acl[4..].chunks(8) {
+        let entry = AclEntry {
+            tag: u16::from_le_bytes([entry[0], entry[1]]),
+            perm: u16::from_le_bytes([entry[2], entry[3]]),
+            id: u32::from_le_bytes([entry[4], entry[5], entry[6], entry[7]]),
+        };
+        entries.push(entry, GFP_KERNEL).expect("memory");
+    }
+    entries
 }
 
 /// What an inode is.

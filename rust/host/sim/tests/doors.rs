@@ -14,8 +14,8 @@ use kernel::prelude::*;
 use layout::{xattr, AclTag, FileType};
 use sim::changer::Changer;
 use sim::lives::{
-    self, bytes, contents, is_below, make_writable, may_be, mount, read, record, Kind, Lost, Node,
-    Story, Tree, ROOT,
+    self, bytes, contents, decode_acl, encode_acl, is_below, make_writable, may_be, mount, read,
+    record, Kind, Lost, Node, Story, Tree, ACL_ACCESS, ROOT,
 };
 use sim::{dropped_after, simulate_on, varied};
 use simdisk::Store;
@@ -44,7 +44,6 @@ const SIZE_MAX: u64 = 100_000;
 /// How long what a task has given up goes on, at most.
 const GOES_ON: Duration = Duration::from_millis(500);
 
-const ACCESS: &[u8] = b"system.posix_acl_access";
 const DEFAULT: &[u8] = b"system.posix_acl_default";
 
 /// A name.
@@ -221,10 +220,7 @@ impl Op {
                 there(tree, *id)?;
                 let node = tree.nodes.get_mut(id).expect("it is there");
                 if let Some(mode) = mode {
-                    node.mode = *mode;
-                    if let Some(acl) = node.xattrs.get_mut(ACCESS) {
-                        *acl = with_permissions(acl, *mode);
-                    }
+                    node.set_mode(*mode);
                 }
                 node.uid = uid.unwrap_or(node.uid);
             }
@@ -244,14 +240,14 @@ impl Op {
             Self::SetAcl(id, default, entries) => {
                 there(tree, *id)?;
                 let node = tree.nodes.get_mut(id).expect("it is there");
-                let name = if *default { DEFAULT } else { ACCESS };
+                let name = if *default { DEFAULT } else { ACL_ACCESS };
                 match entries {
                     Some(entries) => {
                         if !*default {
                             let mode = AclEntry::permissions(entries).expect("a whole list");
                             node.mode = node.mode & !0o777 | mode;
                         }
-                        node.xattrs.insert(name.to_vec(), encoded(entries));
+                        node.xattrs.insert(name.to_vec(), encode_acl(entries));
                     }
                     None => drop(node.xattrs.remove(name)),
                 }
@@ -336,29 +332,6 @@ fn rename(
         tree.paths.insert(from.to_vec(), whiteout);
     }
     Ok(())
-}
-
-fn encoded(entries: &[AclEntry]) -> Vec<u8> {
-    let bytes = AclEntry::to_xattr(entries).expect("memory");
-    bytes.iter().copied().collect()
-}
-
-fn decoded(acl: &[u8]) -> KVec<AclEntry> {
-    let mut entries = KVec::new();
-    for entry in acl[4..].chunks(8) {
-        let entry = AclEntry {
-            tag: u16::from_le_bytes([entry[0], entry[1]]),
-            perm: u16::from_le_bytes([entry[2], entry[3]]),
-            id: u32::from_le_bytes([entry[4], entry[5], entry[6], entry[7]]),
-        };
-        entries.push(entry, GFP_KERNEL).expect("memory");
-    }
-    entries
-}
-
-/// A list as `getxattr` gives it, when the permissions become these.
-fn with_permissions(acl: &[u8], mode: u16) -> Vec<u8> {
-    encoded(&AclEntry::with_permissions(decoded(acl), mode))
 }
 
 /// How an operation ended.
@@ -635,7 +608,7 @@ impl Chooser<'_> {
             Kind::File(_) | Kind::Dir if self.rng.one_in(3) => {
                 let acl = self.acl();
                 node.mode = AclEntry::permissions(&acl).expect("a whole list");
-                node.xattrs.insert(ACCESS.to_vec(), encoded(&acl));
+                node.xattrs.insert(ACL_ACCESS.to_vec(), encode_acl(&acl));
             }
             _ => {}
         }
@@ -730,7 +703,6 @@ impl Chooser<'_> {
                 }
                 let Some(op) = self.op() else { continue };
                 let by_vfs = match &op {
-                    Op::SetAttr(_, mode, _) => mode.is_none() && self.rng.one_in(2),
                     Op::Make(.., node) => node.xattrs.is_empty() && self.rng.one_in(2),
                     Op::Tmpfile(..) | Op::Open(_) => false,
                     op => op.contents_of().is_none() && self.rng.one_in(2),
@@ -932,8 +904,9 @@ impl Both<'_> {
                     fs.delete(target).await?;
                 }
             }
-            Op::SetAttr(_, _, uid) => {
+            Op::SetAttr(_, mode, uid) => {
                 let set = SetAttributes {
+                    mode: *mode,
                     uid: *uid,
                     ..SetAttributes::default()
                 };
@@ -1274,7 +1247,7 @@ fn new_inode(node: &Node) -> NewInode {
     };
     let mut new = NewInode::with_mode(kind | node.mode).owned_by(7, 7);
     new.device = device.unwrap_or_default();
-    new.acl = node.xattrs.get(ACCESS).map(|acl| decoded(acl));
+    new.acl = node.xattrs.get(ACL_ACCESS).map(|acl| decode_acl(acl));
     new
 }
 
@@ -1418,13 +1391,13 @@ impl Doors {
 
 #[test]
 fn what_both_doors_change_survives_one_loss_of_power_after_the_other() {
-    let runs = sim::count("UPCALL_DOORS", 20);
+    let runs = sim::count("UPCALL_DOORS", 25);
     let began = Instant::now();
     let states = lives::all::<Doors>("doors", runs);
     println!("{states} states in {:?}", began.elapsed());
     let seen = SEEN.lock().unwrap();
     println!("{seen:#?}");
-    if runs < 20 || std::env::var_os("UPCALL_RUN").is_some() {
+    if runs < 25 || std::env::var_os("UPCALL_RUN").is_some() {
         return;
     }
     assert!(states > 200 * runs, "{states}");
@@ -1432,7 +1405,7 @@ fn what_both_doors_change_survives_one_loss_of_power_after_the_other() {
         "Make", "Link", "Unlink", "Rmdir", "Rename", "SetAttr", "SetXattr", "SetAcl",
     ];
     for word in words {
-        for how in ["by API", "by VFS", "dropped, absent"] {
+        for how in ["by API", "by VFS"] {
             let what = format!("{word} {how}");
             assert!(seen.contains_key(&what), "{what}");
         }
@@ -1443,9 +1416,12 @@ fn what_both_doors_change_survives_one_loss_of_power_after_the_other() {
             assert!(seen.contains_key(&what), "{what}");
         }
     }
+    let whole = words.map(|word| format!("{word} dropped, whole"));
+    assert!(whole.iter().any(|what| seen.contains_key(what)));
     for what in [
         "Tmpfile by API",
-        "Rename dropped, whole",
+        "Make dropped, absent",
+        "Rename dropped, absent",
         "sync true",
         "sync false",
     ] {
