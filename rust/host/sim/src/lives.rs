@@ -253,7 +253,8 @@ pub async fn read(volume: &Volume) -> (Tree, BTreeMap<usize, u32>) {
     (tree, inos)
 }
 
-async fn read_node(volume: &Volume, node: &InodeRef) -> Node {
+/// Reads an inode.
+pub async fn read_node(volume: &Volume, node: &InodeRef) -> Node {
     let inode = node.inode();
     let kind = match inode.file_type {
         FileType::Directory => Kind::Dir,
@@ -276,8 +277,7 @@ async fn read_node(volume: &Volume, node: &InodeRef) -> Node {
     }
 }
 
-/// Reads a file.
-pub async fn contents(volume: &Volume, node: &InodeRef) -> Vec<u8> {
+async fn contents(volume: &Volume, node: &InodeRef) -> Vec<u8> {
     let mut bytes = Vec::new();
     let size = node.size();
     volume

@@ -14,7 +14,7 @@ use kernel::prelude::*;
 use layout::{xattr, AclTag, FileType};
 use sim::changer::Changer;
 use sim::lives::{
-    self, bytes, contents, decode_acl, encode_acl, is_below, make_writable, may_be, mount, read,
+    self, bytes, decode_acl, encode_acl, is_below, make_writable, may_be, mount, read, read_node,
     record, Kind, Lost, Node, Story, Tree, ACL_ACCESS, ROOT,
 };
 use sim::{dropped_after, simulate_on, varied};
@@ -1075,7 +1075,7 @@ impl Both<'_> {
         let mut kept = Kept::new();
         for id in held {
             let info = self.iget(self.ino(id).expect("it was made")).await;
-            kept.insert(id, contents(self.below, &info.expect("it is kept")).await);
+            kept.insert(id, read_node(self.below, &info.expect("it is kept")).await);
         }
         self.progress.lock().unwrap().found = inos;
         (got, kept)
@@ -1149,10 +1149,9 @@ impl Both<'_> {
                     let node = &state.tree.nodes[&state.tree.paths[path]];
                     got.nodes[id].kind == node.kind
                 })
-                && kept.iter().all(|(id, bytes)| {
-                    let node = state.tree.nodes.get(id);
-                    node.is_some_and(|_| **state.tree.file(*id) == *bytes)
-                })
+                && kept
+                    .iter()
+                    .all(|(id, node)| state.tree.nodes.get(id) == Some(node))
         };
         let before = tree.dump();
         let states = explore(tree, &made, is_there);
@@ -1208,8 +1207,8 @@ impl Both<'_> {
     }
 }
 
-/// The contents of what is kept.
-type Kept = BTreeMap<usize, Vec<u8>>;
+/// What is kept.
+type Kept = BTreeMap<usize, Node>;
 
 /// Operations, by their bits, in words.
 fn words(made: &[Option<Made>]) -> String {
