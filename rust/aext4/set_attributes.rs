@@ -5,10 +5,13 @@
 use crate::ext4::Ext4;
 use crate::inode_info::InodeInfo;
 use crate::inode_plan::InodePlan;
+use crate::memory;
+use crate::xattr_write::{Request, XattrFlags};
 use kernel::prelude::*;
+use layout::acl::set_permissions;
 use layout::inode::Time;
 use layout::inode_edit::TimeField;
-use layout::{FileType, Inode, InodeEdit, InodeFlags, RoCompat};
+use layout::{xattr, FileType, Inode, InodeEdit, InodeFlags, RoCompat};
 
 /// The permission bits of a mode.
 pub(crate) const PERMISSIONS: u16 = 0o7777;
@@ -68,7 +71,7 @@ pub struct SetAttributes {
 
 /// What is edited of an inode, as it is stored.
 pub(crate) struct Edits {
-    set: SetAttributes,
+    pub(crate) set: SetAttributes,
     version: Option<u64>,
 }
 
@@ -106,8 +109,14 @@ impl Edits {
     }
 }
 
+fn has_xattrs(inode: &Inode) -> bool {
+    inode.xattr_offset.is_some() || inode.xattr_block.is_some()
+}
+
 impl Ext4 {
-    /// Changes attributes of an inode, all or none. Times are kept as exactly as the inode can.
+    /// Changes attributes of an inode, all or none. Times are kept as exactly as the inode can. The
+    /// permission bits are also those of its access control list, if there is one, which changes in
+    /// the same transaction.
     ///
     /// Fails with `EOPNOTSUPP` for a flag that cannot be changed, and for a project if the volume
     /// keeps none; with `EOVERFLOW` if the inode has no room for it; with `EROFS`, `EIO`, `ENOMEM`.
@@ -117,20 +126,37 @@ impl Ext4 {
     /// Nothing was changed.
     pub async fn set_attributes(&self, info: &InodeInfo, set: &SetAttributes) -> Result {
         let _lock = info.rwsem.write().await.map_err(|_| EIO)?;
+        if let Some(mode) = set.mode.filter(|_| info.look(has_xattrs)) {
+            let change = || self.set_mode_of_acl(info, mode, set);
+            if memory::pinned(change).await?.await? {
+                return Ok(());
+            }
+        }
         self.set_attributes_locked(info, set).await
     }
 
-    /// Fails as [`set_attributes`](Self::set_attributes) would for what cannot be set, whatever the
-    /// device does.
-    pub fn check_attributes(&self, info: &InodeInfo, set: &SetAttributes) -> Result {
-        let inode = info.inode();
-        if let Some(flags) = set.flags {
-            self.settable_flags(&inode, flags)?;
-        }
-        match set.project {
-            Some(project) if project != inode.project => self.check_project(&inode),
-            _ => Ok(()),
-        }
+    /// Changes attributes of an inode, and its access control list by the permission bits. Returns
+    /// whether there is one: if not nothing was changed.
+    async fn set_mode_of_acl(
+        &self,
+        info: &InodeInfo,
+        mode: u16,
+        set: &SetAttributes,
+    ) -> Result<bool> {
+        let Some(mut acl) = self.acl_locked(info, false).await? else {
+            return Ok(false);
+        };
+        set_permissions(&mut acl, mode);
+        let value = self.encode_acl(&acl).await?;
+        let ask = Request {
+            index: xattr::INDEX_POSIX_ACL_ACCESS,
+            name: b"",
+            value: Some(&value),
+            flags: XattrFlags::default(),
+            set: Some(set),
+        };
+        self.change_xattr_locked(info, &ask).await?;
+        Ok(true)
     }
 
     /// As [`set_attributes`](Self::set_attributes), with the inode's `rwsem` held to write.
@@ -166,7 +192,7 @@ impl Ext4 {
     }
 
     /// What a change of attributes edits of `inode`.
-    fn edits(&self, inode: &Inode, set: &SetAttributes) -> Result<Edits> {
+    pub(crate) fn edits(&self, inode: &Inode, set: &SetAttributes) -> Result<Edits> {
         let flags = match set.flags {
             Some(flags) => Some(self.settable_flags(inode, flags)?),
             None => None,

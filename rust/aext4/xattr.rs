@@ -209,6 +209,16 @@ impl Ext4 {
 
     /// An access control list; none if they are not enforced. Its `rwsem` is taken to read.
     pub async fn get_acl(&self, info: &InodeInfo, default: bool) -> Result<Option<KVec<AclEntry>>> {
+        let _lock = info.rwsem.read().await.map_err(|_| EIO)?;
+        self.acl_locked(info, default).await
+    }
+
+    /// As [`get_acl`](Self::get_acl), with the `rwsem` held.
+    pub(crate) async fn acl_locked(
+        &self,
+        info: &InodeInfo,
+        default: bool,
+    ) -> Result<Option<KVec<AclEntry>>> {
         let index = if default {
             format::INDEX_POSIX_ACL_DEFAULT
         } else {
@@ -217,7 +227,6 @@ impl Ext4 {
         if !self.has_namespace(index) {
             return Ok(None);
         }
-        let _lock = info.rwsem.read().await.map_err(|_| EIO)?;
         let value = match self.raw_xattr(info, index, b"").await {
             Err(error) if error == ENODATA => return Ok(None),
             value => value?,

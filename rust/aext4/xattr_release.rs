@@ -68,7 +68,7 @@ impl Ext4 {
                 name: &name,
                 value: None,
                 flags: XattrFlags::default(),
-                mode: None,
+                set: None,
             };
             pinned(|| self.change_xattr(info, &ask)).await?.await?;
         }

@@ -18,7 +18,7 @@ use crate::inode_info::InodeInfo;
 use crate::inode_plan::{InodePlan, Writable};
 use crate::journal::{Credits, Transaction};
 use crate::memory::{kept, pinned, room};
-use crate::set_attributes::PERMISSIONS;
+use crate::set_attributes::{Edits, SetAttributes};
 use crate::super_plan::SuperPlan;
 use crate::xattr::VALUE_MAX;
 use crate::xattr_block::{write_block, Contents, Fresh, Left};
@@ -51,8 +51,8 @@ pub(crate) struct Request<'a> {
     pub(crate) name: &'a [u8],
     pub(crate) value: Option<&'a [u8]>,
     pub(crate) flags: XattrFlags,
-    /// The permission bits that the inode gets with it.
-    pub(crate) mode: Option<u16>,
+    /// The attributes of the inode that change with it.
+    pub(crate) set: Option<&'a SetAttributes>,
 }
 
 /// What happens to an inode's block of attributes.
@@ -75,7 +75,7 @@ struct XattrPlan<'a> {
     values: KVec<ValueStep>,
     /// How many sectors more the inode has for values with inodes of their own.
     sectors: i64,
-    mode: Option<u16>,
+    edits: Option<Edits>,
     told: Option<SuperPlan>,
     /// Released when the change is applied.
     _counts: Option<MutexGuard<'a, ()>>,
@@ -110,7 +110,7 @@ impl Ext4 {
             name,
             value,
             flags,
-            mode: None,
+            set: None,
         };
         self.change_xattr(info, &ask).await
     }
@@ -150,12 +150,16 @@ impl Ext4 {
             Some(entries) => Some(self.encode_acl(entries).await?),
             None => None,
         };
+        let set = SetAttributes {
+            mode,
+            ..SetAttributes::default()
+        };
         let ask = Request {
             index,
             name: b"",
             value: value.as_deref(),
             flags: XattrFlags::default(),
-            mode,
+            set: mode.is_some().then_some(&set),
         };
         self.change_xattr(info, &ask).await
     }
@@ -170,9 +174,14 @@ impl Ext4 {
     }
 
     pub(crate) async fn change_xattr(&self, info: &InodeInfo, ask: &Request<'_>) -> Result {
+        let _lock = info.rwsem.write().await.map_err(|_| EIO)?;
+        self.change_xattr_locked(info, ask).await
+    }
+
+    /// A change, with the inode's `rwsem` held to write.
+    pub(crate) async fn change_xattr_locked(&self, info: &InodeInfo, ask: &Request<'_>) -> Result {
         check(ask.name, ask.value)?;
         let writable = self.writable()?;
-        let _lock = info.rwsem.write().await.map_err(|_| EIO)?;
         let plan = pinned(|| self.plan_xattr(&writable, info, ask)).await?;
         let plan = plan.await?;
         let Some(mut plan) = plan else {
@@ -200,6 +209,10 @@ impl Ext4 {
     ) -> Result<Option<KBox<XattrPlan<'a>>>> {
         let geo = &self.sb.geo;
         let inode = info.inode();
+        let edits = match ask.set {
+            Some(set) => Some(self.edits(&inode, set)?),
+            None => None,
+        };
         let mut plan = kept(XattrPlan {
             inode: Some(self.plan_inode(info).await?),
             area: None,
@@ -207,7 +220,7 @@ impl Ext4 {
             holder: None,
             values: KVec::new(),
             sectors: 0,
-            mode: ask.mode,
+            edits,
             told: None,
             _counts: None,
         })?;
@@ -229,7 +242,7 @@ impl Ext4 {
             _ => false,
         };
         if same {
-            return Ok(ask.mode.map(|_| plan));
+            return Ok(ask.set.map(|_| plan));
         }
         plan.told = self.plan_told().await?;
         let placement = match ask.value {
@@ -526,7 +539,9 @@ impl XattrPlan<'_> {
         }
         let sectors = self.sectors + more * (i64::from(volume.sb.geo.block_size()) >> 9);
         let inode = info.inode();
-        let now = volume.stamp(info);
+        let edits = self.edits.take();
+        let wanted = edits.as_ref().and_then(|edits| edits.set.ctime);
+        let now = wanted.unwrap_or_else(|| volume.stamp(info));
         let Some(plan) = self.inode.take() else {
             return;
         };
@@ -540,8 +555,8 @@ impl XattrPlan<'_> {
             if sectors != 0 {
                 let _ = edit.add_sectors(sectors);
             }
-            if let Some(mode) = self.mode {
-                edit.set_mode(inode.mode & !PERMISSIONS | mode & PERMISSIONS);
+            if let Some(edits) = &edits {
+                edits.apply(edit);
             }
             edit.set_time(TimeField::Change, now);
             edit.set_version(inode.version.wrapping_add(1));

@@ -127,6 +127,21 @@ impl<'a> Acl<'a> {
     }
 }
 
+/// Makes a list what it is when the permission bits become those of `mode`: as the kernel's
+/// `posix_acl_chmod` does it.
+pub fn set_permissions(entries: &mut [AclEntry], mode: u16) {
+    let has_mask = entries.iter().any(|entry| entry.tag == AclTag::Mask);
+    for entry in entries {
+        match entry.tag {
+            AclTag::UserObj => entry.perm = mode >> 6 & 7,
+            AclTag::GroupObj if !has_mask => entry.perm = mode >> 3 & 7,
+            AclTag::Mask => entry.perm = mode >> 3 & 7,
+            AclTag::Other => entry.perm = mode & 7,
+            _ => {}
+        }
+    }
+}
+
 /// Returns how many bytes a list takes as a value.
 pub fn encoded_len(entries: &[AclEntry]) -> usize {
     let len = |entry: &AclEntry| match entry.tag.id() {

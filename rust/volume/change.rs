@@ -365,23 +365,6 @@ impl Volume {
         let volume: &Ext4 = &self.0;
         let mut set = *set;
         set.ctime = set.ctime.or(Some(convert::time(self.0.stamp(&inode))));
-        if let Some(mode) = set.mode {
-            let acl = match self.0.get_acl(&inode, false).await {
-                Err(EOPNOTSUPP) => None,
-                acl => acl?,
-            };
-            if let Some(acl) = acl {
-                let acl = AclEntry::with_permissions(convert::acl(acl)?, mode);
-                let entries = convert::layout_acl(&acl)?;
-                // The list changes first, and is not to if the rest is refused.
-                volume.check_attributes(&inode, &convert::set_attributes(&set))?;
-                let mode = inode.look(|inode| inode.mode) & !0o7777 | mode & 0o7777;
-                volume
-                    .set_acl(&inode, false, Some(&entries), Some(mode))
-                    .await?;
-                set.mode = None;
-            }
-        }
         let set = convert::set_attributes(&set);
         volume.set_attributes(&inode, &set).await?;
         self.end(about, permit).await;

@@ -5,7 +5,8 @@
 //! # Concurrency
 //!
 //! A change is made in both copies at once, by one task of the mirror's scope: whoever wanted it
-//! may drop his future, and it is made in both, or in none if it had not begun. Changes of the same
+//! may drop his future, and it is made in both, or in none if it had not begun. The tasks are
+//! shielded, so the scope's end does not leave one in one copy alone. Changes of the same
 //! inodes are made in the same order in both: each has the locks of the inodes that it is about, of
 //! which there is a fixed number, taken in their order. `rmdir` and `rename`, which are about
 //! inodes that are not known before, and about directories above them, keep all other changes out
@@ -28,6 +29,7 @@ use crate::asynchronous::{AsyncStackable, Asynchronous, Ino, Layer};
 use crate::change::{Change, OpenInode, Sync as Durable};
 use crate::owned_change::{owned_bytes, OwnedChange};
 use crate::page::{self, ReadPage};
+use core::future::Future;
 use core::ops::Range;
 use disk::gfp;
 use kernel::prelude::*;
@@ -64,8 +66,15 @@ pub enum Side {
 /// A change that one copy makes and the other does not, whatever the error, succeeds. The copy that
 /// has missed it is [out](Self::out), with a line in the log: it is neither read nor changed again
 /// by this mirror. Whoever has made it the same again makes a new one. If both fail the error is
-/// returned, and both stay. Changes fail with `ESHUTDOWN` once the mirror's scope ends; what is
-/// under way then may be in one copy only, so the scope is to end when the changes have.
+/// returned, and both stay.
+///
+/// Changes fail with `ESHUTDOWN` once the mirror's scope ends, which waits for those that are under
+/// way. What is below is to outlast them: tasks of the same scope that are not
+/// [shielded](Spawner::shielded) do not.
+///
+/// # Cancellation
+///
+/// A change has not begun, or goes on alone to its end, in both copies.
 pub struct Mirror<A, B> {
     copies: Arc<Copies<A, B>>,
     spawner: Spawner,
@@ -133,7 +142,16 @@ impl<A: AsyncStackable + 'static, B: AsyncStackable + 'static> Mirror<A, B> {
             locks,
         };
         let copies = Arc::new(copies, gfp())?;
+        let spawner = spawner.shielded();
         Ok(Self { copies, spawner })
+    }
+
+    /// Makes a change, by a task that its caller may leave alone.
+    async fn task<T: Send + 'static>(
+        &self,
+        task: impl Future<Output = Result<T>> + Send + 'static,
+    ) -> Result<T> {
+        self.spawner.spawn(task)?.await.map_err(|_| ESHUTDOWN)?
     }
 
     /// How many operations that read went to the other copy.
@@ -364,13 +382,13 @@ impl<A: AsyncStackable + 'static, B: AsyncStackable + 'static> AsyncStackable fo
     async fn change(&self, change: Change<'_>) -> Result<Ino> {
         let (copies, change) = (self.copies.clone(), OwnedChange::new(&change)?);
         let task = async move { disk::pinned(|| copies.change(&change))?.await };
-        self.spawner.spawn(task)?.await?
+        self.task(task).await
     }
 
     async fn write_bytes(&self, ino: Ino, pos: Option<u64>, bytes: &[u8]) -> Result<(u64, usize)> {
         let (copies, bytes) = (self.copies.clone(), owned_bytes(bytes)?);
         let task = async move { disk::pinned(|| copies.write(ino, pos, &bytes))?.await };
-        self.spawner.spawn(task)?.await?
+        self.task(task).await
     }
 
     async fn make_durable(&self, what: Durable) -> Result {
@@ -384,6 +402,6 @@ impl<A: AsyncStackable + 'static, B: AsyncStackable + 'static> AsyncStackable fo
     async fn tmpfile(&self, dir: Ino, new: &NewInode) -> Result<OpenInode> {
         let (copies, new) = (self.copies.clone(), new.try_clone()?);
         let task = async move { disk::pinned(|| copies.tmpfile(dir, &new))?.await };
-        self.spawner.spawn(task)?.await?
+        self.task(task).await
     }
 }

@@ -119,6 +119,12 @@ struct Summed<L> {
 /// file that was changed so that it has more pages than checksums, or fewer, cannot be changed
 /// (`EBADMSG`) until the attribute is removed.
 ///
+/// A file is to be changed by one such layer at a time. Of two each keeps checksums in memory of
+/// its own, and nobody refuses the second one: what it changes between the first one's changes and
+/// their `fsync` differs then, for both (`EBADMSG`), though the contents below are whole. They are
+/// right again when the attribute was removed and the file was [sealed](Self::seal). One layer may
+/// change what another one has made durable.
+///
 /// # Cancellation
 ///
 /// A change of contents has not begun, or goes on alone to its end. Changes fail with `ESHUTDOWN`

@@ -5,9 +5,11 @@
 //! A test runs on a [`machine`] with a disk. [`simulate`] makes both by a seed, and checks when the
 //! test is over that nothing was left: no task, no request, no memory, no warning.
 
+pub mod changer;
 pub mod e2fs;
 pub mod hostile;
 pub mod image;
+pub mod lives;
 pub mod python;
 pub mod stacked;
 pub mod tree;

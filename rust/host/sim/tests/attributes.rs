@@ -8,12 +8,16 @@ use kernel::machine::{self, Rng};
 use kernel::prelude::*;
 use layout::{Inode, InodeFlags, Time};
 use sim::e2fs::{Image, Scratch};
-use sim::simulate;
+use sim::tree::{ended, mount, writable};
 use sim::volume::Volume;
+use sim::{simulate, Bed};
 use simdisk::Store;
+use stack::AsyncStackable;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use upcall::block_on;
+use vfs::{AclEntry, SetAttr};
 
 const KINDS: [&str; 5] = [
     "-b 4096",
@@ -304,5 +308,103 @@ fn damage_ends_writing_if_errors_say_so() {
             let _ = block_on(volume.0.make_read_only()).unwrap();
             machine::take_log();
         });
+    }
+}
+
+const ACL: [AclEntry; 5] = [
+    acl_entry(1, 6, 0),
+    acl_entry(2, 7, 12),
+    acl_entry(4, 5, 0),
+    acl_entry(16, 4, 0),
+    acl_entry(32, 0, 0),
+];
+
+const fn acl_entry(tag: u16, perm: u16, id: u32) -> AclEntry {
+    AclEntry { tag, perm, id }
+}
+
+/// Mode, owner, and what the list says of the three classes.
+type Permissions = (u16, u32, [u16; 3]);
+
+const WAS: Permissions = (0o640, 0, [6, 4, 0]);
+const WANTED: Permissions = (0o2751, 5, [7, 5, 1]);
+
+async fn permissions(volume: &Volume) -> Permissions {
+    let file = volume.path(b"file").await.unwrap();
+    let acl = volume.0.get_acl(&file, false).await.unwrap();
+    let acl = acl.expect("there is a list");
+    let perm = |tag: u16| {
+        let entry = acl.iter().find(|entry| entry.tag.code() == tag);
+        entry.unwrap().perm
+    };
+    let inode = file.inode();
+    (
+        inode.mode & 0o7777,
+        inode.uid,
+        [perm(1), perm(16), perm(32)],
+    )
+}
+
+/// Mode, owner and list of the file change, while others wait for the inode, and make all durable
+/// that was changed as soon as they have it.
+async fn change_permissions(bed: &Bed, volume: &Volume, states: &Arc<Mutex<Vec<Store>>>) {
+    let api = volume::Volume::new(volume.0.clone()).unwrap();
+    let file = api.walk(api.root(), b"file").await.unwrap();
+    api.set_acl(file, false, Some(&ACL)).await.unwrap();
+    api.sync().await.unwrap();
+    assert_eq!(permissions(volume).await, WAS);
+    let (mut rng, to) = (Rng::new(1), states.clone());
+    bed.device.observe(move |disk| {
+        let crashes = disk.crash_states(rng.next());
+        for (_, store) in crashes.iter() {
+            to.lock().unwrap().push(store);
+        }
+    });
+    let info = volume.path(b"file").await.unwrap();
+    let guard = info.rwsem.read().await.unwrap();
+    let set = SetAttr {
+        mode: Some(WANTED.0),
+        uid: Some(WANTED.1),
+        ..SetAttr::default()
+    };
+    let change = async { api.set_attr(file, &set).await.unwrap() };
+    let other = async {
+        let _guard = info.rwsem.write().await.unwrap();
+        volume.0.sync().await.unwrap();
+    };
+    let begin = async {
+        // The two have come to wait for it, in this order.
+        upcall::sleep(Duration::from_millis(1)).await;
+        drop(guard);
+    };
+    upcall::join!(change, other, begin);
+    assert_eq!(permissions(volume).await, WANTED);
+    api.sync().await.unwrap();
+    bed.device.observe(|_| {});
+}
+
+#[test]
+fn permissions_and_the_list_that_has_them_change_at_once() {
+    let dir = Scratch::new("attributes-acl");
+    for options in [KINDS[0], KINDS[1]] {
+        let image = image(&dir, options);
+        let states = Arc::new(Mutex::new(Vec::new()));
+        simulate(1, image.store(), |bed| {
+            let volume = writable(bed);
+            block_on(change_permissions(bed, &volume, &states)).unwrap();
+            ended(bed, &volume);
+        });
+        let mut seen = [0; 2];
+        for store in states.lock().unwrap().drain(..) {
+            let is = simulate(1, store, |bed| {
+                let volume = mount(bed);
+                let is = block_on(permissions(&volume)).unwrap();
+                machine::take_log();
+                is
+            });
+            let which = [WAS, WANTED].iter().position(|state| *state == is);
+            seen[which.unwrap_or_else(|| panic!("{options}: {is:?}"))] += 1;
+        }
+        assert!(seen.iter().all(|count| *count > 0), "{options}: {seen:?}");
     }
 }

@@ -12,7 +12,7 @@ use simdisk::Store;
 use stack::{forward, AsyncStackable, Change, Ino, Layer, Mirror, RamFs, RenameFlags, Side};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
-use upcall::{block_on, Block};
+use upcall::{block_on, Block, Scope};
 use vfs::{Attr, NewInode};
 
 /// A file system that takes its time, and that fails from some change on.
@@ -83,10 +83,10 @@ async fn rough(skip: u64, left: u64) -> Rough {
 
 type Copied = Mirror<Arc<Rough>, Arc<Rough>>;
 
-async fn mirror(bed: &Bed, skip: [u64; 2], left: [u64; 2]) -> (Copied, [Arc<Rough>; 2]) {
+async fn mirror(scope: &Scope, skip: [u64; 2], left: [u64; 2]) -> (Copied, [Arc<Rough>; 2]) {
     let one = Arc::new(rough(skip[0], left[0]).await, GFP_KERNEL).unwrap();
     let other = Arc::new(rough(skip[1], left[1]).await, GFP_KERNEL).unwrap();
-    let spawner = bed.scope().spawner();
+    let spawner = scope.spawner();
     let mirror = Mirror::new(one.clone(), other.clone(), spawner)
         .await
         .unwrap();
@@ -105,7 +105,7 @@ fn on_beds(test: impl Fn(&Bed, u64)) {
 fn both_copies_have_each_change() {
     on_beds(|bed, seed| {
         block_on(async {
-            let (copied, copies) = mirror(bed, [seed, 7 - seed % 7], [u64::MAX; 2]).await;
+            let (copied, copies) = mirror(bed.scope(), [seed, 7 - seed % 7], [u64::MAX; 2]).await;
             let mut both = Both::new(RamFs::new().unwrap(), copied, seed);
             for _ in 0..200 {
                 both.step().await;
@@ -135,7 +135,7 @@ fn a_copy_that_fails_is_out_and_the_other_goes_on() {
             let which = seed as usize % 2;
             let mut left = [u64::MAX; 2];
             left[which] = 5 + seed % 20 * 3;
-            let (copied, copies) = mirror(bed, [3, seed], left).await;
+            let (copied, copies) = mirror(bed.scope(), [3, seed], left).await;
             let mut both = Both::new(RamFs::new().unwrap(), copied, seed);
             // The copies' clocks are not the same.
             both.timely = false;
@@ -195,7 +195,7 @@ async fn meddle(fs: &Copied, rng: &mut Rng) {
 #[test]
 fn copies_stay_the_same_when_many_change_them_and_give_up() {
     on_beds(|bed, seed| {
-        let (copied, copies) = block_on(mirror(bed, [0, seed], [u64::MAX; 2])).unwrap();
+        let (copied, copies) = block_on(mirror(bed.scope(), [0, seed], [u64::MAX; 2])).unwrap();
         let copied = Arc::new(copied, GFP_KERNEL).unwrap();
         let tasks: Vec<_> = (0..8)
             .map(|n| {
@@ -223,4 +223,52 @@ fn copies_stay_the_same_when_many_change_them_and_give_up() {
         })
         .unwrap();
     });
+}
+
+#[test]
+fn the_end_of_its_scope_leaves_each_change_whole_or_absent() {
+    let (mut made, mut refused) = (0, 0);
+    for seed in 0..sim::count("LAYERS_SEEDS", 12) {
+        simulate_on(Config::new(seed), Store::zeroes(4096), |bed| {
+            let scope = bed.runtime().scope().unwrap();
+            let (copied, copies) = block_on(mirror(&scope, [0, seed], [u64::MAX; 2])).unwrap();
+            let copied = Arc::new(copied, GFP_KERNEL).unwrap();
+            let change = |n: u8, fs: Arc<Copied>| async move {
+                let (root, mut done) = (fs.root(), Vec::new());
+                for round in b'0'..b'9' {
+                    let made = fs.create(root, &[n, round], &NewInode::file(0o644)).await;
+                    done.push(made);
+                    if let Ok(made) = made {
+                        done.push(fs.append(made, b"line").await.map(|_| made));
+                        let (name, new) = ([n, round], [n, round, b'x']);
+                        let flags = RenameFlags::default();
+                        done.push(fs.rename(root, &name, root, &new, flags).await);
+                        let kept = fs.tmpfile(root, &NewInode::file(0o600)).await;
+                        done.push(kept.map(|kept| kept.ino()));
+                    }
+                }
+                done
+            };
+            let tasks: Vec<_> = (b'a'..b'i')
+                .map(|n| bed.scope().spawn(change(n, copied.clone())).unwrap())
+                .collect();
+            block_on(upcall::sleep(Duration::from_micros(300 + seed * 150))).unwrap();
+            drop(scope);
+            for task in tasks {
+                for done in block_on(task).unwrap().unwrap() {
+                    match done {
+                        Ok(_) => made += 1,
+                        Err(error) => {
+                            assert_eq!(error, ESHUTDOWN, "seed {seed}");
+                            refused += 1;
+                        }
+                    }
+                }
+            }
+            assert_eq!(copied.out(), None);
+            let dumps = copies.map(|copy| block_on(dump(&copy.fs)).unwrap().unwrap());
+            assert!(dumps[0] == dumps[1], "seed {seed}");
+        });
+    }
+    assert!(made > 100 && refused > 100, "{made} {refused}");
 }

@@ -1066,6 +1066,47 @@ fn checksums_that_another_layer_gave_are_found() {
 }
 
 #[test]
+fn of_what_two_layers_change_the_contents_stay_and_the_checksums_may_accuse() {
+    on_beds(1, |bed, _| {
+        block_on(async {
+            let (fs, below) = over(bed, RamFs::new().unwrap());
+            let other = Verify::new(below.clone(), bed.scope().spawner()).unwrap();
+            let ino = file(&fs, b"file", &[7; LEN]).await.unwrap();
+            let page = Block::SIZE as u64;
+            fs.write_bytes(ino, Some(0), b"one").await.unwrap();
+            // It finds the mark, and does not know that somebody has the checksums.
+            other.write_bytes(ino, Some(page), b"two").await.unwrap();
+            let mut wanted = vec![7; LEN];
+            wanted[..3].copy_from_slice(b"one");
+            wanted[Block::SIZE..][..3].copy_from_slice(b"two");
+            // Those that the first one sets are of the file without the second one's change.
+            fs.fsync(ino).await.unwrap();
+            let mut block = Block::vacant();
+            let differs = [Err(EBADMSG), Ok(Block::SIZE)];
+            // The second one knows of none, until it looks at the attribute before a change.
+            for (fs, differs) in [&fs, &other].into_iter().zip(differs) {
+                assert_eq!(fs.read(ino, 0, &mut block).await, Ok(Block::SIZE));
+                assert_eq!(fs.read(ino, page, &mut block).await, differs);
+                assert_eq!(fs.append(ino, b"three").await.err(), None);
+                fs.sync().await.unwrap();
+                wanted.extend(b"three");
+                assert_eq!(fs.read(ino, page, &mut block).await, Err(EBADMSG));
+            }
+            assert_eq!(fs.write_bytes(ino, Some(page), b"x").await, Err(EBADMSG));
+            // All of it is there, and has checksums again when it is given some.
+            assert!(all(&*below, ino).await.unwrap() == wanted);
+            fs.removexattr(ino, ATTRIBUTE).await.unwrap();
+            fs.seal(ino).await.unwrap();
+            for fs in [&fs, &other] {
+                assert!(all(fs, ino).await.unwrap() == wanted);
+            }
+            assert_eq!(value(&*below, ino).await.unwrap(), sums_of(&wanted));
+        })
+        .unwrap();
+    });
+}
+
+#[test]
 fn checksums_that_cannot_be_replaced_stay() {
     on_beds(1, |bed, _| {
         block_on(async {
