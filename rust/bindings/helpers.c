@@ -6,7 +6,6 @@
 #include <linux/blk-integrity.h>
 #include <linux/blk-mq.h>
 #include <linux/buffer_head.h>
-#include <linux/debugfs.h>
 #include <linux/delay.h>
 #include <linux/ktime.h>
 #include <linux/lockdep.h>
@@ -1038,49 +1037,4 @@ bool upcall_link_is_empty(const char *link, struct delayed_call *done)
 	do_delayed_call(done);
 	clear_delayed_call(done);
 	return true;
-}
-
-/* What can be seen in debugfs.  An open file keeps the module: its end is in our text. */
-
-static int upcall_executors_show(struct seq_file *file, void *unused)
-{
-	upcall_rs_show_executors(file);
-	return 0;
-}
-DEFINE_SHOW_ATTRIBUTE(upcall_executors);
-
-static int upcall_tasks_show(struct seq_file *file, void *unused)
-{
-	upcall_rs_show_tasks(file);
-	return 0;
-}
-DEFINE_SHOW_ATTRIBUTE(upcall_tasks);
-
-static int upcall_poll_limit_get(void *unused, u64 *us)
-{
-	*us = upcall_rs_poll_limit();
-	return 0;
-}
-
-static int upcall_poll_limit_set(void *unused, u64 us)
-{
-	return upcall_rs_set_poll_limit(us);
-}
-DEFINE_DEBUGFS_ATTRIBUTE(upcall_poll_limit_fops, upcall_poll_limit_get, upcall_poll_limit_set,
-			 "%llu\n");
-
-static struct dentry *upcall_debugfs;
-
-void upcall_debugfs_create(void)
-{
-	upcall_debugfs = debugfs_create_dir("upcall", NULL);
-	debugfs_create_file("executors", 0400, upcall_debugfs, NULL, &upcall_executors_fops);
-	debugfs_create_file("tasks", 0400, upcall_debugfs, NULL, &upcall_tasks_fops);
-	debugfs_create_file_unsafe("poll_limit_us", 0600, upcall_debugfs, NULL,
-				   &upcall_poll_limit_fops);
-}
-
-void upcall_debugfs_remove(void)
-{
-	debugfs_remove(upcall_debugfs);
 }
