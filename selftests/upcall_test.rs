@@ -11,9 +11,10 @@ use kernel::prelude::*;
 use kernel::sync::atomic::{Atomic, Relaxed};
 use kernel::sync::Arc;
 use upcall::{
-    block_on, block_on_killable, channel, current, interval, join, on_worker, oneshot, run, select,
-    sleep, sleep_until, timeout, try_join, yield_now, Block, Blocks, Closed, Device, Executor,
-    Instant, JoinSet, Mutex, Notify, Priority, Reserve, RwSemaphore, Scope, Semaphore,
+    block_on, block_on_killable, channel, current, interval, join, memory_freed, on_worker,
+    oneshot, run, select, sleep, sleep_until, timeout, try_join, yield_now, Block, Blocks, Closed,
+    Device, Executor, Instant, JoinSet, Mutex, Notify, Priority, Reserve, RwSemaphore, Scope,
+    Semaphore,
 };
 
 module! {
@@ -42,6 +43,10 @@ module! {
         late_ms: u32 {
             default: 0,
             description: "Write to /dev/upcall_test beside a task that must not be later than this",
+        },
+        hungry_ms: u32 {
+            default: 0,
+            description: "Allocate for so long beside a task that must not be late",
         },
     },
 }
@@ -331,6 +336,71 @@ async fn late(scope: Scope, disk: Device, limit: Duration) -> Result<u64> {
     Ok(count)
 }
 
+/// What [`hungry`] counts.
+#[derive(Clone, Copy, Default)]
+struct Hunger {
+    /// How often the task that wakes each millisecond was later than the limit.
+    late: u64,
+    /// How often others got the memory that they asked for, and how often they had to wait for it.
+    got: u64,
+    refused: u64,
+}
+
+/// Tasks that allocate for so long, and wait when there is no memory; beside them one that is not to
+/// be later than `limit`.
+async fn hungry(scope: Scope, time: Duration, limit: Duration) -> Result<Hunger> {
+    const EATERS: usize = 4;
+    // 16 MiB in all
+    const HELD: usize = 16;
+    const PAGES: usize = 64;
+    let mut set = JoinSet::new(scope, EATERS + 1)?;
+    let start = Instant::now();
+    for _ in 0..EATERS {
+        let eat = async move {
+            let mut count = Hunger::default();
+            let mut held = [const { None }; HELD];
+            for slot in (0..HELD).cycle() {
+                if Instant::now().since(start) >= time {
+                    break;
+                }
+                held[slot] = None;
+                match Blocks::new(PAGES) {
+                    Ok(blocks) => {
+                        held[slot] = Some(blocks);
+                        count.got += 1;
+                        sleep(MS).await;
+                    }
+                    Err(error) => {
+                        check!(error == ENOMEM);
+                        count.refused += 1;
+                        memory_freed().await;
+                    }
+                }
+            }
+            Ok(count)
+        };
+        set.spawn(eat).await?.transpose()?.transpose()?;
+    }
+    let tick = async move {
+        let mut count = Hunger::default();
+        while Instant::now().since(start) < time {
+            let last = Instant::now();
+            sleep(MS).await;
+            count.late += u64::from(Instant::now().since(last) > MS + limit);
+        }
+        Ok(count)
+    };
+    set.spawn(tick).await?.transpose()?.transpose()?;
+    let mut sum = Hunger::default();
+    while let Some(ended) = set.next().await {
+        let count = ended??;
+        sum.late += count.late;
+        sum.got += count.got;
+        sum.refused += count.refused;
+    }
+    Ok(sum)
+}
+
 /// Many pages at once, across the borders of requests, with a priority and memory that was set aside.
 async fn many(disk: Device) -> Result {
     const PAGES: usize = 600;
@@ -533,6 +603,16 @@ impl kernel::Module for UpcallTest {
             pr_info!("{count} times late\n");
             // A machine that is emulated stands still now and then.
             check!(count <= 2);
+        }
+        let time = module_parameters::hungry_ms.value();
+        if time != 0 {
+            let time = Duration::from_millis(time.into());
+            pr_info!("allocating\n");
+            let sum = block_on(scope.spawn(hungry(Scope::new()?, time, 250 * MS))?)???;
+            let Hunger { late, got, refused } = sum;
+            pr_info!("{late} times late, {got} allocations, {refused} refused\n");
+            check!(got > 0 && refused > 0);
+            check!(late <= 2);
         }
         let never = Arc::new(
             Never {

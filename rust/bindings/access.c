@@ -159,3 +159,12 @@ struct dentry *upcall_dget(struct dentry *dentry)
 {
 	return dget(dentry);
 }
+
+bool upcall_may_use_reserve(u32 uid, u32 gid)
+{
+	kgid_t group = make_kgid(&init_user_ns, gid);
+
+	return uid_eq(make_kuid(&init_user_ns, uid), current_fsuid()) ||
+	       (!gid_eq(group, GLOBAL_ROOT_GID) && in_group_p(group)) ||
+	       capable(CAP_SYS_RESOURCE);
+}

@@ -79,6 +79,13 @@ void upcall_rs_show_executors(struct seq_file *file);
 void upcall_rs_show_tasks(struct seq_file *file);
 u64 upcall_rs_poll_limit(void);
 int upcall_rs_set_poll_limit(u64 us);
+struct upcall_debugfs_volume;
+typedef void (*upcall_debugfs_show)(const void *volume, struct seq_file *file);
+struct dentry *upcall_debugfs_root(const char *name);
+void upcall_debugfs_remove_root(struct dentry *root);
+struct upcall_debugfs_volume *upcall_debugfs_add(struct dentry *root, const struct super_block *sb,
+						 upcall_debugfs_show show, const void *volume);
+void upcall_debugfs_destroy(struct upcall_debugfs_volume *debugfs);
 
 /* sysfs: counters of mounted volumes.  A counter is written to a page of SIZE bytes. */
 struct upcall_sysfs;

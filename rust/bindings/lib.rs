@@ -2,8 +2,9 @@
 
 //! C bindings that the `kernel` crate lacks.
 //!
-//! `bindings.h` lists the headers, `bindgen_parameters` what is taken from them, and `helpers.c`
-//! the static inlines and macros that have no symbol of their own.
+//! `bindings.h` lists the headers, and `bindgen_parameters` what is taken from them. `helpers.h`
+//! declares functions of ours. Those that stand for the static inlines and macros of a header are in
+//! a file of that name (`blkdev.c`, `fs.c`, `sched.c`, …).
 //!
 //! A C type that the `kernel` crate binds too has one layout and two Rust names. The crates above
 //! use the names of this crate and cast pointers where they meet the `kernel` crate.

@@ -42,6 +42,7 @@ use crate::sys::{self, IrqGuard, IrqLock};
 use crate::version::{Buf, Pool};
 use crate::wait::{Outcome, Settled, Waiter};
 use crate::Disk;
+use core::fmt;
 use core::ops::Range;
 use core::ptr::{null_mut, NonNull};
 use core::task::Waker;
@@ -124,6 +125,7 @@ struct Stats {
     ahead: Counter,
     waits: Counter,
     evicted: Counter,
+    reclaimed: Counter,
 }
 
 struct Counter(Atomic<usize>);
@@ -144,21 +146,51 @@ impl Counter {
     }
 }
 
-/// What a cache counted since it was made, and how many blocks it has. The counts are not exact.
-#[derive(Clone, Copy, Debug, Default)]
+/// How many blocks a cache has, and what it counted since it was made. The counts are not exact.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CacheStats {
     /// Blocks that are in memory, or being read.
     pub blocks: usize,
-    /// Look-ups that found the block.
+    /// Of these, those that are being read.
+    pub reading: usize,
+    /// Of these, those that were changed, and that nobody has taken to write them.
+    pub dirty: usize,
+    /// Of these, those that the log has, and that are not home yet.
+    pub logged: usize,
+    /// Look-ups that found the block, at once or after a wait for somebody else's read.
     pub hits: usize,
-    /// Blocks that were read because somebody asked for them.
+    /// Look-ups that did not, and began to read the block.
     pub reads: usize,
     /// Blocks that were read along with such.
     pub ahead: usize,
     /// Waits for a read that somebody else had begun.
     pub waits: usize,
-    /// Blocks that made room.
+    /// Blocks that made room for others.
     pub evicted: usize,
+    /// Blocks that were freed by [`shrink`](Cache::shrink).
+    pub reclaimed: usize,
+}
+
+impl fmt::Display for CacheStats {
+    /// A line for each figure: its name, and the number.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let figures = [
+            ("blocks", self.blocks),
+            ("reading", self.reading),
+            ("dirty", self.dirty),
+            ("logged", self.logged),
+            ("hits", self.hits),
+            ("reads", self.reads),
+            ("ahead", self.ahead),
+            ("waits", self.waits),
+            ("evicted", self.evicted),
+            ("reclaimed", self.reclaimed),
+        ];
+        for (name, figure) in figures {
+            writeln!(f, "{name} {figure}")?;
+        }
+        Ok(())
+    }
 }
 
 /// The metadata of a volume that is in memory.
@@ -248,16 +280,32 @@ impl Cache {
         self.len() == 0
     }
 
-    /// What was counted. Any context.
+    /// How many blocks there are, and what was counted. Looks at each block: nothing is counted
+    /// when a block becomes dirty or logged. Process context; does not sleep.
     pub fn stats(&self) -> CacheStats {
+        let mut found = CacheStats::default();
+        for bucket in 0..self.inner.buckets {
+            let shard = self.inner.lock(bucket % SHARDS);
+            let mut at = shard.chains.get(bucket / SHARDS).copied();
+            while let Some(entry) = at.and_then(NonNull::new) {
+                // SAFETY: The entries of the chain live while we have its shard's lock.
+                let entry = unsafe { entry.as_ref() };
+                found.blocks += 1;
+                found.reading += usize::from(entry.version.is_none());
+                found.dirty += usize::from(entry.edited);
+                found.logged += usize::from(entry.logged.is_some());
+                at = Some(entry.next);
+            }
+        }
         let stats = &self.inner.stats;
         CacheStats {
-            blocks: self.len(),
             hits: stats.hits.0.load(Relaxed),
             reads: stats.reads.0.load(Relaxed),
             ahead: stats.ahead.0.load(Relaxed),
             waits: stats.waits.0.load(Relaxed),
             evicted: stats.evicted.0.load(Relaxed),
+            reclaimed: stats.reclaimed.0.load(Relaxed),
+            ..found
         }
     }
 
@@ -344,7 +392,7 @@ impl Cache {
     fn look_up(&self, block: u64) -> Result<Buf, bool> {
         match self.shard(block).find(block) {
             Found::Present(buf) => {
-                self.inner.stats.hits.add(1);
+                self.inner.count_hit();
                 Ok(buf)
             }
             Found::Reading => Err(true),
@@ -478,6 +526,7 @@ impl Cache {
     pub fn shrink(&self, count: usize) -> usize {
         // The second time round no mark is left of the first.
         let freed = self.inner.evict(count, 2 * self.inner.buckets);
+        self.inner.stats.reclaimed.add(freed);
         self.inner.pool.shrink();
         freed
     }
@@ -703,12 +752,19 @@ impl Inner {
         unsafe { self.shards.get_unchecked(shard % SHARDS) }.lock()
     }
 
+    /// A look-up found its block.
+    #[inline(always)]
+    pub(crate) fn count_hit(&self) {
+        self.stats.hits.add(1);
+    }
+
     /// Frees some blocks, if there are too many.
     fn make_room(&self) {
         let len = self.len.load(Relaxed);
         if len > self.max {
             let over = len - self.max;
-            self.evict(over, SWEEP_CHAINS_MAX);
+            let freed = self.evict(over, SWEEP_CHAINS_MAX);
+            self.stats.evicted.add(freed);
         }
     }
 
@@ -753,7 +809,6 @@ impl Inner {
             }
         }
         self.len.fetch_sub(freed, Relaxed);
-        self.stats.evicted.add(freed);
         freed
     }
 }

@@ -158,7 +158,17 @@ impl Cache {
     /// The block stays as it is.
     pub async fn plan(&self, block: u64) -> Result<Planned> {
         let spare = self.spare().await?;
+        if let Some(pin) = self.pin(block) {
+            self.inner.count_hit();
+            return Ok(Planned {
+                pin,
+                spare,
+                fresh: false,
+            });
+        }
         loop {
+            // It is there then, but it may leave before it is pinned.
+            self.read(block, block..block).await?;
             if let Some(pin) = self.pin(block) {
                 return Ok(Planned {
                     pin,
@@ -166,8 +176,6 @@ impl Cache {
                     fresh: false,
                 });
             }
-            // It is there then, but it may leave before it is pinned.
-            self.read(block, block..block).await?;
         }
     }
 

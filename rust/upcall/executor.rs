@@ -18,12 +18,13 @@
 //! Handles, scopes among them, keep the core. A waker has no handle: it holds a task, which has a
 //! scope only until it is complete. So a waker is inside a read section of RCU from before it looks
 //! at the state of the task until it has queued the work item. Whoever drops the last handle, in
-//! any context, hands the core over to be taken down in process context (`sys::retire`): after a
-//! grace period nobody pushes any more, and after the last run nobody uses it. That is done by a
+//! any context, hands the core over to be taken down in process context: after a grace period nobody
+//! pushes any more, and after the last run nobody uses it. That is done by a
 //! workqueue for this alone, so that nobody's work waits for a grace period or for another
 //! executor's last run.
 
 use super::ready::{Batch, Link, ReadyList};
+use super::registry;
 use super::scope::ScopeInner;
 use super::stats::Stats;
 use super::sys::{self, Arc, Atomic, Cell, Relaxed, Work};
@@ -139,7 +140,13 @@ impl Clone for Executor {
 impl Drop for Executor {
     fn drop(&mut self) {
         // SAFETY: The destructor runs once, and nothing uses the field after.
-        sys::retire(unsafe { ManuallyDrop::take(&mut self.core) });
+        let core = unsafe { ManuallyDrop::take(&mut self.core) };
+        let Some(core) = sys::last_reference(core) else {
+            return;
+        };
+        // From here on only read sections that began before, and its own last run, know of it.
+        registry::remove(&core);
+        sys::after_grace_period(core);
     }
 }
 

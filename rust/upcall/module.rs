@@ -139,21 +139,17 @@ impl Executor {
     }
 }
 
-/// Gives a handle back. Any context.
-pub(crate) fn retire(core: Arc<Core>) {
-    let Some(core) = Arc::into_unique_or_drop(core) else {
-        return;
-    };
-    let core = Arc::<Core>::from(core);
-    // From here on only read sections that began before, and its own last run, know of it.
-    registry::remove(&core);
+/// Has an executor taken down after a grace period. Any context.
+///
+/// The reference is the only one, and nobody finds the executor any more who does not know it.
+pub(crate) fn after_grace_period(core: Arc<Core>) {
     let core = Arc::into_raw(core);
     // SAFETY: The core stays until `take_down`, which gets the reference. It was counted in `OTHERS`, so the
     // workqueue is there.
     unsafe { (*core).work().retire(RETIREMENT.load(Acquire)) };
 }
 
-/// Takes down an executor that [`retire`] handed over, a grace period ago.
+/// Takes down an executor that [`after_grace_period`] was given, a grace period ago.
 ///
 /// # Safety
 ///
@@ -254,9 +250,9 @@ impl Drop for Defaults {
             let Some(executor) = executor.take() else {
                 continue;
             };
-            match Arc::into_unique_or_drop(executor.into_core()) {
+            match sys::last_reference(executor.into_core()) {
                 // SAFETY: It is the last handle, and this is the thread that removes the module.
-                Some(core) => unsafe { end(&Arc::from(core)) },
+                Some(core) => unsafe { end(&core) },
                 None => sys::warn_if!(true, "an executor has a user that is gone"),
             }
         }

@@ -61,6 +61,10 @@ pub trait FileSystemType: Clone + Send + Sync + 'static {
     /// Writes what file `index` of them has. Called by any thread from the mount on, until the
     /// volume ends; does not sleep.
     fn show_counter(&self, index: usize, out: &mut dyn core::fmt::Write) -> core::fmt::Result;
+
+    /// Writes what the file `NAME/DEVICE/cache` of debugfs has. Called as
+    /// [`show_counter`](Self::show_counter), by a thread.
+    fn show_cache(&self, out: &mut dyn core::fmt::Write) -> core::fmt::Result;
 }
 
 /// All of a file system: implemented for what implements its parts.

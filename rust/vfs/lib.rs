@@ -28,6 +28,7 @@
 //! | [`pages`] | the page cache: readahead that only starts work, iomap |
 //! | [`permission`] | what credentials permit |
 //! | [`sysfs`] | counters in `/sys/fs` |
+//! | [`debugfs`] | a file in debugfs |
 //! | [`mount_ref`] | keeping a volume mounted from Rust |
 //! | [`xattr`] | extended attributes |
 //! | [`acl`] | access control lists |
@@ -55,6 +56,7 @@ mod acl_entry;
 mod admin;
 mod attr;
 mod data;
+mod debugfs;
 mod dir;
 mod direct;
 pub mod door;

@@ -8,14 +8,15 @@
 //! # Life of a volume
 //!
 //! `fill_super` makes a [`Scope`] for the volume's requests and upcalls, reads the volume with
-//! `block_on`, and leaves a [`Mounted`] in `s_fs_info`. From then on the volume is in sysfs, also
-//! while it is made writable, until it ends. Unmounting evicts the inodes, and with them waits for
-//! their readahead; then `put_super` makes the volume read-only, which commits what was changed,
-//! and drops the scope, which waits for whatever is left, before the device is closed. What commits
-//! is in that scope, and so is every request. `Mounted` itself goes when the superblock is dead,
-//! since what is attached to evicted inodes is freed after an RCU grace period, and they refer to
-//! nothing in it.
+//! `block_on`, and leaves a [`Mounted`] in `s_fs_info`. From then on the volume is in sysfs and
+//! debugfs, also while it is made writable, until it ends. Unmounting evicts the inodes, and with
+//! them waits for their readahead; then `put_super` makes the volume read-only, which commits what
+//! was changed, and drops the scope, which waits for whatever is left, before the device is closed.
+//! What commits is in that scope, and so is every request. `Mounted` itself goes when the
+//! superblock is dead, since what is attached to evicted inodes is freed after an RCU grace period,
+//! and they refer to nothing in it.
 
+use crate::debugfs::Debug;
 use crate::fs::FileSystem;
 use crate::inode::{self, InodeBox};
 use crate::ioends::IoEnds;
@@ -40,6 +41,8 @@ pub struct Type<F> {
     cache: Atomic<*mut ub::kmem_cache>,
     /// The directory in sysfs, from registration on.
     sysfs: Atomic<*mut ub::kobject>,
+    /// The directory in debugfs, from registration on; null or an error without debugfs.
+    debugfs: Atomic<*mut ub::dentry>,
     fs: PhantomData<fn() -> F>,
 }
 
@@ -70,6 +73,7 @@ impl<F: FileSystem> Type<F> {
             raw: Opaque::new(raw),
             cache: Atomic::new(null_mut()),
             sysfs: Atomic::new(null_mut()),
+            debugfs: Atomic::new(null_mut()),
             fs: PhantomData,
         }
     }
@@ -92,6 +96,9 @@ impl<F: FileSystem> Type<F> {
         // SAFETY: The name is a string. Without memory for the directory there are no mounts.
         let sysfs = unsafe { ub::upcall_sysfs_root(F::NAME.as_char_ptr()) };
         self.sysfs.store(sysfs, Release);
+        // SAFETY: As for the line before, but mounts do not need it.
+        let debugfs = unsafe { ub::upcall_debugfs_root(F::NAME.as_char_ptr()) };
+        self.debugfs.store(debugfs, Release);
         let result = match sysfs.is_null() {
             true => Err(ENOMEM),
             // SAFETY: The type is static, and nobody else knows of it yet.
@@ -101,8 +108,9 @@ impl<F: FileSystem> Type<F> {
             }),
         };
         if let Err(error) = result {
-            // SAFETY: There are no mounts, and no inodes. The directory may be null.
+            // SAFETY: There are no mounts, and no inodes. The directories may be null.
             unsafe {
+                ub::upcall_debugfs_remove_root(debugfs);
                 ub::kobject_put(sysfs);
                 ub::kmem_cache_destroy(cache);
             }
@@ -123,6 +131,11 @@ impl<F> Type<F> {
         self.sysfs.load(Acquire)
     }
 
+    /// The directory in debugfs, while the type is registered.
+    pub(crate) fn debugfs(&self) -> *mut ub::dentry {
+        self.debugfs.load(Acquire)
+    }
+
     /// Whether `sb` is a superblock of this type.
     ///
     /// # Safety
@@ -139,6 +152,7 @@ impl<F: FileSystem> Drop for Registration<F> {
         // SAFETY: It was registered, and as the module is going there is no mount.
         unsafe {
             ub::unregister_filesystem(self.0.raw.get());
+            ub::upcall_debugfs_remove_root(self.0.debugfs.load(Acquire));
             ub::kobject_put(self.0.sysfs.load(Acquire));
             // Inodes are freed by RCU callbacks, in our text.
             ub::rcu_barrier();
@@ -338,6 +352,7 @@ impl<F: FileSystem> Ops<F> {
             (*sb).s_export_op = export::operations::<F>();
             ub::set_default_d_op(sb, revalidate::operations::<F>());
             let counters = Counters::new(&fs, sb)?;
+            let debug = Debug::new(&fs, sb)?;
             let mounted = KBox::new(
                 Mounted {
                     fs,
@@ -346,6 +361,7 @@ impl<F: FileSystem> Ops<F> {
                     cache: F::registration().cache.load(Acquire),
                     ioends,
                     counters: Some(counters),
+                    debug: Some(debug),
                 },
                 GFP_KERNEL,
             )?;

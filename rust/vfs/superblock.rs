@@ -5,6 +5,7 @@
 //! C header: [`include/linux/fs.h`](srctree/include/linux/fs.h).
 
 use crate::attr::StatFs;
+use crate::debugfs::Debug;
 use crate::fs::{FileSystem, FileSystemType};
 use crate::inode;
 use crate::ioends::IoEnds;
@@ -128,12 +129,14 @@ pub(crate) struct Mounted<F: FileSystem> {
     /// Behind `scope`, whose upcall uses it.
     pub(crate) ioends: Arc<IoEnds>,
     pub(crate) counters: Option<Counters<F>>,
+    pub(crate) debug: Option<Debug<F>>,
 }
 
 impl<F: FileSystem> Mounted<F> {
     /// Leaves the disk in order, and ends the scope. Nobody uses the volume any more, and the
     /// device is open.
     pub(crate) fn end(&mut self) {
+        self.debug = None;
         self.counters = None;
         self.door = None;
         if F::HAS_MAKE_READ_ONLY && self.scope.is_some() {
@@ -363,7 +366,7 @@ pub(crate) fn operations<F: FileSystem>() -> &'static ub::super_operations {
 }
 
 /// Writes into a sequence file.
-struct Seq(*mut ub::seq_file);
+pub(crate) struct Seq(pub(crate) *mut ub::seq_file);
 
 impl core::fmt::Write for Seq {
     fn write_str(&mut self, s: &str) -> core::fmt::Result {

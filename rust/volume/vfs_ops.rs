@@ -62,6 +62,10 @@ impl FileSystemType for Mounted {
     fn show_counter(&self, index: usize, out: &mut dyn Write) -> fmt::Result {
         self.0.show_counter(index, out)
     }
+
+    fn show_cache(&self, out: &mut dyn Write) -> fmt::Result {
+        write!(out, "{}", self.cache.stats())
+    }
 }
 
 #[vtable]

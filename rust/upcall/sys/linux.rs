@@ -35,7 +35,7 @@ pub use super::{
 pub(crate) use kernel::sync::{Arc, UniqueArc};
 
 pub(crate) use crate::debugfs::poll_limit;
-pub(crate) use crate::module::{executor, retire, shortage};
+pub(crate) use crate::module::{after_grace_period, executor, shortage};
 pub(crate) use crate::reserve::Reserve;
 
 /// A count for which there is little room.
@@ -352,6 +352,11 @@ pub(crate) fn current_executor() -> Option<NonNull<Core>> {
 pub(crate) fn on_worker() -> bool {
     // SAFETY: It is there as long as it runs us.
     current_executor().is_some_and(|core| !unsafe { core.as_ref() }.is_blocking())
+}
+
+/// Drops a reference, and gives it back if it was the last.
+pub(crate) fn last_reference<T>(value: Arc<T>) -> Option<Arc<T>> {
+    Arc::into_unique_or_drop(value).map(Arc::from)
 }
 
 /// The guard of a [`read_section`].

@@ -541,13 +541,13 @@ impl Sleeping {
     }
 }
 
-/// The last handle of an executor is gone, or some other. Any context.
-pub(crate) fn retire(core: Arc<Core>) {
-    let Some(core) = Arc::into_unique_or_drop(core) else {
-        return;
-    };
-    let core: Arc<Core> = core.into();
-    crate::registry::remove(&core);
+/// Drops a reference, and gives it back if it was the last.
+pub(crate) fn last_reference<T>(value: Arc<T>) -> Option<Arc<T>> {
+    Arc::into_unique_or_drop(value).map(Into::into)
+}
+
+/// Has an executor taken down that nobody has a handle on any more. Any context.
+pub(crate) fn after_grace_period(core: Arc<Core>) {
     take_down(core);
 }
 

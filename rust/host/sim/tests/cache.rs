@@ -2,11 +2,15 @@
 
 //! Requests, and the metadata cache, on a disk that fails and reorders.
 
+use core::future::Future;
+use core::pin::pin;
+use core::task::Poll;
+use disk::cache::CacheStats;
 use disk::Cache;
 use kernel::machine::{self, Config, Fail, Rng};
 use kernel::prelude::*;
 use sim::{dropped_after, simulate, simulate_on, Bed};
-use simdisk::{Request, Store};
+use simdisk::{Latency, Request, Store};
 use std::sync::Arc;
 use upcall::simulation::jitter;
 use upcall::{block_on, join_all, Block};
@@ -305,8 +309,95 @@ fn what_is_needed_is_not_evicted() {
                 .unwrap()
                 .unwrap();
             assert!(ends.into_iter().all(|end| end.is_ok()));
-            evicted += cache.stats().evicted;
+            let stats = cache.stats();
+            evicted += stats.evicted + stats.reclaimed;
         });
     }
     assert!(evicted > 10_000, "{evicted}");
+}
+
+#[test]
+fn what_is_done_is_counted() {
+    // The device is done when somebody waits for it, and not before.
+    let config = Config {
+        interrupts: false,
+        ..Config::new(1)
+    };
+    simulate_on(config, numbered(), |bed| {
+        bed.device.set_latency(Latency {
+            at_once: 0,
+            ..Latency::default()
+        });
+        let cache = cache(bed).unwrap();
+        let cache = &cache;
+        let mut told = CacheStats::default();
+        block_on(async {
+            assert_eq!(cache.stats(), told);
+            cache.read(3, 0..8).await.unwrap();
+            (told.blocks, told.reads, told.ahead) = (8, 1, 7);
+            assert_eq!(cache.stats(), told);
+            // Those that came along are found as well.
+            cache.read(5, 0..8).await.unwrap();
+            told.hits = 1;
+            assert_eq!(cache.stats(), told);
+            let mut read = pin!(cache.read(100, 100..100));
+            let early =
+                core::future::poll_fn(|cx| Poll::Ready(read.as_mut().poll(cx).is_ready())).await;
+            assert!(!early);
+            (told.blocks, told.reading, told.reads) = (9, 1, 2);
+            assert_eq!(cache.stats(), told);
+            read.await.unwrap();
+            told.reading = 0;
+            assert_eq!(cache.stats(), told);
+            // Of two who want it one reads, and the other waits until it is there.
+            let both = [(); 2].map(|()| cache.read(101, 101..101));
+            for end in join_all(both.into_iter()).unwrap().await.unwrap() {
+                end.unwrap();
+            }
+            (told.blocks, told.reads, told.waits, told.hits) = (10, 3, 1, 2);
+            assert_eq!(cache.stats(), told);
+            // A change finds its block, or does not.
+            let ((), pin) = cache.plan(3).await.unwrap().edit(|bytes| bytes.fill(1));
+            let ((), other) = cache.plan(102).await.unwrap().edit(|bytes| bytes.fill(1));
+            (told.blocks, told.reads, told.hits, told.dirty) = (11, 4, 3, 2);
+            assert_eq!(cache.stats(), told);
+            let pin = pin.unwrap();
+            pin.set_logged(7, pin.take_edited().unwrap());
+            (told.dirty, told.logged) = (1, 1);
+            assert_eq!(cache.stats(), told);
+            pin.clear_logged(7);
+            told.logged = 0;
+            assert_eq!(cache.stats(), told);
+            // What is pinned or dirty stays.
+            assert_eq!(cache.shrink(1000), 9);
+            (told.blocks, told.reclaimed) = (2, 9);
+            assert_eq!(cache.stats(), told);
+            drop((pin, other));
+            assert_eq!(cache.shrink(1000), 1);
+            (told.blocks, told.reclaimed) = (1, 10);
+            assert_eq!(cache.stats(), told);
+        })
+        .unwrap();
+        let text = told.to_string();
+        assert_eq!(text.lines().count(), 10, "{text}");
+        assert!(text.contains("\nhits 3\nreads 4\n"), "{text}");
+    });
+}
+
+#[test]
+fn blocks_that_make_room_are_counted() {
+    let config = Config {
+        memory: 1 << 20,
+        ..Config::new(1)
+    };
+    simulate_on(config, Store::zeroes(2048 * 1024), |bed| {
+        let cache = cache(bed).unwrap();
+        for block in 0..1000 {
+            block_on(cache.read(block, block..block)).unwrap().unwrap();
+        }
+        let stats = cache.stats();
+        assert!(stats.evicted >= 700, "{stats:?}");
+        assert_eq!((stats.reads, stats.reclaimed), (1000, 0));
+        assert_eq!(stats.blocks, 1000 - stats.evicted);
+    });
 }

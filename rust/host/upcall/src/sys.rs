@@ -224,10 +224,13 @@ impl Ledger {
         this.parkers = 0;
         this.warnings.clear();
         this.fail_after = None;
+        drop(this);
+        rcu::open();
     }
 
     /// Panics if something leaked, or if there was a warning that was not [taken](take_warnings).
     pub(crate) fn close() {
+        rcu::close();
         let this = ledger();
         let (live, arcs, parkers) = (this.live.len(), this.arcs, this.parkers);
         let warnings = this.warnings.clone();
@@ -757,16 +760,9 @@ pub(crate) mod trace {
     pub(crate) fn cancel(_task: NonNull<Header>) {}
 }
 
-/// A test keeps its executors longer than everybody who pushes.
-pub(crate) type ReadSection = ();
-pub(crate) fn read_section() -> ReadSection {}
-
-/// The last handle is gone, or some other.
-pub(crate) fn retire(core: Arc<crate::executor::Core>) {
-    if let Some(core) = last_reference(core) {
-        crate::registry::remove(&core);
-    }
-}
+#[path = "rcu.rs"]
+pub(crate) mod rcu;
+pub(crate) use rcu::{after_grace_period, read_section, ReadSection};
 
 /// The executor whose worker the caller is.
 pub(crate) fn current_executor() -> Option<NonNull<crate::executor::Core>> {
@@ -810,6 +806,9 @@ pub(crate) struct Work {
     queued: rt::Condvar,
     /// The next in the list of executors.
     next: Atomic<*mut crate::executor::Core>,
+    /// Whether the executor is there: not once it was taken down. Loom sees to it that what uses the
+    /// executor comes before that, and is known to.
+    there: rt::UnsafeCell<bool>,
 }
 
 struct WorkState {
@@ -830,16 +829,33 @@ impl Work {
             }),
             queued: rt::Condvar::new(),
             next: Atomic::new(core::ptr::null_mut()),
+            there: rt::UnsafeCell::new(true),
         }
+    }
+
+    /// Somebody uses the executor.
+    fn check(&self) {
+        // SAFETY: It is not written at the same time, or loom says so.
+        let there = self.there.with(|there| unsafe { *there });
+        assert!(there, "an executor is used that was taken down");
+    }
+
+    /// The executor is taken down: what uses it from now on would use memory that was freed.
+    #[cfg_attr(not(loom), allow(dead_code, reason = "only models take one down"))]
+    pub(crate) fn end(&self) {
+        // SAFETY: As in `check`.
+        self.there.with_mut(|there| unsafe { *there = false });
     }
 
     /// The link of the list of executors.
     pub(crate) fn next(&self) -> &Atomic<*mut crate::executor::Core> {
+        self.check();
         &self.next
     }
 
     pub(crate) fn queue(&self) {
         assert!(!in_lock(), "somebody is woken under a spinlock");
+        self.check();
         let mut state = self.state.lock().unwrap();
         state.queued_count += 1;
         state.pending = true;

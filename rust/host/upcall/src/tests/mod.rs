@@ -12,6 +12,8 @@ mod lock_models;
 mod request_models;
 #[cfg(not(loom))]
 mod requests;
+#[cfg(loom)]
+mod retirement_models;
 #[cfg(not(loom))]
 mod rwsem_property;
 #[cfg(not(loom))]
