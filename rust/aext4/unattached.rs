@@ -365,13 +365,14 @@ impl Ext4 {
             {
                 Ok((count, now)) => {
                     done += count;
-                    told |= now;
+                    told = now;
                 }
                 Err(error) if done == 0 => return Err(error),
                 Err(_) => break,
             }
         }
         if !told {
+            // Behind the last byte, so that the commit of it brings all to stable media.
             let touch = memory::pinned(|| self.edit_inode(info, &touched)).await?;
             touch.await?;
         }
