@@ -12,7 +12,6 @@
 //! | [`version`] | [`Buf`]: an immutable version of a block, and the pool of their memory |
 //! | [`run`] | [`Draft`], [`Writing`]: runs of blocks past the cache |
 //! | [`edit`] | [`Pin`], [`Planned`]: blocks that stay, and are changed |
-//! | [`pinned`](mod@pinned) | [`Boxed`]: large futures, on the heap |
 //! | `gfp` | the flags of allocations |
 //! | `wait` | waiting for a block that somebody else reads |
 //! | [`attached`] | what of a file is in the page cache, for those without a VFS inode |
@@ -34,7 +33,6 @@ pub mod checksum;
 pub mod device;
 pub mod edit;
 mod gfp;
-pub mod pinned;
 pub mod random;
 mod reading;
 mod reserve;
@@ -50,8 +48,8 @@ pub use cache::Cache;
 pub use device::{Disk, Label, Level};
 pub use edit::{Pin, Planned};
 pub use gfp::{gfp, vec_with_capacity};
-pub use pinned::{pinned, Boxed};
 pub use random::random;
 pub use reserve::may_use_reserve;
 pub use run::{Draft, Writing};
+pub use upcall::{pinned, Boxed};
 pub use version::Buf;

@@ -15,6 +15,7 @@
 //! | [`ready`] | the lock-free ready list |
 //! | [`done`] | a one-shot completion |
 //! | [`current`](mod@current) | what a task knows of itself |
+//! | [`boxed`] | [`Boxed`]: large futures, on the heap |
 //! | [`block_on`](mod@block_on) | from synchronous to asynchronous code |
 //! | [`join`](mod@join) | [`join_all`], [`join!`], [`try_join!`], [`yield_now`] |
 //! | [`race`](mod@race) | [`race`](fn@race), [`select!`] |
@@ -51,6 +52,7 @@ pub mod bio;
 mod block;
 mod block_on;
 mod blocks;
+mod boxed;
 mod budget;
 mod chain;
 pub mod channel;
@@ -82,6 +84,7 @@ mod time;
 pub use block::{Block, Transfer};
 pub use block_on::{block_on, block_on_killable, block_on_nofs, on_worker};
 pub use blocks::Blocks;
+pub use boxed::{pinned, Boxed};
 pub use budget::Budget;
 pub use chain::{run, Chain, Then};
 pub use channel::channel;

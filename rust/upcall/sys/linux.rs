@@ -164,11 +164,40 @@ pub(crate) fn with_registry_lock<R>(f: impl FnOnce() -> R) -> R {
     result
 }
 
-/// The sizes of the caches, in steps of as many bytes.
-const CACHE_STEP: usize = 64;
-const CACHES: usize = 8;
+/// The sizes of the caches: so many in steps of as many bytes, and then so many in larger ones.
+const STEP: usize = 64;
+const SMALL: usize = 8;
+const LARGE_STEP: usize = 256;
+const LARGE: usize = 8;
+const CACHES: usize = SMALL + LARGE;
 
-/// Memory for tasks and requests: less is wasted than by `kmalloc`, and it is not cleared first.
+/// The largest size that is served by the small caches.
+const SMALL_MAX: usize = SMALL * STEP;
+
+/// The cache for memory of `size` bytes, if there is one.
+const fn class_of(size: usize) -> Option<usize> {
+    let class = match size {
+        0..=SMALL_MAX => size.wrapping_sub(1) / STEP,
+        _ => SMALL + (size - SMALL_MAX - 1) / LARGE_STEP,
+    };
+    if class < CACHES {
+        Some(class)
+    } else {
+        None
+    }
+}
+
+/// The size of what a cache has.
+const fn size_of_class(class: usize) -> usize {
+    if class < SMALL {
+        (class + 1) * STEP
+    } else {
+        SMALL_MAX + (class - SMALL + 1) * LARGE_STEP
+    }
+}
+
+/// Memory for tasks, requests and boxed futures: less is wasted than by `kmalloc`, and it is not
+/// cleared first.
 static CACHE: [Atomic<*mut ub::kmem_cache>; CACHES] =
     [const { Atomic::new(core::ptr::null_mut()) }; CACHES];
 
@@ -176,7 +205,7 @@ static CACHE: [Atomic<*mut ub::kmem_cache>; CACHES] =
 pub(crate) fn make_caches() -> Result {
     for (n, cache) in CACHE.iter().enumerate() {
         // SAFETY: Process context.
-        let raw = unsafe { ub::upcall_cache_create(((n + 1) * CACHE_STEP) as c_uint) };
+        let raw = unsafe { ub::upcall_cache_create(size_of_class(n) as c_uint) };
         if raw.is_null() {
             destroy_caches();
             return Err(ENOMEM);
@@ -211,8 +240,8 @@ pub(crate) fn alloc(layout: Layout, reserve: Option<&Reserve>) -> Option<NonNull
     if let Some(reserve) = reserve {
         return reserve.alloc(layout);
     }
-    let class = layout.size().wrapping_sub(1) / CACHE_STEP;
-    if class < CACHES && layout.align() <= align_of::<u64>() {
+    let class = class_of(layout.size()).filter(|_| layout.align() <= align_of::<u64>());
+    if let Some(class) = class {
         let cache = CACHE[class].load(Relaxed);
         // SAFETY: The cache was made when the module was loaded.
         let mut memory = unsafe { ub::upcall_cache_alloc_nowait(cache) };

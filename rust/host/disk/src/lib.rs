@@ -17,8 +17,6 @@ pub mod device;
 pub mod edit;
 #[path = "../../../disk/gfp.rs"]
 mod gfp;
-#[path = "../../../disk/pinned.rs"]
-pub mod pinned;
 #[path = "../../../disk/random.rs"]
 pub mod random;
 #[path = "../../../disk/reading.rs"]
@@ -41,8 +39,8 @@ pub use cache::Cache;
 pub use device::{Disk, Label, Level};
 pub use edit::{Pin, Planned};
 pub use gfp::{gfp, vec_with_capacity};
-pub use pinned::{pinned, Boxed};
 pub use random::random;
 pub use reserve::may_use_reserve;
 pub use run::{Draft, Writing};
+pub use upcall::{pinned, Boxed};
 pub use version::Buf;

@@ -24,6 +24,8 @@ mod block;
 mod block_on;
 #[path = "../../../upcall/blocks.rs"]
 mod blocks;
+#[path = "../../../upcall/boxed.rs"]
+mod boxed;
 #[path = "../../../upcall/budget.rs"]
 mod budget;
 #[path = "../../../upcall/chain.rs"]
@@ -74,6 +76,7 @@ mod time;
 pub use block::{Block, Transfer};
 pub use block_on::{block_on, block_on_killable, block_on_nofs, on_worker};
 pub use blocks::Blocks;
+pub use boxed::{pinned, Boxed};
 pub use budget::Budget;
 pub use chain::{run, Chain, Then};
 pub use channel::channel;

@@ -6,9 +6,9 @@
 use crate::harness::*;
 use crate::sys;
 use crate::{
-    block_on, channel, interval, join, join_all, join_set::JoinSet, oneshot, race, run, select,
-    sleep, sleep_until, timeout, try_join, try_join_all, AcquireError, Budget, Cancelled, Closed,
-    Either, Elapsed, Instant, Mutex, Notify, Semaphore, TryError,
+    block_on, channel, interval, join, join_all, join_set::JoinSet, oneshot, pinned, race, run,
+    select, sleep, sleep_until, timeout, try_join, try_join_all, yield_now, AcquireError, Budget,
+    Cancelled, Closed, Either, Elapsed, Instant, Mutex, Notify, Semaphore, TryError,
 };
 use core::future::{pending, ready, Future};
 use core::pin::{pin, Pin};
@@ -1889,5 +1889,33 @@ fn a_budget_pauses_when_its_time_or_its_steps_are_over_and_begins_anew() {
         assert_eq!(polls, 26);
         let (_, polls) = step(Duration::ZERO, 10_000);
         assert_eq!(polls, 10);
+    });
+}
+
+#[test]
+fn a_boxed_future_stays_where_it_is_and_goes_with_its_box() {
+    session(|| {
+        let probes = Probes::new();
+        let probe = probes.probe();
+        let boxed = pinned(|| async move {
+            let _probe = probe;
+            // Across the wait it refers to itself.
+            let values = [3; 200];
+            let last = &values[199];
+            yield_now().await;
+            *last
+        });
+        let mut boxed = boxed.unwrap();
+        assert!(poll_once(Pin::new(&mut boxed)).is_pending());
+        // The box moves, and the future does not.
+        let mut moved = Box::new(boxed);
+        assert_eq!(poll_once(Pin::new(&mut *moved)), Poll::Ready(3));
+        drop(moved);
+        probes.check(1);
+        let mut boxed = pinned(|| never(probes.probe())).unwrap();
+        assert!(poll_once(Pin::new(&mut boxed)).is_pending());
+        assert_eq!(probes.dropped(), 1);
+        drop(boxed);
+        probes.check(2);
     });
 }
