@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! [`Debug`]: a volume's directory in debugfs, `NAME/DEVICE/`.
+//! [`Debug`](struct@Debug): a volume's directory in debugfs, `NAME/DEVICE/`.
 //!
 //! C header: [`include/linux/debugfs.h`](srctree/include/linux/debugfs.h).
 //!
 //! # Concurrency
 //!
 //! As for the [counters](crate::sysfs): any number of threads read, from when the directory is made
-//! until [`Debug`] is dropped, which waits for those who are reading. A reader takes no lock that
-//! the end of a volume is called with.
+//! until [`Debug`](struct@Debug) is dropped, which waits for those who are reading. A reader takes
+//! no lock that the end of a volume is called with.
 
 use crate::fs::FileSystem;
 use crate::superblock::Seq;
