@@ -38,7 +38,7 @@ use crate::write::WriteKind;
 use core::ops::Range;
 use disk::pinned;
 use kernel::prelude::*;
-use layout::{DataMap, ExtentState, FileType, Lblk};
+use layout::{DataMap, ExtentState, FileType, InodeEdit, Lblk};
 
 impl Ext4 {
     /// Gives the holes from `pos` to `end` blocks, which read as zeros until they are written. The
@@ -288,15 +288,30 @@ impl Ext4 {
         if plan.is_empty() && size.is_none() {
             return Ok(());
         }
+        let set_size = |edit: &mut InodeEdit<'_>| {
+            if let Some(size) = size {
+                edit.set_size(size);
+            }
+        };
+        self.change_with(writable, info, plan, set_size).await
+    }
+
+    /// One transaction that changes the map, and by `more` what else of the inode. `more` runs under
+    /// a spinlock.
+    pub(crate) async fn change_with(
+        &self,
+        writable: &Writable,
+        info: &InodeInfo,
+        plan: MapPlan<'_>,
+        more: impl FnOnce(&mut InodeEdit<'_>),
+    ) -> Result {
         let inode = self.plan_inode(info).await?;
         let credits = plan.credits().and(InodePlan::CREDITS);
         let mut tx = writable.journal.begin(&self.cache, credits).await?;
         let change = plan.apply(&mut tx);
         inode.apply(self, &mut tx, info, |edit| {
             change.put(edit);
-            if let Some(size) = size {
-                edit.set_size(size);
-            }
+            more(edit);
         });
         drop(change);
         Ok(())

@@ -28,7 +28,6 @@
 use crate::alloc::{Loan, Space, Window};
 use crate::ext4::Ext4;
 use crate::inode_info::{InodeInfo, InodeRef};
-use crate::inode_plan::InodePlan;
 use crate::map_plan::MapPlan;
 use crate::memory;
 use crate::set_attributes::Edits;
@@ -39,7 +38,7 @@ use disk::{gfp, vec_with_capacity, Cache};
 use kernel::alloc::KVVec;
 use kernel::prelude::*;
 use kernel::sync::Arc;
-use layout::{ExtentState, Lblk};
+use layout::{ExtentState, InodeEdit, Lblk};
 use upcall::bio::Op;
 use upcall::oneshot::{oneshot, Sender};
 use upcall::{Block, Blocks, JoinHandle, WriteGuard};
@@ -147,8 +146,8 @@ impl Ext4 {
     /// [`sync_inode`](Self::sync_inode). `privileged` says whether it may take the space that is
     /// kept for those with privilege.
     ///
-    /// Fails with `EBUSY` if the file has a VFS inode, with `ESTALE` if it was deleted, with `EISDIR`, `EINVAL` for what has no
-    /// bytes, `ENOSPC`, `EFBIG`, `EROFS`, and with the errors of damage and of the block layer.
+    /// Fails with `EBUSY` if the file has a VFS inode, with `ESTALE` if it was deleted, with
+    /// `EISDIR`, `EINVAL` for what has no bytes, `ENOSPC`, `EFBIG`, `EROFS`, and with the errors of damage and of the block layer.
     ///
     /// # Cancellation
     ///
@@ -470,17 +469,11 @@ impl Ext4 {
                 plan.convert(range.start, len, false).await?;
             }
         }
-        let inode = self.plan_inode(info).await?;
-        let credits = plan.credits().and(InodePlan::CREDITS);
-        let mut tx = writable.journal.begin(&self.cache, credits).await?;
-        let change = plan.apply(&mut tx);
-        inode.apply(self, &mut tx, info, |edit| {
-            change.put(edit);
+        let grow = |edit: &mut InodeEdit<'_>| {
             edit.set_size(edit.size().max(size));
             touched.apply(edit);
-        });
-        drop((change, tx));
-        Ok(())
+        };
+        self.change_with(&writable, info, plan, grow).await
     }
 
     /// Writes a part of what is to be written from position `at` of the device on. Of blocks of
