@@ -105,6 +105,8 @@ impl Ext4 {
             return Ok(0);
         }
         let min = u32::try_from(min).map_err(|_| EINVAL)?.max(1);
+        // What was deleted before a sync is free.
+        writable.journal.released().await?;
         let trimmed = self
             .trim_blocks(&writable, start.max(first), end, min, true)
             .await?;

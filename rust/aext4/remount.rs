@@ -138,7 +138,7 @@ impl Ext4 {
         let (this, engine, released) = (volume.clone(), journal.clone(), groups.clone());
         let commits = spawner.spawn(async move {
             let interval = || this.commit_interval();
-            let ended = |end: Committed| {
+            let ended = |end: Committed<'_>| {
                 for freed in &end.freed {
                     released.release(freed);
                 }

@@ -58,7 +58,6 @@ pub use window::Window;
 use crate::error::{corrupted, errno};
 use crate::journal::Journal;
 use core::fmt;
-use core::time::Duration;
 use disk::{Buf, Cache, Planned};
 use kernel::prelude::*;
 use kernel::sync::Arc;
@@ -218,19 +217,12 @@ impl<'a> Allocator<'a> {
             drop(self.groups.trimming.lock().await);
             return Ok(true);
         }
-        let held = || self.groups.counters().held;
-        let before = held();
-        let Some(journal) = self.journal.filter(|_| before > 0 && round < COMMITS_MAX) else {
+        let held = self.groups.counters().held;
+        let Some(journal) = self.journal.filter(|_| held > 0 && round < COMMITS_MAX) else {
             return Ok(false);
         };
         journal.sync(journal.running_tid()).await?;
-        // Whoever releases them is told a moment later.
-        for _ in 0..10 {
-            if held() < before {
-                break;
-            }
-            upcall::sleep(Duration::from_millis(1)).await;
-        }
+        journal.released().await?;
         Ok(true)
     }
 }

@@ -21,17 +21,19 @@ use layout::journal::{block, is_later, RevokeWriter, Rules, Tag, TagWriter};
 use layout::sort;
 use upcall::atomic::Relaxed;
 use upcall::bio::Op;
-use upcall::Instant;
+use upcall::{Instant, MutexGuard};
 
 /// How many requests of a commit are in flight at most.
 const IN_FLIGHT: usize = 64;
 
 /// What a commit has made durable.
-pub struct Committed {
+pub struct Committed<'a> {
     /// The number of the transactions.
     pub tid: u32,
     /// What they have freed, and what may be used again.
     pub freed: KVVec<Freed>,
+    /// Whoever waits until it is used again waits for this.
+    _releasing: MutexGuard<'a, ()>,
 }
 
 impl Journal {
@@ -39,7 +41,7 @@ impl Journal {
     ///
     /// If it fails the journal is aborted. What was taken stays in memory then, since nobody knows
     /// what the disk has of it.
-    pub(super) async fn commit(&self, cache: &Cache) -> Result<Option<Committed>> {
+    pub(super) async fn commit(&self, cache: &Cache) -> Result<Option<Committed<'_>>> {
         let result = self.try_commit(cache).await;
         if let Err(error) = result {
             self.abort(error);
@@ -47,7 +49,7 @@ impl Journal {
         result
     }
 
-    async fn try_commit(&self, cache: &Cache) -> Result<Option<Committed>> {
+    async fn try_commit(&self, cache: &Cache) -> Result<Option<Committed<'_>>> {
         // Nothing is lost while there is no memory: it is tried until there is.
         let taken = loop {
             match self.take(cache).await {
@@ -66,7 +68,7 @@ impl Journal {
         let result = loop {
             let result = match self.check() {
                 Ok(()) => self.write(cache, &mut taken.running).await,
-                error => error,
+                Err(error) => Err(error),
             };
             match result {
                 Err(ENOMEM) if self.check().is_ok() => no_memory().await,
@@ -74,16 +76,19 @@ impl Journal {
             }
         };
         let us = u64::try_from(Instant::now().since(began).as_micros()).unwrap_or(u64::MAX);
-        let error = result.map_or_else(|error| error.to_errno(), |()| 0);
+        let error = result.as_ref().map_or_else(|error| error.to_errno(), |_| 0);
         disk::trace::commit_end(cache, tid, us, error);
-        if let Err(error) = result {
-            self.abort(error);
-            return Err(error);
+        match result {
+            Ok(_releasing) => Ok(Some(Committed {
+                tid,
+                freed: core::mem::take(&mut taken.running.freed),
+                _releasing,
+            })),
+            Err(error) => {
+                self.abort(error);
+                Err(error)
+            }
         }
-        Ok(Some(Committed {
-            tid: taken.running.tid,
-            freed: core::mem::take(&mut taken.running.freed),
-        }))
     }
 
     /// Takes what is running, with the versions that the blocks have now.
@@ -113,8 +118,9 @@ impl Journal {
         Ok(Some(taken))
     }
 
-    /// Makes what was taken durable.
-    async fn write(&self, cache: &Cache, taken: &mut Running) -> Result {
+    /// Makes what was taken durable. Who waits for that goes on; who waits for what it has freed
+    /// does when the guard is dropped.
+    async fn write(&self, cache: &Cache, taken: &mut Running) -> Result<MutexGuard<'_, ()>> {
         match &self.log {
             Some(ring) => self.write_log(cache, ring, taken).await,
             None => self.write_home(cache, taken).await,
@@ -122,7 +128,7 @@ impl Journal {
     }
 
     /// Without a log: what was taken is written where it belongs.
-    async fn write_home(&self, cache: &Cache, taken: &mut Running) -> Result {
+    async fn write_home(&self, cache: &Cache, taken: &mut Running) -> Result<MutexGuard<'_, ()>> {
         let mut bufs = vec_with_capacity(cache.spawner(), taken.edited.len()).await?;
         for edited in &taken.edited {
             if let Some(buf) = &edited.buf {
@@ -135,12 +141,18 @@ impl Journal {
         if self.barrier.load(Relaxed) {
             cache.flush().await?;
         }
+        let releasing = self.releasing.lock().await?;
         self.state.lock().durable = taken.tid;
-        Ok(())
+        Ok(releasing)
     }
 
     /// Writes what was taken to the log, and a commit block behind it.
-    async fn write_log(&self, cache: &Cache, ring: &Ring, taken: &mut Running) -> Result {
+    async fn write_log(
+        &self,
+        cache: &Cache,
+        ring: &Ring,
+        taken: &mut Running,
+    ) -> Result<MutexGuard<'_, ()>> {
         let tid = taken.tid;
         let pins = vec_with_capacity(cache.spawner(), taken.edited.len()).await?;
         let start = self.state.lock().head;
@@ -164,12 +176,13 @@ impl Journal {
         let (pblk, _) = ring.blocks.place(place).ok_or(EIO)?;
         cache.write_one(pblk, draft.freeze(), op).await?;
         let used = out.used + 1;
+        let releasing = self.releasing.lock().await?;
         self.logged(cache, ring, taken, (start, used), pins);
         if !taken.revokes.is_empty() {
             // A write home that was under way is over then.
             drop(self.home.lock().await?);
         }
-        Ok(())
+        Ok(releasing)
     }
 
     /// The time for a commit block. It does not go back: a reader of the log would take what is

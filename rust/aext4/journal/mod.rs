@@ -98,6 +98,8 @@ pub struct Journal {
     waiting: Atomic<usize>,
     /// The log's superblock. Whoever has it may write home.
     home: Mutex<Option<LogSuper>>,
+    /// Held by a commit from when it is durable until what it has freed may be used again.
+    releasing: Mutex<()>,
     /// For the upcall that commits: the first change since the last commit, or somebody who waits.
     wake: Notify,
     /// For the upcall that writes home: there is little space.
@@ -259,6 +261,16 @@ impl Journal {
         Ok(())
     }
 
+    /// Waits until what transactions have freed that are durable may be used again.
+    ///
+    /// # Cancellation
+    ///
+    /// Nothing was done.
+    pub(crate) async fn released(&self) -> Result {
+        drop(self.releasing.lock().await?);
+        Ok(())
+    }
+
     /// As [`sync`](Self::sync). Whether what the device was told before this call is on stable
     /// media, too, when it returns: that is so if the commit begins after the call, and if there
     /// are no barriers.
@@ -322,7 +334,7 @@ impl Journal {
         &self,
         cache: &disk::Cache,
         interval: impl Fn() -> Duration,
-        mut ended: impl FnMut(Committed),
+        mut ended: impl FnMut(Committed<'_>),
     ) -> Result {
         loop {
             let stopped = self.wake.notified().await.is_err();
@@ -477,6 +489,7 @@ fn make(
             space: Semaphore::new(space),
             waiting: Atomic::new(0),
             home: Mutex::new(home),
+            releasing: Mutex::new(()),
             wake: Notify::new(),
             low: Notify::new(),
             requested: Atomic::new(false),

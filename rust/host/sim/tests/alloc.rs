@@ -372,7 +372,7 @@ impl Loops {
         let commits = {
             let vol = vol.clone();
             bed.scope().spawn(async move {
-                let ended = |committed: aext4::journal::Committed| {
+                let ended = |committed: aext4::journal::Committed<'_>| {
                     for freed in &committed.freed {
                         if let Some(model) = &model {
                             model.lock().unwrap().release(freed);

@@ -73,6 +73,39 @@ fn only_free_blocks_are_forgotten() {
     }
 }
 
+/// What was deleted before a sync is forgotten by the first `FITRIM` behind it, also while the
+/// upcall that commits goes on.
+#[test]
+fn what_a_sync_has_freed_is_forgotten_at_once() {
+    let dir = Scratch::new("discard-sync");
+    for kind in ["-b 1024 -J size=1", "-b 1024 -O ^has_journal"] {
+        let image = Image::make(dir.path("image"), 24 << 20, kind);
+        for seed in 0..10 {
+            simulate(seed, image.store(), |bed| {
+                let volume = tree::writable(bed);
+                let mut rng = Rng::new(seed);
+                let trim = || block_on(volume.0.trim(0, u64::MAX, 0)).unwrap().unwrap();
+                let mut churns = 0..;
+                for round in 0..40 {
+                    // So that a commit finds that others are being written home.
+                    while !rng.one_in(3) {
+                        let churned = block_on(churn(&volume, &mut rng, churns.next().unwrap()));
+                        churned.unwrap().unwrap();
+                        let journal = volume.0.journal().unwrap();
+                        let tid = journal.running_tid();
+                        block_on(journal.sync(tid)).unwrap().unwrap();
+                    }
+                    trim();
+                    machine::settle();
+                    assert_eq!(trim(), 0, "{kind}, seed {seed}, round {round}");
+                }
+                block_on(volume.0.make_read_only()).unwrap().unwrap();
+                machine::take_log();
+            });
+        }
+    }
+}
+
 /// Blocks that were freed are forgotten when their transaction is durable, and not before: a loss
 /// of power may bring back what used them.
 #[test]

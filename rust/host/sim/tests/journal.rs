@@ -100,7 +100,7 @@ impl Model {
     }
 
     /// What a commit has made durable.
-    fn committed(&mut self, committed: &Committed) {
+    fn committed(&mut self, committed: &Committed<'_>) {
         for freed in &committed.freed {
             assert!(self.held.remove(&freed.start));
             self.free.insert(freed.start);
@@ -216,7 +216,7 @@ impl Loops {
             let (cache, journal, model) = (cache.clone(), journal.clone(), model.clone());
             let interval = load.interval;
             async move {
-                let ended = |committed: Committed| model.lock().unwrap().committed(&committed);
+                let ended = |committed: Committed<'_>| model.lock().unwrap().committed(&committed);
                 let whole = || journal.0.commit_loop(&cache, || interval, ended);
                 match dropped_after(first, whole()).await {
                     Some(result) => result,
