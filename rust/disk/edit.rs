@@ -19,6 +19,7 @@
 //! block's version needs, too. So if the cache has the one reference, nobody gets another while the
 //! bytes change, and they are changed in place. If others have one, they keep what they have: the
 //! bytes are copied to the memory that was set aside, and that is the block's version from then on.
+//! It comes from the pool's free list, whose lock nests in that of a shard.
 
 use crate::cache::{Cache, Entry, Inner};
 use crate::gfp::in_blocking;
@@ -141,9 +142,13 @@ impl Drop for Pin {
 /// # Cancellation
 ///
 /// Dropping it leaves the block as it is.
+///
+/// # Invariants
+///
+/// A version of the cache's pool is set aside for it, if `reserved`.
 pub struct Planned {
     pin: Pin,
-    spare: Buf,
+    reserved: bool,
     /// Whether the block is new, and its bytes are zero before the first edit.
     fresh: bool,
 }
@@ -157,24 +162,17 @@ impl Cache {
     ///
     /// The block stays as it is.
     pub async fn plan(&self, block: u64) -> Result<Planned> {
-        let spare = self.spare().await?;
         if let Some(pin) = self.pin(block) {
             self.inner.count_hit();
-            return Ok(Planned {
-                pin,
-                spare,
-                fresh: false,
-            });
+            self.reserve().await?;
+            return Ok(Planned::new(pin, false));
         }
         loop {
             // It is there then, but it may leave before it is pinned.
             self.read(block, block..block).await?;
             if let Some(pin) = self.pin(block) {
-                return Ok(Planned {
-                    pin,
-                    spare,
-                    fresh: false,
-                });
+                self.reserve().await?;
+                return Ok(Planned::new(pin, false));
             }
         }
     }
@@ -191,14 +189,10 @@ impl Cache {
         if block >= self.blocks() {
             return Err(EIO);
         }
-        let spare = self.spare().await?;
         loop {
             if let Some(pin) = self.pin(block) {
-                return Ok(Planned {
-                    pin,
-                    spare,
-                    fresh: true,
-                });
+                self.reserve().await?;
+                return Ok(Planned::new(pin, true));
             }
             self.enter_zeroed(block).await?;
         }
@@ -236,9 +230,36 @@ impl Cache {
             }
         }
     }
+
+    /// Sets memory aside for a version, for [`Planned::new`].
+    async fn reserve(&self) -> Result {
+        let pool = &self.inner.pool;
+        if !pool.reserve() {
+            pool.reserve_as(self.spare().await?);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Planned {
+    fn drop(&mut self) {
+        if self.reserved {
+            self.pin.cache.pool.cancel();
+        }
+    }
 }
 
 impl Planned {
+    /// The caller has set a version aside.
+    fn new(pin: Pin, fresh: bool) -> Self {
+        // INVARIANT: It is ours.
+        Self {
+            pin,
+            reserved: true,
+            fresh,
+        }
+    }
+
     /// The number of the block.
     pub fn block(&self) -> u64 {
         self.pin.block
@@ -263,26 +284,27 @@ impl Planned {
     ///
     /// Gives a pin if the block was not edited before: it is the caller's to see that it is
     /// written.
-    pub fn edit<R>(self, change: impl FnOnce(&mut [u8]) -> R) -> (R, Option<Pin>) {
-        let Self {
-            pin,
-            mut spare,
-            fresh,
-        } = self;
-        let (result, before) = pin.entry(|entry| {
+    pub fn edit<R>(mut self, change: impl FnOnce(&mut [u8]) -> R) -> (R, Option<Pin>) {
+        let pool = &self.pin.cache.pool;
+        let mut old = None;
+        let (result, before) = self.pin.entry(|entry| {
             let Some(version) = &mut entry.version else {
                 // By the pin's invariant this is not so.
-                // SAFETY: Nobody else knows of the spare version.
-                return (change(unsafe { spare.data_mut() }), true);
+                return (change(&mut []), true);
             };
             if !version.is_unique() {
-                // SAFETY: Nobody else knows of the spare version.
-                unsafe { spare.data_mut() }.copy_from_slice(version.data());
-                core::mem::swap(version, &mut spare);
+                let Some(mut copy) = pool.take_reserved() else {
+                    // By our invariant this is not so.
+                    return (change(&mut []), true);
+                };
+                self.reserved = false;
+                // SAFETY: Nobody else knows of the copy.
+                unsafe { copy.data_mut() }.copy_from_slice(version.data());
+                old = Some(core::mem::replace(version, copy));
             }
             // SAFETY: The cache has the one reference, and the lock keeps others from taking one.
             let bytes = unsafe { version.data_mut() };
-            if fresh {
+            if self.fresh {
                 bytes.fill(0);
             }
             let result = change(bytes);
@@ -290,21 +312,20 @@ impl Planned {
             (result, core::mem::replace(&mut entry.edited, true))
         });
         // What is not used any more, without the lock.
-        drop(spare);
-        let first = (!before).then(|| pin.again());
+        drop(old);
+        let first = (!before).then(|| self.pin.again());
         (result, first)
     }
 
     /// As [`edit`](Self::edit), of all bytes: those of `draft`, which are not copied.
     pub fn replace(self, draft: Draft) -> Option<Pin> {
-        let Self { pin, spare, .. } = self;
         let new = draft.freeze();
         new.set_verified();
-        let (old, before) = pin.entry(|entry| {
+        let (old, before) = self.pin.entry(|entry| {
             let old = entry.version.replace(new);
             (old, core::mem::replace(&mut entry.edited, true))
         });
-        drop((old, spare));
-        (!before).then(|| pin.again())
+        drop(old);
+        (!before).then(|| self.pin.again())
     }
 }

@@ -11,6 +11,13 @@
 //!
 //! The last reference may go in any context: memory goes to the pool's free list, which is under a
 //! spinlock that disables interrupts, or is freed.
+//!
+//! # What is set aside
+//!
+//! Who may need a version later, and cannot wait for memory then, sets one aside: it counts one of
+//! the free list as its own. Which one, is told when it is needed. So `unreserved` and what is set
+//! aside are together as many as there are in the list, or fewer while somebody is between the two:
+//! who puts one into the list counts it afterwards, and who takes one has counted it before.
 
 use crate::sys::{self, IrqLock};
 use core::mem::ManuallyDrop;
@@ -158,7 +165,6 @@ unsafe fn free_version(version: NonNull<Version>) {
 /// The versions that are not used.
 struct FreeList {
     head: *mut Version,
-    len: usize,
 }
 
 // SAFETY: What is in the list is the list's alone.
@@ -167,19 +173,19 @@ unsafe impl Send for FreeList {}
 /// Where versions of blocks of one size come from.
 pub(crate) struct Pool {
     size: u32,
+    /// How many in the free list are nobody's.
+    unreserved: Atomic<usize>,
     free: IrqLock<FreeList>,
 }
 
 impl Pool {
     /// Makes a pool of blocks of `size` bytes.
     pub(crate) fn new(size: u32) -> Result<Arc<Self>> {
-        let free = FreeList {
-            head: null_mut(),
-            len: 0,
-        };
+        let free = FreeList { head: null_mut() };
         let pool = Arc::new(
             Self {
                 size,
+                unreserved: Atomic::new(0),
                 free: IrqLock::new(free),
             },
             GFP_KERNEL,
@@ -199,24 +205,100 @@ impl Pool {
     pub(crate) fn get(self: &Arc<Self>, wait: bool) -> Option<Buf> {
         let version = self.take().or_else(|| self.make(wait))?;
         // SAFETY: The version is ours alone.
-        unsafe {
-            let this = &mut *version.as_ptr();
-            this.refs.store(1, Relaxed);
-            this.verified.store(false, Relaxed);
-            this.next = null_mut();
-            this.entry = null_mut();
-            this.pool = Some(self.clone());
-        }
-        Some(Buf(version))
+        Some(unsafe { self.begin(version) })
     }
 
+    /// Sets a version aside, and makes one for that if there is none. Returns whether there is
+    /// memory, for which it does not wait.
+    pub(crate) fn reserve(&self) -> bool {
+        if self.count_one() {
+            return true;
+        }
+        let made = self.make(false);
+        // SAFETY: Nobody else knows of it.
+        made.map(|version| unsafe { self.push(version) }).is_some()
+    }
+
+    /// Sets `buf` aside, of which nobody else knows.
+    pub(crate) fn reserve_as(&self, buf: Buf) {
+        debug_assert!(buf.is_unique());
+        let mut version = buf.into_raw();
+        // SAFETY: It was the one reference.
+        unsafe {
+            drop(version.as_mut().pool.take());
+            self.push(version);
+        }
+    }
+
+    /// Gives back what was set aside.
+    pub(crate) fn cancel(&self) {
+        if self.unreserved.fetch_add(1, Release) >= FREE_VERSIONS_MAX {
+            if let Some(version) = self.take() {
+                // SAFETY: It was in the list, so nobody refers to it.
+                unsafe { free_version(version) };
+            }
+        }
+    }
+
+    /// The version that the caller has set aside, with undefined bytes. There is none if he has not.
+    pub(crate) fn take_reserved(self: &Arc<Self>) -> Option<Buf> {
+        let version = self.pop()?;
+        // SAFETY: The version is ours alone.
+        Some(unsafe { self.begin(version) })
+    }
+
+    /// The first reference to a version.
+    ///
+    /// # Safety
+    ///
+    /// Nobody else knows of the version, which is of this pool.
+    unsafe fn begin(self: &Arc<Self>, mut version: NonNull<Version>) -> Buf {
+        // SAFETY: By the function's contract the version is ours.
+        let this = unsafe { version.as_mut() };
+        this.refs.store(1, Relaxed);
+        this.verified.store(false, Relaxed);
+        this.next = null_mut();
+        this.entry = null_mut();
+        this.pool = Some(self.clone());
+        Buf(version)
+    }
+
+    /// Counts one of the list as the caller's, if one is nobody's.
+    fn count_one(&self) -> bool {
+        let mut count = self.unreserved.load(Relaxed);
+        while let Some(less) = count.checked_sub(1) {
+            match self.unreserved.cmpxchg(count, less, Acquire) {
+                Ok(_) => return true,
+                Err(now) => count = now,
+            }
+        }
+        false
+    }
+
+    /// Takes one that is nobody's.
     fn take(&self) -> Option<NonNull<Version>> {
+        self.count_one().then(|| self.pop()).flatten()
+    }
+
+    /// Takes one, which the caller has counted.
+    fn pop(&self) -> Option<NonNull<Version>> {
         let mut free = self.free.lock();
         let version = NonNull::new(free.head)?;
         // SAFETY: What is in the list is the list's alone.
         free.head = unsafe { version.as_ref() }.next;
-        free.len -= 1;
         Some(version)
+    }
+
+    /// Puts one into the list. The caller counts it.
+    ///
+    /// # Safety
+    ///
+    /// Nobody refers to the version, which is of this pool.
+    unsafe fn push(&self, mut version: NonNull<Version>) {
+        let mut free = self.free.lock();
+        // SAFETY: By the function's contract the version is ours.
+        unsafe { version.as_mut() }.next = free.head;
+        free.head = version.as_ptr();
     }
 
     fn make(&self, wait: bool) -> Option<NonNull<Version>> {
@@ -248,19 +330,15 @@ impl Pool {
     /// # Safety
     ///
     /// Nobody refers to the version, which is of this pool.
-    unsafe fn put(&self, mut version: NonNull<Version>) {
-        {
-            let mut free = self.free.lock();
-            if free.len < FREE_VERSIONS_MAX {
-                // SAFETY: By the function's contract the version is ours.
-                unsafe { version.as_mut() }.next = free.head;
-                free.head = version.as_ptr();
-                free.len += 1;
-                return;
-            }
+    unsafe fn put(&self, version: NonNull<Version>) {
+        if self.unreserved.load(Relaxed) < FREE_VERSIONS_MAX {
+            // SAFETY: By the function's contract.
+            unsafe { self.push(version) };
+            self.unreserved.fetch_add(1, Release);
+        } else {
+            // SAFETY: By the function's contract.
+            unsafe { free_version(version) };
         }
-        // SAFETY: By the function's contract.
-        unsafe { free_version(version) };
     }
 
     /// Frees the versions that are not used. Returns how many there were.
@@ -279,12 +357,16 @@ impl Drop for Pool {
     fn drop(&mut self) {
         // Not under the lock, which was not initialised if there was no memory for the pool.
         let free = self.free.get_mut();
+        let mut count = 0;
         while let Some(version) = NonNull::new(free.head) {
             // SAFETY: What is in the list is the list's alone, and nobody refers to it.
             unsafe {
                 free.head = version.as_ref().next;
                 free_version(version);
             }
+            count += 1;
         }
+        // Whoever has set one aside has a reference to the pool.
+        kernel::warn_on!(count != self.unreserved.load(Relaxed));
     }
 }
