@@ -54,11 +54,14 @@ impl Ext4 {
         if !info.is_deleted() || self.journal().is_none() {
             return Ok(true);
         }
-        let memory = memory::tree_node().await?;
-        if !self.take_out(&info, memory) {
-            drop(info);
-            self.leaving.wake();
-            return Ok(false);
+        let mut memory = None;
+        if !self.take_out(&info, &mut memory) {
+            memory = Some(memory::tree_node().await?);
+            if !self.take_out(&info, &mut memory) {
+                drop(info);
+                self.leaving.wake();
+                return Ok(false);
+            }
         }
         // The VFS knows of none of its transactions.
         let _permit = self.pass_gate().await?;
@@ -84,21 +87,18 @@ impl Ext4 {
         }
     }
 
-    /// Takes an inode out of the table if nobody else uses it, or notes that it is being left.
-    fn take_out(&self, info: &InodeRef, memory: LeavingMemory) -> bool {
+    /// Takes an inode out of the table if nobody else uses it, or notes that it is being left, if
+    /// there is memory for that. Returns whether it was taken.
+    fn take_out(&self, info: &InodeRef, memory: &mut Option<LeavingMemory>) -> bool {
         let mut table = self.inodes.lock();
         let node = table.remove_alone(info);
         let taken = node.is_some();
-        let unused = match taken {
-            true => Some(memory),
-            false => {
-                table.set_leaving(info.ino, memory);
-                None
-            }
-        };
+        if let Some(memory) = (!taken).then(|| memory.take()).flatten() {
+            table.set_leaving(info.ino, memory);
+        }
         drop(table);
         // Freed without the lock.
-        drop((node, unused));
+        drop(node);
         taken
     }
 

@@ -161,7 +161,8 @@ impl Change<'_> {
 /// Dropping it leaves the inode as it is.
 pub(crate) struct NamePlan<'a> {
     info: &'a InodeInfo,
-    inode: InodePlan,
+    /// There until it is applied.
+    inode: Option<InodePlan>,
     /// The changes of entries, in their order, with the blocks that have them.
     changes: [Option<(Change<'a>, Option<Planned>)>; 2],
     chains: Option<InlineChains>,
@@ -175,15 +176,16 @@ impl Ext4 {
     /// Plans what happens to an inode, whose lock the caller has.
     pub(crate) async fn plan_name<'a>(&self, info: &'a InodeInfo) -> Result<KBox<NamePlan<'a>>> {
         let inode = self.plan_inode(info).await?;
-        memory::boxed(|| NamePlan {
+        let memory = memory::uninit().await?;
+        let plan = NamePlan {
             info,
-            inode,
+            inode: Some(inode),
             changes: [None, None],
             chains: None,
             links: None,
             dtime: None,
-        })
-        .await
+        };
+        Ok(KBox::write(memory, plan))
     }
 
     /// Finds a place for a name in a directory, as it is.
@@ -345,17 +347,12 @@ impl<'a> NamePlan<'a> {
                 done &= tx.edit(planned, apply).is_ok();
             }
         }
-        let Self {
-            inode,
-            changes,
-            chains,
-            links,
-            dtime,
-            ..
-        } = KBox::into_inner(this);
+        let Some(inode) = this.inode.take() else {
+            return;
+        };
         inode.apply(volume, tx, info, |edit| {
-            if let Some(chains) = &chains {
-                for (change, _) in changes.iter().flatten() {
+            if let Some(chains) = &this.chains {
+                for (change, _) in this.changes.iter().flatten() {
                     let changed = change.apply_inline(edit.bytes_mut(), chains, geo);
                     done &= changed.is_ok();
                 }
@@ -369,10 +366,10 @@ impl<'a> NamePlan<'a> {
             }
             edit.set_time(TimeField::Change, time);
             edit.set_version(version.wrapping_add(1));
-            if let Some(links) = links {
+            if let Some(links) = this.links {
                 edit.set_links(links);
             }
-            if let Some(dtime) = dtime {
+            if let Some(dtime) = this.dtime {
                 edit.set_dtime(dtime);
             }
         });

@@ -23,7 +23,6 @@ use crate::delete::LeavingMemory;
 use crate::error::{corrupted, About, OrReport};
 use crate::ext4::Ext4;
 use crate::map::ExtentCache;
-use crate::memory;
 use crate::pending::Pending;
 use core::ops::Deref;
 use disk::{gfp, Attached, Buf, Level};
@@ -228,10 +227,10 @@ impl InodeInfo {
     }
 
     /// Makes `inode`, which the edit with that number made, what it is, unless a later one has.
-    pub(crate) fn store(&self, edit: u64, inode: Inode) {
+    pub(crate) fn store(&self, edit: u64, inode: &Inode) {
         let mut now = self.inode.lock();
         if now.0 < edit {
-            *now = (edit, inode);
+            *now = (edit, *inode);
             self.size.store(inode.size, Release);
             self.flags.store(inode.flags.0, Release);
         }
@@ -465,11 +464,7 @@ impl Deref for NewInfo {
 
 impl Ext4 {
     /// Makes the `InodeInfo` of a new inode, which will be at `place`.
-    pub(crate) async fn new_info(&self, inode: Inode, place: (u64, u32)) -> Result<NewInfo> {
-        memory::retry(|| self.try_new_info(&inode, place)).await
-    }
-
-    fn try_new_info(&self, inode: &Inode, place: (u64, u32)) -> Result<NewInfo> {
+    pub(crate) fn new_info(&self, inode: &Inode, place: (u64, u32)) -> Result<NewInfo> {
         let mut target = KVec::new();
         if let Some(fast) = inode.fast_symlink() {
             target.extend_from_slice(fast, gfp())?;

@@ -154,23 +154,26 @@ impl InodePlan {
         change: impl FnOnce(&mut InodeEdit<'_>),
     ) {
         let geo = &volume.sb.geo;
-        let parsed = tx.edit(self.planned, |block| {
+        // Not what the closure gives: it is large, and would be moved once more.
+        let (mut parsed, mut number) = (Err(layout::Error::corrupt("")), 0);
+        tx.edit(self.planned, |block| {
             let raw = block.get_mut(self.offset as usize..)?;
             let mut edit = InodeEdit::new(raw, geo)?;
             change(&mut edit);
             edit.seal_for(&info.owner);
-            let inode = Inode::parse_edited(raw, &info.owner, geo).ok()?;
-            Some((info.next_edit(), inode))
+            parsed = Inode::parse_edited(raw, &info.owner, geo);
+            number = info.next_edit();
+            Some(())
         });
-        match parsed {
-            Some((edit, inode)) => {
+        match &parsed {
+            Ok(inode) => {
                 if inode.size != info.size() {
                     info.set_map_changed_in(tx.tid());
                 }
-                info.store(edit, inode);
+                info.store(number, inode);
             }
             // The bytes were checked when the inode was read.
-            None => {
+            Err(_) => {
                 kernel::warn_on!(true);
             }
         }

@@ -8,6 +8,7 @@
 //! Dropping one of the futures leaves the vector as it is.
 
 use core::future::Future;
+use core::mem::MaybeUninit;
 use core::time::Duration;
 use disk::{gfp, Boxed};
 use kernel::prelude::*;
@@ -57,10 +58,14 @@ pub(crate) async fn room_for<T>(vec: &mut KVec<T>, count: usize) -> Result {
     }
 }
 
+/// The memory of a box. What comes into it is not moved through a future.
+pub(crate) async fn uninit<T>() -> Result<KBox<MaybeUninit<T>>> {
+    retry(|| Ok(KBox::new_uninit(gfp())?)).await
+}
+
 /// A box of what `make` makes, when there is memory for it.
 pub(crate) async fn boxed<T>(make: impl FnOnce() -> T) -> Result<KBox<T>> {
-    let memory = retry(|| Ok(KBox::<T>::new_uninit(gfp())?)).await?;
-    Ok(KBox::write(memory, make()))
+    Ok(KBox::write(uninit().await?, make()))
 }
 
 /// The future that `make` makes, in memory of its own: one that is large is not to be a part of

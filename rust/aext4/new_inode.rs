@@ -156,10 +156,9 @@ impl Ext4 {
         }
         let first = own.as_ref().map(|(taken, _)| taken.start());
         self.fill(&mut raw, ino, dir, new, contents, links, first, &xattrs)?;
-        let inode = Inode::parse_sealed(&raw, ino, &self.sb.geo);
-        let inode = inode.or_report(self, About::inode(ino))?;
-        let info = self.new_info(inode, place).await?;
-        memory::boxed(|| NodePlan {
+        let info = memory::retry(|| self.info_of(&raw, ino, place)).await?;
+        let memory = memory::uninit().await?;
+        let plan = NodePlan {
             loan,
             table,
             offset: offset as usize,
@@ -168,8 +167,15 @@ impl Ext4 {
             block: own,
             xattrs,
             parent: dir.ino,
-        })
-        .await
+        };
+        Ok(KBox::write(memory, plan))
+    }
+
+    /// What is known of a new inode with these bytes. Not in an async fn, which would keep the
+    /// inode: it is large.
+    fn info_of(&self, raw: &[u8], ino: Ino, place: (u64, u32)) -> Result<NewInfo> {
+        let inode = Inode::parse_sealed(raw, ino, &self.sb.geo);
+        self.new_info(&inode.or_report(self, About::inode(ino))?, place)
     }
 
     /// The block of a directory, to be made, or that of a long link, which is written.

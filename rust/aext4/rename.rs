@@ -291,14 +291,15 @@ impl Ext4 {
         if let (Some(links), Some(to_plan)) = (more, &mut to_plan) {
             to_plan.set_links(links);
         }
-        memory::boxed(|| Plan {
+        let memory = memory::uninit().await?;
+        let plan = Plan {
             from: from_plan,
             to: to_plan,
             source: source_plan,
             target: target_plan,
             whiteout,
-        })
-        .await
+        };
+        Ok(KBox::write(memory, plan))
     }
 
     /// What becomes of the entry with the new name.
