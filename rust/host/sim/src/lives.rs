@@ -387,9 +387,10 @@ fn recovered<S: Story>(
 
 /// Some lives of a volume, one after the other, of which all but the last end by a loss of power.
 /// Returns how many states were looked at.
-fn lives<S: Story>(dir: &Scratch, run: u64) -> u64 {
+fn lives<S: Story>(name: &str, run: u64) -> u64 {
+    let dir = Scratch::new(&format!("{name}{run}"));
     let options = KINDS[(run % 4) as usize];
-    let image = Image::make(dir.path(&format!("image{run}")), 24 << 20, options);
+    let image = Image::make(dir.path("image"), 24 << 20, options);
     let mut store = image.store();
     let (mut story, mut states, mut judged) = (S::default(), 0, 0);
     for round in 0..LIVES {
@@ -406,7 +407,7 @@ fn lives<S: Story>(dir: &Scratch, run: u64) -> u64 {
             };
             judged += 1;
             if judged % JUDGED == 0 {
-                let image = Image::write(dir.path(&format!("after{run}")), &after);
+                let image = Image::write(dir.path("after"), &after);
                 assert_eq!(image.is_clean(), Ok(()), "{options}, seed {seed}");
             }
             if next.is_none() || rng.one_in(4) {
@@ -419,16 +420,22 @@ fn lives<S: Story>(dir: &Scratch, run: u64) -> u64 {
     states
 }
 
-/// The lives of so many volumes, on all processors. Returns how many states were looked at.
-/// `UPCALL_RUN` in the environment is the number of the only one.
-pub fn all<S: Story>(name: &str, runs: u64) -> u64 {
-    let dir = Scratch::new(name);
-    let only = std::env::var("UPCALL_RUN").map(|run| run.parse().expect("a number"));
-    let (first, runs) = only.map_or((0, runs), |run: u64| (run, run + 1));
+/// The lives of so many volumes, on all processors. Returns how many these were, and how many
+/// states were looked at.
+/// `UPCALL_RUN` in the environment is the number of the only one, `UPCALL_FIRST` of the first, if
+/// a night was not long enough.
+pub fn all<S: Story>(name: &str, runs: u64) -> (u64, u64) {
+    let (first, runs) = match std::env::var("UPCALL_RUN") {
+        Ok(_) => {
+            let only = crate::count("UPCALL_RUN", 0);
+            (only, only + 1)
+        }
+        Err(_) => (crate::count("UPCALL_FIRST", 0), runs),
+    };
     let next = AtomicU64::new(first);
     // Each run is a machine of its own.
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    std::thread::scope(|scope| {
+    let states = std::thread::scope(|scope| {
         let work = || {
             let mut states = 0;
             loop {
@@ -436,7 +443,7 @@ pub fn all<S: Story>(name: &str, runs: u64) -> u64 {
                 if run >= runs {
                     return states;
                 }
-                states += lives::<S>(&dir, run);
+                states += lives::<S>(name, run);
                 if run % 100 == 99 {
                     // Past the capture: a night is not to look like a hang.
                     let line = format!("{} runs of {runs}\n", run + 1);
@@ -448,5 +455,6 @@ pub fn all<S: Story>(name: &str, runs: u64) -> u64 {
         all.into_iter()
             .map(|thread| thread.join().expect("no state is wrong"))
             .sum()
-    })
+    });
+    (runs.saturating_sub(first), states)
 }

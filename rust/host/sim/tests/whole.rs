@@ -123,7 +123,7 @@ impl Story for Log {
 fn a_volume_survives_one_loss_of_power_after_the_other() {
     let runs = sim::count("UPCALL_WHOLE", 130);
     let began = Instant::now();
-    let states = lives::all::<Log>("whole", runs);
+    let (runs, states) = lives::all::<Log>("whole", runs);
     println!("{states} states in {:?}", began.elapsed());
     assert!(states > 200 * runs, "{states}");
 }
