@@ -59,12 +59,17 @@ pub(crate) unsafe fn set_size_locked<F: FileSystem>(raw: *mut ub::inode, size: u
         };
         let disk_size = volume.disk_size(info);
         if zeroed || (size > disk_size && old != disk_size) {
-            // The disk is not to know a size before the bytes below it.
+            // The disk is not to know a size before the bytes below it, nor before the zeros that
+            // are behind it in its block.
             let start = disk_size.min(size).min(old);
+            let end = match size > old {
+                true => size,
+                false => size.next_multiple_of(mask + 1),
+            };
             to_result(ub::filemap_write_and_wait_range(
                 (*raw).i_mapping,
                 start as i64,
-                (size.max(1) - 1) as i64,
+                (end.max(1) - 1) as i64,
             ))?;
         }
         ub::truncate_setsize(raw, size as i64);
