@@ -306,7 +306,12 @@ def in_between(got, before, change):
     old, new = old.ljust(longest, b"\0"), new.ljust(longest, b"\0")
     # Where bytes are written over in place there never are zeros
     zero = -1 if kind == "overwrite" else 0
-    return len(data) <= longest and all(x in (y, z, zero) for x, y, z in zip(data, old, new))
+    return len(data) <= longest and stale(data, old, new, zero) is None
+
+
+def stale(data, old, new, zero):
+    """The first byte of DATA that is neither of OLD nor of NEW, nor ZERO."""
+    return next((n for n, (x, y, z) in enumerate(zip(data, old, new)) if x not in (y, z, zero)), None)
 
 
 def wrong(got, state, changes):
@@ -319,4 +324,11 @@ def wrong(got, state, changes):
         first = first or lines
         if change:
             expect(state, change)
+            one = got.get(change[1]), state.get(change[1])
+            if all(isinstance(what, File) for what in one):
+                got_data, data = one[0].data, one[1].data
+                at = stale(got_data, data.ljust(len(got_data), b"\0"), data.ljust(len(got_data), b"\0"), 0)
+                if at is not None:
+                    first = [*first, f"{change[1]}: neither zero nor of the change: bytes from {at} on, "
+                             f"{got_data[at:at + 16].hex()}"]
     return [f"{len(changes)} changes may be there, from {changes[:1]} on:"] + first
