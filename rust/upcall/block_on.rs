@@ -20,8 +20,18 @@
 use super::sys::{self, Parker, Token};
 use core::future::Future;
 use core::mem::ManuallyDrop;
-use core::pin::pin;
+use core::pin::Pin;
 use core::task::{Context, Poll};
+
+/// Pins an argument where the caller has put it: `core::pin::pin!` would move it, and a future is
+/// a kilobyte, maybe.
+macro_rules! pinned {
+    ($future:ident) => {{
+        // SAFETY: The argument is the function's own, and this shadows its name: nobody moves it.
+        let $future = unsafe { Pin::new_unchecked(&mut $future) };
+        $future
+    }};
+}
 
 /// Runs `future` on the calling thread until it is ready.
 ///
@@ -32,8 +42,8 @@ use core::task::{Context, Poll};
 ///
 /// On an executor's own worker it fails with `EDEADLK`, with a warning, and the future is dropped
 /// unpolled: it could wait for what only this thread can run.
-pub fn block_on<F: Future>(future: F) -> sys::Result<F::Output> {
-    block_on_as(future, true)
+pub fn block_on<F: Future>(mut future: F) -> sys::Result<F::Output> {
+    block_on_as(pinned!(future), true)
 }
 
 /// [`block_on`], where no allocation may recurse into a file system: the caller has a folio locked, or
@@ -44,30 +54,30 @@ pub fn block_on_nofs<F: Future>(future: F) -> sys::Result<F::Output> {
 }
 
 /// [`block_on`] for what is no wait for IO.
-pub(crate) fn block_on_others<F: Future>(future: F) -> sys::Result<F::Output> {
-    block_on_as(future, false)
+pub(crate) fn block_on_others<F: Future>(mut future: F) -> sys::Result<F::Output> {
+    block_on_as(pinned!(future), false)
 }
 
-fn block_on_as<F: Future>(future: F, io: bool) -> sys::Result<F::Output> {
+fn block_on_as<F: Future>(future: Pin<&mut F>, io: bool) -> sys::Result<F::Output> {
     sys::might_sleep();
     if sys::on_worker() {
         sys::warn_if!(true, "block_on() inside an upcall");
         return Err(sys::EDEADLK);
     }
-    Ok(wait(future, io))
+    Ok(park(future, io))
 }
 
 /// [`block_on`], given up when the calling thread is killed.
 ///
 /// Fails with `EINTR` when a fatal signal comes before the future is ready, which is then dropped. Only for futures that
 /// may be dropped at any point, and whose effect nobody misses.
-pub fn block_on_killable<F: Future>(future: F) -> sys::Result<F::Output> {
+pub fn block_on_killable<F: Future>(mut future: F) -> sys::Result<F::Output> {
     sys::might_sleep();
     if sys::on_worker() {
         sys::warn_if!(true, "block_on_killable() inside an upcall");
         return Err(sys::EDEADLK);
     }
-    park_until(future, Parker::park_killable).ok_or(sys::EINTR)
+    park_until(pinned!(future), Parker::park_killable).ok_or(sys::EINTR)
 }
 
 /// Whether the caller is a poll on the worker of an executor whose tasks may not sleep, where [`block_on`] is refused.
@@ -76,7 +86,11 @@ pub fn on_worker() -> bool {
 }
 
 /// [`block_on`], for a caller that knows that it is not on a worker; as a wait for IO if `io`.
-pub(crate) fn wait<F: Future>(future: F, io: bool) -> F::Output {
+pub(crate) fn wait<F: Future>(mut future: F, io: bool) -> F::Output {
+    park(pinned!(future), io)
+}
+
+fn park<F: Future>(future: Pin<&mut F>, io: bool) -> F::Output {
     let park = |parker: &Parker, token| {
         parker.park(token, io);
         true
@@ -89,8 +103,10 @@ pub(crate) fn wait<F: Future>(future: F, io: bool) -> F::Output {
 }
 
 /// Polls `future` until it is ready, and calls `park` between polls, until that gives up.
-fn park_until<F: Future>(future: F, park: impl Fn(&Parker, Token) -> bool) -> Option<F::Output> {
-    let mut future = pin!(future);
+fn park_until<F: Future>(
+    mut future: Pin<&mut F>,
+    park: impl Fn(&Parker, Token) -> bool,
+) -> Option<F::Output> {
     let parker = Parker::current();
     // Borrowed: clones take references of their own.
     let waker = ManuallyDrop::new(parker.waker());
