@@ -19,7 +19,7 @@
 //! block's version needs, too. So if the cache has the one reference, nobody gets another while the
 //! bytes change, and they are changed in place. If others have one, they keep what they have: the
 //! bytes are copied to the memory that was set aside, and that is the block's version from then on.
-//! It comes from the pool's free list, whose lock nests in that of a shard.
+//! It comes from the pool, without the shard's lock: then it is looked at once more.
 
 use crate::cache::{Cache, Entry, Inner};
 use crate::gfp::in_blocking;
@@ -241,6 +241,37 @@ impl Cache {
     }
 }
 
+/// Changes the version of an entry, whose shard is locked: in place if nobody else has it, else in
+/// `copy`, which is the old version then. Gives the result, and whether the block was edited before;
+/// or `change` back, if a copy is needed and is not there.
+fn try_edit<R, C: FnOnce(&mut [u8]) -> R>(
+    entry: &mut Entry,
+    fresh: bool,
+    copy: &mut Option<Buf>,
+    change: C,
+) -> Result<(R, bool), C> {
+    let Some(version) = &mut entry.version else {
+        // By the pin's invariant this is not so.
+        return Ok((change(&mut []), true));
+    };
+    if !version.is_unique() {
+        let Some(copy) = copy else {
+            return Err(change);
+        };
+        // SAFETY: Nobody else knows of the copy.
+        unsafe { copy.data_mut() }.copy_from_slice(version.data());
+        core::mem::swap(version, copy);
+    }
+    // SAFETY: The cache has the one reference, and the lock keeps others from taking one.
+    let bytes = unsafe { version.data_mut() };
+    if fresh {
+        bytes.fill(0);
+    }
+    let result = change(bytes);
+    version.set_verified();
+    Ok((result, core::mem::replace(&mut entry.edited, true)))
+}
+
 impl Drop for Planned {
     fn drop(&mut self) {
         if self.reserved {
@@ -285,34 +316,22 @@ impl Planned {
     /// Gives a pin if the block was not edited before: it is the caller's to see that it is
     /// written.
     pub fn edit<R>(mut self, change: impl FnOnce(&mut [u8]) -> R) -> (R, Option<Pin>) {
-        let pool = &self.pin.cache.pool;
-        let mut old = None;
-        let (result, before) = self.pin.entry(|entry| {
-            let Some(version) = &mut entry.version else {
-                // By the pin's invariant this is not so.
-                return (change(&mut []), true);
-            };
-            if !version.is_unique() {
-                let Some(mut copy) = pool.take_reserved() else {
-                    // By our invariant this is not so.
-                    return (change(&mut []), true);
-                };
-                self.reserved = false;
-                // SAFETY: Nobody else knows of the copy.
-                unsafe { copy.data_mut() }.copy_from_slice(version.data());
-                old = Some(core::mem::replace(version, copy));
-            }
-            // SAFETY: The cache has the one reference, and the lock keeps others from taking one.
-            let bytes = unsafe { version.data_mut() };
-            if self.fresh {
-                bytes.fill(0);
-            }
-            let result = change(bytes);
-            version.set_verified();
-            (result, core::mem::replace(&mut entry.edited, true))
+        let (fresh, mut copy) = (self.fresh, None);
+        let tried = self
+            .pin
+            .entry(|entry| try_edit(entry, fresh, &mut copy, change));
+        let (result, before) = tried.unwrap_or_else(|change| {
+            // Others have the version. Without the lock of the shard: the pool has its own.
+            self.reserved = false;
+            copy = self.pin.cache.pool.take_reserved();
+            let tried = self
+                .pin
+                .entry(|entry| try_edit(entry, fresh, &mut copy, change));
+            // By our invariant there is a copy.
+            tried.unwrap_or_else(|change| (change(&mut []), true))
         });
         // What is not used any more, without the lock.
-        drop(old);
+        drop(copy);
         let first = (!before).then(|| self.pin.again());
         (result, first)
     }

@@ -22,8 +22,8 @@
 //! # Locks
 //!
 //! A shard of the cache, or the free list of the pool: spinlocks that disable interrupts, since
-//! completions take them. The free list's is taken with a shard's held, otherwise none with another.
-//! Wakers are called under a shard's lock, and take no lock of ours.
+//! completions take them. None is taken with another one held. Wakers are called under a shard's
+//! lock, and take no lock of ours.
 
 #![warn(missing_docs)]
 
