@@ -162,19 +162,20 @@ impl Cache {
     ///
     /// The block stays as it is.
     pub async fn plan(&self, block: u64) -> Result<Planned> {
-        if let Some(pin) = self.pin(block) {
+        let mut found = self.pin(block);
+        if found.is_some() {
             self.inner.count_hit();
-            self.reserve().await?;
-            return Ok(Planned::new(pin, false));
         }
-        loop {
-            // It is there then, but it may leave before it is pinned.
-            self.read(block, block..block).await?;
-            if let Some(pin) = self.pin(block) {
-                self.reserve().await?;
-                return Ok(Planned::new(pin, false));
+        let pin = loop {
+            match found {
+                Some(pin) => break pin,
+                // It is there then, but it may leave before it is pinned.
+                None => drop(self.read(block, block..block).await?),
             }
-        }
+            found = self.pin(block);
+        };
+        self.reserve().await?;
+        Ok(Planned::new(pin, false))
     }
 
     /// Plans to make block `block`, which is free, one of metadata: it is not read, and the first
@@ -189,13 +190,14 @@ impl Cache {
         if block >= self.blocks() {
             return Err(EIO);
         }
-        loop {
-            if let Some(pin) = self.pin(block) {
-                self.reserve().await?;
-                return Ok(Planned::new(pin, true));
+        let pin = loop {
+            match self.pin(block) {
+                Some(pin) => break pin,
+                None => self.enter_zeroed(block).await?,
             }
-            self.enter_zeroed(block).await?;
-        }
+        };
+        self.reserve().await?;
+        Ok(Planned::new(pin, true))
     }
 
     /// Pins block `block` if it is present. Does not sleep.
@@ -242,8 +244,8 @@ impl Cache {
 }
 
 /// Changes the version of an entry, whose shard is locked: in place if nobody else has it, else in
-/// `copy`, which is the old version then. Gives the result, and whether the block was edited before;
-/// or `change` back, if a copy is needed and is not there.
+/// `copy`, which is the old version then. Gives the result, and whether the block was edited
+/// before; or `change` back, if a copy is needed and is not there.
 fn try_edit<R, C: FnOnce(&mut [u8]) -> R>(
     entry: &mut Entry,
     fresh: bool,

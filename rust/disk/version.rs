@@ -240,7 +240,7 @@ impl Pool {
         }
     }
 
-    /// The version that the caller has set aside, with undefined bytes. There is none if he has not.
+    /// The version that the caller has set aside, with undefined bytes. None if he has not.
     pub(crate) fn take_reserved(self: &Arc<Self>) -> Option<Buf> {
         let version = self.pop()?;
         // SAFETY: The version is ours alone.
