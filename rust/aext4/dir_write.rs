@@ -348,6 +348,8 @@ impl<'a> NamePlan<'a> {
             }
         }
         let Some(inode) = this.inode.take() else {
+            // It was planned with it.
+            kernel::warn_on!(true);
             return;
         };
         inode.apply(volume, tx, info, |edit| {
