@@ -306,12 +306,23 @@ def in_between(got, before, change):
     old, new = old.ljust(longest, b"\0"), new.ljust(longest, b"\0")
     # Where bytes are written over in place there never are zeros
     zero = -1 if kind == "overwrite" else 0
-    return len(data) <= longest and stale(data, old, new, zero) is None
+    return len(data) <= longest and stale(data, zero, old, new) is None
 
 
-def stale(data, old, new, zero):
-    """The first byte of DATA that is neither of OLD nor of NEW, nor ZERO."""
-    return next((n for n, (x, y, z) in enumerate(zip(data, old, new)) if x not in (y, z, zero)), None)
+def stale(data, zero, *known):
+    """The first byte of DATA that none of KNOWN has there, and that is not ZERO."""
+    bytes_of = enumerate(zip(data, *known))
+    return next((n for n, (x, *others) in bytes_of if x not in (zero, *others)), None)
+
+
+def neither(got, wanted):
+    """What a file has that is neither zero nor of the file WANTED."""
+    if not isinstance(got, File) or not isinstance(wanted, File):
+        return []
+    at = stale(got.data, 0, wanted.data.ljust(len(got.data), b"\0"))
+    if at is None:
+        return []
+    return [f"neither zero nor of the change: bytes from {at} on, {got.data[at:at + 16].hex()}"]
 
 
 def wrong(got, state, changes):
@@ -324,11 +335,5 @@ def wrong(got, state, changes):
         first = first or lines
         if change:
             expect(state, change)
-            one = got.get(change[1]), state.get(change[1])
-            if all(isinstance(what, File) for what in one):
-                got_data, data = one[0].data, one[1].data
-                at = stale(got_data, data.ljust(len(got_data), b"\0"), data.ljust(len(got_data), b"\0"), 0)
-                if at is not None:
-                    first = [*first, f"{change[1]}: neither zero nor of the change: bytes from {at} on, "
-                             f"{got_data[at:at + 16].hex()}"]
+            first = first + neither(got.get(change[1]), state.get(change[1]))
     return [f"{len(changes)} changes may be there, from {changes[:1]} on:"] + first

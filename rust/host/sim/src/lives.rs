@@ -425,11 +425,9 @@ fn lives<S: Story>(name: &str, run: u64) -> u64 {
 /// `UPCALL_RUN` in the environment is the number of the only one, `UPCALL_FIRST` of the first, if
 /// a night was not long enough.
 pub fn all<S: Story>(name: &str, runs: u64) -> (u64, u64) {
-    let (first, runs) = match std::env::var("UPCALL_RUN") {
-        Ok(_) => {
-            let only = crate::count("UPCALL_RUN", 0);
-            (only, only + 1)
-        }
+    let only = std::env::var("UPCALL_RUN").map(|run| run.parse().expect("a number"));
+    let (first, runs) = match only {
+        Ok(run) => (run, run + 1),
         Err(_) => (crate::count("UPCALL_FIRST", 0), runs),
     };
     let next = AtomicU64::new(first);
