@@ -198,11 +198,11 @@ def drop_caches():
 # ---- loop devices ----
 
 LOOP_CONFIGURE, LOOP_CLR_FD, LOOP_CTL_GET_FREE = 0x4C0A, 0x4C01, 0x4C82
-LO_READ_ONLY = 1
+LO_READ_ONLY, LO_DIRECT_IO = 1, 16
 _loop_ready = False
 
 
-def loop_attach(file, ro=False):
+def loop_attach(file, ro=False, direct=False):
     """Attach FILE to a free loop device; /dev/loopN.  Detach it yourself."""
     global _loop_ready
     if not _loop_ready:
@@ -216,7 +216,7 @@ def loop_attach(file, ro=False):
             os.close(control)
             device = os.open(f"/dev/loop{number}", os.O_RDONLY if ro else os.O_RDWR)
             info = struct.pack("<5Q4I64s64s32s2Q", 0, 0, 0, 0, 0, 0, 0, 0,
-                               LO_READ_ONLY if ro else 0,
+                               (LO_READ_ONLY if ro else 0) | (LO_DIRECT_IO if direct else 0),
                                os.fsencode(file)[:63], b"", b"", 0, 0)
             try:
                 fcntl.ioctl(device, LOOP_CONFIGURE,
@@ -240,9 +240,9 @@ def loop_detach(device):
         os.close(fd)
 
 
-def loop(file, ro=False):
+def loop(file, ro=False, direct=False):
     """A loop device until the end of this test."""
-    device = loop_attach(file, ro)
+    device = loop_attach(file, ro, direct)
     _undo.append(lambda: loop_detach(device))
     return device
 
