@@ -30,7 +30,7 @@ use layout::{DataMap, InodeFlags, Lblk};
 const EXTENTS_MAX: usize = 16;
 
 /// How many leaves of its tree an inode refers to.
-const LEAVES_MAX: usize = 128;
+const LEAVES_MAX: usize = 256;
 
 /// For allocations under a spinlock.
 const NOWAIT: Flags = flags::GFP_NOWAIT;
@@ -88,7 +88,9 @@ pub struct ExtentCache {
     /// Odd while the map changes; one more with each beginning and each end of a change.
     generation: u32,
     first: Option<Extent>,
-    /// All but the first, as many as there were, up to a bound.
+    /// The last that was found in one of `leaves`.
+    last: Option<Extent>,
+    /// All but these, as many as there were, up to a bound.
     more: KVec<Extent>,
     /// Which of `more` is overwritten next, when they are as many as they may be.
     next: usize,
@@ -102,11 +104,20 @@ struct Leaf {
     buf: Buf,
 }
 
+/// What an [`ExtentCache`] has of a block.
+enum Known<'a> {
+    Extent(Extent),
+    /// The leaf that says where it is.
+    Leaf(&'a Leaf),
+    Nothing,
+}
+
 impl ExtentCache {
     pub(crate) fn new() -> Self {
         Self {
             generation: 0,
             first: None,
+            last: None,
             more: KVec::new(),
             next: 0,
             leaves: KVec::new(),
@@ -123,10 +134,20 @@ impl ExtentCache {
         self.generation == generation
     }
 
-    fn find(&self, lblk: Lblk) -> Option<Extent> {
-        let first = self.first.filter(|extent| extent.covers(lblk));
+    /// What is remembered of the extent that has a block.
+    fn find(&self, lblk: Lblk) -> Known<'_> {
         let covers = |extent: &&Extent| extent.covers(lblk);
-        first.or_else(|| self.more.iter().find(covers).copied())
+        let first = self.first.iter().find(covers);
+        let first = first.or_else(|| self.last.iter().find(covers));
+        if let Some(extent) = first {
+            return Known::Extent(*extent);
+        }
+        // In a file of many extents it is hardly one of `more`.
+        if let Some(leaf) = self.leaf(lblk) {
+            return Known::Leaf(leaf);
+        }
+        let more = self.more.iter().find(covers);
+        more.map_or(Known::Nothing, |extent| Known::Extent(*extent))
     }
 
     /// Remembers an extent, if there is memory. Does not sleep.
@@ -149,10 +170,10 @@ impl ExtentCache {
     }
 
     /// The leaf in whose range a block is, if it is remembered.
-    fn leaf(&self, lblk: Lblk) -> Option<(TreeBlock, Buf)> {
+    fn leaf(&self, lblk: Lblk) -> Option<&Leaf> {
         let before = self.leaves.partition_point(|leaf| leaf.at.first <= lblk);
         let leaf = self.leaves.get(before.checked_sub(1)?)?;
-        (lblk < leaf.at.end).then(|| (leaf.at, leaf.buf.clone()))
+        (lblk < leaf.at.end).then_some(leaf)
     }
 
     /// Remembers a leaf, if there is memory, and fewer than the bound. Does not sleep.
@@ -300,18 +321,22 @@ impl Ext4 {
     /// As [`map`](Self::map), with what is in memory alone. Does not wait, and leaves
     /// damage to be reported by the other.
     pub fn map_cached(&self, info: &InodeInfo, lblk: Lblk) -> Option<Extent> {
-        let (generation, leaf) = {
-            let extents = info.extents.lock();
-            if let Some(extent) = extents.find(lblk) {
-                return Some(extent);
-            }
-            (extents.generation()?, extents.leaf(lblk))
-        };
         let geo = &self.sb.geo;
-        if let Some((at, buf)) = leaf {
-            let step = at.step(buf.data(), lblk, geo).ok()?;
-            return self.found(info, lblk, step, generation);
-        }
+        let generation = {
+            let mut extents = info.extents.lock();
+            match extents.find(lblk) {
+                Known::Extent(extent) => return Some(extent),
+                Known::Leaf(leaf) => {
+                    // Short enough for a spinlock, and then nothing has to be looked at again.
+                    extents.generation()?;
+                    let step = leaf.at.step(leaf.buf.data(), lblk, geo).ok()?;
+                    let extent = self.extent_of(lblk, step)?;
+                    extents.last = Some(extent);
+                    return Some(extent);
+                }
+                Known::Nothing => extents.generation()?,
+            }
+        };
         let mut step = info.look(|inode| map::start(inode, lblk, geo)).ok()?;
         loop {
             match step {
@@ -348,6 +373,17 @@ impl Ext4 {
     /// What a step found, to be remembered; `None` if that cannot be right, or the map has changed
     /// since `generation`.
     fn found(&self, info: &InodeInfo, lblk: Lblk, step: Step, generation: u32) -> Option<Extent> {
+        let extent = self.extent_of(lblk, step)?;
+        let mut extents = info.extents.lock();
+        if !extents.is_valid(generation) {
+            return None;
+        }
+        extents.remember(extent);
+        Some(extent)
+    }
+
+    /// The extent that a step has led to; `None` if that cannot be right.
+    fn extent_of(&self, lblk: Lblk, step: Step) -> Option<Extent> {
         let extent = match step {
             Step::Extent(extent) => extent,
             Step::Hole { until } => Extent::hole(lblk, until),
@@ -357,15 +393,7 @@ impl Ext4 {
             .pblk()
             .is_some_and(|pblk| self.is_system_block(pblk, extent.len));
         // It covers the block unless somebody wrote to the device while we searched.
-        if on_system_block || !extent.covers(lblk) {
-            return None;
-        }
-        let mut extents = info.extents.lock();
-        if !extents.is_valid(generation) {
-            return None;
-        }
-        extents.remember(extent);
-        Some(extent)
+        (!on_system_block && extent.covers(lblk)).then_some(extent)
     }
 
     /// The block of a file that contains byte `pos`; blocks past the last that a file can have are
