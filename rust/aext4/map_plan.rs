@@ -80,7 +80,8 @@ pub struct MapPlan<'a> {
     /// Which of them lead to the leaf in charge, and how many these are.
     path: [usize; DEPTH_MAX],
     depth: usize,
-    step: KBox<Step>,
+    /// There from the first step on that takes more than an edit of the root.
+    step: Option<KBox<Step>>,
     /// What the step unmaps.
     runs: KVec<Extent>,
     loans: KVec<Loan>,
@@ -204,7 +205,7 @@ impl<'a> MapPlan<'a> {
             nodes: KVec::new(),
             path: [0; DEPTH_MAX],
             depth: 0,
-            step: memory::boxed(|| Step::None).await?,
+            step: None,
             runs: KVec::new(),
             loans: KVec::new(),
             freed: Freed::new(),
@@ -374,6 +375,12 @@ impl<'a> MapPlan<'a> {
     pub(crate) async fn run(&mut self, lblk: Lblk, what: Do) -> Result<(Lblk, Lblk)> {
         self.changed = true;
         self.moved |= matches!(what, Do::Shift(..));
+        if let Some(range) = self.edit_root(lblk, what)? {
+            return Ok(range);
+        }
+        if self.step.is_none() {
+            self.step = Some(memory::boxed(|| Step::None).await?);
+        }
         self.find(lblk).await?;
         let range = self.plan(lblk, what)?;
         self.take_blocks().await?;
@@ -383,6 +390,46 @@ impl<'a> MapPlan<'a> {
         }
         self.drop_nodes().await?;
         Ok(range)
+    }
+
+    /// Does what is only an edit of the root, as it is for most files. Returns what it covers;
+    /// `None` if it takes a step. Not in the caller, whose future has no room for it.
+    #[inline(never)]
+    fn edit_root(&mut self, lblk: Lblk, what: Do) -> Result<Option<(Lblk, Lblk)>> {
+        if !self.extents {
+            return Ok(None);
+        }
+        let change = match what {
+            Do::Map(len, pblk, unwritten) => self
+                .root_path(lblk)
+                .and_then(|path| path.map_or(Ok(None), |p| p.map_in_root(len, pblk, unwritten))),
+            Do::Convert(len, unwritten) => self
+                .root_path(lblk)
+                .and_then(|path| path.map_or(Ok(None), |p| p.convert_in_root(len, unwritten))),
+            _ => return Ok(None),
+        };
+        let Some((edit, range)) = change.map_err(|error| self.failed(error))? else {
+            return Ok(None);
+        };
+        match edit.apply(&mut self.root) {
+            Some(()) => Ok(Some(range)),
+            None => Err(self.damaged()),
+        }
+    }
+
+    /// The way to the leaf in charge of `lblk`, if that is the root.
+    fn root_path(&self, lblk: Lblk) -> layout::Result<Option<ExtentPath<'_>>> {
+        let (nodes, geo) = ([&self.root[..]], self.geo());
+        match extent_path::next_block(&nodes, lblk, geo)? {
+            None => ExtentPath::new(&nodes, lblk, geo).map(Some),
+            Some(_) => Ok(None),
+        }
+    }
+
+    fn failed(&self, error: layout::Error) -> Error {
+        let ino = self.info.ino;
+        self.volume.report(&format_args!("inode {ino}: {error}"));
+        errno(error.kind)
     }
 
     /// Reads the way to the leaf in charge of `lblk`.
@@ -444,20 +491,21 @@ impl<'a> MapPlan<'a> {
         let (nodes, len) = path_nodes(&self.root, &self.nodes, path);
         let nodes = nodes.get(..len).unwrap_or_default();
         self.runs.clear();
+        let step = self.step.as_deref_mut().ok_or(EINVAL)?;
         let planned = match self.extents {
-            true => plan_extents(nodes, lblk, geo, what, &mut self.step, &mut self.runs),
-            false => plan_indirect(nodes, lblk, geo, what, &mut self.step, &mut self.runs),
+            true => plan_extents(nodes, lblk, geo, what, step, &mut self.runs),
+            false => plan_indirect(nodes, lblk, geo, what, step, &mut self.runs),
         };
-        planned.map_err(|error| {
-            let ino = self.info.ino;
-            self.volume.report(&format_args!("inode {ino}: {error}"));
-            errno(error.kind)
-        })
+        planned.map_err(|error| self.failed(error))
+    }
+
+    fn step(&self) -> &Step {
+        self.step.as_deref().unwrap_or(&Step::None)
     }
 
     /// Takes the blocks that the step needs for the tree, and says where they are.
     async fn take_blocks(&mut self) -> Result {
-        let count = match &*self.step {
+        let count = match self.step() {
             Step::None => 0,
             Step::Extents(plan) => plan.new_blocks(),
             Step::Indirect(plan) => plan.new_blocks(),
@@ -487,10 +535,10 @@ impl<'a> MapPlan<'a> {
             *block = Pblk(node.block);
         }
         let blocks = blocks.get(..fresh.len()).unwrap_or_default();
-        let placed = match &mut *self.step {
-            Step::None => Some(()),
-            Step::Extents(plan) => plan.place(blocks),
-            Step::Indirect(plan) => plan.place(blocks),
+        let placed = match self.step.as_deref_mut() {
+            None | Some(Step::None) => Some(()),
+            Some(Step::Extents(plan)) => plan.place(blocks),
+            Some(Step::Indirect(plan)) => plan.place(blocks),
         };
         placed.ok_or(ENOSPC)
     }
@@ -509,7 +557,7 @@ impl<'a> MapPlan<'a> {
 
     /// Copies the blocks that the step changes.
     async fn take_copies(&mut self) -> Result {
-        let levels = match &*self.step {
+        let levels = match self.step() {
             Step::None => 0,
             Step::Extents(plan) => levels(plan.edits().map(|edit| edit.target)),
             Step::Indirect(plan) => levels(plan.edits().map(|edit| edit.target)),
@@ -534,7 +582,7 @@ impl<'a> MapPlan<'a> {
     #[inline(never)]
     fn edit(&mut self) -> Option<()> {
         let path = self.path.get(..self.depth)?;
-        match &*self.step {
+        match self.step.as_deref()? {
             Step::None => {}
             Step::Extents(plan) => {
                 let first = self.nodes.len().checked_sub(plan.new_blocks().into())?;
@@ -584,7 +632,7 @@ impl<'a> MapPlan<'a> {
                 *slot = Some(pblk);
             }
         };
-        match &*self.step {
+        match self.step() {
             Step::None => {}
             Step::Extents(plan) => fill(&mut gone, &mut plan.freed_nodes()),
             Step::Indirect(plan) => fill(&mut gone, &mut plan.freed_nodes()),

@@ -32,6 +32,9 @@ use disk::pinned;
 use kernel::prelude::*;
 use layout::{DataMap, Extent, ExtentState, Lblk};
 
+/// How many runs that were on their way one transaction maps at most.
+const STEP_RUNS: usize = 16;
+
 /// Where something is to be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WriteMap {
@@ -666,14 +669,11 @@ impl Ext4 {
             .await?
             .must();
         // The last blocks of the runs that are mapped.
-        let mut runs: KVec<u32> = KVec::new();
-        let loans = |runs: &KVec<u32>| {
-            let count = u32::try_from(runs.len()).unwrap_or(u32::MAX);
-            Loan::CREDITS.times(count)
-        };
+        let (mut runs, mut count) = ([0; STEP_RUNS], 0);
+        let loans = |count| Loan::CREDITS.times(u32::try_from(count).unwrap_or(u32::MAX));
         let mut at = range.start;
         while at < range.end {
-            if plan.credits().and(loans(&runs)).blocks > CREDITS_MAX {
+            if count == STEP_RUNS || plan.credits().and(loans(count)).blocks > CREDITS_MAX {
                 break;
             }
             let next = info.pending.lock().next(at);
@@ -681,9 +681,9 @@ impl Ext4 {
             match next.filter(|next| next.first <= at) {
                 Some(found) => {
                     if let Some(pblk) = found.at {
-                        memory::room(&mut runs).await?;
                         plan.map(Lblk(at), pblk, found.len(), unwritten).await?;
-                        runs.push_within_capacity(found.last).map_err(|_| ENOMEM)?;
+                        *runs.get_mut(count).ok_or(EINVAL)? = found.last;
+                        count += 1;
                     }
                     at = found.last.saturating_add(1);
                 }
@@ -707,11 +707,11 @@ impl Ext4 {
             return Ok(at);
         }
         let inode = self.plan_inode(info).await?;
-        let credits = plan.credits().and(loans(&runs)).and(InodePlan::CREDITS);
+        let credits = plan.credits().and(loans(count)).and(InodePlan::CREDITS);
         let shape = self.shape(info);
         let mut tx = writable.journal.begin(&self.cache, credits).await?;
         let change = plan.apply(&mut tx);
-        for last in runs.iter() {
+        for last in runs.iter().take(count) {
             let (loan, freed) = info.pending.lock().remove_loaned(shape, *last);
             drop(freed);
             match loan {

@@ -9,6 +9,9 @@ use super::extent_plan::{ExtentPlan, Splice, NEW_EXTENTS};
 use super::map::{Extent, ExtentState};
 use super::units::{Lblk, Pblk};
 
+/// The edit of a root, and the blocks of the file that it covers: the first, and the first behind.
+pub type RootChange = Option<(NodeEdit, (Lblk, Lblk))>;
+
 impl ExtentPath<'_> {
     /// Plans to map `len` blocks from the path's block on, which are a hole, to those from `pblk`
     /// on.
@@ -21,6 +24,33 @@ impl ExtentPath<'_> {
     /// [`Kind::Corrupt`](super::Kind::Corrupt), also if the block is mapped, or the tree cannot
     /// grow.
     pub fn map(&self, len: u32, pblk: Pblk, unwritten: bool, plan: &mut ExtentPlan) -> Result<()> {
+        let (splice, range) = self.mapped(len, pblk, unwritten)?;
+        self.change(splice, range, plan)
+    }
+
+    /// As [`map`](Self::map), for a leaf that is the root, and has room: the edit of the root, and
+    /// the blocks that it covers. `None` if it takes a plan.
+    ///
+    /// # Errors
+    ///
+    /// As [`map`](Self::map).
+    pub fn map_in_root(&self, len: u32, pblk: Pblk, unwritten: bool) -> Result<RootChange> {
+        let (splice, range) = self.mapped(len, pblk, unwritten)?;
+        Ok(self.root_edit(&splice)?.map(|edit| (edit, range)))
+    }
+
+    /// As [`convert`](Self::convert), for a leaf that is the root: see
+    /// [`map_in_root`](Self::map_in_root).
+    ///
+    /// # Errors
+    ///
+    /// As [`convert`](Self::convert).
+    pub fn convert_in_root(&self, len: u32, unwritten: bool) -> Result<RootChange> {
+        let (splice, range) = self.converted(len, unwritten)?;
+        Ok(self.root_edit(&splice)?.map(|edit| (edit, range)))
+    }
+
+    fn mapped(&self, len: u32, pblk: Pblk, unwritten: bool) -> Result<(Splice, (Lblk, Lblk))> {
         let (leaf, lblk) = (self.leaf()?, self.lblk);
         let left = self.at_or_before(leaf)?;
         if left.is_some_and(|(_, left)| lblk < left.end()) || lblk >= leaf.node.end() {
@@ -41,7 +71,7 @@ impl ExtentPath<'_> {
             "extent: block {} with {} blocks is not on the volume",
         )?;
         let splice = join(leaf.pos, 0, [Some(new), None, None], left, right);
-        self.change(splice, (lblk, new.end()), plan)
+        Ok((splice, (lblk, new.end())))
     }
 
     /// Plans to make `len` mapped blocks from the path's block on written, or unwritten.
@@ -55,6 +85,11 @@ impl ExtentPath<'_> {
     /// [`Kind::Corrupt`](super::Kind::Corrupt), also if the block is a hole or has that state, or
     /// the tree cannot grow.
     pub fn convert(&self, len: u32, unwritten: bool, plan: &mut ExtentPlan) -> Result<()> {
+        let (splice, range) = self.converted(len, unwritten)?;
+        self.change(splice, range, plan)
+    }
+
+    fn converted(&self, len: u32, unwritten: bool) -> Result<(Splice, (Lblk, Lblk))> {
         let (leaf, lblk) = (self.leaf()?, self.lblk);
         let found = self.at_or_before(leaf)?;
         let Some((i, old)) =
@@ -109,7 +144,7 @@ impl ExtentPath<'_> {
                 new: [head, middle, tail],
             },
         };
-        self.change(splice, (lblk, end), plan)
+        Ok((splice, (lblk, end)))
     }
 
     /// Plans to unmap the blocks from `from` up to `until`, exclusive, as far as the leaf is in

@@ -79,6 +79,11 @@ impl ExtentPath<'_> {
         plan: &mut ExtentPlan,
     ) -> Result<()> {
         plan.reset(range);
+        let above = self.settle(self.leaf_edit(&splice)?, plan)?;
+        self.carry(above, plan)
+    }
+
+    fn leaf_edit(&self, splice: &Splice) -> Result<NodeEdit> {
         let depth = self.depth();
         let leaf = self.leaf()?;
         let mut edit = NodeEdit::nothing(Target::Level(depth), depth, 0, leaf.node.len());
@@ -88,8 +93,16 @@ impl ExtentPath<'_> {
             let entry = extent_entry(extent).or_short("extent tree: an extent is too long")?;
             edit.push(entry, None)?;
         }
-        let above = self.settle(edit, plan)?;
-        self.carry(above, plan)
+        Ok(edit)
+    }
+
+    /// The edit that makes such a change, if the leaf is the root, and stays it.
+    pub(super) fn root_edit(&self, splice: &Splice) -> Result<Option<NodeEdit>> {
+        if self.depth() > 0 {
+            return Ok(None);
+        }
+        let (edit, max) = (self.leaf_edit(splice)?, self.leaf()?.node.max());
+        Ok(Some(edit).filter(|edit| edit.len().is_some_and(|len| len > 0 && len <= max)))
     }
 
     /// Carries a change of the leaf up to the root.

@@ -97,6 +97,7 @@ pub use acl::{Acl, AclEntry, AclTag};
 pub use csum::{Crc16, Crc32c, CrcFns, Csum, Owner};
 pub use dir::{DirEntry, Dirents, InlineDir};
 pub use error::{Error, Kind, Result};
+pub use extent_change::RootChange;
 pub use extent_path::ExtentPath;
 pub use extent_plan::ExtentPlan;
 pub use feature::{Compat, Features, Incompat, RoCompat};

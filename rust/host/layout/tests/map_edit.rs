@@ -14,6 +14,28 @@ use layout_host::layout::*;
 /// What the blocks of a file are: where each lies, and whether it is unwritten.
 type Model = BTreeMap<u32, (u64, bool)>;
 
+/// What is only an edit of the root is the one edit of the plan, and what is not has a plan.
+fn same_in_root(path: &ExtentPath<'_>, plan: &Result<ExtentPlan>, change: Result<RootChange>) {
+    let mut plan = match (plan, &change) {
+        (Ok(plan), Ok(_)) => *plan,
+        (Err(planned), Err(error)) => return assert_eq!(planned, error),
+        // It was for the plan to say.
+        (Err(_), Ok(None)) => return,
+        _ => panic!("{plan:?}, but {change:?}"),
+    };
+    let blocks = vec![Pblk(1); plan.new_blocks().into()];
+    plan.place(&blocks).expect("as many as it needs");
+    let edits: Vec<_> = plan.edits().collect();
+    let in_root = path.depth() == 0 && edits.len() == 1;
+    match change.expect("an edit, or none") {
+        Some((edit, range)) => {
+            assert!(in_root && range == plan.range());
+            assert_eq!(format!("{edit:?}"), format!("{:?}", edits[0]));
+        }
+        None => assert!(!in_root, "{plan:?}"),
+    }
+}
+
 /// The plan that `fill` makes.
 fn planned(fill: impl FnOnce(&mut ExtentPlan) -> Result<()>) -> Result<ExtentPlan> {
     let mut plan = ExtentPlan::EMPTY;
@@ -127,7 +149,9 @@ impl File {
 
     fn map(&mut self, lblk: u32, len: u32, pblk: u64, unwritten: bool) -> Result<u32> {
         let (from, end) = self.edit(Lblk(lblk), |path| {
-            planned(|plan| path.map(len, Pblk(pblk), unwritten, plan))
+            let plan = planned(|plan| path.map(len, Pblk(pblk), unwritten, plan));
+            same_in_root(path, &plan, path.map_in_root(len, Pblk(pblk), unwritten));
+            plan
         })?;
         assert!(from == lblk && end > lblk && end <= lblk.saturating_add(len));
         for i in lblk..end {
@@ -141,7 +165,9 @@ impl File {
 
     fn convert(&mut self, lblk: u32, len: u32, unwritten: bool) -> Result<u32> {
         let (from, end) = self.edit(Lblk(lblk), |path| {
-            planned(|plan| path.convert(len, unwritten, plan))
+            let plan = planned(|plan| path.convert(len, unwritten, plan));
+            same_in_root(path, &plan, path.convert_in_root(len, unwritten));
+            plan
         })?;
         assert!(from == lblk && end > lblk && end <= lblk.saturating_add(len));
         for i in lblk..end {
