@@ -12,7 +12,7 @@ use core::mem::MaybeUninit;
 use core::time::Duration;
 use disk::{gfp, Boxed};
 use kernel::prelude::*;
-use kernel::rbtree::RBTreeNodeReservation;
+use kernel::rbtree::{RBTreeNode, RBTreeNodeReservation};
 
 /// What `attempt` makes, which has no memory at times.
 pub(crate) async fn retry<T>(attempt: impl Fn() -> Result<T>) -> Result<T> {
@@ -40,6 +40,41 @@ pub(crate) async fn pause() {
 /// The memory of an element of a tree.
 pub(crate) async fn tree_node<K, V>() -> Result<RBTreeNodeReservation<K, V>> {
     retry(|| RBTreeNodeReservation::new(gfp())).await
+}
+
+/// How many elements' memory [`Spares`] keep.
+const SPARES_MAX: usize = 16;
+
+/// Memory of elements that were in a tree, for those that come next: many are there for the time of
+/// one operation.
+pub(crate) struct Spares<K, V> {
+    kept: [Option<RBTreeNodeReservation<K, V>>; SPARES_MAX],
+    count: usize,
+}
+
+impl<K, V> Spares<K, V> {
+    pub(crate) fn new() -> Self {
+        Self {
+            kept: [const { None }; SPARES_MAX],
+            count: 0,
+        }
+    }
+
+    pub(crate) fn take(&mut self) -> Option<RBTreeNodeReservation<K, V>> {
+        self.count = self.count.checked_sub(1)?;
+        self.kept.get_mut(self.count)?.take()
+    }
+
+    /// Keeps memory, or gives it back, to be freed without a lock.
+    #[must_use = "it is freed without the lock"]
+    pub(crate) fn keep(&mut self, node: RBTreeNode<K, V>) -> Option<RBTreeNode<K, V>> {
+        let Some(slot) = self.kept.get_mut(self.count) else {
+            return Some(node);
+        };
+        *slot = Some(node.into_reservation());
+        self.count += 1;
+        None
+    }
 }
 
 /// Makes room for one more element.

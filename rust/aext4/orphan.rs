@@ -22,12 +22,12 @@ use crate::error::{About, OrReport};
 use crate::ext4::Ext4;
 use crate::inode_info::InodeRef;
 use crate::journal::{Credits, Transaction};
-use crate::memory;
+use crate::memory::{self, Spares};
 use crate::super_plan::SuperPlan;
 use disk::{gfp, Level, Planned};
 use kernel::alloc::KVVec;
 use kernel::prelude::*;
-use kernel::rbtree::{RBTree, RBTreeNode, RBTreeNodeReservation};
+use kernel::rbtree::{RBTree, RBTreeNodeReservation};
 use layout::super_edit::{self, SuperEdit};
 use layout::{Ino, InodeEdit, SuperBlock};
 use upcall::MutexGuard;
@@ -36,6 +36,7 @@ use upcall::MutexGuard;
 pub struct OrphanList {
     head: Option<u32>,
     inodes: RBTree<u32, Neighbours>,
+    spares: Spares<u32, Neighbours>,
 }
 
 /// What is before an orphan, and behind it.
@@ -46,13 +47,13 @@ struct Neighbours {
 }
 
 type Memory = RBTreeNodeReservation<u32, Neighbours>;
-type Node = RBTreeNode<u32, Neighbours>;
 
 impl OrphanList {
     pub(crate) fn new() -> Self {
         Self {
             head: None,
             inodes: RBTree::new(),
+            spares: Spares::new(),
         }
     }
 
@@ -88,8 +89,8 @@ impl OrphanList {
         self.inodes.insert(memory.into_node(ino, at));
     }
 
-    /// Takes an inode out. Gives memory to be freed, and what was behind it.
-    fn remove(&mut self, ino: u32) -> Option<(Node, Option<u32>)> {
+    /// Takes an inode out. Gives what was behind it.
+    fn remove(&mut self, ino: u32) -> Option<Option<u32>> {
         let at = *self.inodes.get(&ino)?;
         let node = self.inodes.remove_node(&ino)?;
         match at.before {
@@ -103,7 +104,8 @@ impl OrphanList {
         if let Some(next) = at.next.and_then(|next| self.inodes.get_mut(&next)) {
             next.before = at.before;
         }
-        Some((node, at.next))
+        drop(self.spares.keep(node));
+        Some(at.next)
     }
 }
 
@@ -151,11 +153,19 @@ impl Ext4 {
     ///
     /// The list stays as it is.
     pub async fn plan_orphan_add(&self, ino: Ino) -> Result<Option<OrphanAdd<'_>>> {
-        let memory = memory::tree_node().await?;
-        let list = self.orphans.lock().await.map_err(|_| EROFS)?;
-        if list.has(ino.0) {
-            return Ok(None);
-        }
+        let mut memory = None;
+        let (list, memory) = loop {
+            let mut list = self.orphans.lock().await.map_err(|_| EROFS)?;
+            if list.has(ino.0) {
+                return Ok(None);
+            }
+            if let Some(memory) = memory.take().or_else(|| list.spares.take()) {
+                break (list, memory);
+            }
+            // Who makes memory free may want the list.
+            drop(list);
+            memory = Some(memory::tree_node().await?);
+        };
         let plan = self.plan_super().await?;
         Ok(Some(OrphanAdd {
             list,
@@ -226,7 +236,7 @@ impl OrphanRemove<'_> {
     /// Takes the inode off the list. The caller sets its time of deletion, to 0 if it has links.
     /// Does not sleep, and does not fail.
     pub fn apply(mut self, volume: &Ext4, tx: &mut Transaction<'_>) {
-        let Some((node, next)) = self.list.remove(self.ino) else {
+        let Some(next) = self.list.remove(self.ino) else {
             return;
         };
         match self.before {
@@ -251,7 +261,6 @@ impl OrphanRemove<'_> {
                 }
             }
         }
-        drop(node);
     }
 }
 

@@ -234,10 +234,10 @@ impl Allocator<'_> {
             true => self.made(group).await?,
             false => None,
         };
-        let node = taken::node().await?;
+        let node = self.groups.node().await?;
         let memory = match ask.room {
             0 => None,
-            _ => Some(window::memory().await?),
+            _ => Some(self.groups.window_memory().await?),
         };
         self.choose(group, ask, promise, plans, made, (node, memory))
     }
@@ -350,8 +350,9 @@ impl Allocator<'_> {
         }
         match chosen.ok_or(EINVAL)? {
             Ok((run, (window, freed))) => {
-                // Freed without the lock.
-                drop(freed);
+                for memory in freed {
+                    self.groups.keep_window(memory);
+                }
                 let window = window.map(|(start, last)| Run { group, start, last });
                 let loan = Loan {
                     groups: self.groups.clone(),
@@ -379,7 +380,7 @@ impl Allocator<'_> {
             return Err(EINVAL);
         }
         let plans = self.plan(loan.group, Which::Blocks).await?;
-        let node = taken::node().await?;
+        let node = self.groups.node().await?;
         let front = Loan {
             groups: loan.groups.clone(),
             group: loan.group,
@@ -563,8 +564,7 @@ impl Loan {
             }
             taken::remove(view.blocks, start.0, len)
         });
-        // Freed without the lock.
-        drop(removed);
+        self.groups.keep(removed.flatten());
     }
 }
 
@@ -580,6 +580,7 @@ impl Drop for Loan {
             view.state.give_back(bit, self.len);
             taken::remove(view.blocks, self.start.0, self.len)
         });
-        drop((removed, plans));
+        self.groups.keep(removed.flatten());
+        drop(plans);
     }
 }

@@ -68,7 +68,7 @@ impl Allocator<'_> {
             let stop = geo.group_first_block(Group(group.0 + 1)).0.min(end);
             let len = u32::try_from(stop - at).map_err(|_| EINVAL)?;
             let plans = self.plan(group, Which::Blocks).await?;
-            let node = taken::node().await?;
+            let node = self.groups.node().await?;
             let claimed = self.groups.with(group, |view| {
                 if view.state.bad_blocks {
                     return Err("the bitmap is damaged");
@@ -168,6 +168,7 @@ impl Drop for Part {
         let removed = self.groups.with(self.group, |view| {
             taken::remove(view.blocks, self.start, self.len)
         });
-        drop((removed, plans));
+        self.groups.keep(removed.flatten());
+        drop(plans);
     }
 }

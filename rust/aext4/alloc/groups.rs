@@ -7,13 +7,15 @@
 
 use super::index::Index;
 use super::orlov::Flex;
-use super::taken::{self, Kind, Removed, Tree};
-use super::window::Windows;
+use super::taken::{self, Kind, Node, Removed, Taken, Tree};
+use super::window::{self, Windows};
 use crate::journal::Freed;
+use crate::memory::{self, Spares};
 use core::num::NonZeroU32;
 use disk::{gfp, vec_with_capacity, Cache};
 use kernel::alloc::KVVec;
 use kernel::prelude::*;
+use kernel::rbtree::RBTreeNode;
 use kernel::sync::{new_spinlock, Arc, SpinLock};
 use layout::csum::Mode;
 use layout::{Geometry, Group, GroupDesc, Pblk};
@@ -249,7 +251,7 @@ pub struct Counters {
 /// # Locks
 ///
 /// The lock of a shard → that of the sums, those of the cache, that of what runs in the journal. No
-/// other one is held with it. All are spinlocks for process context, and nothing waits with them
+/// other one is held with it; that of the spares is taken alone. All are spinlocks for process context, and nothing waits with them
 /// held.
 #[pin_data]
 pub struct Groups {
@@ -263,6 +265,14 @@ pub struct Groups {
     pub(super) trimming: Mutex<()>,
     #[pin]
     sums: SpinLock<Sums>,
+    #[pin]
+    spares: SpinLock<GroupSpares>,
+}
+
+/// Memory of the trees of shards that nobody uses now.
+struct GroupSpares {
+    taken: Spares<u64, Taken>,
+    windows: Spares<u64, u64>,
 }
 
 impl Groups {
@@ -339,6 +349,36 @@ impl Groups {
             usable_inodes: sums.usable_inodes,
             dirs: sums.dirs,
         }
+    }
+
+    /// Memory for a run that is taken. On a worker it waits for it.
+    pub(super) async fn node(&self) -> Result<Node> {
+        let spare = self.spares.lock().taken.take();
+        match spare {
+            Some(node) => Ok(node),
+            None => memory::tree_node().await,
+        }
+    }
+
+    /// Takes memory of a run that was taken out back. Not with a shard's lock held.
+    pub(super) fn keep(&self, removed: Option<Removed>) {
+        let rest = removed.and_then(|node| self.spares.lock().taken.keep(node));
+        drop(rest);
+    }
+
+    /// As [`node`](Self::node), for a window.
+    pub(super) async fn window_memory(&self) -> Result<window::Memory> {
+        let spare = self.spares.lock().windows.take();
+        match spare {
+            Some(memory) => Ok(memory),
+            None => memory::tree_node().await,
+        }
+    }
+
+    /// As [`keep`](Self::keep), for a window.
+    pub(super) fn keep_window(&self, removed: Option<RBTreeNode<u64, u64>>) {
+        let rest = removed.and_then(|node| self.spares.lock().windows.keep(node));
+        drop(rest);
     }
 
     /// Calls `f` with a group, under its lock; gives `None` if there is no such group.
@@ -440,8 +480,10 @@ impl Groups {
             let base = self.geo.group_first_block(group).0;
             let removed = self.with(group, |view| release_one(view, base, at, end.min(next)));
             at = match removed.flatten() {
-                // Its memory is freed without the lock.
-                Some((last, _removed)) => last + 1,
+                Some((last, removed)) => {
+                    self.keep(Some(removed));
+                    last + 1
+                }
                 None => next,
             };
         }
@@ -513,6 +555,10 @@ fn make_groups(
             kept,
             trimming: Mutex::new(()),
             sums <- new_spinlock!(sums),
+            spares <- new_spinlock!(GroupSpares {
+                taken: Spares::new(),
+                windows: Spares::new(),
+            }),
         }),
         gfp(),
     )

@@ -94,7 +94,7 @@ impl Allocator<'_> {
             let place = self.groups.desc(group).ok_or(EINVAL)?;
             blocks = Some(self.plan_unread(place.block_bitmap).await?);
         }
-        let node = taken::node().await?;
+        let node = self.groups.node().await?;
         let Some(index) = self.choose_inode(group, &own, node, rested)? else {
             return Ok(None);
         };
@@ -223,7 +223,7 @@ impl Allocator<'_> {
             return Err(wrong("it is reserved"));
         }
         let plans = self.plan(group, Which::Inodes).await?;
-        let node = taken::node().await?;
+        let node = self.groups.node().await?;
         let claimed = self.groups.with(group, |view| {
             if view.state.bad_inodes {
                 return Err("the bitmap is damaged");
@@ -307,8 +307,7 @@ impl InodeLoan {
             self.apply_to(view, plans, tx);
             taken::remove(view.inodes, u64::from(self.ino), 1)
         });
-        // Freed without the lock.
-        drop(removed);
+        groups.keep(removed.flatten());
     }
 
     fn apply_to(&self, view: &mut View<'_>, plans: InodePlans, tx: &mut Transaction<'_>) {
@@ -378,7 +377,8 @@ impl Drop for InodeLoan {
             view.state.loaned_inodes = view.state.loaned_inodes.saturating_sub(1);
             taken::remove(view.inodes, u64::from(self.ino), 1)
         });
-        drop((removed, plans));
+        self.groups.keep(removed.flatten());
+        drop(plans);
     }
 }
 
@@ -431,8 +431,7 @@ impl InodeFree {
             view.state.used_dirs = view.state.used_dirs.saturating_sub(u32::from(dir));
             taken::remove(view.inodes, u64::from(self.ino), 1)
         });
-        // Freed without the lock.
-        drop(removed);
+        self.groups.keep(removed.flatten());
     }
 }
 
@@ -444,6 +443,7 @@ impl Drop for InodeFree {
         let removed = self.groups.with(self.group, |view| {
             taken::remove(view.inodes, u64::from(self.ino), 1)
         });
-        drop((removed, plans));
+        self.groups.keep(removed.flatten());
+        drop(plans);
     }
 }

@@ -6,8 +6,6 @@
 //! Runs of blocks, or inodes, in a tree of each shard of groups. They do not overlap. Their memory
 //! is there before they are: nothing is allocated under the shard's lock.
 
-use crate::memory;
-use kernel::prelude::*;
 use kernel::rbtree::{RBTree, RBTreeNode, RBTreeNodeReservation};
 use layout::bitmap::{self, BitRun};
 
@@ -38,11 +36,6 @@ pub(super) type Node = RBTreeNodeReservation<u64, Taken>;
 /// The memory of a run that was taken out of a tree.
 pub(super) type Removed = RBTreeNode<u64, Taken>;
 
-/// Memory for a run. On a worker it waits for it.
-pub(super) async fn node() -> Result<Node> {
-    memory::tree_node().await
-}
-
 /// The first run that ends at `from` or behind: its first block, its last, and its kind.
 pub(super) fn first(tree: &Tree, from: u64) -> Option<(u64, u64, Kind)> {
     let cursor = tree.cursor_lower_bound(&from)?;
@@ -62,7 +55,7 @@ pub(super) fn insert(tree: &mut Tree, node: Node, start: u64, len: u32, kind: Ki
     let _ = tree.insert(node.into_node(last, Taken { start, kind }));
 }
 
-/// Takes a run out. The memory is for the caller to free, without the lock.
+/// Takes a run out. The memory is for the caller to [keep](super::Groups::keep), without the lock.
 pub(super) fn remove(tree: &mut Tree, start: u64, len: u32) -> Option<Removed> {
     tree.remove_node(&(start + u64::from(len.saturating_sub(1))))
 }

@@ -90,7 +90,7 @@ impl Allocator<'_> {
     async fn loan_free(&self, group: Group, from: u32, end: u32, min: u32) -> Result<Option<Loan>> {
         let plans = self.plan(group, Which::Blocks).await?;
         let made = self.made(group).await?;
-        let node = taken::node().await?;
+        let node = self.groups.node().await?;
         let first = self.geo().group_first_block(group).0;
         let end = end.min(self.geo().group_clusters(group));
         let mut node = Some(node);

@@ -20,8 +20,6 @@
 use super::goal::Goal;
 use super::groups::Groups;
 use super::taken::{self, Tree};
-use crate::memory;
-use kernel::prelude::*;
 use kernel::rbtree::{RBTree, RBTreeNode, RBTreeNodeReservation};
 use layout::bitmap::BitRun;
 use layout::Group;
@@ -43,11 +41,6 @@ pub(super) struct Windows {
 
 /// The memory of a window.
 pub(super) type Memory = RBTreeNodeReservation<u64, u64>;
-
-/// Memory for a window. On a worker it waits for it.
-pub(super) async fn memory() -> Result<Memory> {
-    memory::tree_node().await
-}
 
 impl Windows {
     pub(super) fn is_empty(&self) -> bool {
@@ -132,8 +125,7 @@ impl Window {
     pub(crate) fn close(&mut self, groups: &Groups) {
         if let Some(run) = self.run.take() {
             let removed = groups.with(run.group, |view| view.windows.remove(run.last));
-            // Freed without the lock.
-            drop(removed);
+            groups.keep_window(removed.flatten());
         }
     }
 

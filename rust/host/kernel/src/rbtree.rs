@@ -17,6 +17,11 @@ impl<K, V> RBTreeNode<K, V> {
         Ok(Self(KBox::new((key, value), flags)?))
     }
 
+    /// Drops what it has, and keeps the memory.
+    pub fn into_reservation(self) -> RBTreeNodeReservation<K, V> {
+        RBTreeNodeReservation(KBox::drop_contents(self.0))
+    }
+
     /// What it has.
     pub fn to_key_value(self) -> (K, V) {
         KBox::into_inner(self.0)

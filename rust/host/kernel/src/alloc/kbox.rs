@@ -71,6 +71,14 @@ impl<T, A> Box<T, A> {
         unsafe { &mut *Self::into_raw(b) }
     }
 
+    /// Drops the value, and keeps the memory.
+    pub fn drop_contents(this: Self) -> Box<MaybeUninit<T>, A> {
+        let this = ManuallyDrop::new(this);
+        // SAFETY: The value is dropped once: the memory is without one from here on.
+        unsafe { this.0.as_ptr().drop_in_place() };
+        Box(this.0.cast(), PhantomData)
+    }
+
     /// Takes the value out.
     pub fn into_inner(b: Self) -> T {
         let this = ManuallyDrop::new(b);
