@@ -7,14 +7,14 @@
 //! Who makes a name has the directory's `rwsem`, and that of the inode that is linked, from the
 //! first look to the end of the transaction.
 
-use crate::dir_write::{check_name, Change, NamePlan};
+use crate::dir_write::{check_name, Change, LinkPlan};
 use crate::error::corrupted;
 use crate::ext4::Ext4;
 use crate::inode_info::{InodeInfo, InodeRef};
 use crate::inode_lock::lock_inodes;
 use crate::journal::{Credits, Transaction};
 use crate::memory;
-use crate::new_inode::{Contents, NewInode, NodePlan};
+use crate::new_inode::{Contents, NewInode};
 use crate::orphan::{OrphanAdd, OrphanRemove};
 use kernel::prelude::*;
 use layout::dir_edit::Name;
@@ -43,8 +43,7 @@ impl Ext4 {
             FileType::Symlink => return Err(EINVAL),
             _ => Contents::Empty,
         };
-        let made = memory::pinned(|| self.make(dir, name, new, contents)).await?;
-        let made = made.await?;
+        let made = self.make(dir, name, new, contents).await?;
         self.sync_names(&[dir]).await?;
         Ok(made)
     }
@@ -74,8 +73,8 @@ impl Ext4 {
             mode: 0o120_000 | new.mode & 0o7777,
             ..*new
         };
-        let make = memory::pinned(|| self.make(dir, name, &new, Contents::Target(target))).await?;
-        let made = make.await?;
+        let contents = Contents::Target(target);
+        let made = self.make(dir, name, &new, contents).await?;
         self.sync_names(&[dir]).await?;
         Ok(made)
     }
@@ -112,8 +111,8 @@ impl Ext4 {
         let mut credits = node.credits();
         credits.blocks += parent.credits();
         let mut tx = writable.journal.begin(&self.cache, credits).await?;
-        let info = NodePlan::apply(node, self, &mut tx, 0);
-        NamePlan::apply(parent, self, &mut tx);
+        let info = node.apply(self, &mut tx, 0);
+        parent.apply(self, &mut tx);
         drop(tx);
         Ok(self.enter_node(info))
     }
@@ -150,7 +149,7 @@ impl Ext4 {
         for dir in dirs {
             let flags = dir.flags();
             if flags.has(InodeFlags::DIRSYNC) || flags.has(InodeFlags::SYNC) {
-                self.sync_inode(dir).await?;
+                memory::pinned(|| self.sync_inode(dir)).await?.await?;
             }
         }
         Ok(())
@@ -167,7 +166,7 @@ impl Ext4 {
     pub async fn tmpfile(&self, dir: &InodeInfo, new: &NewInode<'_>) -> Result<InodeRef> {
         match FileType::from_mode(new.mode) {
             None | Some(FileType::Directory | FileType::Symlink) => Err(EINVAL),
-            Some(_) => memory::pinned(|| self.make_tmpfile(dir, new)).await?.await,
+            Some(_) => self.make_tmpfile(dir, new).await,
         }
     }
 
@@ -185,7 +184,7 @@ impl Ext4 {
         let mut tx = writable.journal.begin(&self.cache, credits).await?;
         let mut made = None;
         orphan.apply(self, &mut tx, |tx, next| {
-            made = Some(NodePlan::apply(node, self, tx, next));
+            made = Some(node.apply(self, tx, next));
         });
         drop(tx);
         Ok(self.enter_node(made.ok_or(EIO)?))
@@ -204,9 +203,7 @@ impl Ext4 {
         if inode.is_dir() {
             return Err(EPERM);
         }
-        memory::pinned(|| self.make_link(dir, name, inode))
-            .await?
-            .await?;
+        self.make_link(dir, name, inode).await?;
         self.sync_names(&[dir]).await
     }
 
@@ -226,13 +223,13 @@ impl Ext4 {
             file_type: inode.file_type,
         };
         parent.change(self, change).await?;
-        let mut child = self.plan_name(inode).await?;
+        let mut child = self.plan_link(inode).await?;
         child.set_links(more);
         let orphan = match links {
             0 => Some(self.plan_orphan_remove(inode.ino).await?.ok_or(ENOENT)?),
             _ => None,
         };
-        let mut credits = Credits::blocks(parent.credits() + child.credits());
+        let mut credits = Credits::blocks(parent.credits()).and(LinkPlan::CREDITS);
         if orphan.is_some() {
             child.set_dtime(0);
             credits.blocks += OrphanRemove::CREDITS.blocks;
@@ -241,8 +238,8 @@ impl Ext4 {
         if let Some(orphan) = orphan {
             orphan.apply(self, &mut tx);
         }
-        NamePlan::apply(child, self, &mut tx);
-        NamePlan::apply(parent, self, &mut tx);
+        child.apply(self, &mut tx);
+        parent.apply(self, &mut tx);
         Ok(())
     }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Changing the entries of a directory: [`NamePlan`].
+//! Changing the entries of a directory, and the links of what they lead to: [`NamePlan`],
+//! [`LinkPlan`].
 //!
 //! A name is found again when it is planned to change it, and has to lead where the caller thinks.
 //! Room for a new one is made before ([`dir_grow`](crate::dir_grow)), by transactions of its own:
@@ -17,7 +18,7 @@ use crate::error::{corrupted, About, OrReport};
 use crate::ext4::Ext4;
 use crate::inode_info::InodeInfo;
 use crate::inode_plan::{InodePlan, Writable};
-use crate::journal::Transaction;
+use crate::journal::{Credits, Transaction};
 use crate::memory;
 use disk::Planned;
 use kernel::prelude::*;
@@ -27,7 +28,7 @@ use layout::inline_dir_edit::{self, InlineChains, InlineSlot};
 use layout::inode_edit::TimeField;
 use layout::{
     htree_edit, Compat, DataMap, DxCursor, DxNode, DxPath, DxRoot, DxStep, FileType, Geometry,
-    HashVersion, InlineData, Ino, InodeFlags, Lblk, Owner,
+    HashVersion, InlineData, Ino, InodeEdit, InodeFlags, Lblk, Owner,
 };
 
 /// How often room for a name is made, and found to be too little. A split makes enough; what moves
@@ -166,26 +167,60 @@ pub(crate) struct NamePlan<'a> {
     /// The changes of entries, in their order, with the blocks that have them.
     changes: [Option<(Change<'a>, Option<Planned>)>; 2],
     chains: Option<InlineChains>,
-    /// The number of links that it will have.
+    new: NewLinks,
+}
+
+/// What an operation on names does to an inode of whose entries none changes: a [`NamePlan`] that
+/// needs no memory.
+///
+/// # Cancellation
+///
+/// Dropping it leaves the inode as it is.
+pub(crate) struct LinkPlan<'a> {
+    info: &'a InodeInfo,
+    inode: InodePlan,
+    new: NewLinks,
+}
+
+/// What an inode will have.
+#[derive(Default)]
+struct NewLinks {
+    /// The number of links.
     links: Option<u16>,
-    /// The time of deletion, or the next orphan, that it will have.
+    /// The time of deletion, or the next orphan.
     dtime: Option<u32>,
 }
 
+impl NewLinks {
+    fn apply(&self, edit: &mut InodeEdit<'_>) {
+        if let Some(links) = self.links {
+            edit.set_links(links);
+        }
+        if let Some(dtime) = self.dtime {
+            edit.set_dtime(dtime);
+        }
+    }
+}
+
 impl Ext4 {
-    /// Plans what happens to an inode, whose lock the caller has.
-    pub(crate) async fn plan_name<'a>(&self, info: &'a InodeInfo) -> Result<KBox<NamePlan<'a>>> {
-        let inode = self.plan_inode(info).await?;
-        let memory = memory::uninit().await?;
-        let plan = NamePlan {
+    /// Plans what happens to an inode, whose lock the caller has, when a name of it comes or goes.
+    pub(crate) async fn plan_link<'a>(&self, info: &'a InodeInfo) -> Result<LinkPlan<'a>> {
+        Ok(LinkPlan {
             info,
-            inode: Some(inode),
+            inode: self.plan_inode(info).await?,
+            new: NewLinks::default(),
+        })
+    }
+
+    /// Plans what happens to an inode, whose lock the caller has.
+    pub(crate) async fn plan_name<'a>(&self, info: &'a InodeInfo) -> Result<NamePlan<'a>> {
+        Ok(NamePlan {
+            info,
+            inode: Some(self.plan_inode(info).await?),
             changes: [None, None],
             chains: None,
-            links: None,
-            dtime: None,
-        };
-        Ok(KBox::write(memory, plan))
+            new: NewLinks::default(),
+        })
     }
 
     /// Finds a place for a name in a directory, as it is.
@@ -316,12 +351,12 @@ impl<'a> NamePlan<'a> {
 
     /// Plans another number of links.
     pub(crate) fn set_links(&mut self, links: u16) {
-        self.links = Some(links);
+        self.new.links = Some(links);
     }
 
     /// Sets the time of deletion, or the next orphan.
     pub(crate) fn set_dtime(&mut self, dtime: u32) {
-        self.dtime = Some(dtime);
+        self.new.dtime = Some(dtime);
     }
 
     /// What [`apply`](Self::apply) takes of the transaction's credits.
@@ -334,27 +369,27 @@ impl<'a> NamePlan<'a> {
 
     /// The changes are made. A directory whose entries change was modified now, and every inode
     /// changed. Does not sleep, and does not fail.
-    pub(crate) fn apply(mut this: KBox<Self>, volume: &Ext4, tx: &mut Transaction<'_>) {
-        let (info, geo) = (this.info, &volume.sb.geo);
+    pub(crate) fn apply(&mut self, volume: &Ext4, tx: &mut Transaction<'_>) {
+        let (info, geo) = (self.info, &volume.sb.geo);
         let time = volume.stamp(info);
         let (indexed, version) = info.look(|inode| (inode.is_indexed(), inode.version));
         let mut done = true;
         let mut modified = false;
-        for (change, planned) in this.changes.iter_mut().flatten() {
+        for (change, planned) in self.changes.iter_mut().flatten() {
             modified |= !matches!(change, Change::Parent { .. });
             if let Some(planned) = planned.take() {
                 let apply = |block: &mut [u8]| change.apply(block, &info.owner, indexed, geo);
                 done &= tx.edit(planned, apply).is_ok();
             }
         }
-        let Some(inode) = this.inode.take() else {
+        let Some(inode) = self.inode.take() else {
             // It was planned with it.
             kernel::warn_on!(true);
             return;
         };
         inode.apply(volume, tx, info, |edit| {
-            if let Some(chains) = &this.chains {
-                for (change, _) in this.changes.iter().flatten() {
+            if let Some(chains) = &self.chains {
+                for (change, _) in self.changes.iter().flatten() {
                     let changed = change.apply_inline(edit.bytes_mut(), chains, geo);
                     done &= changed.is_ok();
                 }
@@ -368,16 +403,38 @@ impl<'a> NamePlan<'a> {
             }
             edit.set_time(TimeField::Change, time);
             edit.set_version(version.wrapping_add(1));
-            if let Some(links) = this.links {
-                edit.set_links(links);
-            }
-            if let Some(dtime) = this.dtime {
-                edit.set_dtime(dtime);
-            }
+            self.new.apply(edit);
         });
         if !done {
             // What was planned is not there any more: somebody has changed it without the lock.
             kernel::warn_on!(true);
         }
+    }
+}
+
+impl LinkPlan<'_> {
+    /// What [`apply`](Self::apply) takes of the transaction's credits.
+    pub(crate) const CREDITS: Credits = InodePlan::CREDITS;
+
+    /// Plans another number of links.
+    pub(crate) fn set_links(&mut self, links: u16) {
+        self.new.links = Some(links);
+    }
+
+    /// Sets the time of deletion, or the next orphan.
+    pub(crate) fn set_dtime(&mut self, dtime: u32) {
+        self.new.dtime = Some(dtime);
+    }
+
+    /// The changes are made; the inode has changed now. Does not sleep, and does not fail.
+    pub(crate) fn apply(self, volume: &Ext4, tx: &mut Transaction<'_>) {
+        let Self { info, inode, new } = self;
+        let time = volume.stamp(info);
+        let version = info.look(|inode| inode.version);
+        inode.apply(volume, tx, info, |edit| {
+            edit.set_time(TimeField::Change, time);
+            edit.set_version(version.wrapping_add(1));
+            new.apply(edit);
+        });
     }
 }

@@ -117,7 +117,7 @@ impl Ext4 {
         new: &NewInode<'_>,
         contents: Contents<'_>,
         links: u16,
-    ) -> Result<KBox<NodePlan<'a>>> {
+    ) -> Result<NodePlan<'a>> {
         let file_type = FileType::from_mode(new.mode).ok_or(EINVAL)?;
         let allocator = writable.allocator(self);
         let top = dir.ino == Ino::ROOT || dir.flags().has(InodeFlags::TOPDIR);
@@ -157,8 +157,7 @@ impl Ext4 {
         let first = own.as_ref().map(|(taken, _)| taken.start());
         self.fill(&mut raw, ino, dir, new, contents, links, first, &xattrs)?;
         let info = memory::retry(|| self.info_of(&raw, ino, place)).await?;
-        let memory = memory::uninit().await?;
-        let plan = NodePlan {
+        Ok(NodePlan {
             loan,
             table,
             offset: offset as usize,
@@ -167,8 +166,7 @@ impl Ext4 {
             block: own,
             xattrs,
             parent: dir.ino,
-        };
-        Ok(KBox::write(memory, plan))
+        })
     }
 
     /// What is known of a new inode with these bytes. Not in an async fn, which would keep the
@@ -329,22 +327,16 @@ impl NodePlan<'_> {
 
     /// Puts the inode on the disk; `dtime` is the next orphan, or 0. What is given is entered into
     /// the table when the transaction is over. Does not sleep, and does not fail.
-    pub(crate) fn apply(
-        this: KBox<Self>,
-        volume: &Ext4,
-        tx: &mut Transaction<'_>,
-        dtime: u32,
-    ) -> NewInfo {
+    pub(crate) fn apply(self, volume: &Ext4, tx: &mut Transaction<'_>, dtime: u32) -> NewInfo {
         let geo = &volume.sb.geo;
-        let this = KBox::into_inner(this);
-        let (ino, parent, owner) = (this.loan.ino(), this.parent, this.info.owner);
+        let (ino, parent, owner) = (self.loan.ino(), self.parent, self.info.owner);
         // Its block of the table is zeroed by this, if nothing was there before.
-        this.loan.apply(tx);
-        if let Some(mut xattrs) = this.xattrs {
+        self.loan.apply(tx);
+        if let Some(mut xattrs) = self.xattrs {
             xattrs.apply(volume, tx);
         }
         let mut done = true;
-        if let Some((loan, planned)) = this.block {
+        if let Some((loan, planned)) = self.block {
             loan.apply(tx);
             if let Some(planned) = planned {
                 let made = tx.edit(planned, |block| {
@@ -354,8 +346,8 @@ impl NodePlan<'_> {
                 done &= made.is_ok();
             }
         }
-        let (raw, offset) = (&this.raw[..], this.offset);
-        let copied = tx.edit(this.table, |block| {
+        let (raw, offset) = (&self.raw[..], self.offset);
+        let copied = tx.edit(self.table, |block| {
             put_bytes(block, offset, raw)?;
             if dtime != 0 {
                 let mut edit = InodeEdit::new(block.get_mut(offset..)?, geo)?;
@@ -367,9 +359,9 @@ impl NodePlan<'_> {
         if !done || copied.is_none() {
             kernel::warn_on!(true);
         }
-        this.info.set_changed_in(tx.tid());
-        this.info.set_map_changed_in(tx.tid());
-        this.info
+        self.info.set_changed_in(tx.tid());
+        self.info.set_map_changed_in(tx.tid());
+        self.info
     }
 }
 

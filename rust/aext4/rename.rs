@@ -51,12 +51,12 @@ pub struct Rename<'a> {
 
 /// What is planned of a rename.
 struct Plan<'a> {
-    from: KBox<NamePlan<'a>>,
+    from: NamePlan<'a>,
     /// Unless it is the same directory.
-    to: Option<KBox<NamePlan<'a>>>,
-    source: KBox<NamePlan<'a>>,
-    target: Option<KBox<NamePlan<'a>>>,
-    whiteout: Option<KBox<NodePlan<'a>>>,
+    to: Option<NamePlan<'a>>,
+    source: NamePlan<'a>,
+    target: Option<NamePlan<'a>>,
+    whiteout: Option<NodePlan<'a>>,
 }
 
 impl Ext4 {
@@ -75,7 +75,7 @@ impl Ext4 {
     ///
     /// All has been done, or nothing.
     pub async fn rename(&self, rename: Rename<'_>) -> Result {
-        memory::pinned(|| self.move_name(&rename)).await?.await?;
+        self.move_name(&rename).await?;
         self.sync_names(&[rename.from, rename.to]).await
     }
 
@@ -366,30 +366,24 @@ impl Plan<'_> {
 
     /// Does all of it. Gives the whiteout, to be entered into the table.
     fn apply(
-        this: KBox<Self>,
+        mut this: KBox<Self>,
         volume: &Ext4,
         tx: &mut Transaction<'_>,
         orphan: Option<OrphanAdd<'_>>,
     ) -> Option<NewInfo> {
-        let Self {
-            from,
-            to,
-            source,
-            target,
-            whiteout,
-        } = KBox::into_inner(this);
-        let whiteout = whiteout.map(|node| NodePlan::apply(node, volume, tx, 0));
-        if let Some(to) = to {
-            NamePlan::apply(to, volume, tx);
+        let whiteout = this.whiteout.take();
+        let whiteout = whiteout.map(|node| node.apply(volume, tx, 0));
+        if let Some(to) = &mut this.to {
+            to.apply(volume, tx);
         }
-        NamePlan::apply(from, volume, tx);
-        NamePlan::apply(source, volume, tx);
-        match (target, orphan) {
-            (Some(mut target), Some(orphan)) => orphan.apply(volume, tx, |tx, next| {
+        this.from.apply(volume, tx);
+        this.source.apply(volume, tx);
+        match (&mut this.target, orphan) {
+            (Some(target), Some(orphan)) => orphan.apply(volume, tx, |tx, next| {
                 target.set_dtime(next);
-                NamePlan::apply(target, volume, tx);
+                target.apply(volume, tx);
             }),
-            (Some(target), None) => NamePlan::apply(target, volume, tx),
+            (Some(target), None) => target.apply(volume, tx),
             (None, _) => {}
         }
         whiteout

@@ -6,7 +6,7 @@
 //! [orphans](crate::orphan). Its contents stay until its last user lets go of it.
 
 use crate::dir::{Found, Holds};
-use crate::dir_write::{check_name, Change, NamePlan};
+use crate::dir_write::{check_name, Change, LinkPlan};
 use crate::error::{corrupted, About, OrReport};
 use crate::ext4::Ext4;
 use crate::inode_info::InodeInfo;
@@ -33,9 +33,7 @@ impl Ext4 {
         if child.is_dir() {
             return Err(EISDIR);
         }
-        memory::pinned(|| self.remove(dir, name, child))
-            .await?
-            .await?;
+        self.remove(dir, name, child).await?;
         self.sync_names(&[dir]).await
     }
 
@@ -50,9 +48,7 @@ impl Ext4 {
         if !child.is_dir() {
             return Err(ENOTDIR);
         }
-        memory::pinned(|| self.remove(dir, name, child))
-            .await?
-            .await?;
+        self.remove(dir, name, child).await?;
         self.sync_names(&[dir]).await
     }
 
@@ -71,25 +67,25 @@ impl Ext4 {
             }
             parent.set_links(links_after_unlink(dir.look(|dir| dir.links), true));
         }
-        let mut target = self.plan_name(child).await?;
+        let mut target = self.plan_link(child).await?;
         let left = self.links_left(child)?;
         target.set_links(left);
         let orphan = match left {
             0 => self.plan_orphan_add(child.ino).await?,
             _ => None,
         };
-        let mut credits = Credits::blocks(parent.credits() + target.credits());
+        let mut credits = Credits::blocks(parent.credits()).and(LinkPlan::CREDITS);
         if orphan.is_some() {
             credits.blocks += OrphanAdd::CREDITS.blocks;
         }
         let mut tx = writable.journal.begin(&self.cache, credits).await?;
-        NamePlan::apply(parent, self, &mut tx);
+        parent.apply(self, &mut tx);
         match orphan {
             Some(orphan) => orphan.apply(self, &mut tx, |tx, next| {
                 target.set_dtime(next);
-                NamePlan::apply(target, self, tx);
+                target.apply(self, tx);
             }),
-            None => NamePlan::apply(target, self, &mut tx),
+            None => target.apply(self, &mut tx),
         }
         Ok(())
     }
