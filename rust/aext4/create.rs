@@ -7,7 +7,7 @@
 //! Who makes a name has the directory's `rwsem`, and that of the inode that is linked, from the
 //! first look to the end of the transaction.
 
-use crate::dir_write::{check_name, Change, LinkPlan};
+use crate::dir_write::{Change, LinkPlan};
 use crate::error::corrupted;
 use crate::ext4::Ext4;
 use crate::inode_info::{InodeInfo, InodeRef};
@@ -17,7 +17,6 @@ use crate::memory;
 use crate::new_inode::{Contents, NewInode};
 use crate::orphan::{OrphanAdd, OrphanRemove};
 use kernel::prelude::*;
-use layout::dir_edit::Name;
 use layout::inode_edit::links_after_link;
 use layout::{FileType, InodeFlags};
 
@@ -89,8 +88,7 @@ impl Ext4 {
         let is_dir = matches!(contents, Contents::Directory);
         let writable = self.writable()?;
         let _lock = dir.rwsem.write().await.map_err(|_| EIO)?;
-        let name = self.check_new(dir, name).await?;
-        let room = self.make_room(&writable, dir, name).await?;
+        let (name, room) = self.place_new(&writable, dir, name).await?;
         let mut parent = self.plan_name(dir).await?;
         if is_dir {
             let (links, indexed) = dir.look(|dir| (dir.links, dir.is_indexed()));
@@ -115,19 +113,6 @@ impl Ext4 {
         parent.apply(self, &mut tx);
         drop(tx);
         Ok(self.enter_node(info))
-    }
-
-    /// Checks that a name can be made in `dir`, whose lock the caller has.
-    pub(crate) async fn check_new<'n>(&self, dir: &InodeInfo, name: &'n [u8]) -> Result<Name<'n>> {
-        self.check_dir(dir)?;
-        let checked = match name {
-            b"." | b".." => return Err(EEXIST),
-            name => check_name(name)?,
-        };
-        match self.find(dir, name).await? {
-            Some(_) => Err(EEXIST),
-            None => Ok(checked),
-        }
     }
 
     /// Checks that names of `dir` can be changed.
@@ -210,11 +195,11 @@ impl Ext4 {
     async fn make_link(&self, dir: &InodeInfo, name: &[u8], inode: &InodeInfo) -> Result {
         let writable = self.writable()?;
         let _locks = lock_inodes([Some(dir), Some(inode), None, None]).await?;
-        let name = self.check_new(dir, name).await?;
+        self.check_dir(dir)?;
         self.check_project_of(dir, inode)?;
         let links = inode.look(|inode| inode.links);
         let more = links_after_link(links, false, false, &self.sb.geo).ok_or(EMLINK)?;
-        let room = self.make_room(&writable, dir, name).await?;
+        let (name, room) = self.place_new(&writable, dir, name).await?;
         let mut parent = self.plan_name(dir).await?;
         let change = Change::Insert {
             room,

@@ -23,12 +23,12 @@ use crate::memory;
 use disk::Planned;
 use kernel::prelude::*;
 use layout::dir::NAME_MAX;
-use layout::dir_edit::{self, Name, Slot};
+use layout::dir_edit::{self, Name, Place, Slot};
 use layout::inline_dir_edit::{self, InlineChains, InlineSlot};
 use layout::inode_edit::TimeField;
 use layout::{
     htree_edit, Compat, DataMap, DxCursor, DxNode, DxPath, DxRoot, DxStep, FileType, Geometry,
-    HashVersion, InlineData, Ino, InodeEdit, InodeFlags, Lblk, Owner,
+    HashVersion, InlineData, Ino, InodeEdit, InodeFlags, Lblk, Owner, Reach,
 };
 
 /// How often room for a name is made, and found to be too little. A split makes enough; what moves
@@ -223,6 +223,78 @@ impl Ext4 {
         })
     }
 
+    /// Checks that a name can be made in a directory, whose lock the caller has, and finds a place
+    /// for it, or makes one.
+    ///
+    /// Fails with `EEXIST` if it is there, as [`check_dir`](Self::check_dir) and [`check_name`] do,
+    /// and as [`make_room`](Self::make_room).
+    pub(crate) async fn place_new<'n>(
+        &self,
+        writable: &Writable,
+        dir: &InodeInfo,
+        name: &'n [u8],
+    ) -> Result<(Name<'n>, Room)> {
+        self.check_dir(dir)?;
+        let name = match name {
+            b"." | b".." => return Err(EEXIST),
+            name => check_name(name)?,
+        };
+        let room = match (dir.data_map() == DataMap::Inline, dir.is_indexed()) {
+            (true, _) => self.place_inline(dir, name).await?,
+            (_, true) => self.place_indexed(dir, name).await?,
+            _ => self.place_linear(dir, name).await?,
+        };
+        match room {
+            Some(room) => Ok((name, room)),
+            None => Ok((name, self.make_room(writable, dir, name).await?)),
+        }
+    }
+
+    async fn place_inline(&self, dir: &InodeInfo, name: Name<'_>) -> Result<Option<Room>> {
+        match self.find(dir, name.bytes()).await? {
+            Some(_) => Err(EEXIST),
+            None => self.find_room(dir, name).await,
+        }
+    }
+
+    /// The first place for a name, once all blocks were seen.
+    async fn place_linear(&self, dir: &InodeInfo, name: Name<'_>) -> Result<Option<Room>> {
+        let mut room = None;
+        for lblk in 0..self.dir_blocks(dir)? {
+            self.checkpoint(lblk).await?;
+            let found = self.place_in_block(dir, Lblk(lblk), name).await?;
+            room = room.or(found);
+        }
+        Ok(room)
+    }
+
+    /// The place for a name in the leaf that its hash leads to. The next ones may have the name,
+    /// too, if they have names of the same hash.
+    async fn place_indexed(&self, dir: &InodeInfo, name: Name<'_>) -> Result<Option<Room>> {
+        let Leaf { lblk, goes_on, .. } = self.find_leaf(dir, name.bytes()).await?;
+        let room = self.place_in_block(dir, lblk, name).await?;
+        if goes_on && self.find(dir, name.bytes()).await?.is_some() {
+            return Err(EEXIST);
+        }
+        Ok(room)
+    }
+
+    /// Fails with `EEXIST` if the block has the name.
+    async fn place_in_block(
+        &self,
+        dir: &InodeInfo,
+        lblk: Lblk,
+        name: Name<'_>,
+    ) -> Result<Option<Room>> {
+        let (buffer, about) = self.dir_block(dir, lblk, Holds::Entries, 0).await?;
+        let place = dir_edit::place(buffer.data(), name, &self.sb.geo).or_report(self, about)?;
+        let block = about.block.ok_or(EIO)?;
+        match place {
+            Place::Taken => Err(EEXIST),
+            Place::Room(slot) => Ok(slot.map(|slot| Room::Block(block, slot))),
+        }
+    }
+
     /// Finds a place for a name in a directory, as it is.
     pub(crate) async fn find_room(&self, dir: &InodeInfo, name: Name<'_>) -> Result<Option<Room>> {
         let geo = &self.sb.geo;
@@ -282,6 +354,7 @@ impl Ext4 {
                         lblk: leaf.lblk,
                         path: cursor.path(),
                         version,
+                        goes_on: matches!(cursor.advance(Reach::SameHash), DxStep::Node(_)),
                     })
                 }
                 // A walk that was not advanced ends at a leaf.
@@ -330,6 +403,8 @@ pub(crate) struct Leaf {
     pub(crate) path: DxPath,
     /// The hash function of the index.
     pub(crate) version: HashVersion,
+    /// Whether the next leaf may have names of the same hash.
+    pub(crate) goes_on: bool,
 }
 
 impl<'a> NamePlan<'a> {

@@ -153,6 +153,20 @@ impl<'a> Dirents<'a> {
         Ok(None)
     }
 
+    /// How many bytes the entries take.
+    pub(super) const fn len(&self) -> usize {
+        self.data.len()
+    }
+
+    /// Whether the entry at `pos` has these bytes, as many as its name has.
+    ///
+    /// Names of a directory often have one length, and begin alike: the last byte tells most.
+    #[inline(always)]
+    pub(super) fn has_name(&self, pos: u32, name: &[u8]) -> bool {
+        self.data.get(us(pos) + 7 + name.len()) == name.last()
+            && get_bytes(self.data, us(pos) + 8, name.len()) == Some(name)
+    }
+
     /// Finds the entry that a [`NokeyName`] stands for.
     ///
     /// # Errors

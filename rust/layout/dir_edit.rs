@@ -131,6 +131,52 @@ pub fn room(data: &[u8], name: Name<'_>, geo: &Geometry) -> Result<Option<Slot>>
     room_in(data.get(..end).or_short(SHORT)?, name, geo)
 }
 
+/// What a block has for a name that is to come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// The name is there.
+    Taken,
+    /// Where it can go, if an entry has room enough.
+    Room(Option<Slot>),
+}
+
+/// As [`room`], in a block that may have the name.
+///
+/// # Errors
+///
+/// [`Kind::Corrupt`](super::Kind::Corrupt) if a bad entry is met, and
+/// [`Kind::Checksum`](super::Kind::Checksum) if the block has no place for its checksum.
+pub fn place(data: &[u8], name: Name<'_>, geo: &Geometry) -> Result<Place> {
+    let entries = entries(data, geo)?;
+    let (bytes, len, need) = (name.bytes(), name.len(), name.entry_len());
+    let (mut pos, mut room) = (0, None);
+    while us(pos) < entries.len() {
+        let raw = entries
+            .raw_entry(pos)
+            .ok_or_else(|| entries.complaint(pos))?;
+        if raw.name_len == len && raw.ino != 0 && entries.has_name(pos, bytes) {
+            return Ok(Place::Taken);
+        }
+        if room.is_none() {
+            let used = match (raw.ino, raw.name_len) {
+                (0, _) => 0,
+                (_, 0) => return Err(nameless(pos)),
+                (_, name_len) => entry_len(name_len),
+            };
+            let len = raw.next.saturating_sub(pos);
+            if len.saturating_sub(used) >= need {
+                room = Some(Slot {
+                    offset: pos,
+                    used,
+                    len,
+                });
+            }
+        }
+        pos = raw.next;
+    }
+    Ok(Place::Room(room))
+}
+
 /// Finds room in a chain of entries.
 pub(super) fn room_in(chain: &[u8], name: Name<'_>, geo: &Geometry) -> Result<Option<Slot>> {
     let entries = Dirents::part(chain, 0, geo);

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeSet;
 
+use crate::layout::dir_edit::{Place, Slot};
 use crate::layout::dir_split::{self, Full, Half, Split, SplitEntry};
 use crate::layout::htree_edit::{self, IndexPlan};
 use crate::layout::*;
@@ -46,6 +47,17 @@ pub struct Found {
 
 /// An entry: its name, inode and type.
 pub type Listed = (Vec<u8>, Ino, Option<FileType>);
+
+/// Where a name goes that is not there, by both of the functions that say it.
+fn room(block: &[u8], name: dir_edit::Name<'_>, geo: &Geometry) -> Result<Option<Slot>> {
+    let slot = dir_edit::room(block, name, geo)?;
+    assert_eq!(dir_edit::place(block, name, geo)?, Place::Room(slot));
+    for entry in Dirents::block(block, geo)?.iter() {
+        let there = dir_edit::Name::new(entry?.name).expect("1 to 255 bytes");
+        assert_eq!(dir_edit::place(block, there, geo)?, Place::Taken);
+    }
+    Ok(slot)
+}
 
 impl Dir {
     /// Makes an empty directory in one block.
@@ -142,7 +154,7 @@ impl Dir {
         let geo = self.geo;
         for lblk in 0..self.blocks.len() as u32 {
             let lblk = Lblk(lblk);
-            if let Some(slot) = dir_edit::room(self.block(lblk)?, new, &geo)? {
+            if let Some(slot) = room(self.block(lblk)?, new, &geo)? {
                 self.insert(lblk, &slot, new, ino, file_type)?;
                 return Ok(true);
             }
@@ -185,7 +197,7 @@ impl Dir {
         let geo = self.geo;
         let first_leaf = |lblk, cursor: &DxCursor| Ok(Some((lblk, cursor.path())));
         let (leaf, path) = self.walk(name.bytes(), first_leaf)?.expect("a first leaf");
-        if let Some(slot) = dir_edit::room(self.block(leaf)?, name, &geo)? {
+        if let Some(slot) = room(self.block(leaf)?, name, &geo)? {
             self.insert(leaf, &slot, name, ino, file_type)?;
             return Ok(true);
         }

@@ -185,6 +185,46 @@ fn directories_grow_to_an_index_of_three_levels() {
     grows("-b 1024 -O large_dir", 96 << 20, 50_000, 250, 3);
 }
 
+/// Names of 240 times "x" and one of these have the same legacy hash.
+const ONE_LEGACY_HASH: &str = "\
+    aaaaaaa 26laacT w2hbaBJ TW8jaZC 8CikaFY tyflaO2 1NhmaKe k8Mnayu ZOwoaxx vldtanT 9p3uayV";
+
+#[test]
+fn a_name_whose_hash_goes_on_in_the_next_leaf_is_not_made_twice() {
+    let dir = Scratch::new("names-hash");
+    let image = Image::make(dir.path("image"), 16 << 20, "-b 1024");
+    let path = image.path().to_str().expect("UTF-8");
+    let (status, said) = run("tune2fs", &["-E", "hash_alg=legacy", path]);
+    assert_eq!(status, 0, "{said}");
+    let names = ONE_LEGACY_HASH.split_whitespace();
+    let names: BTreeSet<Vec<u8>> = names
+        .map(|end| ["x".repeat(240).as_bytes(), end.as_bytes()].concat())
+        .collect();
+    let store = simulate(1, image.store(), |bed| {
+        let volume = writable(bed);
+        block_on(async {
+            let ext4 = &volume.0;
+            let root = ext4.iget(Ino::ROOT).await.unwrap();
+            let new = new_inode(0o040_755);
+            let dir = ext4.create(&root, b"crowd", &new).await.unwrap();
+            let new = new_inode(0o100_600);
+            for name in &names {
+                ext4.create(&dir, name, &new).await.unwrap();
+            }
+            // A leaf has three.
+            assert_eq!(levels(&volume, &dir).await, 1);
+            for name in &names {
+                assert_eq!(ext4.create(&dir, name, &new).await.err(), Some(EEXIST));
+            }
+            assert!(listed(&volume, &dir).await == names);
+        })
+        .unwrap();
+        ended(bed, &volume)
+    });
+    let after = Image::write(dir.path("after"), &store);
+    assert_eq!(after.is_clean(), Ok(()));
+}
+
 #[test]
 fn an_index_that_is_full_is_no_space() {
     // Without large_dir it has two levels.
