@@ -17,7 +17,7 @@ use core::fmt;
 use disk::Planned;
 use kernel::prelude::*;
 use kernel::sync::Arc;
-use layout::{Inode, InodeEdit, Pblk};
+use layout::{Geometry, Inode, InodeEdit, Owner, Pblk};
 
 /// What changes a volume, while that is writable.
 pub struct Writable {
@@ -154,14 +154,13 @@ impl InodePlan {
         change: impl FnOnce(&mut InodeEdit<'_>),
     ) {
         let geo = &volume.sb.geo;
-        // Not what the closure gives: it is large, and would be moved once more.
         let (mut parsed, mut number) = (Err(layout::Error::corrupt("")), 0);
         tx.edit(self.planned, |block| {
             let raw = block.get_mut(self.offset as usize..)?;
             let mut edit = InodeEdit::new(raw, geo)?;
             change(&mut edit);
             edit.seal_for(&info.owner);
-            parsed = Inode::parse_edited(raw, &info.owner, geo);
+            parse(raw, &info.owner, geo, &mut parsed);
             number = info.next_edit();
             Some(())
         });
@@ -191,4 +190,10 @@ impl InodePlan {
             Some(())
         });
     }
+}
+
+/// Parses an inode where it is to be: it is large, and would be moved once or twice more.
+#[inline(never)]
+fn parse(raw: &[u8], owner: &Owner, geo: &Geometry, parsed: &mut layout::Result<Inode>) {
+    *parsed = Inode::parse_edited(raw, owner, geo);
 }

@@ -37,7 +37,7 @@ use crate::memory;
 use disk::run::Draft;
 use disk::{Buf, Planned};
 use kernel::prelude::*;
-use layout::bytes::put_u32;
+use layout::bytes::{get_u16, put_u32};
 use layout::extent::EMPTY_ROOT;
 use layout::extent_edit::{self, root_of, Target};
 use layout::inode::I_BLOCK_SIZE;
@@ -218,9 +218,8 @@ impl<'a> MapPlan<'a> {
 
     /// Blocks of the tree come out of what is kept back, if there are no others: for what must not
     /// fail.
-    pub fn must(mut self) -> Self {
+    pub fn set_must(&mut self) {
         self.must = true;
-        self
     }
 
     fn geo(&self) -> &'a Geometry {
@@ -396,16 +395,13 @@ impl<'a> MapPlan<'a> {
     /// `None` if it takes a step. Not in the caller, whose future has no room for it.
     #[inline(never)]
     fn edit_root(&mut self, lblk: Lblk, what: Do) -> Result<Option<(Lblk, Lblk)>> {
-        if !self.extents {
+        if !self.extents || get_u16(&self.root, 6) != Some(0) {
             return Ok(None);
         }
-        let change = match what {
-            Do::Map(len, pblk, unwritten) => self
-                .root_path(lblk)
-                .and_then(|path| path.map_or(Ok(None), |p| p.map_in_root(len, pblk, unwritten))),
-            Do::Convert(len, unwritten) => self
-                .root_path(lblk)
-                .and_then(|path| path.map_or(Ok(None), |p| p.convert_in_root(len, unwritten))),
+        let change = match (&ExtentPath::new(&[&self.root], lblk, self.geo()), what) {
+            (Ok(path), Do::Map(len, pblk, unwritten)) => path.map_in_root(len, pblk, unwritten),
+            (Ok(path), Do::Convert(len, unwritten)) => path.convert_in_root(len, unwritten),
+            // The general way says what is wrong, if something is.
             _ => return Ok(None),
         };
         let Some((edit, range)) = change.map_err(|error| self.failed(error))? else {
@@ -414,15 +410,6 @@ impl<'a> MapPlan<'a> {
         match edit.apply(&mut self.root) {
             Some(()) => Ok(Some(range)),
             None => Err(self.damaged()),
-        }
-    }
-
-    /// The way to the leaf in charge of `lblk`, if that is the root.
-    fn root_path(&self, lblk: Lblk) -> layout::Result<Option<ExtentPath<'_>>> {
-        let (nodes, geo) = ([&self.root[..]], self.geo());
-        match extent_path::next_block(&nodes, lblk, geo)? {
-            None => ExtentPath::new(&nodes, lblk, geo).map(Some),
-            Some(_) => Ok(None),
         }
     }
 

@@ -94,8 +94,8 @@ pub(crate) struct NodePlan<'a> {
     offset: usize,
     raw: KVVec<u8>,
     info: NewInfo,
-    /// Its block, and that as one of metadata.
-    block: Option<(Loan, Option<Planned>)>,
+    /// Its block, and that as one of metadata. Most have none.
+    block: Option<KBox<(Loan, Option<Planned>)>>,
     xattrs: Option<KBox<InitialXattrs<'a>>>,
     parent: Ino,
 }
@@ -136,7 +136,8 @@ impl Ext4 {
             Contents::Target(target) if target.len() < I_BLOCK_SIZE => None,
             _ => {
                 let plan = || self.plan_own_block(&allocator, ino, contents);
-                Some(memory::pinned(plan).await?.await?)
+                let memory = memory::uninit().await?;
+                Some(KBox::write(memory, memory::pinned(plan).await?.await?))
             }
         };
         let xattrs = match new.xattrs {
@@ -154,7 +155,7 @@ impl Ext4 {
             let piece = ZEROES.get(..size - raw.len()).unwrap_or(&ZEROES);
             raw.extend_from_slice(piece, gfp())?;
         }
-        let first = own.as_ref().map(|(taken, _)| taken.start());
+        let first = own.as_ref().map(|own| own.0.start());
         self.fill(&mut raw, ino, dir, new, contents, links, first, &xattrs)?;
         let info = memory::retry(|| self.info_of(&raw, ino, place)).await?;
         Ok(NodePlan {
@@ -314,9 +315,7 @@ impl NodePlan<'_> {
     /// What [`apply`](Self::apply) takes of the transaction's credits.
     pub(crate) fn credits(&self) -> Credits {
         let own = self.block.as_ref();
-        let own = own.map_or(0, |(_, planned)| {
-            Loan::CREDITS.blocks + u32::from(planned.is_some())
-        });
+        let own = own.map_or(0, |own| Loan::CREDITS.blocks + u32::from(own.1.is_some()));
         let mut credits = self.loan.credits();
         credits.blocks += 1 + own;
         match &self.xattrs {
@@ -336,7 +335,7 @@ impl NodePlan<'_> {
             xattrs.apply(volume, tx);
         }
         let mut done = true;
-        if let Some((loan, planned)) = self.block {
+        if let Some((loan, planned)) = self.block.map(KBox::into_inner) {
             loan.apply(tx);
             if let Some(planned) = planned {
                 let made = tx.edit(planned, |block| {

@@ -665,9 +665,8 @@ impl Ext4 {
     ) -> Result<u32> {
         let writable = self.writable()?;
         let mut lent = Lent::allowance(info);
-        let mut plan = MapPlan::new(self, &writable, info, lent.space())
-            .await?
-            .must();
+        let mut plan = MapPlan::new(self, &writable, info, lent.space()).await?;
+        plan.set_must();
         // The last blocks of the runs that are mapped.
         let (mut runs, mut count) = ([0; STEP_RUNS], 0);
         let loans = |count| Loan::CREDITS.times(u32::try_from(count).unwrap_or(u32::MAX));
