@@ -48,11 +48,17 @@ pub struct Found {
 /// An entry: its name, inode and type.
 pub type Listed = (Vec<u8>, Ino, Option<FileType>);
 
-/// Where a name goes that is not there, by both of the functions that say it.
+/// Where a name goes, by both of the functions that say it; one of them also whether it is there,
+/// as it may be in a leaf of a damaged index that it does not belong to.
 fn room(block: &[u8], name: dir_edit::Name<'_>, geo: &Geometry) -> Result<Option<Slot>> {
     let slot = dir_edit::room(block, name, geo)?;
-    assert_eq!(dir_edit::place(block, name, geo)?, Place::Room(slot));
-    for entry in Dirents::block(block, geo)?.iter() {
+    let entries = Dirents::block(block, geo)?;
+    let place = match entries.find(name.bytes())? {
+        Some(_) => Place::Taken,
+        None => Place::Room(slot),
+    };
+    assert_eq!(dir_edit::place(block, name, geo)?, place);
+    for entry in entries.iter() {
         let there = dir_edit::Name::new(entry?.name).expect("1 to 255 bytes");
         assert_eq!(dir_edit::place(block, there, geo)?, Place::Taken);
     }
