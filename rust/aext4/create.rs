@@ -176,26 +176,44 @@ impl Ext4 {
     }
 
     /// Gives an inode one more name. One without any, as [`tmpfile`](Self::tmpfile) makes it, is
-    /// deleted no more; whether other removed ones are to be had again is for the caller to say.
+    /// deleted no more; whether other removed ones are to be had again is for the caller to say:
+    /// with `usable` they are if they have a [handle](InodeInfo::is_usable).
     ///
     /// Fails as [`create`](Self::create), with `EPERM` for a directory, with `EXDEV` if the
-    /// directory wants another project, and with `EMLINK`.
+    /// directory wants another project, with `EMLINK`, and with `ESTALE` for an inode that is not
+    /// usable.
     ///
     /// # Cancellation
     ///
     /// There is no such name, or it is made.
-    pub async fn link(&self, dir: &InodeInfo, name: &[u8], inode: &InodeInfo) -> Result {
+    pub async fn link(
+        &self,
+        dir: &InodeInfo,
+        name: &[u8],
+        inode: &InodeInfo,
+        usable: bool,
+    ) -> Result {
         if inode.is_dir() {
             return Err(EPERM);
         }
-        self.make_link(dir, name, inode).await?;
+        self.make_link(dir, name, inode, usable).await?;
         self.sync_names(&[dir]).await
     }
 
-    async fn make_link(&self, dir: &InodeInfo, name: &[u8], inode: &InodeInfo) -> Result {
+    async fn make_link(
+        &self,
+        dir: &InodeInfo,
+        name: &[u8],
+        inode: &InodeInfo,
+        usable: bool,
+    ) -> Result {
         let writable = self.writable()?;
         let _locks = lock_inodes([Some(dir), Some(inode), None, None]).await?;
         self.check_dir(dir)?;
+        // It may have lost its last name since the caller found it.
+        if usable && !inode.is_usable() {
+            return Err(ESTALE);
+        }
         self.check_project_of(dir, inode)?;
         let links = inode.look(|inode| inode.links);
         let more = links_after_link(links, false, false, &self.sb.geo).ok_or(EMLINK)?;

@@ -236,7 +236,7 @@ impl Volume {
         let permit = self.begin().await?;
         let about = self.about([Some(&dir), None], Some(&inode));
         let volume: &Ext4 = &self.0;
-        volume.link(&dir, name, &inode).await?;
+        volume.link(&dir, name, &inode, true).await?;
         self.end(about, permit).await;
         Ok(ino)
     }

@@ -55,7 +55,7 @@ impl DirOperations for Mounted {
     }
 
     async fn link(&self, dir: &InodeRef, name: &[u8], inode: &InodeRef) -> Result {
-        self.0.link(dir, name, inode).await
+        self.0.link(dir, name, inode, false).await
     }
 
     async fn unlink(&self, dir: &InodeRef, name: &[u8], child: &InodeRef) -> Result {

@@ -179,7 +179,7 @@ impl Changer<'_> {
                 let info = self.info(&path).await;
                 let (dir, name) = Tree::parent(&to);
                 let (dir, name) = (self.info(dir).await, name.to_vec());
-                fs.link(&dir, &name, &info).await.expect("linked");
+                fs.link(&dir, &name, &info, false).await.expect("linked");
                 let id = self.tree.paths[&path];
                 self.tree.paths.insert(to.clone(), id);
                 format!("link {} {}", shown(&path), shown(&to))

@@ -413,7 +413,7 @@ impl World {
                 let there = self.model.names(dir).contains_key(&name);
                 let expected = if there { Err(EEXIST) } else { Ok(()) };
                 let parent = self.inodes[&dir].clone();
-                let result = ext4.link(&parent, &name, &inode.0).await;
+                let result = ext4.link(&parent, &name, &inode.0, false).await;
                 match result {
                     Ok(()) => {
                         let id = self.model.add(dir, &name, Kind::File);
@@ -443,7 +443,7 @@ impl World {
                     Ok(())
                 };
                 let (parent, inode) = (self.inodes[&dir].clone(), self.inodes[&child].clone());
-                let result = ext4.link(&parent, &name, &inode).await;
+                let result = ext4.link(&parent, &name, &inode, false).await;
                 if result.is_ok() {
                     self.model.link(dir, &name, child);
                 }

@@ -616,7 +616,7 @@ async fn remove_directory(volume: &Volume) {
     let dir = ext4.create(&root, b"d", &new).await.unwrap();
     let name = |n: u32| format!("{n:0200}").into_bytes();
     for n in 0..200 {
-        ext4.link(&dir, &name(n), &file).await.unwrap();
+        ext4.link(&dir, &name(n), &file, false).await.unwrap();
     }
     ext4.sync().await.unwrap();
     for n in 0..200 {

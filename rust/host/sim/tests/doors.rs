@@ -860,7 +860,7 @@ impl Both<'_> {
                 };
                 self.learn(*id, Ino(made.ino.0));
             }
-            Op::Link(_, name, _) => fs.link(&one, name, &other).await?,
+            Op::Link(_, name, _) => fs.link(&one, name, &other, true).await?,
             Op::Unlink(_, name) | Op::Rmdir(_, name) => {
                 let child = fs.lookup(&one, name).await?.ok_or(ENOENT)?;
                 match op {

@@ -86,8 +86,10 @@ async fn crowd(volume: &Volume, dir: &InodeInfo, count: usize, len: usize) -> BT
             len.max(name.len()) - rng.below(len as u64 / 2) as usize,
             b'n',
         );
-        ext4.link(dir, &name, &file).await.expect("there is room");
-        assert_eq!(ext4.link(dir, &name, &file).await, Err(EEXIST));
+        ext4.link(dir, &name, &file, false)
+            .await
+            .expect("there is room");
+        assert_eq!(ext4.link(dir, &name, &file, false).await, Err(EEXIST));
         names.insert(name);
         if rng.one_in(7) {
             let at = rng.below(names.len() as u64) as usize;
@@ -226,6 +228,33 @@ fn a_name_whose_hash_goes_on_in_the_next_leaf_is_not_made_twice() {
 }
 
 #[test]
+fn what_lost_its_last_name_meanwhile_gets_no_other() {
+    let dir = Scratch::new("names-last");
+    let image = Image::make(dir.path("image"), 8 << 20, "-b 1024");
+    let store = simulate(1, image.store(), |bed| {
+        let volume = writable(bed);
+        block_on(async {
+            let ext4 = &volume.0;
+            let root = ext4.iget(Ino::ROOT).await.unwrap();
+            let new = new_inode(0o100_600);
+            let file = ext4.create(&root, b"file", &new).await.unwrap();
+            ext4.unlink(&root, b"file", &file).await.unwrap();
+            let linked = ext4.link(&root, b"again", &file, true).await;
+            assert_eq!(linked, Err(ESTALE));
+            assert!(ext4.lookup(&root, b"again").await.unwrap().is_none());
+            // Who says that it may.
+            ext4.link(&root, b"again", &file, false).await.unwrap();
+            let found = ext4.lookup(&root, b"again").await.unwrap();
+            assert_eq!(found.unwrap().ino, file.ino);
+        })
+        .unwrap();
+        ended(bed, &volume)
+    });
+    let after = Image::write(dir.path("after"), &store);
+    assert_eq!(after.is_clean(), Ok(()));
+}
+
+#[test]
 fn an_index_that_is_full_is_no_space() {
     // Without large_dir it has two levels.
     let dir = Scratch::new("names-full");
@@ -241,7 +270,7 @@ fn an_index_that_is_full_is_no_space() {
             for n in 0..65_000 {
                 let mut name = format!("{n}-").into_bytes();
                 name.resize(250, b'n');
-                match volume.0.link(&dir, &name, &file).await {
+                match volume.0.link(&dir, &name, &file, false).await {
                     Ok(()) => {}
                     Err(error) => {
                         assert_eq!(error, ENOSPC);
@@ -331,8 +360,11 @@ fn links_are_counted_as_far_as_they_can_be() {
         block_on(async {
             let (dir, link) = (volume.path(b"dirs").await, volume.path(b"dirs/link").await);
             let (dir, link) = (dir.unwrap(), link.unwrap());
-            assert_eq!(volume.0.link(&dir, b"more", &link).await, Ok(()));
-            assert_eq!(volume.0.link(&dir, b"too many", &link).await, Err(EMLINK));
+            assert_eq!(volume.0.link(&dir, b"more", &link, false).await, Ok(()));
+            assert_eq!(
+                volume.0.link(&dir, b"too many", &link, false).await,
+                Err(EMLINK)
+            );
         })
         .unwrap();
         ended(bed, &volume)
@@ -504,7 +536,9 @@ fn a_look_up_beside_a_split_finds_what_is_there() {
                 for n in 0..400 {
                     let mut name = format!("{n}-").into_bytes();
                     name.resize(120, b'n');
-                    ext4.link(&to, &name, &file).await.expect("there is room");
+                    ext4.link(&to, &name, &file, false)
+                        .await
+                        .expect("there is room");
                     made.lock().unwrap().push(name);
                     jitter().await;
                     if n % 3 == 0 {

@@ -127,17 +127,17 @@ async fn prepare(volume: &Volume) {
     };
     let first = ext4.create(&root, b"file", &file).await.unwrap();
     let other = ext4.create(&root, b"other", &file).await.unwrap();
-    ext4.link(&d, b"other too", &other).await.unwrap();
+    ext4.link(&d, b"other too", &other, false).await.unwrap();
     let full = ext4.create(&root, b"full", &dir).await.unwrap();
     for n in 0..3 {
         let name = [b'0' + n; 250];
-        ext4.link(&full, &name, &first).await.unwrap();
+        ext4.link(&full, &name, &first, false).await.unwrap();
     }
     let indexed = ext4.create(&root, b"indexed", &dir).await.unwrap();
     for n in 0..40 {
         let mut name = format!("{n}-").into_bytes();
         name.resize(200, b'n');
-        ext4.link(&indexed, &name, &first).await.unwrap();
+        ext4.link(&indexed, &name, &first, false).await.unwrap();
     }
 }
 
@@ -179,7 +179,7 @@ async fn act(ext4: &Ext4, which: usize) -> Result {
             .create(&d, b"new", &new_inode(0o010_600))
             .await
             .map(drop),
-        5 => ext4.link(&d, b"new", &file).await,
+        5 => ext4.link(&d, b"new", &file, false).await,
         6 => ext4.unlink(&root, b"other", &other).await,
         7 => {
             let too = b"other too";
