@@ -137,16 +137,8 @@ impl<'a> Dirents<'a> {
         let mut pos = 0;
         while us(pos) < self.data.len() {
             let raw = self.raw_entry(pos).ok_or_else(|| self.complaint(pos))?;
-            // Names of a directory often have one length, and begin alike: the last byte tells
-            // most.
-            if usize::from(raw.name_len) == name.len()
-                && self.data.get(us(pos) + 7 + name.len()) == name.last()
-                && raw.ino != 0
-            {
-                let entry = self.entry(pos, &raw)?;
-                if entry.name == name {
-                    return Ok(Some(entry));
-                }
+            if usize::from(raw.name_len) == name.len() && raw.ino != 0 && self.has_name(pos, name) {
+                return self.entry(pos, &raw).map(Some);
             }
             pos = raw.next;
         }

@@ -14,7 +14,7 @@
 use super::bytes::{get_u16, get_u32, get_u8, put_bytes, put_u16, put_u32, put_u8, us};
 use super::csum::Owner;
 use super::dir::{
-    is_tail, no_checksum, rec_len, DirEntry, Dirents, MIN_ENTRY, NAME_MAX, TAIL_TYPE,
+    is_tail, no_checksum, rec_len, DirEntry, Dirents, RawEntry, MIN_ENTRY, NAME_MAX, TAIL_TYPE,
 };
 use super::error::{Error, OrShort, Result};
 use super::feature::Incompat;
@@ -75,6 +75,21 @@ pub struct Slot {
 }
 
 impl Slot {
+    /// What the entry at `pos` has.
+    #[inline]
+    fn of(pos: u32, raw: &RawEntry) -> Result<Self> {
+        let used = match (raw.ino, raw.name_len) {
+            (0, _) => 0,
+            (_, 0) => return Err(nameless(pos)),
+            (_, name_len) => entry_len(name_len),
+        };
+        Ok(Self {
+            offset: pos,
+            used,
+            len: raw.next.saturating_sub(pos),
+        })
+    }
+
     /// Returns where the new entry will be, in bytes from the start of the block.
     pub const fn offset(&self) -> u32 {
         self.offset.saturating_add(self.used)
@@ -148,7 +163,7 @@ pub enum Place {
 /// [`Kind::Checksum`](super::Kind::Checksum) if the block has no place for its checksum.
 pub fn place(data: &[u8], name: Name<'_>, geo: &Geometry) -> Result<Place> {
     let entries = entries(data, geo)?;
-    let (bytes, len, need) = (name.bytes(), name.len(), name.entry_len());
+    let (bytes, len) = (name.bytes(), name.len());
     let (mut pos, mut room) = (0, None);
     while us(pos) < entries.len() {
         let raw = entries
@@ -158,19 +173,7 @@ pub fn place(data: &[u8], name: Name<'_>, geo: &Geometry) -> Result<Place> {
             return Ok(Place::Taken);
         }
         if room.is_none() {
-            let used = match (raw.ino, raw.name_len) {
-                (0, _) => 0,
-                (_, 0) => return Err(nameless(pos)),
-                (_, name_len) => entry_len(name_len),
-            };
-            let len = raw.next.saturating_sub(pos);
-            if len.saturating_sub(used) >= need {
-                room = Some(Slot {
-                    offset: pos,
-                    used,
-                    len,
-                });
-            }
+            room = Some(Slot::of(pos, &raw)?).filter(|slot| slot.fits(name));
         }
         pos = raw.next;
     }
@@ -185,16 +188,7 @@ pub(super) fn room_in(chain: &[u8], name: Name<'_>, geo: &Geometry) -> Result<Op
         let raw = entries
             .raw_entry(pos)
             .ok_or_else(|| entries.complaint(pos))?;
-        let used = match (raw.ino, raw.name_len) {
-            (0, _) => 0,
-            (_, 0) => return Err(nameless(pos)),
-            (_, name_len) => entry_len(name_len),
-        };
-        let slot = Slot {
-            offset: pos,
-            used,
-            len: raw.next.saturating_sub(pos),
-        };
+        let slot = Slot::of(pos, &raw)?;
         if slot.fits(name) {
             return Ok(Some(slot));
         }
