@@ -251,8 +251,8 @@ pub struct Counters {
 /// # Locks
 ///
 /// The lock of a shard → that of the sums, those of the cache, that of what runs in the journal. No
-/// other one is held with it; that of the spares is taken alone. All are spinlocks for process context, and nothing waits with them
-/// held.
+/// other one is held with it; that of the spares is taken alone. All are spinlocks for process
+/// context, and nothing waits with them held.
 #[pin_data]
 pub struct Groups {
     /// The volume's shape.
